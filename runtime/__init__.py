@@ -1,0 +1,1 @@
+"""Graph, operators, passes, plan, executor, kernels."""

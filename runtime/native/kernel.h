@@ -1,0 +1,97 @@
+// The kernel contract: a kernel is made once per node (and may pack constants then), answers output shapes from input
+// shapes, and runs. It never allocates output memory and keeps no state between runs, so one kernel serves many threads.
+#pragma once
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "tensor.h"
+
+namespace hr {
+
+class ThreadPool;
+
+// Attributes of a node as the graph holds them.
+struct Attr {
+    std::variant<int64_t, double, std::string, std::vector<int64_t>, std::vector<double>, std::vector<std::string>> value;
+};
+
+// What a kernel is made from. `constants[i]` has data where input i is a constant (alive as long as the program).
+struct NodeInfo {
+    std::string op;                 // "Conv", "headrace.QConv", "headrace.cpu.Conv", ...
+    std::string name;               // for messages
+    std::map<std::string, Attr> attrs;
+    std::vector<DType> inputs;      // none: absent
+    std::vector<DType> outputs;     // none: nobody asked for it
+    std::vector<const Tensor*> constants;   // nullptr: not a constant
+    int version = 0;                // operator-set version that the node follows
+
+    bool has(const std::string& key) const { return attrs.count(key) != 0; }
+    int64_t i(const std::string& key, int64_t otherwise) const;
+    double f(const std::string& key, double otherwise) const;
+    std::string s(const std::string& key, const std::string& otherwise) const;
+    std::vector<int64_t> ints(const std::string& key) const;      // empty where absent
+    std::vector<double> floats(const std::string& key) const;
+};
+
+// shape(): reads input shapes (and the data of inputs for which needs_value(i) is true), declares outputs and scratch.
+struct ShapeContext {
+    const Tensor* inputs;
+    int n_inputs;
+    Tensor* outputs;                // to be filled: dtype and shape; data stays null
+    int n_outputs;
+    size_t scratch = 0;             // bytes this node wants while it runs, 64-byte aligned
+    int threads = 1;                // how many threads a run may use
+    int alias = -1;                 // >= 0: output 0 has exactly the bytes of that input (views: Reshape, Squeeze, ...)
+
+    bool has(int i) const { return i < n_inputs && inputs[i]; }
+    const Tensor& in(int i) const { return inputs[i]; }
+    void out(int i, DType dtype, const Shape& shape) { if (i < n_outputs) { outputs[i].dtype = dtype; outputs[i].shape = shape; } }
+};
+
+struct RunContext {
+    const Tensor* inputs;
+    int n_inputs;
+    Tensor* outputs;                // allocated; an output nobody asked for has data == nullptr
+    int n_outputs;
+    void* scratch = nullptr;
+    ThreadPool* pool = nullptr;     // never null; pool->parallel(n, fn) runs fn(begin, end) over [0, n)
+
+    bool has(int i) const { return i < n_inputs && inputs[i]; }
+    const Tensor& in(int i) const { return inputs[i]; }
+    Tensor& out(int i) { return outputs[i]; }
+};
+
+class Kernel {
+public:
+    virtual ~Kernel() = default;
+    virtual void shape(ShapeContext& c) const = 0;
+    virtual void run(RunContext& c) const = 0;
+    // True where shape() reads the data of input i: its value must be computed before.
+    virtual bool needs_value(int) const { return false; }
+    // True where run() may be called with output 0 in the memory of input i (same bytes, elementwise).
+    virtual bool in_place(int) const { return false; }
+    // Bytes of packed constants that this kernel holds.
+    virtual size_t packed_bytes() const { return 0; }
+    // Which implementation this is, for the profiler: "gemm_f32_avx2".
+    virtual std::string variant() const { return ""; }
+};
+
+// Answers nullptr where this node is not supported (dtype, attribute): the reference runs instead.
+using Factory = std::unique_ptr<Kernel> (*)(const NodeInfo&);
+
+// The table of kernels, filled by static registration; found by the operator's full name.
+std::map<std::string, std::vector<Factory>>& kernel_table();
+std::unique_ptr<Kernel> make_kernel(const NodeInfo&);
+
+struct Registration {
+    Registration(const char* op, Factory factory) { kernel_table()[op].push_back(factory); }
+};
+#define HR_CAT2(a, b) a##b
+#define HR_CAT(a, b) HR_CAT2(a, b)
+#define HR_KERNEL(op, factory) static ::hr::Registration HR_CAT(registration_, __COUNTER__)(op, factory)
+
+}  // namespace hr
