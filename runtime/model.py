@@ -1,0 +1,315 @@
+"""A loaded model: its interface, `run`, `verify`; and `load`, which finds the reader of a file by its suffix."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from headrace.runtime import dtypes
+from headrace.runtime.errors import HeadraceError, InputError, LoadError
+from headrace.runtime.graph import Graph, Program, Value
+from headrace.runtime.shapes import Expr, Shape, shape_text, substitute
+from headrace.runtime.types import TensorType, Type
+
+if TYPE_CHECKING:
+    from headrace.runtime.rows import RowProof
+
+# Suffix -> the module that reads it. The only upward edge of the runtime; it goes by name.
+READERS = {".hr": "headrace.serializer.archive", ".onnx": "headrace.serializer.onnx.load"}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output. `shape` holds integers and symbolic dimensions; None: even the rank is free. `type` is the
+    whole type where it is no tensor (sequence, optional, map); `dtype` is then the type's text."""
+
+    name: str
+    dtype: str
+    shape: Shape | None
+    type: Type | None = None
+
+    @staticmethod
+    def of(value: Value) -> TensorSpec:
+        if isinstance(value.type, TensorType):
+            return TensorSpec(value.name, value.type.dtype, value.type.shape, value.type)
+        return TensorSpec(value.name, str(value.type), None, value.type)
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.type if self.type is not None else '?'}"
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Recorded inputs and the outputs that they must give, |a - b| <= atol + rtol * |b|."""
+
+    inputs: list[dict[str, np.ndarray]]
+    outputs: list[dict[str, np.ndarray]]
+    rtol: float = 1e-4
+    atol: float = 1e-5
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a reader answers: the program, free properties (name, version, created, ...), golden data if there is any."""
+
+    program: Program
+    properties: dict[str, str] = field(default_factory=dict)
+    golden: Golden | None = None
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """The result of running golden data: `max_error` is the largest absolute difference seen (nan: nothing compared)."""
+
+    ok: bool
+    message: str
+    max_error: float = float("nan")
+
+
+class Model:
+    """A graph ready to run. `run` may be called from many threads at once."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        threads: int = 0,
+        properties: Mapping[str, str] | None = None,
+        golden: Golden | None = None,
+        optimize: bool = True,
+    ) -> None:
+        self.graph = graph
+        self.golden = golden
+        self._properties = dict(properties or {})
+        self.inputs = tuple(TensorSpec.of(value) for value in graph.inputs)
+        self.outputs = tuple(TensorSpec.of(value) for value in graph.outputs)
+        self._rows: RowProof | None = None
+        self._lock = threading.Lock()
+        self._program: Any = _program(graph, threads, optimize)
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """One inference: arrays by input name to arrays by output name. Thread-safe; releases the interpreter lock.
+
+        Inputs are borrowed for the call, outputs are new arrays. Strings are object arrays, sequences lists, maps
+        dicts, an absent optional None. Raises InputError where a feed does not fit, RunError where a node fails.
+        """
+        program = self._program
+        if program is None:
+            raise HeadraceError("the model is closed")
+        outputs: dict[str, Any] | None = program.run(feeds)  # None: something about the feeds is unusual
+        if outputs is None:
+            outputs = program.run(check_feeds(self.inputs, feeds))
+        if outputs is None:
+            raise InputError("the feeds do not fit the model's interface: " + ", ".join(map(str, self.inputs)))
+        return outputs
+
+    __call__ = run
+
+    @property
+    def rows(self) -> RowProof:
+        """Whether row i of every output depends on row i of the inputs only, and if not, why."""
+        with self._lock:
+            if self._rows is None:
+                self._rows = importlib.import_module("headrace.runtime.rows").prove(self.graph)
+            return self._rows
+
+    @property
+    def properties(self) -> dict[str, str]:
+        """What the file says about itself, plus how it runs here."""
+        return dict(self._properties)
+
+    def verify(self) -> VerifyReport:
+        """Run the golden data that came with the file and compare."""
+        if self.golden is None or not self.golden.inputs:
+            return VerifyReport(True, "no golden data to verify")
+        return compare_golden(self, self.golden)
+
+    def close(self) -> None:
+        """Release the program; running calls finish first. Further calls of `run` are errors."""
+        self._program = None
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        inputs, outputs = ", ".join(map(str, self.inputs)), ", ".join(map(str, self.outputs))
+        return f"Model({self.graph.name}: ({inputs}) -> ({outputs}))"
+
+
+class _Reference:
+    """The readable executor behind the interface of a native program."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._inputs = tuple(TensorSpec.of(value) for value in graph.inputs)
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        from headrace.runtime.executor import run_graph
+
+        return run_graph(self._graph, check_feeds(self._inputs, feeds))
+
+
+def _program(graph: Graph, threads: int, optimize: bool) -> Any:
+    """The program that runs `graph`: native where the extension is built."""
+    try:
+        from headrace.runtime.lower import lower
+    except ImportError:
+        return _Reference(graph)
+    if optimize:
+        passes = importlib.import_module("headrace.runtime.passes")
+        if hasattr(passes, "optimize"):
+            graph = passes.optimize(graph)
+    return lower(graph, threads)
+
+
+def check_feeds(specs: tuple[TensorSpec, ...], feeds: Mapping[str, Any]) -> dict[str, Any]:
+    """The feeds as arrays of the right type. Lists and scalars become arrays; no dtype is ever converted.
+
+    Raises InputError naming the input and what is allowed.
+    """
+    if not isinstance(feeds, Mapping):
+        raise InputError(f"feeds must be a mapping from input name to array, not {type(feeds).__name__}")
+    known = {spec.name for spec in specs}
+    for name in feeds:
+        if name not in known:
+            raise InputError(f"the model has no input {name!r}; its inputs: {', '.join(map(str, specs)) or 'none'}")
+    sizes: dict[str, int] = {}
+    return {spec.name: _check_feed(spec, feeds, sizes) for spec in specs}
+
+
+def _check_feed(spec: TensorSpec, feeds: Mapping[str, Any], sizes: dict[str, int]) -> Any:
+    if spec.name not in feeds:
+        raise InputError(f"input {spec} is missing; given: {', '.join(map(repr, feeds)) or 'nothing'}")
+    feed = feeds[spec.name]
+    if not isinstance(spec.type, TensorType):
+        return feed
+    array = _as_array(spec, feed)
+    if spec.shape is None:
+        return array
+    if array.ndim != len(spec.shape):
+        raise InputError(f"input {spec} has rank {len(spec.shape)}; given: shape {list(array.shape)}")
+    for axis, (dim, size) in enumerate(zip(spec.shape, array.shape)):
+        _check_dim(spec, array, axis, dim, size, sizes)
+    return array
+
+
+def _as_array(spec: TensorSpec, feed: Any) -> np.ndarray:
+    wanted = dtypes.BY_NAME[spec.dtype]
+    if isinstance(feed, list | tuple | int | float | bool | str):
+        try:  # Python values carry no dtype of their own
+            array = np.asarray(feed, dtype=wanted.numpy)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise InputError(f"input {spec} cannot be made from the given list: {error}") from error
+        return array
+    if not isinstance(feed, np.ndarray | np.generic):
+        raise InputError(f"input {spec} takes a NumPy array, not {type(feed).__name__}")
+    array = np.asarray(feed)
+    try:
+        given = dtypes.of(array).name
+    except TypeError:
+        given = str(array.dtype)
+    if given != spec.dtype:
+        raise InputError(f"input {spec} takes {spec.dtype}; given: {given}")
+    if given == "string":
+        array = array.astype(object) if array.dtype.kind != "O" else array
+    elif not array.dtype.isnative:
+        array = array.astype(wanted.numpy)
+    return np.ascontiguousarray(array).reshape(array.shape)
+
+
+def _check_dim(spec: TensorSpec, array: np.ndarray, axis: int, dim: object, size: int, sizes: dict[str, int]) -> None:
+    given = f"given: shape {list(array.shape)}"
+    if isinstance(dim, Expr):
+        if dim.name is not None:
+            if sizes.setdefault(dim.name, size) != size:
+                raise InputError(f"input {spec}: dimension {axis} is {size}, but {dim.name} is {sizes[dim.name]} in an earlier input; {given}")
+            return
+        dim = substitute(dim, sizes)
+        if isinstance(dim, Expr):
+            return
+    if dim != size:
+        raise InputError(f"input {spec}: dimension {axis} must be {dim}, expected {shape_text(spec.shape or ())}; {given}")
+
+
+def compare_golden(model: Model, golden: Golden) -> VerifyReport:
+    """Run every golden case and compare; the first difference beyond the tolerance is named."""
+    worst = 0.0
+    for index, (feeds, expected) in enumerate(zip(golden.inputs, golden.outputs)):
+        try:
+            found = model.run(feeds)
+        except HeadraceError as error:
+            return VerifyReport(False, f"golden case {index} failed: {error}")
+        for name, wanted in expected.items():
+            if name not in found:
+                return VerifyReport(False, f"golden case {index}: the model has no output {name!r}")
+            message, error_size = _difference(found[name], wanted, golden.rtol, golden.atol)
+            worst = max(worst, error_size)
+            if message:
+                return VerifyReport(False, f"golden case {index}, output {name!r}: {message}", worst)
+    return VerifyReport(True, f"{len(golden.inputs)} golden cases agree", worst)
+
+
+def _difference(found: Any, wanted: Any, rtol: float, atol: float) -> tuple[str, float]:
+    """What differs ("" where nothing does beyond the tolerance), and the largest absolute difference."""
+    found, wanted = np.asarray(found), np.asarray(wanted)
+    if found.shape != wanted.shape:
+        return f"shape {list(found.shape)} instead of {list(wanted.shape)}", float("inf")
+    if dtypes.of(wanted).kind not in "fc":
+        equal = bool(np.array_equal(found, wanted))
+        return ("" if equal else "values differ"), 0.0 if equal else float("inf")
+    a, b = found.astype(np.complex128), wanted.astype(np.complex128)
+    if np.array_equal(a, b, equal_nan=True):
+        return "", 0.0
+    with np.errstate(invalid="ignore"):
+        gap = np.abs(a - b)
+    gap = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.where(np.isnan(gap), np.inf, gap))
+    limit = np.where(np.isfinite(b), atol + rtol * np.abs(b), 0.0)
+    largest = float(gap.max())
+    if (gap <= limit).all():
+        return "", largest
+    return f"differs by up to {largest:.3g}, allowed {atol:g} + {rtol:g} * |value|", largest
+
+
+def load(source: Any, *, device: str = "auto", threads: int = 0, precision: str | None = None) -> Model:
+    """Load a model: a path to `.hr` or `.onnx`, the bytes of such a file, an `onnx.ModelProto`, or a `Graph`.
+
+    `threads=0` takes what the process may use (CPU affinity and cgroup quota). Raises LoadError for a file that is
+    missing, broken or of an unknown kind, UnsupportedOperator (a LoadError) listing operators that do not exist here.
+    """
+    if device not in ("auto", "cpu"):
+        raise LoadError(f"device {device!r} is not available in this build; allowed: 'auto', 'cpu'")
+    if precision not in (None, "float32"):
+        raise LoadError(f"precision {precision!r} is not available; allowed: None, 'float32'")
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 0 <= threads <= 1024:
+        raise LoadError(f"threads must be an integer from 0 (as many as allowed) to 1024, not {threads!r}")
+    if isinstance(source, Graph):
+        return Model(source, threads=threads)
+    reader = importlib.import_module(READERS[_suffix(source)])
+    opened: Opened = reader.open_program(source)
+    return Model(opened.program.main, threads=threads, properties=opened.properties, golden=opened.golden)
+
+
+def _suffix(source: Any) -> str:
+    """Which reader a source needs."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        return ".hr" if bytes(source[:4]) == b"PK\x03\x04" else ".onnx"
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        if path.suffix not in READERS:
+            raise LoadError(f"{path}: unknown suffix {path.suffix!r}; allowed: {', '.join(READERS)}")
+        if not path.is_file():
+            raise LoadError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
+        return path.suffix
+    if hasattr(source, "SerializeToString"):
+        return ".onnx"
+    raise LoadError(f"cannot load from {type(source).__name__}; allowed: a path, bytes, an onnx.ModelProto, a Graph")
