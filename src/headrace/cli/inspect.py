@@ -1,0 +1,45 @@
+"""`headrace inspect`"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from headrace.cli.output import common, print_json, size_text, table
+
+
+@click.command("inspect", short_help="Show what a model file holds.")
+@click.argument("model", type=click.Path(exists=True, dir_okay=False))
+@click.option("--graph", "show_graph", is_flag=True, help="Print the whole graph as text.")
+@click.option("--optimized", is_flag=True, help="With --graph: after the portable passes.")
+@common
+def command(model: str, show_graph: bool, optimized: bool, as_json: bool) -> None:
+    """Show a model's interface, operators, members, golden data and figures.
+
+    \b
+    headrace inspect net.hr
+    headrace inspect net.hr --graph
+    headrace inspect model.onnx --json
+    """
+    from headrace.verbs.inspect import inspect
+
+    facts = inspect(model, graph=show_graph, optimized=optimized)
+    if as_json:
+        print_json(facts)
+    elif show_graph:
+        click.echo(facts["graph"], nl=False)
+    else:
+        _print(facts)
+
+
+def _print(facts: dict[str, Any]) -> None:
+    click.echo(f"{click.style(facts['path'], bold=True)}  {facts['format']}, {size_text(facts['bytes'])}, {facts['parameters']:,} parameters")
+    rows = [(kind, spec["name"], spec["dtype"], spec["shape"]) for kind in ("inputs", "outputs") for spec in facts[kind]]
+    table(("", "name", "dtype", "shape"), [(kind[:-1], *rest) for kind, *rest in rows])
+    click.echo("operators  " + ", ".join(f"{name} {count}" for name, count in facts["operators"].items()))
+    click.echo(f"batching   {'rows are independent' if facts['rows']['independent'] else 'not merged: ' + facts['rows']['reason']}")
+    for key, value in facts["properties"].items():
+        click.echo(f"{key:<10} {value}")
+    if facts.get("members"):
+        table(("member", "size", "sha256"), [(m["name"], size_text(m["size"]), m["sha256"][:16]) for m in facts["members"]])

@@ -1,0 +1,61 @@
+"""`headrace serve`"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Any
+
+import click
+
+from headrace.cli.output import common, print_json
+
+
+@click.command("serve", short_help="Serve a folder of models, or files.")
+@click.argument("models", nargs=-1, metavar="[REPOSITORY | FILE | NAME=FILE ...]")
+@click.option("--model-store", "store", type=click.Path(exists=True), help="The same as REPOSITORY.")
+@click.option("--model-name", help="Name of the model where a single file is served.")
+@click.option("--grpc-port", type=int, help="gRPC port (0: any free one).  [default: 8001]")
+@click.option("--http-port", type=int, help="REST port (0: any free one).  [default: 8000]")
+@click.option("--metrics-port", type=int, help="Prometheus port (0: any free one).  [default: 8002]")
+@click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option("--threads", type=int, help="Threads that a model computes with (0: as many as allowed).")
+@click.option("--config", type=click.Path(exists=True, dir_okay=False), help="A headrace.toml.")
+@common
+def command(models: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Serve models over gRPC and REST (Open Inference Protocol v2) until SIGTERM or Ctrl-C.
+
+    A repository is a folder NAME/VERSION/model.hr (or model.onnx), with an optional NAME/config.toml.
+
+    \b
+    headrace serve models/
+    headrace serve net.hr
+    headrace serve digits=net.hr digits-int8=net-int8.hr --grpc-port 9000
+    """
+    from headrace.serve.config import settings_from
+    from headrace.serve.server import Server
+
+    store = options.pop("store")
+    sources = list(models) + ([store] if store else [])
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    settings = settings_from({key: value for key, value in options.items() if value is not None})
+    with Server(sources, settings=settings) as server:
+        _announce(server, as_json)
+        stopping.wait()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if not as_json:
+            click.echo("stopping: finishing what was accepted", err=True)
+
+
+def _announce(server: Any, as_json: bool) -> None:
+    host = server.host
+    if as_json:
+        print_json({"grpc": server.grpc_port, "http": server.http_port, "metrics": server.metrics_port, "host": host})
+        return
+    for line in server.describe():
+        click.echo(line)
+    click.echo(f"gRPC {host}:{server.grpc_port}   REST http://{host}:{server.http_port}/v2   metrics http://{host}:{server.metrics_port}/metrics")
+    click.echo("ready; Ctrl-C stops")

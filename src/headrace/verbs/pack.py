@@ -1,0 +1,204 @@
+"""pack: a model becomes one checked file.
+
+The graph is captured, checked, optimized by the portable passes, written with golden inputs and outputs, loaded back
+from the file, and compared with the model it came from. Only then is the file put in its place.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headrace.runtime.errors import HeadraceError, InputError
+from headrace.runtime.graph import Graph, Program
+from headrace.runtime.model import Golden, Model, load
+from headrace.verbs.run import random_feeds
+
+# The floor of the golden bound between CPU tiers, in units of each output's largest magnitude (float32 kernels that
+# sum in another order).
+RELATIVE_FLOOR = 1e-4
+ABSOLUTE_FLOOR = 1e-5
+
+
+class PackError(HeadraceError):
+    """The packed file does not give the answers of the model it was made from."""
+
+
+@dataclass(frozen=True)
+class PackReport:
+    """What `pack` did. `deviation` is the largest absolute difference between the packed model and its origin over the
+    golden data; `accuracy` a share between 0 and 1, or None."""
+
+    path: str
+    bytes: int
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    operators: int
+    golden: int
+    deviation: float
+    accuracy: float | None
+
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def pack(
+    model: Any,
+    example_inputs: Any = None,
+    path: str | Path = "model.hr",
+    *,
+    golden: int | Sequence[Arrays] = 4,
+    expect: Sequence[Arrays] | None = None,
+    seed: int = 0,
+    rtol: float = RELATIVE_FLOOR,
+    atol: float = ABSOLUTE_FLOOR,
+    evaluate: tuple[Arrays, np.ndarray] | None = None,
+    properties: Mapping[str, str] | None = None,
+    members: Mapping[str, bytes] | None = None,
+    created: str | None = None,
+) -> PackReport:
+    """Write `model` as a `.hr` package at `path`.
+
+    model: an `nn.Module` (captured by `jit.trace` in evaluation mode), an `Exported`, a Graph or Program, or the path
+        of an `.onnx` or `.hr` file.
+    example_inputs: what the Module is called with (an array or a tuple of them); dimension 0 becomes the batch.
+    golden: how many golden cases to make from `seed` (inputs shaped and ranged like the example), or the inputs
+        themselves, as dicts by input name.
+    expect: outputs of somebody else for exactly these golden inputs: stored as the golden ones and compared within
+        rtol and atol.
+    evaluate: (inputs by name, labels): the packed model's top-1 accuracy on them is measured and stored.
+    members: further files of the package ("post/labels.txt" -> bytes).
+
+    Raises PackError where the packed model's answers differ from the origin's by more than the bound (nothing is
+    written then), and the capture's own errors.
+    """
+    program, reference, example = _capture(model, example_inputs)
+    cases = list(golden) if not isinstance(golden, int) else None
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    facts = dict(properties or {})
+    with tempfile.TemporaryDirectory(prefix=".pack-", dir=path.parent) as folder:
+        trial = Path(folder, path.name)
+        _save(program, trial, None, facts, members, created)
+        packed = load(trial)
+        try:
+            if cases is None:
+                cases = _golden_inputs(packed, golden, seed, example)  # type: ignore[arg-type]
+            answers = [packed.run(feeds) for feeds in cases]
+            origin = list(expect) if expect is not None else [reference(feeds) for feeds in cases] if reference else answers
+            deviation = _compare(answers, origin, rtol, atol)
+            accuracy = top1(packed, *evaluate) if evaluate else None
+            specs = _texts(packed)
+        finally:
+            packed.close()
+        if accuracy is not None and evaluate is not None:
+            facts["accuracy.top1"] = f"{accuracy:.6f}"
+            facts["accuracy.samples"] = str(len(evaluate[1]))
+        facts["golden.deviation"] = f"{deviation:.3e}"
+        stored = Golden(cases, origin if expect is not None else answers, rtol, atol)
+        _save(program, trial, stored if cases else None, facts, members, created)
+        _prove(trial)
+        trial.replace(path)
+    operators = sum(1 for _ in program.main.block.walk())
+    return PackReport(str(path), path.stat().st_size, specs[0], specs[1], operators, len(cases), deviation, accuracy)
+
+
+def _capture(model: Any, example: Any) -> tuple[Program, Callable[[Arrays], dict[str, np.ndarray]] | None, Arrays | None]:
+    """The program, a function that gives the origin's answers (None: the program is its own origin), the example feeds."""
+    if isinstance(model, Graph):
+        return Program({model.name: model}), None, None
+    if isinstance(model, Program):
+        return model, None, None
+    if isinstance(model, str | Path):
+        from headrace.runtime.model import open_source
+
+        return open_source(Path(model)).program, None, None
+    from headrace.jit import Exported, trace
+
+    if isinstance(model, Exported):
+        return model.program, None, None
+    if example is None:
+        raise InputError("a Module is captured by running it: give example_inputs (an array, or a tuple of arrays)")
+    inputs = tuple(example) if isinstance(example, tuple | list) else (example,)
+    exported = trace(model, inputs)
+    names = [value.name for value in exported.program.main.inputs]
+    outputs = [value.name for value in exported.program.main.outputs]
+
+    def eager(feeds: Arrays) -> dict[str, np.ndarray]:
+        return dict(zip(outputs, exported.eager(*(feeds[name] for name in names)), strict=True))
+
+    return exported.program, eager, {name: np.asarray(array) for name, array in zip(names, inputs, strict=True)}
+
+
+def _golden_inputs(model: Model, count: int, seed: int, example: Arrays | None) -> list[dict[str, np.ndarray]]:
+    cases = [dict(example)] if example is not None and count else []
+    return cases + [random_feeds(model.inputs, seed + i, batch=2, like=example) for i in range(count - len(cases))]
+
+
+def _save(program: Program, path: Path, golden: Golden | None, facts: Mapping[str, str], members: Mapping[str, bytes] | None, created: str | None) -> None:
+    from headrace.serializer import archive
+
+    archive.save(program, path, golden=golden, properties=dict(facts), extra_members=dict(members or {}), created=created)
+
+
+def _compare(answers: Sequence[Arrays], origin: Sequence[Arrays], rtol: float, atol: float) -> float:
+    """The largest absolute deviation; PackError where one output is out of bound."""
+    if len(answers) != len(origin):
+        raise PackError(f"{len(answers)} golden inputs but {len(origin)} expected outputs: give one for each")
+    worst = 0.0
+    for case, (ours, theirs) in enumerate(zip(answers, origin)):
+        for name, want in theirs.items():
+            if name not in ours:
+                raise PackError(f"the expected output {name!r} is not an output of the model; it has {', '.join(ours)}")
+            worst = max(worst, _deviation(name, case, np.asarray(ours[name]), np.asarray(want), rtol, atol))
+    return worst
+
+
+def _deviation(name: str, case: int, got: np.ndarray, want: np.ndarray, rtol: float, atol: float) -> float:
+    where = f"output {name!r} of golden case {case}"
+    if got.shape != want.shape:
+        raise PackError(f"{where} has shape {list(got.shape)}; the model it was made from gives {list(want.shape)}")
+    if got.dtype.kind not in "fV" or want.dtype.kind not in "fV":
+        if not np.array_equal(got, want):
+            raise PackError(f"{where} differs from the model it was made from (compared exactly: {got.dtype})")
+        return 0.0
+    a, b = got.astype(np.float64), want.astype(np.float64)
+    if not np.array_equal(np.isnan(a), np.isnan(b)):
+        raise PackError(f"{where} has NaN where the model it was made from has none, or the reverse")
+    difference = np.where(a == b, 0.0, np.abs(a - b))
+    error = float(np.nanmax(difference, initial=0.0))
+    bound = atol + rtol * float(np.nanmax(np.abs(b[np.isfinite(b)]), initial=0.0))
+    if error > bound:
+        raise PackError(f"{where} deviates by {error:.3g}; allowed are {bound:.3g} (--rtol {rtol:g}, --atol {atol:g})")
+    return error
+
+
+def top1(model: Model, inputs: Arrays, labels: np.ndarray, batch: int = 256) -> float:
+    """Share of rows whose largest value (or whose integer answer) in the first output is the label."""
+    labels = np.asarray(labels).reshape(-1)
+    name, right = model.outputs[0].name, 0
+    for start in range(0, len(labels), batch):
+        part = slice(start, start + batch)
+        answer = model.run({key: np.ascontiguousarray(array[part]) for key, array in inputs.items()})[name]
+        got = answer.argmax(-1) if answer.dtype.kind == "f" else answer
+        right += int((got.reshape(-1) == labels[part]).sum())
+    return right / max(1, len(labels))
+
+
+def _prove(path: Path) -> None:
+    """Open the written file as a user would and re-run its golden data."""
+    from headrace.verbs.verify import verify
+
+    report = verify(path)
+    if not report.ok:
+        raise PackError(f"the packed file does not verify: {report.message}")
+
+
+def _texts(model: Model) -> tuple[dict[str, str], dict[str, str]]:
+    text = lambda spec: f"{spec.dtype}[{', '.join('?' if d is None else str(d) for d in spec.shape or ())}]"  # noqa: E731
+    return {s.name: text(s) for s in model.inputs}, {s.name: text(s) for s in model.outputs}

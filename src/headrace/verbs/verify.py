@@ -1,0 +1,20 @@
+"""verify: a package's digests, and its golden data re-run with the kernels of this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from headrace.runtime.model import VerifyReport, load
+
+
+def verify(path: str | Path, *, device: str = "cpu", threads: int = 0) -> VerifyReport:
+    """Open `path` (which checks every digest), re-run its golden inputs, and compare within the package's bounds.
+
+    `report.ok` is False where an output is out of bound; `report.max_error` is the largest absolute difference
+    (0.0: bit-exact). Raises LoadError where the file itself is damaged.
+    """
+    model = load(path, device=device, threads=threads)
+    try:
+        return model.verify()
+    finally:
+        model.close()
