@@ -96,6 +96,7 @@ class Context:
         self.constants = list(constants) if constants is not None else [None] * len(self.inputs)
         self._fresh, self.n_outputs, self.version = fresh, n_outputs, version
         self.infer_block = infer_block
+        self.batch: Dim | None = None  # the batch's symbol while `rows` is asked, so that made-up rows can be recognised
 
     def has(self, index: int) -> bool:
         return index < len(self.inputs) and self.inputs[index] is not None
@@ -180,9 +181,14 @@ class Operator:
         """Cases for the contract test: usual, odd and extreme shapes and values."""
         return iter(())
 
-    def upgrade(self, node: Any, version: int, builder: Any) -> Any:
-        """Bring a node of an older operator-set version to the newest: answer None if it is already right, or a list of
-        replacement nodes made with `builder`. Called by ONNX import only."""
+    def upgrade(self, node: Any, version: int, builder: Any) -> list[Any] | None:
+        """Bring a node of an older operator-set version to the newest.
+
+        Called by ONNX import for every node, before the node itself is added; the node's inputs are already values of
+        `builder`. Answers None where the node means the same in the newest version, or the values that replace
+        `node.outputs`, one for each (None where node.outputs has None), made with `builder`. Raises GraphError for what
+        the newest version cannot say.
+        """
         return None
 
     def rows(self, tags: Sequence[int | None], context: Context) -> list[int | None]:

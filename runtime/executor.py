@@ -1,0 +1,164 @@
+"""The reference executor: runs a graph node by node with the operators' NumPy references.
+
+It is the definition of what a graph means, the oracle of the native executor's tests, and the fallback for operators
+without a native kernel. It is written to be read, not to be fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from headrace.runtime import dtypes
+from headrace.runtime.errors import HeadraceError, InputError, RunError
+from headrace.runtime.graph import Block, Graph, Node, Value
+from headrace.runtime.ops import find
+from headrace.runtime.ops.base import Operator
+from headrace.runtime.shapes import Expr, shape_text, substitute
+from headrace.runtime.types import TensorType
+
+
+def run_graph(graph: Graph, feeds: Mapping[str, Any]) -> dict[str, Any]:
+    """Run the graph: input name -> array (or list, dict, None) in, output name -> value out.
+
+    Raises InputError for a feed that does not fit, RunError naming the node that failed.
+    """
+    run = Run(graph)
+    for value, feed in zip(graph.inputs, check_feeds(graph, feeds)):
+        run.scope[value] = feed
+    run.nodes(graph.nodes, _last_uses(graph))
+    return {value.name: run.read(value) for value in graph.outputs}
+
+
+def run_node(operator: Operator, inputs: Sequence[Any], attributes: Mapping[str, Any], outputs: int = 1) -> list[Any]:
+    """One operator alone, with attribute defaults filled in."""
+    with np.errstate(all="ignore"):
+        return list(operator.reference(list(inputs), operator.complete(attributes), outputs))
+
+
+class Run:
+    """One execution. `scope` maps values to what they are; inner blocks share it, because every value has one producer."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.scope: dict[Value, Any] = {}
+        self._prepared: dict[int, tuple[Operator, dict[str, Any]]] = {}
+
+    def read(self, value: Value | None) -> Any:
+        if value is None:
+            return None
+        constant = self.graph.constant_of(value)
+        if constant is not None:
+            return constant
+        try:
+            return self.scope[value]
+        except KeyError:
+            raise RunError(f"value %{value.name} is read before anything computes it") from None
+
+    def nodes(self, nodes: Sequence[Node], last_uses: Mapping[int, Sequence[Value]] | None = None) -> None:
+        for node in nodes:
+            self.node(node)
+            for value in (last_uses or {}).get(id(node), ()):
+                self.scope.pop(value, None)
+
+    def node(self, node: Node) -> None:
+        operator, attributes = self._prepare(node)
+        try:
+            inputs = [self.read(value) for value in node.inputs]
+            with np.errstate(all="ignore"):
+                results = operator.reference(inputs, attributes, len(node.outputs), run_block=self.block)
+            if len(results) < len(node.outputs):
+                raise RunError(f"{operator.kind} gave {len(results)} outputs; the node has {len(node.outputs)}")
+        except RunError as error:
+            text = str(error)
+            raise (error if text.startswith("node ") else RunError(f"{node.label()}: {text}")) from error
+        except Exception as error:
+            raise RunError(f"{node.label()}: {error or type(error).__name__}") from error
+        for value, result in zip(node.outputs, results):
+            if value is not None:
+                self.scope[value] = np.asarray(result) if isinstance(result, np.generic) else result
+
+    def block(self, block: Block, inputs: Sequence[Any]) -> list[Any]:
+        """Run an inner block on its inputs; operators with blocks call this."""
+        if len(inputs) != len(block.inputs):
+            raise RunError(f"a block takes {len(block.inputs)} inputs, not {len(inputs)}")
+        self.scope.update(zip(block.inputs, inputs))
+        self.nodes(block.nodes)
+        return [self.read(value) for value in block.outputs]
+
+    def _prepare(self, node: Node) -> tuple[Operator, dict[str, Any]]:
+        """The operator and complete attributes of a node, found once for a run: loops come back here."""
+        found = self._prepared.get(id(node))
+        if found is None:
+            operator = find(node.operator, node.domain)
+            if operator is None:
+                raise RunError(f"{node.label()}: there is no operator {node.kind}")
+            try:
+                found = operator, operator.complete(node.attributes)
+            except HeadraceError as error:
+                raise RunError(f"{node.label()}: {error}") from error
+            self._prepared[id(node)] = found
+        return found
+
+
+def check_feeds(graph: Graph, feeds: Mapping[str, Any]) -> list[Any]:
+    """The feeds in the order of the graph's inputs, each checked against its type; equal symbols must have equal sizes."""
+    names = [value.name for value in graph.inputs]
+    for name in feeds:
+        if name not in names:
+            raise InputError(f"there is no input {name!r}; inputs: {', '.join(names) or 'none'}")
+    symbols: dict[str, int] = {}
+    return [_check_feed(value, feeds, symbols) for value in graph.inputs]
+
+
+def _check_feed(value: Value, feeds: Mapping[str, Any], symbols: dict[str, Any]) -> Any:
+    if value.name not in feeds:
+        raise InputError(f"input {value.name!r} is missing ({value.type})")
+    feed = feeds[value.name]
+    if not isinstance(value.type, TensorType):
+        return feed
+    array = np.asarray(feed)
+    try:
+        dtype = dtypes.of(array).name
+    except TypeError as error:
+        raise InputError(f"input {value.name!r}: {error}") from error
+    if dtype != value.type.dtype:
+        raise InputError(f"input {value.name!r} is {dtype}; it must be {value.type}")
+    if value.type.shape is None:
+        return array
+    wanted, actual = value.type.shape, array.shape
+    if len(wanted) != len(actual):
+        raise InputError(f"input {value.name!r} has shape {shape_text(actual)}; it must be {value.type}")
+    for dim, size in zip(wanted, actual):
+        if isinstance(dim, Expr) and dim.name is not None:
+            dim = symbols.setdefault(dim.name, size)
+        dim = substitute(dim, symbols)
+        if isinstance(dim, int) and dim != size:
+            raise InputError(f"input {value.name!r} has shape {shape_text(actual)}; it must be {value.type}" + _bound(symbols))
+    return array
+
+
+def _bound(symbols: Mapping[str, int]) -> str:
+    return f" with {', '.join(f'{name} = {size}' for name, size in symbols.items())}" if symbols else ""
+
+
+def _last_uses(graph: Graph) -> dict[int, list[Value]]:
+    """For each node, the values that nothing reads after it."""
+    last: dict[Value, int] = {}
+    for node in graph.nodes:
+        for value in node.outputs:
+            if value is not None:
+                last[value] = id(node)
+        reads = [value for value in node.inputs if value is not None]
+        for block in node.blocks.values():
+            reads += block.captured()
+        for value in reads:
+            last[value] = id(node)
+    kept = set(graph.outputs)
+    uses: dict[int, list[Value]] = {}
+    for value, node_id in last.items():
+        if value not in kept:
+            uses.setdefault(node_id, []).append(value)
+    return uses
