@@ -1,0 +1,1 @@
+"""The .proto sources and the modules generated from them (`scripts/protos`)."""

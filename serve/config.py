@@ -1,0 +1,193 @@
+"""Settings: headrace.toml of a server and config.toml of a model, as schemas.
+
+A flag beats the environment, the environment the file, the file the default. An unknown key is an error that names
+the nearest known one. Units end the names.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+MIB = 1024 * 1024
+
+
+class ConfigError(ValueError):
+    """A setting is unknown or out of range; the text names file, key and what is allowed."""
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of every section."""
+
+
+class Listen(Section, frozen=True):
+    """Where the server listens. Port 0 takes a free one, a negative port switches the listener off."""
+
+    host: str = "127.0.0.1"
+    grpc_port: int = 8001
+    http_port: int = 8000
+    metrics_port: int = 8002
+
+
+class Limits(Section, frozen=True):
+    """Bounds of the fronts; every one is explicit."""
+
+    max_message_bytes: int = 64 * MIB
+    grpc_threads: int = 128
+    http_threads: int = 64
+    max_connections: int = 1024
+    max_concurrent_streams: int = 128
+    max_header_bytes: int = 32 * 1024
+    max_metadata_bytes: int = 16 * 1024
+    max_header_count: int = 100
+    header_timeout_s: float = 10.0
+    idle_timeout_s: float = 60.0
+
+
+class Drain(Section, frozen=True):
+    """Graceful stop: seconds of lame duck, then the grace for accepted calls."""
+
+    lame_duck_s: float = 3.0
+    grace_s: float = 25.0
+
+
+class RepositorySettings(Section, frozen=True):
+    """What is served: a folder, one file, or `name=path` entries; and the name of a single file."""
+
+    paths: tuple[str, ...] = ()
+    model_name: str = ""
+    device: str = "auto"
+    threads: int = 0
+
+
+class Settings(Section, frozen=True):
+    """headrace.toml."""
+
+    listen: Listen = Listen()
+    limits: Limits = Limits()
+    drain: Drain = Drain()
+    repository: RepositorySettings = RepositorySettings()
+
+
+class Batching(Section, frozen=True):
+    """`max_batch_size` -1: the default for models whose rows are proven independent, 0: never batch."""
+
+    max_batch_size: int = -1
+    max_delay_us: int = 0
+    preserve_ordering: bool = False
+
+
+class Queue(Section, frozen=True):
+    """The bounded queue of a model; `timeout_ms` 0: no limit of its own."""
+
+    max_size: int = 1024
+    timeout_ms: int = 0
+
+
+class Versions(Section, frozen=True):
+    """Which versions are served and the labels that point to them."""
+
+    policy: Literal["latest", "all", "specific"] = "latest"
+    keep: int | tuple[int, ...] = 1
+    labels: dict[str, int] = {}
+
+
+class Instances(Section, frozen=True):
+    """`count` 0: one for a batching model, else one a CPU up to four."""
+
+    count: int = 0
+
+
+class ModelConfig(Section, frozen=True):
+    """name/config.toml."""
+
+    batching: Batching = Batching()
+    queue: Queue = Queue()
+    versions: Versions = Versions()
+    instances: Instances = Instances()
+
+
+S = TypeVar("S", bound=Section)
+
+# flag name of `headrace serve` (dashes as underscores) -> where it is set
+FLAGS = {
+    "host": ("listen", "host"),
+    "grpc_port": ("listen", "grpc_port"),
+    "http_port": ("listen", "http_port"),
+    "metrics_port": ("listen", "metrics_port"),
+    "repository": ("repository", "paths"),
+    "model_name": ("repository", "model_name"),
+    "device": ("repository", "device"),
+    "threads": ("repository", "threads"),
+}
+
+
+def read(kind: type[S], path: Path) -> S:
+    """The settings in a TOML file. ConfigError when it does not parse or does not fit the schema."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path.name}: {error}") from None
+    return convert(kind, data, path.name)
+
+
+def convert(kind: type[S], data: Mapping[str, Any], where: str) -> S:
+    """`data` as settings of `kind`; `where` names the source in errors."""
+    _check_keys(kind, data, where, "")
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def resolve(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Settings:
+    """The settings in force. `flags` are those given on the command line (None: not given)."""
+    data: dict[str, Any] = {}
+    where = "flags"
+    file = flags.get("config") or environ.get("HEADRACE_CONFIG") or ("headrace.toml" if _here() else None)
+    if file:
+        path = Path(file)
+        try:
+            data = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{path.name}: {error.strerror}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path.name}: {error}") from None
+        where = path.name
+        convert(Settings, data, where)
+    if "HEADRACE_THREADS" in environ:
+        _put(data, ("repository", "threads"), _integer("HEADRACE_THREADS", environ["HEADRACE_THREADS"]))
+    for flag, place in FLAGS.items():
+        if flags.get(flag) not in (None, ()):
+            _put(data, place, flags[flag])
+    return convert(Settings, data, where)
+
+
+def _here() -> bool:
+    return Path("headrace.toml").is_file()
+
+
+def _put(data: dict[str, Any], place: tuple[str, str], value: Any) -> None:
+    data[place[0]] = {**data.get(place[0], {}), place[1]: value}
+
+
+def _integer(name: str, text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise ConfigError(f"{name} is {text!r}, expected a whole number")
+    return int(text)
+
+
+def _check_keys(kind: type[Section], data: Mapping[str, Any], where: str, prefix: str) -> None:
+    known = {field.name: field.type for field in msgspec.structs.fields(kind)}
+    for key, value in data.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "known are " + ", ".join(known)
+            raise ConfigError(f"{where}: unknown key {prefix + key!r}; {hint}")
+        inner = known[key]
+        if isinstance(inner, type) and issubclass(inner, Section) and isinstance(value, Mapping):
+            _check_keys(inner, value, where, f"{prefix}{key}.")

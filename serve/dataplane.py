@@ -1,0 +1,323 @@
+"""Every verb of the protocol, one function each. No protobuf, HTTP or JSON type is known here, and no status code.
+
+Verbs other than `infer` answer with plain dictionaries that carry the field names of the protocol.
+"""
+
+import importlib.metadata
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from headrace.serve import classify
+from headrace.serve.errors import Meaning, ServeError, bad_argument, forbidden, overloaded, quoted, unavailable, unsupported
+from headrace.serve.manager import Manager
+from headrace.serve.request import NO_PARAMETERS, InferRequest, InferResponse, OutputTensor, Parameters
+from headrace.serve.scheduler import Job
+from headrace.serve.validate import Port
+from headrace.serve.version import ModelVersion
+
+log = logging.getLogger("headrace.serve")
+
+EXTENSIONS = (
+    "classification",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "model_configuration",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+)
+Answer = dict[str, Any]
+
+
+def package_version() -> str:
+    """The version of the installed distribution, or "0" from a bare source tree."""
+    try:
+        return importlib.metadata.version("headrace")
+    except importlib.metadata.PackageNotFoundError:
+        return "0"
+
+
+class DataPlane:
+    """The verbs over one manager. `max_inflight` bounds inferences, so that other verbs never wait behind them."""
+
+    def __init__(
+        self, manager: Manager, *, max_inflight: int = 1024, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.manager = manager
+        self.inflight = 0
+        self.refusals: dict[tuple[str, str], int] = {}  # (front, meaning) of requests that never reached a model
+        self._max_inflight = max_inflight
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._started = False
+        self._draining = False
+        self._refusing = False
+        self._version = package_version()
+
+    # ---- life of the server ----
+
+    def set_started(self) -> None:
+        """The start-up models are ready; a later failure of a model does not take this back."""
+        self._started = True
+
+    def set_draining(self) -> None:
+        """Readiness goes first; requests are still served."""
+        self._draining = True
+
+    def set_refusing(self) -> None:
+        """New inferences are refused as unavailable; accepted ones finish."""
+        self._refusing = True
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    def server_live(self) -> Answer:
+        return {"live": True}
+
+    def server_ready(self) -> Answer:
+        if not self._started and not self._draining and self.manager.all_ready():
+            self._started = True
+        return {"ready": self._started and not self._draining}
+
+    def server_metadata(self) -> Answer:
+        return {"name": "headrace", "version": self._version, "extensions": list(EXTENSIONS)}
+
+    # ---- models ----
+
+    def model_ready(self, name: str, version: str) -> Answer:
+        return {"ready": not self._draining and self.manager.ready(name, version)}
+
+    def model_metadata(self, name: str, version: str) -> Answer:
+        with self._handle(name, version) as found:
+            siblings = [v.number for v in self.manager.versions() if v.name == name]
+            return {
+                "name": name,
+                "versions": sorted(siblings, key=int),
+                "platform": found.platform,
+                "inputs": [_tensor(port) for port in found.interface.inputs],
+                "outputs": [_tensor(port) for port in found.interface.outputs],
+                "properties": dict(found.properties),
+            }
+
+    def model_config(self, name: str, version: str) -> Answer:
+        with self._handle(name, version) as found:
+            policy, batching = found.scheduler.policy, found.interface.max_batch_size
+            config: Answer = {
+                "name": name,
+                "platform": found.platform,
+                "backend": "headrace",
+                "version_policy": {"latest": {"num_versions": 1}},
+                "max_batch_size": batching,
+                "input": [_config_tensor(port, batching) for port in found.interface.inputs],
+                "output": [_config_tensor(port, batching) for port in found.interface.outputs],
+                "instance_group": [{"name": f"{name}_0", "count": policy.instances, "kind": "KIND_CPU"}],
+                "model_transaction_policy": {"decoupled": False},
+            }
+            if batching:
+                delay = round(policy.max_delay * 1e6)
+                config["dynamic_batching"] = {"max_queue_delay_microseconds": delay}
+            return config
+
+    def statistics(self, name: str, version: str) -> Answer:
+        versions = self.manager.versions()
+        if name:
+            with self._handle(name, version) as found:
+                versions = [v for v in versions if v.name == name and (not version or v is found)]
+        rows = [{"name": v.name, "version": v.number} | v.statistics.show() for v in versions]
+        return {"model_stats": sorted(rows, key=lambda row: (row["name"], int(row["version"])))}
+
+    # ---- inference ----
+
+    def infer(self, request: InferRequest) -> InferResponse:
+        """Validate, queue, run, answer. Raises ServeError and nothing else."""
+        started = self._clock()
+        try:
+            version = self._enter(request)
+        except ServeError as error:
+            self._refused(request.front, error.meaning)
+            raise
+        job: Job | None = None
+        meaning: Meaning | None = None
+        try:
+            feeds, rows, ports = version.interface.check(request)
+            job = Job(feeds, rows, self._deadline(request, version, started))
+            outputs = version.scheduler.run(job, request.watch)
+            return _response(request, version, ports, outputs, job)
+        except ServeError as error:
+            meaning = error.meaning
+            raise
+        except Exception as error:  # noqa: BLE001 - the client gets a meaning, the log gets the rest
+            failure = _translate(error, request)
+            meaning = failure.meaning
+            raise failure from None
+        finally:
+            finished = self._clock()
+            ran = job.execution if job is not None else None
+            queued = ran.started - job.enqueued if ran is not None and job is not None else 0.0
+            version.statistics.finish(request.front, meaning, finished - started, queued, ran)
+            self.manager.release(version)
+            with self._lock:
+                self.inflight -= 1
+
+    def _enter(self, request: InferRequest) -> ModelVersion:
+        if self._refusing:
+            raise unavailable("the server is shutting down")
+        with self._lock:
+            if self.inflight >= self._max_inflight:
+                raise overloaded(f"{self._max_inflight} requests are in flight, the most this server takes")
+            self.inflight += 1
+        try:
+            return self.manager.acquire(request.model, request.version)
+        except BaseException:
+            with self._lock:
+                self.inflight -= 1
+            raise
+
+    @staticmethod
+    def _deadline(request: InferRequest, version: ModelVersion, started: float) -> float | None:
+        """The earliest of the client's deadline, its `timeout` parameter (microseconds) and the model's limit."""
+        ends = [] if request.deadline is None else [request.deadline]
+        timeout = request.parameters.get("timeout", 0)
+        if isinstance(timeout, int) and timeout > 0:
+            ends.append(started + timeout / 1e6)
+        if version.timeout is not None:
+            ends.append(started + version.timeout)
+        return min(ends, default=None)
+
+    def _refused(self, front: str, meaning: Meaning) -> None:
+        key = (front, meaning.value)
+        with self._lock:
+            self.refusals[key] = self.refusals.get(key, 0) + 1
+
+    # ---- repository ----
+
+    def repository_index(self, repository: str, only_ready: bool) -> Answer:
+        self._no_repository(repository)
+        rows = self.manager.index()
+        keys = ("name", "version", "state", "reason")
+        return {"models": [dict(zip(keys, row)) for row in rows if not only_ready or row[2] == "READY"]}
+
+    def load(self, repository: str, name: str, parameters: Mapping[str, Any], local: bool) -> Answer:
+        self._manage(repository, local)
+        for key in parameters:
+            if key == "config" or key.startswith("file:"):
+                raise unsupported(f"parameter {quoted(key)}: overrides of a load are refused; change the repository")
+            raise bad_argument(f"parameter {quoted(key)} is unknown for a load")
+        self.manager.load(name)
+        return {"model_name": name, "isLoaded": True}
+
+    def unload(self, repository: str, name: str, parameters: Mapping[str, Any], local: bool) -> Answer:
+        self._manage(repository, local)
+        for key, value in parameters.items():
+            if key != "unload_dependents" or not isinstance(value, bool):
+                raise bad_argument(f"parameter {quoted(key)}: an unload takes only unload_dependents, true or false")
+        self.manager.unload(name)
+        return {"model_name": name, "isUnloaded": True}
+
+    def _manage(self, repository: str, local: bool) -> None:
+        if not local:
+            raise forbidden("load and unload are allowed from the server's own machine only")
+        self._no_repository(repository)
+        if self._refusing:
+            raise unavailable("the server is shutting down")
+
+    @staticmethod
+    def _no_repository(repository: str) -> None:
+        if repository:
+            raise bad_argument(f"repository {quoted(repository)} is unknown; leave the repository name empty")
+
+    # ---- shared memory, trace, log: switched off, but clients ask for them as a matter of course ----
+
+    def shared_memory_status(self, name: str) -> Answer:
+        if name:
+            raise ServeError(Meaning.NOT_FOUND, f"shared memory region {quoted(name)} is not registered")
+        return {"regions": {}}
+
+    def shared_memory_register(self) -> Answer:
+        raise unsupported("shared memory is switched off")
+
+    def shared_memory_unregister(self, name: str) -> Answer:
+        return {}
+
+    def trace_setting(self, settings: Mapping[str, Any]) -> Answer:
+        if settings:
+            raise unsupported("trace settings cannot be changed")
+        return {"settings": {"trace_level": ["OFF"]}}
+
+    def log_settings(self, settings: Mapping[str, Any]) -> Answer:
+        if settings:
+            raise unsupported("log settings cannot be changed over the network")
+        return {"settings": {"log_info": True, "log_warning": True, "log_error": True}}
+
+    def _handle(self, name: str, version: str) -> "_Handle":
+        return _Handle(self.manager, self.manager.acquire(name, version))
+
+
+class _Handle:
+    """A handle on a version for the length of a `with` block."""
+
+    def __init__(self, manager: Manager, version: ModelVersion) -> None:
+        self._manager, self._version = manager, version
+
+    def __enter__(self) -> ModelVersion:
+        return self._version
+
+    def __exit__(self, *_: object) -> None:
+        self._manager.release(self._version)
+
+
+def _tensor(port: Port) -> Answer:
+    return {"name": port.name, "datatype": port.datatype.name, "shape": port.wire_shape}
+
+
+def _config_tensor(port: Port, batching: int) -> Answer:
+    dims = port.wire_shape[1:] if batching else port.wire_shape
+    return {"name": port.name, "data_type": port.datatype.config, "dims": dims}
+
+
+def _response(
+    request: InferRequest, version: ModelVersion, ports: tuple[Port, ...], outputs: Mapping[str, Any], job: Job
+) -> InferResponse:
+    classes = {o.name: o.parameters["classification"] for o in request.outputs if "classification" in o.parameters}
+    tensors = []
+    for port in ports:
+        array, datatype = outputs[port.name], port.datatype
+        if datatype.size and array.dtype != datatype.dtype:
+            raise TypeError(f"output {port.name!r} came as {array.dtype}, the interface says {datatype.name}")
+        if port.name in classes:
+            batched = version.interface.max_batch_size > 0
+            tensors.append(OutputTensor(port.name, "BYTES", classify.top(array, int(classes[port.name]), batched)))
+        else:
+            tensors.append(OutputTensor(port.name, datatype.name, array))
+    parameters = _explain(job) if request.parameters.get("headrace_explain") else NO_PARAMETERS
+    return InferResponse(request.model, version.number, request.id, tensors, parameters)
+
+
+def _explain(job: Job) -> Parameters:
+    ran = job.execution
+    if ran is None:
+        return NO_PARAMETERS
+    return {
+        "headrace_queue_us": round((ran.started - job.enqueued) * 1e6),
+        "headrace_assemble_us": round((ran.assembled - ran.started) * 1e6),
+        "headrace_compute_us": round((ran.computed - ran.assembled) * 1e6),
+        "headrace_batch_rows": ran.rows,
+        "headrace_batch_release": ran.reason,
+    }
+
+
+def _translate(error: Exception, request: InferRequest) -> ServeError:
+    """A failure of the model: a feed it refuses is the client's, everything else an incident of ours."""
+    if type(error).__name__ == "InputError" and isinstance(error, ValueError):
+        return bad_argument(str(error).splitlines()[0] if str(error) else "the model refused an input")
+    incident = uuid.uuid4().hex[:12]
+    log.error("incident %s, model %s", incident, request.model, exc_info=error)
+    return ServeError(Meaning.INTERNAL, f"internal error, incident {incident}")
+
+
+__all__ = ["EXTENSIONS", "DataPlane", "package_version"]

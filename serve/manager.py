@@ -1,0 +1,280 @@
+"""What is there: loads and unloads versions as `policy` says, and hands out handles that keep a version alive.
+
+Publishing is one swap of a dictionary entry under the lock. A load runs on its caller's thread, one at a time in the
+process; loads of one model that come together are one load.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from headrace.serve.config import ConfigError
+from headrace.serve.errors import Meaning, ServeError, not_found, quoted, unavailable
+from headrace.serve.policy import Load, State, VersionKey, next_action
+from headrace.serve.repository import Entry, Repository
+from headrace.serve.validate import check_model_name, parse_version
+from headrace.serve.version import Loader, ModelVersion
+
+log = logging.getLogger("headrace.serve")
+
+
+@dataclass(slots=True)
+class _Record:
+    """Everything known about one model name."""
+
+    busy: threading.Lock = field(default_factory=threading.Lock)  # one load or unload at a time
+    versions: dict[VersionKey, ModelVersion] = field(default_factory=dict)
+    desired: frozenset[VersionKey] = frozenset()
+    entry: Entry | None = None
+    error: str = ""
+    loads: int = 0  # finished loads, to join those that waited
+    failure: ServeError | None = None  # of the latest load
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """The published versions of one model."""
+
+    versions: dict[int, ModelVersion]
+    default: int
+    labels: dict[str, int]
+
+
+class Manager:
+    """Owns every loaded version. All methods may be called from any thread."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        loader: Loader,
+        *,
+        drain_seconds: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._repository = repository
+        self._loader = loader
+        self._drain_seconds = drain_seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._released = threading.Condition(self._lock)
+        self._one_load = threading.Lock()
+        self._records: dict[str, _Record] = {}
+        self._served: dict[str, _Served] = {}
+
+    # ---- handles ----
+
+    def acquire(self, name: str, version: str) -> ModelVersion:
+        """A ready version with a handle on it; `release` must follow. `version` is "", a number or a label."""
+        with self._lock:
+            served = self._served.get(name)
+            if served is not None:
+                found = served.versions.get(served.default) if not version else self._pick(name, served, version)
+                if found is not None:
+                    found.refs += 1
+                    return found
+        raise self._why_not(name, version)
+
+    def release(self, version: ModelVersion) -> None:
+        """Give a handle back."""
+        with self._lock:
+            version.refs -= 1
+            if not version.refs and version.state is not State.READY:
+                self._released.notify_all()
+
+    @staticmethod
+    def _pick(name: str, served: _Served, version: str) -> ModelVersion | None:
+        wanted = parse_version(version)
+        if isinstance(wanted, str):
+            if wanted not in served.labels:
+                raise not_found(f"model {quoted(name)} has no label {quoted(wanted)}")
+            wanted = served.labels[wanted]
+        return served.versions.get(wanted) if wanted is not None else None
+
+    def _why_not(self, name: str, version: str) -> ServeError:
+        check_model_name(name)
+        wanted = parse_version(version)
+        with self._lock:
+            record = self._records.get(name)
+            if record is None:
+                return not_found(f"model {quoted(name)} is unknown")
+            known = [v for k, v in record.versions.items() if wanted is None or k.number == wanted]
+            if wanted is not None and not known:
+                return not_found(f"model {quoted(name)} has no version {quoted(version)}")
+            reason = next((v.reason for v in reversed(known) if v.reason), record.error) or "loading"
+            return unavailable(f"model {quoted(name)} is not ready: {reason}")
+
+    # ---- verbs ----
+
+    def start(self) -> None:
+        """Load every model of the repository; a failure is recorded and logged, the others go on."""
+        for name in self._repository.names():
+            try:
+                self.load(name)
+            except ServeError as error:
+                log.error("model %s: %s", name, error.text)
+
+    def load(self, name: str) -> None:
+        """Bring the wanted versions of `name` up; returns when they are ready. Joins a load that is under way."""
+        check_model_name(name)
+        with self._lock:
+            record = self._records.get(name)
+            before = record.loads if record else 0
+        if record is None:
+            if name not in self._repository.names():
+                raise not_found(f"model {quoted(name)} is not in the repository")
+            with self._lock:
+                record = self._records.setdefault(name, _Record())
+        joined = record.busy.locked()
+        with record.busy:
+            if not joined or record.loads == before:
+                record.failure = self._load(name, record)
+                record.loads += 1
+            if record.failure is not None:
+                raise record.failure
+
+    def unload(self, name: str) -> None:
+        """Take all versions of `name` down; returns when the last handle is gone and the memory is free."""
+        check_model_name(name)
+        with self._lock:
+            record = self._records.get(name)
+        if record is None:
+            raise not_found(f"model {quoted(name)} is unknown")
+        with record.busy:
+            record.desired = frozenset()
+            self._reconcile(name, record)
+
+    def close(self) -> None:
+        """Unload everything; for the end of the server."""
+        for name in list(self._records):
+            try:
+                self.unload(name)
+            except ServeError as error:
+                log.warning("model %s: %s", name, error.text)
+
+    # ---- views ----
+
+    def index(self) -> list[tuple[str, str, str, str]]:
+        """(name, version, state as shown, reason) of every version, and of models without one."""
+        rows = []
+        with self._lock:
+            for name, record in sorted(self._records.items()):
+                shown: dict[int, tuple[str, str, str, str]] = {}
+                for version in sorted(record.versions.values(), key=lambda v: v.state is State.READY):
+                    number = version.key.number
+                    failed = shown[number][3] if number in shown and version.state is State.READY else ""
+                    reason = version.reason or (f"replacement failed: {failed}" if failed else "")
+                    shown[number] = (name, version.number, version.state.shown, reason)
+                rows += [shown[number] for number in sorted(shown)]
+                if not shown:
+                    rows.append((name, "", "UNAVAILABLE", record.error))
+        known = {row[0] for row in rows}
+        return rows + [(name, "", "", "") for name in self._repository.names() if name not in known]
+
+    def ready(self, name: str, version: str = "") -> bool:
+        """True when a request for it would find a ready version."""
+        try:
+            self.release(self.acquire(name, version))
+        except ServeError as error:
+            if error.meaning is Meaning.BAD_ARGUMENT:
+                raise
+            return False
+        return True
+
+    def all_ready(self) -> bool:
+        """True when every model that is wanted has a ready version."""
+        with self._lock:
+            return all(name in self._served for name, r in self._records.items() if r.desired or r.error)
+
+    def versions(self) -> list[ModelVersion]:
+        """Every version that is ready now."""
+        with self._lock:
+            return [version for served in self._served.values() for version in served.versions.values()]
+
+    # ---- effects ----
+
+    def _load(self, name: str, record: _Record) -> ServeError | None:
+        try:
+            entry = self._repository.find(name)
+            wanted = entry.wanted() if entry else frozenset()
+        except ConfigError as error:
+            record.error = str(error)
+            return unavailable(f"model {quoted(name)}: {error}")
+        if entry is None or not wanted:
+            record.error = "no version with a model.hr or model.onnx"
+            return not_found(f"model {quoted(name)}: {record.error}")
+        record.entry, record.desired, record.error = entry, wanted, ""
+        with self._lock:  # asked again: failed ones get another try, gone ones are forgotten
+            for key, version in list(record.versions.items()):
+                if version.state is State.ERROR or (version.state is State.DISABLED and key not in wanted):
+                    del record.versions[key]
+        self._reconcile(name, record)
+        failed = [v for k, v in record.versions.items() if k in wanted and v.state is State.ERROR]
+        return unavailable(f"model {quoted(name)} version {failed[0].number}: {failed[0].reason}") if failed else None
+
+    def _reconcile(self, name: str, record: _Record) -> None:
+        while action := next_action(record.desired, {k: v.state for k, v in record.versions.items()}):
+            if isinstance(action, Load):
+                self._bring_up(name, record, action.key)
+            else:
+                self._take_down(name, record, record.versions[action.key])
+
+    def _bring_up(self, name: str, record: _Record, key: VersionKey) -> None:
+        assert record.entry is not None
+        version = ModelVersion(name, key)
+        version.state = State.LOAD_REQUESTED
+        record.versions[key] = version
+        started = self._clock()
+        with self._one_load:
+            version.state = State.LOADING
+            try:
+                version.bring_up(record.entry.files[key], record.entry.config, self._loader)
+            except Exception as error:  # noqa: BLE001 - whatever a file does, the server lives on
+                version.reason = _reason(error)
+                version.state = State.ERROR
+                log.error("model %s version %s: %s", name, version.number, version.reason, exc_info=True)
+                return
+        with self._lock:
+            version.state = State.READY
+            self._publish(name, record)
+        log.info(
+            "model %s version %s ready in %.3f s, batching %s",
+            name,
+            version.number,
+            self._clock() - started,
+            version.properties["headrace.batching"],
+        )
+
+    def _take_down(self, name: str, record: _Record, version: ModelVersion) -> None:
+        with self._lock:
+            version.state, version.reason = State.QUIESCING, "unloading"
+            self._publish(name, record)
+            if not self._released.wait_for(lambda: not version.refs, self._drain_seconds):
+                version.state, version.reason = State.READY, ""
+                self._publish(name, record)
+                raise unavailable(f"model {quoted(name)} version {version.number} still has requests; not unloaded")
+            version.state = State.UNLOADING
+        version.take_down()
+        version.reason = "unloaded"
+        version.state = State.DISABLED
+        log.info("model %s version %s unloaded", name, version.number)
+
+    def _publish(self, name: str, record: _Record) -> None:
+        """Swap in what is ready (lock held). A wanted version beats an unwanted one of the same number."""
+        ready: dict[int, ModelVersion] = {}
+        for key, version in sorted(record.versions.items(), key=lambda item: item[0] in record.desired):
+            if version.state is State.READY:
+                ready[key.number] = version
+        if not ready:
+            self._served.pop(name, None)
+            return
+        labels = record.entry.config.versions.labels if record.entry else {}
+        self._served[name] = _Served(ready, max(ready), dict(labels))
+
+
+def _reason(error: Exception) -> str:
+    """One line for clients: errors that are about the model speak for themselves, others only by kind."""
+    if isinstance(error, ValueError) and str(error):
+        return str(error).splitlines()[0]
+    return f"the model could not be loaded ({type(error).__name__})"

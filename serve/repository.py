@@ -1,0 +1,128 @@
+"""What should be there: models and versions found on disk. Read-only; nothing here loads a model.
+
+Three forms: a folder `name/version/model.hr|model.onnx` with an optional `name/config.toml`, a single file (version 1),
+and `name=path` entries (a file, or one model's folder of versions).
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from headrace.serve.config import ConfigError, ModelConfig, read
+from headrace.serve.errors import ServeError
+from headrace.serve.policy import VersionKey
+from headrace.serve.validate import check_model_name
+
+SUFFIXES = (".hr", ".onnx")
+_NUMBER = re.compile(r"[1-9][0-9]{0,17}")
+
+
+class RepositoryError(ValueError):
+    """The repository itself cannot be read; the text says which entry and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One model as found: its configuration and the file of every version."""
+
+    name: str
+    files: dict[VersionKey, Path] = field(default_factory=dict)
+    config: ModelConfig = ModelConfig()
+
+    def wanted(self) -> frozenset[VersionKey]:
+        """The versions the version policy asks for. ConfigError when a specific one does not exist."""
+        keys = sorted(self.files)
+        policy, keep = self.config.versions.policy, self.config.versions.keep
+        if policy == "all":
+            return frozenset(keys)
+        if policy == "latest":
+            if not isinstance(keep, int) or keep < 1:
+                raise ConfigError(f"config.toml: versions.keep is {keep!r}, policy 'latest' takes a number from 1")
+            return frozenset(keys[-keep:])
+        numbers = {keep} if isinstance(keep, int) else set(keep)
+        missing = numbers - {key.number for key in keys}
+        if missing:
+            raise ConfigError(f"config.toml: versions.keep names version {min(missing)}, which is not in the folder")
+        return frozenset(key for key in keys if key.number in numbers)
+
+
+class Repository:
+    """A set of places to look for models."""
+
+    def __init__(self, paths: Sequence[str | Path], model_name: str = "") -> None:
+        self._roots: list[Path] = []
+        self._fixed: dict[str, Path] = {}
+        for item in paths:
+            name, given, path = str(item).partition("=") if not Path(item).exists() else ("", "", str(item))
+            if given:
+                self._add(name, Path(path))
+            elif Path(item).is_dir():
+                self._add_folder(Path(item), model_name)
+            elif Path(item).is_file():
+                self._add(model_name or Path(item).stem, Path(item))
+            else:
+                raise RepositoryError(f"repository {item!s}: no such file or folder")
+
+    def names(self) -> list[str]:
+        """Names of all models, sorted. A folder whose name is no model name is passed over."""
+        found = set(self._fixed)
+        for root in self._roots:
+            found |= {path.name for path in root.iterdir() if path.is_dir() and _is_name(path.name)}
+        return sorted(found)
+
+    def find(self, name: str) -> Entry | None:
+        """The model's versions and configuration now on disk; None when there is no such model.
+
+        `name` must have passed `check_model_name`. ConfigError when its config.toml is wrong.
+        """
+        place = self._fixed.get(name)
+        if place is None:
+            place = next((root / name for root in self._roots if (root / name).is_dir()), None)
+        if place is None or not place.exists():
+            return None
+        if place.is_file():
+            return Entry(name, {VersionKey(1, _fingerprint(place)): place})
+        files = {}
+        for folder in place.iterdir():
+            if folder.is_dir() and _NUMBER.fullmatch(folder.name):
+                path = next((folder / f"model{s}" for s in SUFFIXES if (folder / f"model{s}").is_file()), None)
+                if path is not None:
+                    files[VersionKey(int(folder.name), _fingerprint(path))] = path
+        config = place / "config.toml"
+        return Entry(name, files, read(ModelConfig, config) if config.is_file() else ModelConfig())
+
+    def _add(self, name: str, path: Path) -> None:
+        try:
+            check_model_name(name)
+        except ServeError as error:
+            raise RepositoryError(error.text) from None
+        if not path.exists():
+            raise RepositoryError(f"model {name!r}: {path!s}: no such file or folder")
+        if path.is_file() and path.suffix not in SUFFIXES:
+            raise RepositoryError(f"model {name!r}: {path.name} is not one of {', '.join(SUFFIXES)}")
+        if name in self._fixed:
+            raise RepositoryError(f"model {name!r} is given twice")
+        self._fixed[name] = path
+
+    def _add_folder(self, folder: Path, model_name: str) -> None:
+        """A repository, or the content of one package (one model file at the top, as KServe mounts it)."""
+        files = [path for path in folder.iterdir() if path.is_file() and path.suffix in SUFFIXES]
+        if len(files) == 1:
+            self._add(model_name or files[0].stem, files[0])
+        elif len(files) > 1:
+            raise RepositoryError(f"repository {folder!s}: several model files at the top; give name=path for each")
+        else:
+            self._roots.append(folder)
+
+
+def _is_name(name: str) -> bool:
+    try:
+        return bool(check_model_name(name)) and not name.startswith(".")
+    except ServeError:
+        return False
+
+
+def _fingerprint(path: Path) -> str:
+    stat = path.stat()
+    return f"{stat.st_ino}-{stat.st_size}-{stat.st_mtime_ns}"

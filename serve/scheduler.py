@@ -1,0 +1,300 @@
+"""One queue a model version, merged into batches by the callers themselves.
+
+The caller that finds an idle instance leads: it takes the head of the queue, merges what fits, runs the model and
+hands every caller its rows. Then it promotes the next waiting caller and returns. A model that is idle is so entered
+without a thread hand-over, and under load the queue that gathered during one run is the next batch. Where a run takes
+long (`INLINE_SECONDS`) a background thread leads instead, so that every caller stays free to expire or be cancelled.
+
+Each job ends exactly once: completion, expiry, cancellation and closing race for its ticket.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from headrace.serve import batch
+from headrace.serve.datatypes import Array
+from headrace.serve.errors import Meaning, ServeError, overloaded, unavailable
+
+INLINE_SECONDS = 0.010
+_ISOLATED = "isolated"  # release reason of jobs run again alone after their batch failed
+
+Run = Callable[[Mapping[str, Array]], dict[str, Array]]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPolicy:
+    """How requests are merged: up to `max_rows` rows (0: never), waiting at most `max_delay` seconds for them."""
+
+    max_rows: int = 0
+    max_delay: float = 0.0
+    instances: int = 1
+    max_queue: int = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """What one run of the model did; times in seconds on the monotonic clock."""
+
+    rows: int
+    reason: str
+    started: float
+    assembled: float
+    computed: float
+    finished: float
+    failed: bool
+
+
+class Job:
+    """One request in the scheduler. `end` may be called by anyone, any number of times: the first call counts."""
+
+    __slots__ = ("_ticket", "_wake", "deadline", "enqueued", "execution", "feeds", "key", "lead", "outcome", "rows")
+
+    def __init__(self, feeds: Mapping[str, Array], rows: int, deadline: float | None) -> None:
+        self.feeds = feeds
+        self.rows = rows
+        self.key: tuple[Any, ...] | None = None
+        self.deadline = deadline
+        self.enqueued = 0.0
+        self.lead = False
+        self.outcome: dict[str, Array] | BaseException | None = None
+        self.execution: Execution | None = None
+        self._ticket = threading.Lock()
+        self._wake = threading.Lock()
+        self._wake.acquire()
+
+    @property
+    def ended(self) -> bool:
+        return self._ticket.locked()
+
+    def end(self, outcome: dict[str, Array] | BaseException) -> bool:
+        """Give the job its only outcome; False when it had one already."""
+        if not self._ticket.acquire(blocking=False):
+            return False
+        self.outcome = outcome
+        self.wake()
+        return True
+
+    def cancel(self) -> None:
+        """The client went away."""
+        self.end(ServeError(Meaning.CANCELLED, "the request was cancelled by the client"))
+
+    def promote(self) -> None:
+        """Make the waiting caller the leader of the next batch."""
+        self.lead = True
+        self.wake()
+
+    def wake(self) -> None:
+        try:
+            self._wake.release()
+        except RuntimeError:  # woken already: end and promote may both come
+            pass
+
+    def wait(self, timeout: float) -> None:
+        self._wake.acquire(timeout=timeout)
+
+
+class Scheduler:
+    """Runs jobs of one model version. `run` must be thread-safe when `policy.instances` is above 1."""
+
+    def __init__(
+        self,
+        run: Run,
+        policy: BatchPolicy,
+        *,
+        observe: Callable[[Execution], None] = lambda execution: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.policy = policy
+        self._run = run
+        self._observe = observe
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._arrived = threading.Condition(self._lock)
+        self._queue: deque[Job] = deque()
+        self._idle = policy.instances
+        self._gathering = 0
+        self._closed = False
+        self._run_seconds = 0.0  # of the latest run
+
+    @property
+    def pending(self) -> int:
+        """Jobs waiting; those that ended meanwhile are counted until they reach the head."""
+        return len(self._queue)
+
+    def run(self, job: Job, watch: Callable[[Callable[[], None]], bool] | None = None) -> dict[str, Array]:
+        """Block until `job` has ended. Returns its rows of every output, or raises its ServeError.
+
+        `watch` registers the cancel callback; it is asked only when the caller has to wait for somebody else.
+        """
+        job.enqueued = self._clock()
+        if job.deadline is not None and job.deadline <= job.enqueued:
+            raise _expired()
+        if self.policy.max_rows:
+            job.key = batch.signature(job.feeds)
+        with self._lock:
+            if self._closed:
+                raise unavailable("the model is being unloaded")
+            if len(self._queue) >= self.policy.max_queue:
+                raise overloaded(f"the queue of the model is full ({self.policy.max_queue} requests)")
+            self._queue.append(job)
+            lead = self._idle > 0
+            if lead:
+                self._idle -= 1
+            elif self._gathering:
+                self._arrived.notify_all()
+        if not lead:
+            self._follow(job, watch)
+        elif self._run_seconds > INLINE_SECONDS:
+            self._lead_in_background()
+            self._follow(job, watch)
+        else:
+            self._lead(job)
+        outcome = job.outcome
+        if isinstance(outcome, dict):
+            return outcome
+        raise outcome if outcome is not None else ServeError(Meaning.INTERNAL, "a request ended without an outcome")
+
+    def close(self) -> None:
+        """Refuse new jobs and end the waiting ones as unavailable; running ones finish."""
+        with self._lock:
+            self._closed = True
+            waiting = [job for job in self._queue if not job.lead]
+        for job in waiting:
+            job.end(unavailable("the model was unloaded before the request ran"))
+
+    def _follow(self, job: Job, watch: Callable[[Callable[[], None]], bool] | None) -> None:
+        """Wait for the outcome, or for being promoted to leader."""
+        if watch is not None and not watch(job.cancel):
+            job.cancel()
+        while not job.ended:
+            left = -1.0 if job.deadline is None else job.deadline - self._clock()
+            if job.deadline is not None and left <= 0:
+                job.end(_expired())
+                break
+            job.wait(left)
+            if job.lead:
+                break
+        with self._lock:  # a promotion may have come after the end: the leadership must not be lost
+            lead, job.lead = job.lead, False
+        if lead:
+            self._lead(job)
+
+    def _lead(self, own: Job | None = None) -> None:
+        while (taken := self._take(own)) is not None:
+            self._execute(*taken)
+
+    def _take(self, own: Job | None) -> tuple[list[Job], str] | None:
+        """The next batch and why it was released; None when this leader is done and has given its instance away."""
+        with self._lock:
+            while True:
+                self._drop_ended()
+                if not self._queue or (own is not None and own.ended):
+                    self._hand_over()
+                    return None
+                head = self._queue[0]
+                waited = self._gather(head)
+                if self._queue and self._queue[0] is head and not head.ended:
+                    return self._pop_batch(waited)
+
+    def _hand_over(self) -> None:
+        """Pass the instance to a waiting caller, or to a background thread where runs are long, or mark it idle."""
+        heir = next((job for job in self._queue if not job.lead and not job.ended), None)
+        if heir is None:
+            self._idle += 1
+        elif self._run_seconds > INLINE_SECONDS:
+            self._lead_in_background()
+        else:
+            heir.promote()
+
+    def _lead_in_background(self) -> None:
+        threading.Thread(target=self._lead, name="headrace-batch", daemon=True).start()
+
+    def _drop_ended(self) -> None:
+        now = self._clock()
+        while self._queue:
+            head = self._queue[0]
+            if not head.ended and head.deadline is not None and head.deadline <= now:
+                head.end(_expired())
+            if not head.ended:
+                return
+            self._queue.popleft()
+
+    def _gather(self, head: Job) -> bool:
+        """Wait for more rows, at most until the delay of the head job or its deadline. True when the delay ran out."""
+        policy = self.policy
+        if not policy.max_delay or policy.max_rows < 2:
+            return False
+        until = head.enqueued + policy.max_delay
+        if head.deadline is not None:
+            until = min(until, head.deadline - self._run_seconds)
+        self._gathering += 1
+        try:
+            while self._queue and self._queue[0] is head and self._rows_waiting(head.key) < policy.max_rows:
+                left = until - self._clock()
+                if left <= 0 or self._closed or head.ended:
+                    return left <= 0
+                self._arrived.wait(left)
+            return False
+        finally:
+            self._gathering -= 1
+
+    def _rows_waiting(self, key: tuple[Any, ...] | None) -> int:
+        return sum(job.rows for job in self._queue if job.key == key and not job.ended)
+
+    def _pop_batch(self, waited: bool) -> tuple[list[Job], str]:
+        head = self._queue.popleft()
+        limit, rows, now = self.policy.max_rows, head.rows, self._clock()
+        taken, kept, full = [head], [], False
+        while limit and self._queue and not full:
+            job = self._queue.popleft()
+            if job.ended or (job.deadline is not None and job.deadline <= now):
+                job.end(_expired())
+            elif job.key != head.key:
+                kept.append(job)
+            elif rows + job.rows > limit:
+                kept.append(job)
+                full = True
+            else:
+                taken.append(job)
+                rows += job.rows
+        self._queue.extendleft(reversed(kept))
+        if full or rows == limit:
+            return taken, "full"
+        return taken, "delay" if waited else "turn" if len(taken) > 1 else "alone"
+
+    def _execute(self, jobs: list[Job], reason: str) -> None:
+        clock = self._clock
+        started = assembled = computed = clock()
+        error: BaseException | None = None
+        parts: list[dict[str, Array]] = []
+        try:
+            feeds = batch.merge([job.feeds for job in jobs]) if len(jobs) > 1 else jobs[0].feeds
+            assembled = clock()
+            outputs = self._run(feeds)
+            computed = clock()
+            parts = batch.split(outputs, [job.rows for job in jobs]) if len(jobs) > 1 else [outputs]
+        except Exception as caught:  # noqa: BLE001 - whatever a model raises belongs to its requests alone
+            computed = max(computed, clock())
+            error = caught
+        finished = clock()
+        self._run_seconds = computed - assembled
+        if error is not None and len(jobs) > 1:  # find the guilty row: each alone, once
+            for job in jobs:
+                if not job.ended:
+                    self._execute([job], _ISOLATED)
+            return
+        execution = Execution(
+            sum(job.rows for job in jobs), reason, started, assembled, computed, finished, error is not None
+        )
+        self._observe(execution)
+        for i, job in enumerate(jobs):
+            job.execution = execution
+            job.end(error if error is not None else parts[i])
+
+
+def _expired() -> ServeError:
+    return ServeError(Meaning.EXPIRED, "the deadline passed before the request ran")

@@ -1,0 +1,181 @@
+"""The server: puts repository, manager, data plane and fronts together, and takes them down in the right order."""
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from google.protobuf.internal import api_implementation
+
+from headrace.serve.config import Drain, Limits, Listen, Settings
+from headrace.serve.dataplane import DataPlane
+from headrace.serve.grpc_front import RESERVED_THREADS, GrpcFront
+from headrace.serve.manager import Manager
+from headrace.serve.repository import Repository
+from headrace.serve.version import Loader
+
+log = logging.getLogger("headrace.serve")
+
+
+def runtime_loader(device: str = "auto", threads: int = 0) -> Loader:
+    """The loader of real models; the runtime is imported with the first load."""
+
+    def load(path: Path) -> Any:
+        from headrace import runtime
+
+        return runtime.load(path, device=device, threads=threads)
+
+    return load
+
+
+class Server:
+    """Serves a repository until stopped. A context manager: entered when every start-up model was tried and the
+    listeners accept, left after a drain.
+
+    `repository` is a folder, a file, `name=path`, or a sequence of them. Port 0 takes a free port (see `.grpc_port`,
+    `.http_port`, `.metrics_port`), a negative port switches that listener off. OSError when a port is taken,
+    RepositoryError when the repository cannot be read; a model that does not load is a state, not an error.
+    """
+
+    def __init__(
+        self,
+        repository: str | Path | Sequence[str | Path],
+        grpc_port: int = 0,
+        http_port: int = 0,
+        metrics_port: int = 0,
+        host: str = "127.0.0.1",
+        *,
+        model_name: str = "",
+        device: str = "auto",
+        threads: int = 0,
+        limits: Limits | None = None,
+        drain: Drain | None = None,
+        loader: Loader | None = None,
+    ) -> None:
+        if api_implementation.Type() != "upb":
+            raise RuntimeError("protobuf runs without its upb parser, which bounds recursion; refusing to serve")
+        paths = [repository] if isinstance(repository, (str, Path)) else list(repository)
+        self._listen = Listen(host, grpc_port, http_port, metrics_port)
+        self._limits = limits or Limits()
+        self._drain = drain or Drain()
+        self._manager = Manager(
+            Repository(paths, model_name), loader or runtime_loader(device, threads), drain_seconds=self._drain.grace_s
+        )
+        cap = max(1, self._limits.grpc_threads - RESERVED_THREADS) + self._limits.http_threads
+        self._plane = DataPlane(self._manager, max_inflight=cap)
+        self._fronts: list[Any] = []
+        self._stopped = threading.Event()
+        self._stopping = threading.Lock()
+        self.grpc_port = self.http_port = self.metrics_port = -1
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "Server":
+        """A server as headrace.toml, the environment and the flags say."""
+        listen, repository = settings.listen, settings.repository
+        return cls(
+            repository.paths,
+            listen.grpc_port,
+            listen.http_port,
+            listen.metrics_port,
+            listen.host,
+            model_name=repository.model_name,
+            device=repository.device,
+            threads=repository.threads,
+            limits=settings.limits,
+            drain=settings.drain,
+        )
+
+    def start(self) -> "Server":
+        """Listen, then load the repository. Clients that come during the load see a live server that is not ready."""
+        try:
+            self._open_fronts()
+            for front in self._fronts:
+                front.start()
+            self._manager.start()
+        except BaseException:
+            self.stop(0)
+            raise
+        if self._manager.all_ready():
+            self._plane.set_started()
+        return self
+
+    def _open_fronts(self) -> None:
+        listen, limits = self._listen, self._limits
+        if listen.grpc_port >= 0:
+            grpc_front = GrpcFront(self._plane, listen, limits)
+            self._fronts.append(grpc_front)
+            self.grpc_port = grpc_front.port
+        if listen.http_port >= 0:
+            from headrace.serve.http import HttpServer
+            from headrace.serve.rest_front import RestFront
+
+            rest = HttpServer(RestFront(self._plane, limits), listen.host, listen.http_port, limits)
+            self._fronts.append(rest)
+            self.http_port = rest.port
+        if listen.metrics_port >= 0:
+            from headrace.serve.http import HttpServer
+            from headrace.serve.metrics import MetricsPage
+
+            page = HttpServer(MetricsPage(self._plane), listen.host, listen.metrics_port, limits, threads=2)
+            self._fronts.append(page)
+            self.metrics_port = page.port
+
+    def __enter__(self) -> "Server":
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop(self._drain.grace_s)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until the server has stopped; False when `timeout` seconds passed before."""
+        return self._stopped.wait(timeout)
+
+    def stop(self, grace: float | None = None, *, lame_duck: float = 0.0) -> None:
+        """Drain and stop; returns when all is down. Safe to call more than once.
+
+        Not ready first; `lame_duck` seconds of serving on, because the removal from a balancer races with the signal;
+        then new calls are refused and accepted ones get `grace` seconds; only then models are unloaded.
+        """
+        grace = self._drain.grace_s if grace is None else grace
+        with self._stopping:
+            if self._stopped.is_set():
+                return
+            self._plane.set_draining()
+            if lame_duck > 0:
+                time.sleep(lame_duck)
+            self._plane.set_refusing()
+            end = time.monotonic() + grace
+            while self._plane.inflight and time.monotonic() < end:
+                time.sleep(0.005)
+            for front in self._fronts:
+                front.stop(max(0.0, end - time.monotonic()))
+            self._manager.close()
+            self._stopped.set()
+
+
+def run(settings: Settings, announce: Any = print) -> int:
+    """Serve until SIGTERM or SIGINT, then drain; the exit status. A second signal ends the process at once."""
+    server = Server.from_settings(settings)
+    asked = threading.Event()
+
+    def on_signal(number: int, _: Any) -> None:
+        if asked.is_set():
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        asked.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    server.start()
+    announce(
+        f"headrace serves on {settings.listen.host}: "
+        f"gRPC {server.grpc_port}, HTTP {server.http_port}, metrics {server.metrics_port}"
+    )
+    asked.wait()
+    announce("draining")
+    server.stop(settings.drain.grace_s, lame_duck=settings.drain.lame_duck_s)
+    return 0

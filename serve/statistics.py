@@ -1,0 +1,151 @@
+"""Cumulative numbers of one model version: what ModelStatistics and /metrics show.
+
+Every duration is kept in nanoseconds. One short lock a request; nothing here grows with traffic.
+"""
+
+import threading
+import time
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from typing import Any
+
+from headrace.serve.errors import Meaning
+from headrace.serve.scheduler import Execution
+
+# Exponential from 0.1 ms to 30 s.
+SECONDS_BUCKETS = (
+    0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0,
+)  # fmt: skip
+ROW_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
+
+
+class Histogram:
+    """Counts by upper bound, not cumulative; the last count is above every bound."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def add(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+
+@dataclass(slots=True)
+class Duration:
+    """A count and the nanoseconds it took together (`StatisticDuration` on the wire)."""
+
+    count: int = 0
+    ns: int = 0
+
+    def add(self, seconds: float, count: int = 1) -> None:
+        self.count += count
+        self.ns += int(seconds * 1e9)
+
+    def show(self) -> dict[str, int]:
+        return {"count": self.count, "ns": self.ns}
+
+
+@dataclass(slots=True)
+class BatchRow:
+    """Executions of one batch size."""
+
+    compute_input: Duration = field(default_factory=Duration)
+    compute_infer: Duration = field(default_factory=Duration)
+    compute_output: Duration = field(default_factory=Duration)
+
+
+class Statistics:
+    """Counters of one version. `observe` is called once a run of the model, `finish` once a request."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.success, self.fail, self.queue = Duration(), Duration(), Duration()
+        self.compute_input, self.compute_infer, self.compute_output = Duration(), Duration(), Duration()
+        self.inference_count = self.execution_count = self.last_inference_ms = 0
+        self.batches: dict[int, BatchRow] = {}
+        self.releases: dict[str, int] = {}
+        self.meanings: dict[tuple[str, str], int] = {}  # (front, meaning)
+        self.request_seconds: dict[str, Histogram] = {}  # by front
+        self.queue_seconds, self.assemble_seconds = Histogram(SECONDS_BUCKETS), Histogram(SECONDS_BUCKETS)
+        self.compute_seconds, self.scatter_seconds = Histogram(SECONDS_BUCKETS), Histogram(SECONDS_BUCKETS)
+        self.batch_rows = Histogram(ROW_BUCKETS)
+        self.expired_before_run = self.cancelled_before_run = 0
+
+    def observe(self, execution: Execution) -> None:
+        """Account one run of the model."""
+        assemble = execution.assembled - execution.started
+        compute = execution.computed - execution.assembled
+        scatter = execution.finished - execution.computed
+        with self._lock:
+            self.releases[execution.reason] = self.releases.get(execution.reason, 0) + 1
+            if execution.failed:
+                return
+            self.execution_count += 1
+            self.inference_count += execution.rows
+            row = self.batches.get(execution.rows) or self.batches.setdefault(execution.rows, BatchRow())
+            row.compute_input.add(assemble)
+            row.compute_infer.add(compute)
+            row.compute_output.add(scatter)
+            self.assemble_seconds.add(assemble)
+            self.compute_seconds.add(compute)
+            self.scatter_seconds.add(scatter)
+            self.batch_rows.add(execution.rows)
+
+    def finish(
+        self, front: str, meaning: Meaning | None, seconds: float, queued: float, execution: Execution | None
+    ) -> None:
+        """Account one request: `meaning` None is success; `queued` seconds waiting before its run."""
+        name = "ok" if meaning is None else meaning.value
+        with self._lock:
+            key = (front, name)
+            self.meanings[key] = self.meanings.get(key, 0) + 1
+            timer = self.request_seconds.get(front)
+            if timer is None:
+                timer = self.request_seconds[front] = Histogram(SECONDS_BUCKETS)
+            timer.add(seconds)
+            if meaning is not None:
+                self.fail.add(seconds)
+                if execution is None:
+                    self.expired_before_run += meaning is Meaning.EXPIRED
+                    self.cancelled_before_run += meaning is Meaning.CANCELLED
+                return
+            self.success.add(seconds)
+            self.last_inference_ms = int(time.time() * 1000)
+            self.queue.add(queued)
+            self.queue_seconds.add(queued)
+            if execution is not None:
+                self.compute_input.add(execution.assembled - execution.started)
+                self.compute_infer.add(execution.computed - execution.assembled)
+                self.compute_output.add(execution.finished - execution.computed)
+
+    def show(self) -> dict[str, Any]:
+        """The fields of `ModelStatistics` except name and version."""
+        with self._lock:
+            return {
+                "last_inference": self.last_inference_ms,
+                "inference_count": self.inference_count,
+                "execution_count": self.execution_count,
+                "inference_stats": {
+                    "success": self.success.show(),
+                    "fail": self.fail.show(),
+                    "queue": self.queue.show(),
+                    "compute_input": self.compute_input.show(),
+                    "compute_infer": self.compute_infer.show(),
+                    "compute_output": self.compute_output.show(),
+                    "cache_hit": Duration().show(),
+                    "cache_miss": Duration().show(),
+                },
+                "batch_stats": [
+                    {
+                        "batch_size": size,
+                        "compute_input": row.compute_input.show(),
+                        "compute_infer": row.compute_infer.show(),
+                        "compute_output": row.compute_output.show(),
+                    }
+                    for size, row in sorted(self.batches.items())
+                ],
+            }

@@ -1,0 +1,127 @@
+"""One version of a model in this process: loaded, proven, ready to take requests."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from headrace.serve.config import ConfigError, ModelConfig
+from headrace.serve.datatypes import Array
+from headrace.serve.policy import State, VersionKey
+from headrace.serve.scheduler import BatchPolicy, Scheduler
+from headrace.serve.statistics import Statistics
+from headrace.serve.validate import Interface, TensorSpec
+
+DEFAULT_MAX_BATCH = 256
+
+
+class RowProof(Protocol):
+    """Whether row i of every output depends on row i of the inputs alone, and what stands in the way."""
+
+    @property
+    def independent(self) -> bool: ...
+    @property
+    def reason(self) -> str: ...
+
+
+class VerifyReport(Protocol):
+    """The outcome of running a package's golden data again."""
+
+    @property
+    def ok(self) -> bool: ...
+    @property
+    def message(self) -> str: ...
+
+
+class Model(Protocol):
+    """What serving needs of a loaded model (`headrace.runtime.load`). `run` is thread-safe."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]: ...
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]: ...
+    @property
+    def rows(self) -> RowProof: ...
+    @property
+    def properties(self) -> Mapping[str, str]: ...
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]: ...
+    def verify(self) -> VerifyReport: ...
+    def close(self) -> None: ...
+
+
+Loader = Callable[[Path], Any]
+
+
+class GoldenError(ValueError):
+    """The golden data of the package does not come out on this host."""
+
+
+class ModelVersion:
+    """State and parts of one version. `refs` counts handles and, like `state`, is guarded by the manager's lock."""
+
+    def __init__(self, name: str, key: VersionKey) -> None:
+        self.name = name
+        self.key = key
+        self.number = str(key.number)
+        self.state = State.NEW
+        self.reason = ""
+        self.refs = 0
+        self.statistics = Statistics()
+        self.properties: dict[str, str] = {}
+        self.platform = "headrace"
+        self.model: Model
+        self.interface: Interface
+        self.scheduler: Scheduler
+
+    def bring_up(self, path: Path, config: ModelConfig, loader: Loader) -> None:
+        """Load, verify the golden data, compile the interface. Any exception means not ready."""
+        model: Model = loader(path)
+        try:
+            report = model.verify()
+            if not report.ok:
+                raise GoldenError(f"golden data: {report.message}")
+            rows, why = batch_rows(model, config)
+            self.interface = Interface(model.inputs, model.outputs, rows)
+            count = config.instances.count or (1 if rows else min(4, os.cpu_count() or 1))
+            policy = BatchPolicy(rows, config.batching.max_delay_us / 1e6, count, config.queue.max_size)
+            self.scheduler = Scheduler(model.run, policy, observe=self.statistics.observe)
+        except BaseException:
+            model.close()
+            raise
+        self.timeout = config.queue.timeout_ms / 1000 or None
+        self.properties = dict(model.properties) | {
+            "headrace.batching": f"on, up to {rows} rows" if rows else f"off: {why}",
+            "headrace.verified": "false" if report.message == "no golden data" else "true",
+        }
+        self.model = model
+
+    def take_down(self) -> None:
+        """Free the model. The last handle is gone."""
+        self.scheduler.close()
+        self.model.close()
+        del self.model, self.scheduler
+
+
+def batch_rows(model: Model, config: ModelConfig) -> tuple[int, str]:
+    """The largest batch (0: requests are not merged) and why not. ConfigError when config.toml asks for more."""
+    asked = config.batching.max_batch_size
+    why = _obstacle(model)
+    if asked == 0:
+        return 0, "batching.max_batch_size is 0"
+    if why and asked > 0:
+        raise ConfigError(f"config.toml: batching.max_batch_size is {asked}, but the model cannot be batched: {why}")
+    if why:
+        return 0, why
+    return (asked if asked > 0 else DEFAULT_MAX_BATCH), ""
+
+
+def _obstacle(model: Model) -> str:
+    if not model.inputs:
+        return "the model has no input"
+    for kind, specs in (("input", model.inputs), ("output", model.outputs)):
+        for spec in specs:
+            if not spec.shape:
+                return f"{kind} {spec.name!r} has no dimension 0"
+            if isinstance(spec.shape[0], int):
+                return f"dimension 0 of {kind} {spec.name!r} is fixed to {spec.shape[0]}"
+    return "" if model.rows.independent else model.rows.reason or "rows are not proven independent"

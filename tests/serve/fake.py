@@ -1,0 +1,151 @@
+"""A model of the runtime's shape whose file is one line of text: the behaviour it has.
+
+The repository then needs no real archive: `model.hr` holds, for example, `identity FP32`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+DTYPES = {
+    "BOOL": "bool", "UINT8": "uint8", "UINT16": "uint16", "UINT32": "uint32", "UINT64": "uint64", "INT8": "int8",
+    "INT16": "int16", "INT32": "int32", "INT64": "int64", "FP16": "float16", "FP32": "float32", "FP64": "float64",
+    "BF16": "bfloat16", "BYTES": "string",
+}  # fmt: skip
+
+
+class InputError(ValueError):
+    pass
+
+
+@dataclass(frozen=True)
+class Spec:
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...] | None
+
+
+@dataclass(frozen=True)
+class Rows:
+    independent: bool = True
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    ok: bool = True
+    message: str = "no golden data"
+    max_error: float = 0.0
+
+
+@dataclass
+class FakeModel:
+    inputs: tuple[Spec, ...]
+    outputs: tuple[Spec, ...]
+    function: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+    rows: Rows = Rows()
+    report: Report = Report()
+    properties: dict[str, str] = field(default_factory=dict)
+    calls: list[int] = field(default_factory=list)  # rows of every run
+    closed: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        assert not self.closed
+        first = next(iter(feeds.values()), np.empty(0))
+        with self.lock:
+            self.calls.append(first.shape[0] if first.ndim else 1)
+        return self.function(feeds)
+
+    def verify(self) -> Report:
+        return self.report
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def identity(datatype: str, width: int | str = "n", rows: Rows = Rows()) -> FakeModel:
+    dtype = DTYPES[datatype]
+    return FakeModel(
+        (Spec("x", dtype, ("batch", width)),),
+        (Spec("y", dtype, ("batch", width)),),
+        lambda feeds: {"y": feeds["x"].copy()},
+        rows,
+    )
+
+
+def add() -> FakeModel:
+    """Two FP32 inputs of shape [batch, 4], their sum and difference: the form of Triton's `simple`."""
+    spec = lambda name: Spec(name, "float32", ("batch", 4))  # noqa: E731
+    return FakeModel(
+        (spec("a"), spec("b")),
+        (spec("sum"), spec("difference")),
+        lambda feeds: {"sum": feeds["a"] + feeds["b"], "difference": feeds["a"] - feeds["b"]},
+    )
+
+
+def slow(seconds: float) -> FakeModel:
+    model = identity("FP32", 4)
+
+    def run(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        time.sleep(seconds)
+        return {"y": feeds["x"] * 2}
+
+    model.function = run
+    return model
+
+
+def poison() -> FakeModel:
+    """Raises when any row holds 666."""
+    model = identity("FP32", 4)
+
+    def run(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if (feeds["x"] == 666).any():
+            raise RuntimeError("secret detail at /some/path")
+        return {"y": feeds["x"] * 2}
+
+    model.function = run
+    return model
+
+
+def scale(factor: float) -> FakeModel:
+    model = identity("FP32", 4)
+    model.function = lambda feeds: {"y": feeds["x"] * np.float32(factor)}
+    return model
+
+
+def load(path: Path) -> FakeModel:
+    kind, *words = path.read_text().split()
+    if kind == "identity":
+        return identity(*words)
+    if kind == "dependent":
+        return identity("FP32", "n", Rows(False, "node 'mean' mixes rows"))
+    if kind == "add":
+        return add()
+    if kind == "slow":
+        return slow(float(words[0]))
+    if kind == "poison":
+        return poison()
+    if kind == "scale":
+        return scale(float(words[0]))
+    if kind == "golden":
+        model = identity("FP32")
+        model.report = Report(words[0] == "good", f"output 'y' is off by 0.5, bound 0.001 ({words[0]})", 0.5)
+        return model
+    raise ValueError(f"unknown kind {kind!r}")
+
+
+def repository(root: Path, models: Mapping[str, str]) -> Path:
+    """A folder with version 1 of every model, or of `name/version`."""
+    for name, text in models.items():
+        name, _, version = name.partition("/")
+        place = root / name / (version or "1")
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "model.hr").write_text(text)
+    return root
