@@ -1,0 +1,261 @@
+"""GraphProto to Graph: names to values, node by node, inner graphs and function bodies included."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from headrace.runtime.builder import Builder
+from headrace.runtime.errors import GraphError, LoadError
+from headrace.runtime.graph import Block, Graph, Node, Value
+from headrace.runtime.ops import find
+from headrace.runtime.types import TensorType, Type
+from headrace.serializer.onnx import upgrade
+from headrace.serializer.onnx.attributes import read_attributes
+from headrace.serializer.onnx.external import ExternalData
+from headrace.serializer.onnx.functions import DEPTH_LIMIT, NODE_LIMIT, Functions, domain_of, schema_function
+from headrace.serializer.onnx.support import is_function_call
+from headrace.serializer.onnx.tensors import SPARSE_LIMIT, read_sparse, read_tensor
+from headrace.serializer.onnx.types import Symbols, read_type
+
+_ARITY_LIMIT = 4096  # inputs or outputs of one node
+# Where torch's exporter writes the module path of a node.
+_TORCH_SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+def read_main(model: Any, opsets: Mapping[str, int], functions: Functions, external: ExternalData) -> Graph:
+    """The model's graph as the entry point "main"."""
+    proto = model.graph
+    if not proto.output:
+        raise LoadError("the graph has no outputs")
+    if len(proto.node) + len(proto.initializer) > NODE_LIMIT:
+        raise LoadError(f"the graph has {len(proto.node)} nodes and {len(proto.initializer)} initializers; allowed are {NODE_LIMIT} together")
+    symbols = Symbols()
+    weights = {tensor.name for tensor in proto.initializer} | {tensor.values.name for tensor in proto.sparse_initializer}
+    inputs = [Value(info.name, _input_type(info, symbols)) for info in proto.input if info.name not in weights]
+    if len({value.name for value in inputs}) != len(inputs) or any(not value.name for value in inputs):
+        raise LoadError("an input of the graph has no name, or two have the same")
+    graph = Graph(Block(inputs, [], []))
+    scope = Scope(opsets, names={value.name: value for value in inputs})
+    Reader(Builder(graph), symbols, functions, external).main(proto, scope)
+    return graph
+
+
+def _input_type(info: Any, symbols: Symbols) -> Type:
+    found = read_type(info.type, symbols, info.name)
+    if found is None:
+        raise LoadError(f"input {info.name!r} has no type")
+    return found
+
+
+@dataclass
+class Scope:
+    """What names mean at one place: in the main graph, an inner graph (which sees the scopes around it), or a function
+    body (which sees only its own formals)."""
+
+    opsets: Mapping[str, int]
+    names: dict[str, Value | None] = field(default_factory=dict)
+    outer: Scope | None = None
+    call: Mapping[str, Any] | None = None  # attributes of the enclosing function call
+    prefix: str = ""  # before node and value names, inside a function body
+    path: str = ""
+    depth: int = 0
+
+    def inner(self) -> Scope:
+        return Scope(self.opsets, {}, self, self.call, self.prefix, self.path, self.depth + 1)
+
+    def find(self, name: str, where: str) -> Value | None:
+        """The value behind a name; None for the empty name of an absent input."""
+        if not name:
+            return None
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope.names:
+                return scope.names[name]
+            scope = scope.outer
+        raise LoadError(f"{where}: input {name!r} is not defined before its use")
+
+    def define(self, name: str, value: Value | None, where: str) -> None:
+        if name in self.names:
+            raise LoadError(f"{where}: the name {name!r} is defined twice")
+        self.names[name] = value
+
+
+class Reader:
+    """Reads graphs into the block of one builder. `inner` gives the reader of a block inside."""
+
+    def __init__(self, builder: Builder, symbols: Symbols, functions: Functions, external: ExternalData, spent: list[int] | None = None) -> None:
+        self.builder, self.symbols, self.functions, self.external = builder, symbols, functions, external
+        self._spent = [0] if spent is None else spent
+
+    def main(self, proto: Any, scope: Scope) -> None:
+        self._weights(proto, scope)
+        self._nodes(proto, scope)
+        for info in proto.output:
+            value = scope.find(info.name, "the graph's outputs")
+            if value is None:
+                raise LoadError("an output of the graph has no name")
+            self.builder.graph.outputs.append(self._output(value, info))
+
+    def _output(self, value: Value, info: Any) -> Value:
+        """The value under the name that the interface promises."""
+        declared = read_type(info.type, Symbols(), info.name)
+        if isinstance(declared, TensorType) and isinstance(value.type, TensorType) and declared.dtype != value.type.dtype:
+            raise LoadError(f"output {info.name!r} is declared as {declared.dtype}, but computes as {value.type.dtype}")
+        outputs = self.builder.graph.outputs
+        taken = any(value is other for other in outputs)
+        if any(info.name == other.name for other in outputs):
+            raise LoadError(f"two outputs of the graph are called {info.name!r}")
+        if value.name == info.name and not taken:
+            return value
+        return self.builder.node("Identity", [value], outputs=[info.name])[0]
+
+    def _weights(self, proto: Any, scope: Scope) -> None:
+        for tensor in proto.initializer:
+            where = f"initializer {tensor.name!r}"
+            self._constant(read_tensor(tensor, self.external, where), tensor.name, scope, where)
+        for sparse in proto.sparse_initializer:
+            where = f"sparse initializer {sparse.values.name!r}"
+            self._constant(read_sparse(sparse, self.external, where, self._spend), sparse.values.name, scope, where)
+
+    def _constant(self, array: np.ndarray, name: str, scope: Scope, where: str) -> None:
+        if not name:
+            raise LoadError(f"{where} has no name")
+        scope.define(name, self.builder.constant(array, scope.prefix + name), where)
+
+    def _spend(self, size: int) -> None:
+        """Sparse tensors grow when read: bound what all of them become."""
+        self._spent[0] += size
+        if self._spent[0] > SPARSE_LIMIT:
+            raise LoadError(f"the sparse tensors of the model become more than {SPARSE_LIMIT} bytes")
+
+    def _nodes(self, proto: Any, scope: Scope) -> None:
+        hints = {info.name: info for info in (*proto.value_info, *proto.output)}
+        for index, node in enumerate(proto.node):
+            self.node(node, scope, hints, f"node {index} {node.name!r} ({node.op_type})")
+
+    def node(self, proto: Any, scope: Scope, hints: Mapping[str, Any], where: str) -> None:
+        """Read one node: a constant, a call of a function, or an operator."""
+        if not proto.op_type or max(len(proto.input), len(proto.output)) > _ARITY_LIMIT:
+            raise LoadError(f"{where}: has no operator, or more than {_ARITY_LIMIT} inputs or outputs")
+        inputs = [scope.find(name, where) for name in proto.input]
+        read_block = lambda graph, attribute: self._block(graph, scope, _given_types(proto.op_type, inputs), f"{where} / {attribute}")  # noqa: E731
+        attributes = read_attributes(proto.attribute, scope.call, self.external, read_block, self._spend, where)
+        domain = domain_of(proto)
+        if proto.op_type == "Constant" and not domain:
+            self._constant(_constant_array(attributes, where), proto.output[0] if proto.output else "", scope, where)
+            return
+        if is_function_call(proto, self.functions):
+            results = self._call(self.functions.find(proto), inputs, attributes, scope, proto, where)
+        else:
+            results = self._operator(proto, domain, inputs, attributes, scope, hints, where)
+        for name, value in zip(proto.output, results):
+            if name:
+                scope.define(name, value, where)
+
+    def _operator(
+        self, proto: Any, domain: str, inputs: list[Value | None], attributes: dict[str, Any], scope: Scope, hints: Mapping[str, Any], where: str
+    ) -> Sequence[Value | None]:
+        version = scope.opsets.get(domain, 1)
+        while inputs and inputs[-1] is None:
+            inputs.pop()
+        outputs = [self._result(name, scope, hints) for name in proto.output]
+        while outputs and outputs[-1] is None:
+            outputs.pop()
+        name = scope.prefix + proto.name if proto.name else ""
+        node = Node(proto.op_type, inputs, outputs, attributes, domain=domain, name=name, path=_path(proto, scope), version=version)
+        try:
+            if find(proto.op_type, domain) is None:
+                function = schema_function(node, version)
+                if function is not None:
+                    return self._call(function, inputs, attributes, scope, proto, where)
+            return upgrade.append(self.builder, node, version)
+        except GraphError as error:
+            raise LoadError(f"{where}: {error}") from error
+
+    def _result(self, name: str, scope: Scope, hints: Mapping[str, Any]) -> Value | None:
+        """A new value, typed by what the file says of it until inference knows better."""
+        if not name:
+            return None
+        hint = read_type(hints[name].type, self.symbols, name) if name in hints else None
+        return Value(self.builder.fresh(scope.prefix + name), hint)
+
+    def _block(self, proto: Any, outer: Scope, given: Sequence[Type | None], where: str) -> Block:
+        """An inner graph. `given` types its inputs where the file does not."""
+        if outer.depth >= DEPTH_LIMIT:
+            raise LoadError(f"{where}: graphs are nested more than {DEPTH_LIMIT} deep")
+        scope = outer.inner()
+        block = Block([], [], [])
+        reader = Reader(self.builder.inner(block), self.symbols, self.functions, self.external, self._spent)
+        for index, info in enumerate(proto.input):
+            type = read_type(info.type, self.symbols, info.name)
+            value = reader.builder.input(scope.prefix + info.name, type if type is not None or index >= len(given) else given[index])
+            scope.define(info.name, value, where)
+        reader._weights(proto, scope)
+        reader._nodes(proto, scope)
+        for info in proto.output:
+            value = scope.find(info.name, f"{where}, outputs")
+            if value is None:
+                raise LoadError(f"{where}: an output has no name")
+            block.outputs.append(value)
+        return block
+
+    def _call(self, function: Any, inputs: list[Value | None], attributes: Mapping[str, Any], scope: Scope, proto: Any, where: str) -> list[Value | None]:
+        """The body of a function in place of a call of it."""
+        if scope.depth >= DEPTH_LIMIT:
+            raise LoadError(f"{where}: functions are nested more than {DEPTH_LIMIT} deep")
+        if len(inputs) > len(function.input) or len(proto.output) > len(function.output):
+            raise LoadError(f"{where}: function {function.name} takes {len(function.input)} inputs and gives {len(function.output)} outputs")
+        defaults = read_attributes(function.attribute_proto, None, self.external, lambda *_: Block([], [], []), self._spend, where)
+        opsets = {**scope.opsets, **{domain_of(item): int(item.version) for item in function.opset_import}}
+        prefix = f"{scope.prefix}{proto.name or proto.op_type}/"
+        path = ".".join(filter(None, (scope.path, proto.name)))
+        body = Scope(opsets, call={**defaults, **attributes}, prefix=prefix, path=path, depth=scope.depth + 1)
+        for name, value in zip(function.input, [*inputs, *[None] * len(function.input)]):
+            body.define(name, value, where)
+        hints = {info.name: info for info in function.value_info}
+        for index, node in enumerate(function.node):
+            self.node(node, body, hints, f"{where} / {function.name} / node {index} ({node.op_type})")
+        return [body.find(name, where) for name in function.output]
+
+
+def _given_types(operator: str, inputs: Sequence[Value | None]) -> list[Type | None]:
+    """What a loop's inputs say about the inputs of its body. Sizes may change from trip to trip."""
+    if operator != "Loop":
+        return []
+    carried = [None if value is None else value.type for value in inputs[2:]]
+    return [TensorType("int64", ()), TensorType("bool", ()), *(type.with_shape(None) if isinstance(type, TensorType) else type for type in carried)]
+
+
+def _constant_array(attributes: Mapping[str, Any], where: str) -> np.ndarray:
+    """The array of a Constant node (operator set 13 and older)."""
+    if len(attributes) != 1:
+        raise LoadError(f"{where}: a Constant has exactly one value; it has {len(attributes)}")
+    (key, value), *_ = attributes.items()
+    match key:
+        case "value" | "sparse_value" if isinstance(value, np.ndarray):
+            return value
+        case "value_float" | "value_floats":
+            return np.array(value, np.float32)
+        case "value_int" | "value_ints":
+            return np.array(value, np.int64)
+        case "value_string" | "value_strings":
+            array = np.empty((len(value),) if isinstance(value, tuple) else (), object)
+            array[...] = value
+            return array
+    raise LoadError(f"{where}: a Constant cannot have the attribute {key!r}")
+
+
+def _path(proto: Any, scope: Scope) -> str:
+    """The module path of the layer that a node came from, where the exporter wrote one."""
+    for entry in proto.metadata_props:
+        if entry.key == _TORCH_SCOPES:
+            scopes = re.findall(r"'([^']*)'", entry.value[:4096])
+            return scopes[-2] if len(scopes) > 1 else ""
+    if proto.name.startswith("/") and proto.name.count("/") > 1:
+        return str(proto.name.strip("/").rsplit("/", 1)[0].replace("/", "."))
+    return scope.path

@@ -1,0 +1,52 @@
+"""Does the runtime have every operator of a file? All that are missing are listed in one error, with their places."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from headrace.runtime.errors import UnsupportedOperator
+from headrace.runtime.ops import find
+from headrace.serializer.onnx.functions import Functions, domain_of, has_schema_function, inner_graphs
+
+_SHOWN = 3  # places per operator
+
+
+def require_operators(model: Any, functions: Functions, opsets: Mapping[str, int]) -> None:
+    """Raise UnsupportedOperator unless every node of the model, of its inner graphs and of the functions that it calls
+    is a call of a function or an operator that exists."""
+    missing: dict[str, list[str]] = {}
+    _collect(model.graph.node, "", functions, opsets, missing, set())
+    if not missing:
+        return
+    lines = []
+    for kind, places in sorted(missing.items()):
+        more = f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
+        lines.append(f"{kind}: {', '.join(places[:_SHOWN])}{more}")
+    count = f"{len(missing)} operator{'s' if len(missing) > 1 else ''}"
+    raise UnsupportedOperator(f"uses {count} that headrace does not have: " + "; ".join(lines))
+
+
+def is_function_call(node: Any, functions: Functions) -> bool:
+    """A call of a local function. The functions that our own export writes for the domain "headrace" give way to the
+    operators they stand for."""
+    function = functions.find(node)
+    return function is not None and not (domain_of(node) in ("", "headrace") and find(node.op_type, domain_of(node)) is not None)
+
+
+def _collect(
+    nodes: Iterable[Any], place: str, functions: Functions, opsets: Mapping[str, int], missing: dict[str, list[str]], seen: set[int]
+) -> None:
+    for index, node in enumerate(nodes):
+        domain = domain_of(node)
+        here = f"{place}node {index}" + (f" {node.name!r}" if node.name else "")
+        for attribute, graph in inner_graphs(node):
+            _collect(graph.node, f"{here} / {attribute} / ", functions, opsets, missing, seen)
+        if is_function_call(node, functions):
+            function = functions.find(node)
+            if id(function) not in seen:
+                seen.add(id(function))
+                versions = {domain_of(item): int(item.version) for item in function.opset_import}
+                _collect(function.node, f"function {function.name} / ", functions, {**opsets, **versions}, missing, seen)
+        elif find(node.op_type, domain) is None and not has_schema_function(node.op_type, domain, opsets.get(domain, 1)):
+            missing.setdefault(f"{domain}.{node.op_type}" if domain else node.op_type, []).append(here)

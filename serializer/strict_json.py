@@ -1,0 +1,57 @@
+"""JSON as files of ours hold it: no repeated keys, no NaN, bounded size and depth, one canonical text."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, NoReturn
+
+from headrace.runtime.errors import LoadError
+
+DEPTH_LIMIT = 32
+
+
+def read(data: bytes | memoryview, where: str, limit: int = 1 << 20) -> Any:
+    """Parse UTF-8 JSON of at most `limit` bytes. Raises LoadError naming `where`."""
+    if len(data) > limit:
+        raise LoadError(f"{where}: {len(data)} bytes of JSON; allowed are {limit}")
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(items)
+        if len(found) != len(items):
+            raise LoadError(f"{where}: a key is given twice")
+        return found
+
+    def constant(name: str) -> NoReturn:
+        raise LoadError(f"{where}: {name} is not JSON")
+
+    def number(text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value):
+            raise LoadError(f"{where}: the number {text[:40]} is out of range")
+        return value
+
+    try:
+        value = json.loads(bytes(data).decode(), object_pairs_hook=pairs, parse_constant=constant, parse_float=number)
+    except LoadError:
+        raise
+    except (ValueError, RecursionError) as error:  # bad UTF-8 and absurd integers are ValueErrors too
+        raise LoadError(f"{where}: not JSON: {error}") from None
+    if _depth(value) > DEPTH_LIMIT:
+        raise LoadError(f"{where}: nested more than {DEPTH_LIMIT} deep")
+    return value
+
+
+def write(value: Any) -> bytes:
+    """The canonical bytes: sorted keys, two spaces of indent, a final newline."""
+    return (json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _depth(value: Any) -> int:
+    """How deep a value is nested, without recursion; stops counting past the limit."""
+    level, depth = [value], 0
+    while level and depth <= DEPTH_LIMIT:
+        inner = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list)]
+        level = [element for items in inner for element in items]
+        depth += 1
+    return depth
