@@ -148,7 +148,7 @@ class Inference:
             flat = found if isinstance(found, tuple) else (found,)
             if all(isinstance(x, int) for x in flat) and isinstance(value.type, TensorType):
                 self.known[value] = np.asarray(found, dtypes.of(value.type.dtype).numpy)
-        if values is None and operator.deterministic and not node.blocks:
+        if operator.deterministic and not node.blocks and not any(value in self.symbolic for value in node.outputs):
             self._fold(node, operator, context)
 
     def _fold(self, node: Node, operator: Operator, context: Context) -> None:
@@ -180,11 +180,9 @@ def check_inputs(operator: Operator, types: Sequence[Type | None]) -> dict[str, 
         raise GraphError(f"{operator.kind} has {len(types)} inputs; allowed: {arity_text(operator.inputs)}")
     for index, (formal, type) in enumerate(itertools.zip_longest(formals, types)):
         if type is None:
-            if index >= len(types) or not formal.optional:
-                if formal.optional or (index >= len(types) and formal.variadic):
-                    continue
-                raise GraphError(f"input {index} ({formal.name}) of {operator.kind} is missing")
-            continue
+            if formal.optional:
+                continue
+            raise GraphError(f"input {index} ({formal.name}) of {operator.kind} is missing")
         if isinstance(type, TensorType):
             _check_dtype(operator, formal, index, type.dtype, bound)
     return bound
