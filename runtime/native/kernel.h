@@ -72,6 +72,8 @@ public:
     virtual void run(RunContext& c) const = 0;
     // True where shape() reads the data of input i: its value must be computed before.
     virtual bool needs_value(int) const { return false; }
+    // False where run() never reads the data of input i, only its shape (Shape, Size): such a node needs no run-time data.
+    virtual bool reads_data(int) const { return true; }
     // True where run() may be called with output 0 in the memory of input i (same bytes, elementwise).
     virtual bool in_place(int) const { return false; }
     // Bytes of packed constants that this kernel holds.
@@ -83,15 +85,27 @@ public:
 // Answers nullptr where this node is not supported (dtype, attribute): the reference runs instead.
 using Factory = std::unique_ptr<Kernel> (*)(const NodeInfo&);
 
-// The table of kernels, filled by static registration; found by the operator's full name.
-std::map<std::string, std::vector<Factory>>& kernel_table();
+// The instruction-set tier that a source file is compiled for; the build defines both (see CMakeLists.txt). Templates and
+// helpers whose code depends on the tier live in namespace hr::HR_TIER, so that tiers never share a symbol.
+#ifndef HR_TIER
+#define HR_TIER baseline
+#define HR_TIER_RANK 0
+#endif
+
+// The table of kernels, filled by static registration; found by the operator's full name. A node gets the first kernel
+// that accepts it, from the highest tier that this CPU has down to the baseline.
+struct Entry {
+    Factory factory;
+    int tier;
+};
+std::map<std::string, std::vector<Entry>>& kernel_table();
 std::unique_ptr<Kernel> make_kernel(const NodeInfo&);
 
 struct Registration {
-    Registration(const char* op, Factory factory) { kernel_table()[op].push_back(factory); }
+    Registration(const char* op, Factory factory, int tier) { kernel_table()[op].push_back({factory, tier}); }
 };
 #define HR_CAT2(a, b) a##b
 #define HR_CAT(a, b) HR_CAT2(a, b)
-#define HR_KERNEL(op, factory) static ::hr::Registration HR_CAT(registration_, __COUNTER__)(op, factory)
+#define HR_KERNEL(op, factory) static ::hr::Registration HR_CAT(registration_, __COUNTER__)(op, factory, HR_TIER_RANK)
 
 }  // namespace hr

@@ -1,0 +1,98 @@
+#include "buffer.h"
+
+#include <sys/mman.h>
+
+#include <bit>
+#include <cstdlib>
+#include <limits>
+#include <mutex>
+#include <new>
+#include <vector>
+
+namespace hr {
+
+namespace {
+
+constexpr size_t kCacheLimit = size_t(256) << 20;   // idle bytes kept for the next call
+constexpr size_t kHuge = size_t(4) << 20;
+
+// Size classes: four steps per power of two from 256 bytes on, so that at most a quarter of a block is unused.
+struct Class {
+    int index;
+    size_t bytes;
+};
+
+Class class_of(size_t bytes) {
+    if (bytes <= 256) return {0, 256};
+    if (bytes > std::numeric_limits<size_t>::max() / 4) throw std::bad_alloc();
+    const int power = 63 - std::countl_zero(bytes - 1);     // 2^power < bytes <= 2^(power + 1)
+    const size_t step = size_t(1) << (power - 2);
+    const size_t base = size_t(1) << power;
+    const int quarter = int((bytes - base + step - 1) / step);
+    return {1 + (power - 8) * 4 + quarter - 1, base + quarter * step};
+}
+
+struct Pool {
+    std::mutex lock;
+    std::vector<Buffer*> idle[4 * 60];
+    size_t cached = 0;
+};
+
+Pool& pool() {
+    static auto* it = new Pool;     // never destroyed: output arrays may outlive every static
+    return *it;
+}
+
+}  // namespace
+
+void* aligned_memory(size_t bytes) {
+    const size_t align = bytes >= kHuge ? size_t(2) << 20 : kAlign;
+    if (bytes > std::numeric_limits<size_t>::max() - align) throw std::bad_alloc();
+    const size_t rounded = (std::max<size_t>(bytes, 1) + align - 1) / align * align;
+    void* data = std::aligned_alloc(align, rounded);
+    if (!data) throw std::bad_alloc();
+    if (bytes >= kHuge) madvise(data, rounded, MADV_HUGEPAGE);
+    return data;
+}
+
+Buffer* take_buffer(size_t bytes) {
+    const Class size = class_of(bytes);
+    Pool& p = pool();
+    {
+        std::lock_guard guard(p.lock);
+        auto& idle = p.idle[size.index];
+        if (!idle.empty()) {
+            Buffer* buffer = idle.back();
+            idle.pop_back();
+            p.cached -= buffer->capacity;
+            buffer->refs = 1;
+            return buffer;
+        }
+    }
+    auto* buffer = new Buffer;
+    try {
+        buffer->data = aligned_memory(size.bytes);
+    } catch (...) {
+        delete buffer;
+        throw;
+    }
+    buffer->capacity = size.bytes;
+    return buffer;
+}
+
+void release_buffer(Buffer* buffer) {
+    if (--buffer->refs) return;
+    Pool& p = pool();
+    {
+        std::lock_guard guard(p.lock);
+        if (p.cached + buffer->capacity <= kCacheLimit) {
+            p.idle[class_of(buffer->capacity).index].push_back(buffer);
+            p.cached += buffer->capacity;
+            return;
+        }
+    }
+    std::free(buffer->data);
+    delete buffer;
+}
+
+}  // namespace hr

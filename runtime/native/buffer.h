@@ -1,0 +1,24 @@
+// Memory for results whose size is known only at run time, and for large output arrays: reference-counted blocks from
+// one process-wide pool, so that a repeated call meets warm pages.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace hr {
+
+struct Buffer {
+    void* data = nullptr;
+    size_t capacity = 0;
+    uint32_t refs = 1;      // touched by one call at a time
+};
+
+constexpr size_t kAlign = 64;
+inline size_t aligned(size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
+
+// 64-byte aligned memory, huge pages advised for large blocks; throws std::bad_alloc. Free with std::free.
+void* aligned_memory(size_t bytes);
+
+Buffer* take_buffer(size_t bytes);      // refs = 1
+void release_buffer(Buffer* buffer);    // drops one reference; the last one gives the block back to the pool
+
+}  // namespace hr

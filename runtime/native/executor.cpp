@@ -1,0 +1,370 @@
+#include "executor.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+
+#include "cpu.h"
+#include "planner.h"
+
+namespace hr {
+
+namespace {
+
+constexpr size_t kPlans = 16;       // specialised plans kept
+constexpr size_t kSeen = 64;        // signatures remembered after one call
+
+alignas(kAlign) char nothing[kAlign];   // where empty tensors point
+
+[[noreturn]] void fail(const Node& node, const std::string& what) { throw NodeError(node.label + ": " + what); }
+
+}  // namespace
+
+ShapeContext infer_shapes(const Program& program, const Node& node, const Tensor* inputs, Tensor* outputs) {
+    ShapeContext c{inputs, int(node.inputs.size()), outputs, int(node.outputs.size())};
+    c.threads = program.pool->threads();
+    try {
+        node.kernel->shape(c);
+        for (size_t i = 0; i < node.outputs.size(); i++) {
+            const int v = node.outputs[i];
+            if (v < 0) continue;
+            if (outputs[i].dtype != program.dtypes[v])
+                fail(node, "the kernel answers element type " + std::to_string(int(outputs[i].dtype)) + " for output " + std::to_string(i) + ", declared is " + std::to_string(int(program.dtypes[v])));
+            size_t bytes;
+            for (int axis = 0; axis < outputs[i].shape.rank; axis++)
+                if (outputs[i].shape[axis] < 0) fail(node, "output " + std::to_string(i) + " would have a negative dimension");
+            if (__builtin_mul_overflow(size_t(outputs[i].count()), item_size(outputs[i].dtype), &bytes)) fail(node, "an output is too large");
+        }
+    } catch (const NodeError&) {
+        throw;
+    } catch (const std::bad_alloc&) {
+        fail(node, "not enough memory");
+    } catch (const std::exception& error) {
+        fail(node, error.what());
+    }
+    c.scratch = aligned(c.scratch);
+    return c;
+}
+
+void run_kernel(const Node& node, RunContext& context) {
+    try {
+        node.kernel->run(context);
+    } catch (const std::bad_alloc&) {
+        fail(node, "not enough memory");
+    } catch (const std::exception& error) {
+        fail(node, error.what());
+    }
+}
+
+Plan::~Plan() {
+    idle.clear();
+    for (Buffer* buffer : folded) release_buffer(buffer);
+}
+
+// Points every static tensor into the arena at `base` (or at its fixed place), and notes which ones change per call.
+void Frame::resolve(char* base) {
+    arena = base;
+    patches.clear();
+    const auto bind = [&](Tensor& tensor, const Storage& storage) {
+        switch (storage.place) {
+            case Place::fixed: tensor.data = storage.data; break;
+            case Place::arena: tensor.data = base ? base + storage.offset : nothing; break;
+            case Place::input: patches.push_back({&tensor, storage.index}); break;
+            case Place::output: patches.push_back({&tensor, int(program->inputs.size()) + storage.index}); break;
+            default: break;
+        }
+    };
+    for (size_t v = 0; v < values.size(); v++) {
+        if (plan->storage[v].place == Place::dynamic) continue;
+        values[v] = plan->tensors[v];
+        bind(values[v], plan->storage[v]);
+    }
+    contexts.resize(plan->steps.size());
+    for (size_t s = 0; s < plan->steps.size(); s++) {
+        const Step& step = plan->steps[s];
+        if (step.dynamic) continue;
+        const Node& node = *program->nodes[step.node];
+        Tensor* at = slots.data() + step.slot;
+        const auto fill = [&](int v) {
+            *at = Tensor{};
+            if (v >= 0) *at = plan->tensors[v], bind(*at, plan->storage[v]);
+            at++;
+        };
+        for (int v : node.inputs) fill(v);
+        for (int v : node.outputs) fill(v);
+        const int n_in = int(node.inputs.size());
+        contexts[s] = {slots.data() + step.slot, n_in, slots.data() + step.slot + n_in, int(node.outputs.size()),
+                       base ? base + step.scratch_offset : nothing, program->pool.get()};
+    }
+}
+
+void Frame::release(int value) {
+    if (buffers[value]) release_buffer(buffers[value]), buffers[value] = nullptr;
+    if (objects[value]) garbage.push_back(objects[value]), objects[value] = nullptr;
+}
+
+void Frame::clear() {
+    for (size_t v = 0; v < buffers.size(); v++) release(int(v));
+    if (!garbage.empty()) program->host->drop(garbage);
+}
+
+Program::Program(int threads, Host* host) : pool(ThreadPool::shared(threads > 0 ? threads : usable_threads())), host(host) {
+    cpu_tier();     // an unknown tier is an error of loading, not of the first node
+}
+
+Program::~Program() {
+    plans_.clear();
+    for (Arena& arena : arenas_) std::free(arena.data);
+}
+
+int Program::add_value(DType dtype) {
+    dtypes.push_back(dtype);
+    constants.emplace_back();
+    constant_objects.push_back(nullptr);
+    input_of.push_back(-1);
+    return int(dtypes.size()) - 1;
+}
+
+int Program::add_constant(const Tensor& tensor, void* object) {
+    const int v = add_value(tensor.dtype);
+    constants[v] = tensor;
+    if (tensor && !tensor.data) constants[v].data = nothing;
+    constant_objects[v] = object;
+    return v;
+}
+
+int Program::add_input(InputSpec spec, DType dtype) {
+    const int v = add_value(dtype);
+    spec.value = v;
+    input_of[v] = int(inputs.size());
+    inputs.push_back(std::move(spec));
+    return v;
+}
+
+bool Program::add_node(NodeInfo info, std::vector<int> in, std::vector<int> out, bool callback, bool pure) {
+    const int n = int(dtypes.size());
+    for (int v : in)
+        if (v < -1 || v >= n) throw std::out_of_range("a node reads a value that does not exist");
+    for (int v : out)
+        if (v < -1 || v >= n) throw std::out_of_range("a node writes a value that does not exist");
+    auto node = std::make_unique<Node>();
+    bool native = true;     // objects never reach kernels
+    for (int v : in) {
+        info.inputs.push_back(v < 0 ? DType::none : dtypes[v]);
+        info.constants.push_back(v >= 0 && constants[v].data ? &constants[v] : nullptr);
+        native = native && (v < 0 || (dtypes[v] != DType::none && dtypes[v] != DType::str));
+    }
+    for (int v : out) {
+        info.outputs.push_back(v < 0 ? DType::none : dtypes[v]);
+        native = native && (v < 0 || (dtypes[v] != DType::none && dtypes[v] != DType::str));
+    }
+    node->label = info.name;
+    node->op = info.op;
+    if (native) node->kernel = make_kernel(info);
+    if (!node->kernel && !callback) return false;
+    node->inputs = std::move(in), node->outputs = std::move(out), node->pure = pure;
+    nodes.push_back(std::move(node));
+    return true;
+}
+
+void Program::add_output(std::string name, int value) {
+    if (value < 0 || value >= int(dtypes.size())) throw std::out_of_range("an output is a value that does not exist");
+    outputs.push_back({std::move(name), value});
+}
+
+bool Program::fits(const Tensor* tensors) const {
+    std::vector<int64_t> symbols;
+    for (size_t i = 0; i < inputs.size(); i++) {
+        const InputSpec& spec = inputs[i];
+        if (spec.any_rank || !tensors[i]) continue;
+        const Shape& shape = tensors[i].shape;
+        if (size_t(shape.rank) != spec.dims.size()) return false;
+        for (int axis = 0; axis < shape.rank; axis++) {
+            const int64_t want = spec.dims[axis];
+            if (want >= 0 && shape[axis] != want) return false;
+            if (want > -2) continue;
+            const size_t k = size_t(-2 - want);
+            if (symbols.size() <= k) symbols.resize(k + 1, -1);
+            if (symbols[k] < 0) symbols[k] = shape[axis];
+            if (symbols[k] != shape[axis]) return false;
+        }
+    }
+    return true;
+}
+
+std::shared_ptr<Plan> Program::plan_for(const Tensor* tensors) {
+    const size_t n = inputs.size();
+    const auto same = [&](const std::vector<Shape>& signature) {
+        for (size_t i = 0; i < n; i++)
+            if (signature[i] != tensors[i].shape) return false;
+        return true;
+    };
+    std::lock_guard guard(plans_lock_);
+    for (size_t k = 0; k < plans_.size(); k++)
+        if (same(plans_[k]->signature)) {
+            if (k) std::rotate(plans_.begin(), plans_.begin() + k, plans_.begin() + k + 1);
+            return plans_.front();
+        }
+    if (!fits(tensors)) return nullptr;
+    bool fixed = true;      // only one signature is possible: specialise at once
+    for (const InputSpec& spec : inputs) fixed = fixed && !spec.any_rank && std::all_of(spec.dims.begin(), spec.dims.end(), [](int64_t d) { return d >= 0; });
+    const auto met = std::find_if(seen_.begin(), seen_.end(), same);
+    if (!fixed && met == seen_.end()) {
+        if (seen_.size() == kSeen) seen_.erase(seen_.begin());
+        auto& signature = seen_.emplace_back();
+        for (size_t i = 0; i < n; i++) signature.push_back(tensors[i].shape);
+        if (!generic_) generic_ = generic_plan(*this);
+        return generic_;
+    }
+    auto plan = special_plan(*this, tensors);
+    plans_.insert(plans_.begin(), plan);
+    if (plans_.size() > kPlans) plans_.pop_back();
+    return plan;
+}
+
+std::unique_ptr<Frame> Program::take_frame(Plan& plan) {
+    {
+        std::lock_guard guard(plan.lock);
+        if (!plan.idle.empty()) {
+            auto frame = std::move(plan.idle.back());
+            plan.idle.pop_back();
+            return frame;
+        }
+    }
+    auto frame = std::make_unique<Frame>();
+    frame->program = this, frame->plan = &plan;
+    frame->values.resize(dtypes.size());
+    frame->buffers.resize(dtypes.size()), frame->objects.resize(dtypes.size());
+    frame->slots.resize(plan.n_slots);
+    frame->io.resize(inputs.size() + outputs.size());
+    frame->resolve(nullptr);
+    return frame;
+}
+
+void Program::give_frame(std::unique_ptr<Frame> frame) {
+    frame->clear();
+    Plan& plan = *frame->plan;
+    std::lock_guard guard(plan.lock);
+    plan.idle.push_back(std::move(frame));
+}
+
+Program::Arena Program::take_arena(size_t bytes) {
+    Arena arena;
+    {
+        std::lock_guard guard(arenas_lock_);
+        if (!arenas_.empty()) arena = arenas_.back(), arenas_.pop_back();
+    }
+    if (arena.bytes >= bytes) return arena;
+    std::free(arena.data);
+    return {static_cast<char*>(aligned_memory(bytes)), bytes};
+}
+
+void Program::run(Frame& frame) {
+    struct Hold {   // the arena goes back whatever happens
+        Program& program;
+        Arena arena;
+        ~Hold() {
+            if (!arena.data) return;
+            std::lock_guard guard(program.arenas_lock_);
+            program.arenas_.push_back(arena);
+        }
+    } hold{*this, frame.plan->arena_bytes ? take_arena(frame.plan->arena_bytes) : Arena{}};
+    if (hold.arena.data != frame.arena) frame.resolve(hold.arena.data);
+    for (const Frame::Patch& patch : frame.patches) patch.tensor->data = frame.io[patch.io];
+    int at = 0;
+    try {
+        run_steps(frame, at);
+    } catch (const NodeError&) {
+        throw;
+    } catch (const std::bad_alloc&) {
+        fail(*nodes[frame.plan->steps[at].node], "not enough memory");
+    } catch (const std::exception& error) {
+        fail(*nodes[frame.plan->steps[at].node], error.what());
+    }
+}
+
+void Program::run_steps(Frame& frame, int& at) {
+    const Plan& plan = *frame.plan;
+    const int n = int(plan.steps.size());
+    const bool timed = profiling.load(std::memory_order_relaxed);
+    for (at = 0; at < n; at++) {
+        const Step& step = plan.steps[at];
+        Node& node = *nodes[step.node];
+        const auto start = timed ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point{};
+        if (step.dynamic) run_dynamic(frame, step);
+        else node.kernel->run(frame.contexts[at]);
+        if (timed) {
+            node.calls++;
+            node.nanoseconds += std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start).count();
+        }
+        for (int v : plan.dead[at]) frame.release(v);
+    }
+}
+
+// Infers shapes now, finds memory, runs.
+void Program::run_dynamic(Frame& frame, const Step& step) {
+    const Node& node = *nodes[step.node];
+    if (!node.kernel) return host->call(step.node, frame);
+    const Plan& plan = *frame.plan;
+    const size_t n_in = node.inputs.size(), n_out = node.outputs.size();
+    frame.arguments.assign(n_in + n_out, Tensor{});
+    Tensor* in = frame.arguments.data();
+    Tensor* out = in + n_in;
+    for (size_t i = 0; i < n_in; i++)
+        if (node.inputs[i] >= 0) in[i] = frame.values[node.inputs[i]];
+    const ShapeContext shapes = infer_shapes(*this, node, in, out);
+    const auto& dead = plan.dead[&step - plan.steps.data()];
+
+    // A view shares its source's memory where that stays alive: pool memory is counted, the caller's and fixed memory
+    // outlive the call. Arena memory and arrays of the host are copied.
+    bool only_view = false, copied_view = false;
+    for (size_t i = 0; i < n_out; i++) {
+        const int v = node.outputs[i];
+        if (v < 0) continue;
+        if (i == 0 && shapes.alias >= 0) {
+            const int source = node.inputs[shapes.alias];
+            const Place place = plan.storage[source].place;
+            if (frame.buffers[source]) frame.buffers[v] = frame.buffers[source], frame.buffers[v]->refs++;
+            if (frame.buffers[source] || place == Place::fixed || place == Place::input || place == Place::output ||
+                (place == Place::dynamic && !frame.objects[source])) {
+                out[0].data = in[shapes.alias].data;
+                only_view = true;
+                continue;
+            }
+            copied_view = true;
+        }
+        if (i == 0 && shapes.alias < 0) {
+            for (size_t j = 0; j < n_in && !out[0].data; j++) {
+                const int s = node.inputs[j];
+                if (s < 0 || !frame.buffers[s] || frame.buffers[s]->refs != 1 || !node.kernel->in_place(int(j))) continue;
+                if (in[j].bytes() != out[0].bytes() || std::find(dead.begin(), dead.end(), s) == dead.end()) continue;
+                out[0].data = in[j].data, frame.buffers[v] = frame.buffers[s], frame.buffers[v]->refs++;
+            }
+            if (out[0].data) continue;
+        }
+        const size_t bytes = out[i].bytes();
+        if (!bytes) { out[i].data = nothing; continue; }
+        frame.buffers[v] = take_buffer(bytes);
+        out[i].data = frame.buffers[v]->data;
+    }
+    if (copied_view && out[0].bytes()) std::memcpy(out[0].data, in[shapes.alias].data, out[0].bytes());
+
+    bool others = false;
+    for (size_t i = 1; i < n_out; i++) others = others || node.outputs[i] >= 0;
+    if (!((only_view || copied_view) && !others)) {
+        Buffer* scratch = shapes.scratch ? take_buffer(shapes.scratch) : nullptr;
+        RunContext run{in, int(n_in), out, int(n_out), scratch ? scratch->data : nothing, pool.get()};
+        try {
+            node.kernel->run(run);
+        } catch (...) {
+            if (scratch) release_buffer(scratch);
+            throw;
+        }
+        if (scratch) release_buffer(scratch);
+    }
+    for (size_t i = 0; i < n_out; i++)
+        if (node.outputs[i] >= 0) frame.values[node.outputs[i]] = out[i];
+}
+
+}  // namespace hr

@@ -1,0 +1,189 @@
+// A program, its plans, and how one call runs. No Python here: what needs the interpreter goes through Host.
+//
+// A call has an input-shape signature. The first call with a signature runs *generically*: every node infers its shapes
+// and takes memory from a pool. A signature that comes back gets a *specialised* plan (planner.h): shapes inferred once,
+// static values folded, one arena with fixed offsets. Nodes of a specialised plan whose sizes depend on run-time data
+// still run the generic way. Running a plan touches no map and allocates nothing where all sizes are static.
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "buffer.h"
+#include "kernel.h"
+#include "pool.h"
+#include "tensor.h"
+
+namespace hr {
+
+struct Frame;
+class Program;
+
+// What the executor needs from the interpreter. A value that is no native tensor (string, sequence, map, optional) is an
+// opaque object owned by the frame.
+class Host {
+public:
+    virtual ~Host() = default;
+    // Runs callback node `node`: reads frame.values / frame.objects, stores results with Frame::adopt.
+    virtual void call(int node, Frame& frame) = 0;
+    // Drops references; called with the interpreter lock held or not.
+    virtual void drop(std::vector<void*>& objects) = 0;
+};
+
+// An error inside a node: the text names it.
+struct NodeError : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+// The host's callback failed; the host keeps what went wrong.
+struct HostError {};
+
+struct Node {
+    std::string op, label;
+    std::unique_ptr<Kernel> kernel;     // null: a callback of the host
+    std::vector<int> inputs, outputs;   // value ids; -1: absent, unwanted
+    bool pure = true;                   // the same inputs always give the same outputs
+    std::atomic<int64_t> calls{0}, nanoseconds{0};
+};
+
+// Shapes of one node's outputs, checked against the declared dtypes; and its run. Errors name the node.
+class Program;
+ShapeContext infer_shapes(const Program& program, const Node& node, const Tensor* inputs, Tensor* outputs);
+void run_kernel(const Node& node, RunContext& context);
+
+struct InputSpec {
+    std::string name;
+    int value;
+    bool any_rank;
+    std::vector<int64_t> dims;      // >= 0: fixed; -1: free; -2 - k: symbol k
+};
+
+struct OutputSpec {
+    std::string name;
+    int value;
+};
+
+// One step of a plan.
+struct Step {
+    int node;
+    bool dynamic;
+    int slot = 0;               // first of this step's tensors in Frame::slots: inputs, then outputs (static steps)
+    size_t scratch = 0;         // bytes
+    size_t scratch_offset = 0;  // in the arena
+};
+
+enum class Place : uint8_t { none, fixed, input, output, arena, dynamic };
+
+// Where a value's bytes are during a call.
+struct Storage {
+    Place place = Place::none;
+    int index = 0;              // input or output number
+    size_t offset = 0;          // in the arena
+    void* data = nullptr;       // fixed
+};
+
+struct Plan {
+    std::vector<Shape> signature;           // shapes of the tensor inputs
+    bool generic = false;
+    std::vector<Step> steps;
+    std::vector<Tensor> tensors;            // per value: dtype and shape where static
+    std::vector<Storage> storage;           // per value
+    std::vector<std::vector<int>> dead;     // per step: values that nobody reads after it (dynamic ones)
+    std::vector<char> direct;               // per output: a kernel writes straight into the output array
+    std::vector<Buffer*> folded;            // memory of folded values
+    size_t arena_bytes = 0;
+    int n_slots = 0;
+
+    std::mutex lock;                        // guards `idle`
+    std::vector<std::unique_ptr<Frame>> idle;
+
+    ~Plan();
+};
+
+// The state of one call, kept and reused between calls of one plan.
+struct Frame {
+    Program* program = nullptr;
+    Plan* plan = nullptr;
+    char* arena = nullptr;                  // what pointers are resolved against
+    std::vector<Tensor> values;             // per value: what it is now
+    std::vector<Tensor> slots;              // arguments of the static steps, side by side
+    std::vector<RunContext> contexts;       // per step
+    struct Patch {
+        Tensor* tensor;
+        int io;
+    };
+    std::vector<Patch> patches;             // tensors in input or output arrays
+    std::vector<void*> io;                  // data of inputs, then of direct outputs
+    std::vector<Buffer*> buffers;           // per value: pool memory behind it
+    std::vector<void*> objects;             // per value: host object behind it (owned)
+    std::vector<void*> garbage;             // host objects that died
+    std::vector<Tensor> arguments;          // of the dynamic step in progress
+
+    void resolve(char* base);
+    // A callback's result: the tensor lies in memory that `object` owns.
+    void adopt(int value, const Tensor& tensor, void* object) { values[value] = tensor, objects[value] = object; }
+    void release(int value);
+    void clear();                           // after a call, or an error in it
+};
+
+class Program {
+public:
+    Program(int threads, Host* host);
+    ~Program();
+    Program(const Program&) = delete;
+
+    // Building, in topological order.
+    int add_value(DType dtype);                                 // none: a host object
+    int add_constant(const Tensor& tensor, void* object);       // object: not owned; null data: an object constant
+    int add_input(InputSpec spec, DType dtype);
+    // Answers false (and adds nothing) where there is no native kernel and `callback` is false.
+    bool add_node(NodeInfo info, std::vector<int> inputs, std::vector<int> outputs, bool callback, bool pure);
+    void add_output(std::string name, int value);
+
+    // Running. `inputs` are the tensors of all inputs in order (dtype none for objects).
+    std::shared_ptr<Plan> plan_for(const Tensor* inputs);
+    bool fits(const Tensor* inputs) const;                      // ranks, fixed dimensions, equal symbols
+    std::unique_ptr<Frame> take_frame(Plan& plan);
+    void give_frame(std::unique_ptr<Frame> frame);
+    void run(Frame& frame);                                     // frame.io is filled; throws NodeError
+
+    template <class F>
+    void each_plan(F&& see) {
+        std::lock_guard guard(plans_lock_);
+        for (const auto& plan : plans_) see(*plan);
+        if (generic_) see(*generic_);
+    }
+
+    std::vector<std::unique_ptr<Node>> nodes;
+    std::vector<DType> dtypes;                  // per value
+    std::vector<Tensor> constants;              // per value; data null: no constant
+    std::vector<void*> constant_objects;        // per value: host object of a constant, not owned
+    std::vector<int> input_of;                  // per value: input number or -1
+    std::vector<InputSpec> inputs;
+    std::vector<OutputSpec> outputs;
+    std::shared_ptr<ThreadPool> pool;
+    Host* host;
+    std::atomic<bool> profiling{false};
+
+private:
+    void run_steps(Frame& frame, int& at);
+    void run_dynamic(Frame& frame, const Step& step);
+
+    std::mutex plans_lock_;
+    std::vector<std::shared_ptr<Plan>> plans_;                  // most recent first
+    std::shared_ptr<Plan> generic_;
+    std::vector<std::vector<Shape>> seen_;                      // signatures met once
+
+    std::mutex arenas_lock_;
+    struct Arena {
+        char* data = nullptr;
+        size_t bytes = 0;
+    };
+    std::vector<Arena> arenas_;
+    Arena take_arena(size_t bytes);
+};
+
+}  // namespace hr

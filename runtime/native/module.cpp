@@ -1,0 +1,57 @@
+// The extension module headrace.runtime._native.
+#include <nanobind/nanobind.h>
+
+#include "arrays.h"
+#include "cpu.h"
+#include "python_program.h"
+
+namespace {
+
+int program_traverse(PyObject* self, visitproc visit, void* arg) {
+#if PY_VERSION_HEX >= 0x03090000
+    Py_VISIT(Py_TYPE(self));
+#endif
+    if (!nb::inst_ready(self)) return 0;
+    return nb::inst_ptr<hr::PythonProgram>(self)->traverse(visit, arg);
+}
+
+int program_clear(PyObject* self) {
+    nb::inst_ptr<hr::PythonProgram>(self)->clear_references();
+    return 0;
+}
+
+PyType_Slot program_slots[] = {{Py_tp_traverse, (void*)program_traverse}, {Py_tp_clear, (void*)program_clear}, {0, nullptr}};
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+    if (!hr::init_arrays()) nb::raise_python_error();
+    m.doc() = "The native executor: programs, plans, CPU kernels.";
+    m.def("set_dtypes", [](nb::dict table) { for (auto [code, dtype] : table) hr::set_descr(nb::cast<int>(code), dtype.ptr()); },
+          "Tell the module the NumPy dtype of each ONNX element type code.");
+    m.def("cpu_tier", [] { return hr::tier_names()[hr::cpu_tier()]; }, "The instruction-set tier in use (HEADRACE_CPU_TIER forces a lower one).");
+    m.def("cpu_tiers", [] { nb::list out; for (int i = 0; i <= hr::detected_tier(); i++) out.append(hr::tier_names()[i]); return out; },
+          "The tiers that this CPU has, in rising order.");
+    m.def("usable_threads", &hr::usable_threads, "min(CPU affinity, ceil(cgroup quota)).");
+    m.def("has_cpu_quota", &hr::has_cpu_quota, "Whether a cgroup limits CPU time; idle threads do not spin then.");
+    m.def("kernels", [] { nb::dict out; for (auto& [op, entries] : hr::kernel_table()) out[op.c_str()] = entries.size(); return out; },
+          "Operator -> number of native kernel factories.");
+
+    nb::class_<hr::PythonProgram>(m, "Program", nb::type_slots(program_slots), "A program ready to run; see runtime/lower.py.")
+        .def(nb::init<int, nb::object>(), nb::arg("threads"), nb::arg("run_error"))
+        .def("add_value", &hr::PythonProgram::add_value, nb::arg("dtype"), "A new value of an element type code; 0: a Python object.")
+        .def("add_constant", &hr::PythonProgram::add_constant, nb::arg("array").none(), nb::arg("dtype"))
+        .def("add_input", &hr::PythonProgram::add_input, nb::arg("name"), nb::arg("dtype"), nb::arg("dims").none(),
+             "dims: None (any rank) or a list: size, -1 (free), -2 - k (symbol k).")
+        .def("add_node", &hr::PythonProgram::add_node, nb::arg("op"), nb::arg("label"), nb::arg("attributes"), nb::arg("inputs"), nb::arg("outputs"),
+             nb::arg("version"), nb::arg("native"), nb::arg("callback").none(), nb::arg("pure"),
+             "Value ids, -1 for absent inputs and unwanted outputs. False where there is neither kernel nor callback.")
+        .def("add_output", &hr::PythonProgram::add_output, nb::arg("name"), nb::arg("value"))
+        .def("run", &hr::PythonProgram::run, nb::arg("feeds"), "dict to dict; None where the feeds do not fit the interface.")
+        .def("run_list", &hr::PythonProgram::run_list, nb::arg("feeds"), "Sequence to list, in the order of the interface; None as in run.")
+        .def_prop_ro("threads", &hr::PythonProgram::threads)
+        .def("profile", &hr::PythonProgram::profile, nb::arg("on"))
+        .def("profile_rows", &hr::PythonProgram::profile_rows, "(label, operator, variant, calls, nanoseconds) of every node.")
+        .def("nodes", &hr::PythonProgram::nodes, "(operator, label, variant) of every node; variant '' is a Python callback.")
+        .def("plans", &hr::PythonProgram::plans, "What each kept plan looks like.");
+}

@@ -1,0 +1,338 @@
+#include "python_program.h"
+
+#include <cstring>
+
+#include "arrays.h"
+#include "kernel.h"
+#include "planner.h"
+
+namespace hr {
+
+namespace {
+
+bool is_object(DType dtype) { return dtype == DType::none || dtype == DType::str; }
+
+// One attribute of a node from Python: bool, int, float, str, bytes, or a tuple of one kind.
+Attr attribute(nb::handle value) {
+    if (nb::isinstance<nb::int_>(value)) return {nb::cast<int64_t>(value)};
+    if (nb::isinstance<nb::float_>(value)) return {nb::cast<double>(value)};
+    if (nb::isinstance<nb::str>(value)) return {nb::cast<std::string>(value)};
+    if (nb::isinstance<nb::bytes>(value)) return {std::string(nb::cast<nb::bytes>(value).c_str(), nb::len(value))};
+    std::vector<int64_t> ints;
+    std::vector<double> floats;
+    std::vector<std::string> strings;
+    for (nb::handle item : value) {
+        const Attr one = attribute(item);
+        if (auto* i = std::get_if<int64_t>(&one.value)) ints.push_back(*i), floats.push_back(double(*i));
+        else if (auto* f = std::get_if<double>(&one.value)) floats.push_back(*f);
+        else strings.push_back(std::get<std::string>(one.value));
+    }
+    if (!strings.empty()) return {strings};
+    if (floats.size() != ints.size()) return {floats};
+    return {ints};
+}
+
+}  // namespace
+
+// The arrays of one call, held while it runs, and the tensors that borrow them.
+struct PythonProgram::Call {
+    std::vector<Tensor> tensors;
+    std::vector<PyObject*> held, results;
+
+    Call(size_t n_in, size_t n_out) : tensors(n_in), held(n_in), results(n_out) {}
+    ~Call() {
+        for (PyObject* object : held) Py_XDECREF(object);
+        for (PyObject* object : results) Py_XDECREF(object);
+    }
+};
+
+PythonProgram::PythonProgram(int threads, nb::object run_error) : program_(threads, this), run_error_(std::move(run_error)) {}
+
+int PythonProgram::add_constant(nb::object array, int dtype) {
+    Tensor tensor{DType(dtype), {}, nullptr};
+    if (!is_object(tensor.dtype)) {
+        if (!is_array(array.ptr()) || dtype_of(array.ptr()) != tensor.dtype) throw std::invalid_argument("a constant is no array of its declared element type");
+        array = nb::steal(contiguous(array.ptr()));
+        if (!array.is_valid()) nb::raise_python_error();
+        tensor = borrow(array.ptr());
+    }
+    constants_.push_back(array);
+    return program_.add_constant(is_object(tensor.dtype) ? Tensor{} : tensor, array.ptr());
+}
+
+int PythonProgram::add_input(const std::string& name, int dtype, nb::object dims) {
+    InputSpec spec{name, -1, dims.is_none(), {}};
+    if (!dims.is_none()) spec.dims = nb::cast<std::vector<int64_t>>(dims);
+    nb::object key = nb::steal(PyUnicode_InternFromString(name.c_str()));
+    input_names_.push_back(key);
+    return program_.add_input(std::move(spec), DType(dtype));
+}
+
+bool PythonProgram::add_node(const std::string& op, const std::string& label, nb::dict attributes, const std::vector<int>& inputs,
+                             const std::vector<int>& outputs, int version, bool native, nb::object callback, bool pure) {
+    NodeInfo info;
+    info.op = native ? op : "";
+    info.name = label, info.version = version;
+    if (native)
+        for (auto [key, value] : attributes)
+            if (!value.is_none()) info.attrs[nb::cast<std::string>(key)] = attribute(value);
+    if (!program_.add_node(std::move(info), inputs, outputs, !callback.is_none(), pure)) return false;
+    Node& node = *program_.nodes.back();
+    node.op = op;
+    callbacks_.push_back(node.kernel ? nb::object() : callback);
+    has_callbacks_ = has_callbacks_ || !node.kernel;
+    return true;
+}
+
+void PythonProgram::add_output(const std::string& name, int value) {
+    output_names_.push_back(nb::steal(PyUnicode_InternFromString(name.c_str())));
+    program_.add_output(name, value);
+}
+
+// Borrows one feed; false where it is not what the fast path takes.
+bool PythonProgram::accept(Call& call, size_t i, PyObject* feed) {
+    const DType dtype = program_.dtypes[program_.inputs[i].value];
+    if (is_object(dtype)) {
+        if (dtype == DType::str && !(is_array(feed) && dtype_of(feed) == DType::str)) return false;
+        Py_INCREF(feed);
+        call.held[i] = feed;
+        return true;
+    }
+    if (!is_array(feed) || dtype_of(feed) != dtype) return false;
+    if (is_plain(feed)) Py_INCREF(feed);
+    else if (!(feed = contiguous(feed))) nb::raise_python_error();
+    call.held[i] = feed;
+    call.tensors[i] = borrow(feed);
+    return true;
+}
+
+// Runs; false where shapes do not fit the interface. Results land in call.results.
+bool PythonProgram::execute(Call& call) {
+    std::shared_ptr<Plan> plan;
+    try {
+        plan = program_.plan_for(call.tensors.data());
+    } catch (const NodeError& error) {
+        PyErr_SetString(run_error_.ptr(), error.what());
+        nb::raise_python_error();
+    }
+    if (!plan) return false;
+    struct Hold {
+        Program& program;
+        std::unique_ptr<Frame> frame;
+        ~Hold() { program.give_frame(std::move(frame)); }
+    } hold{program_, program_.take_frame(*plan)};
+    Frame& frame = *hold.frame;
+    const size_t n_in = call.held.size();
+    for (size_t i = 0; i < n_in; i++) {
+        frame.io[i] = call.tensors[i].data;
+        if (has_callbacks_ || !call.tensors[i]) Py_INCREF(call.held[i]), frame.objects[program_.inputs[i].value] = call.held[i];
+        if (plan->generic) frame.values[program_.inputs[i].value] = call.tensors[i];
+    }
+    for (size_t k = 0; k < call.results.size(); k++) {
+        if (!plan->direct[k]) continue;
+        call.results[k] = new_array(plan->tensors[program_.outputs[k].value]);
+        if (!call.results[k]) nb::raise_python_error();
+        frame.io[n_in + k] = array_data(call.results[k]);
+    }
+    std::string failure;
+    bool failed = false, host_failed = false;
+    {
+        nb::gil_scoped_release unlocked;
+        try {
+            program_.run(frame);
+        } catch (const HostError&) {
+            host_failed = true;
+        } catch (const std::exception& error) {
+            failed = true, failure = error.what();
+        }
+    }
+    if (failed) PyErr_SetString(run_error_.ptr(), failure.c_str());
+    if (failed || host_failed) nb::raise_python_error();
+    for (size_t k = 0; k < call.results.size(); k++)
+        if (!plan->direct[k]) call.results[k] = result(frame, call, k);
+    return true;
+}
+
+// An output that no kernel wrote into its array: handed over where nobody else holds it, copied otherwise.
+PyObject* PythonProgram::result(Frame& frame, const Call& call, size_t k) {
+    const int v = program_.outputs[k].value;
+    const bool dynamic = frame.plan->storage[v].place == Place::dynamic;
+    auto* object = static_cast<PyObject*>(frame.objects[v]);
+    if (is_object(program_.dtypes[v])) {
+        if (!object) object = static_cast<PyObject*>(program_.constant_objects[v]);
+        if (!object) object = Py_None;
+        Py_INCREF(object);
+        return object;
+    }
+    const Tensor& tensor = frame.values[v];
+    if (dynamic && object && owns_data_alone(object)) {
+        frame.objects[v] = nullptr;
+        frame.buffers[v] = nullptr;
+        for (size_t later = k + 1; later < call.results.size(); later++)
+            if (program_.outputs[later].value == v) Py_INCREF(object), frame.objects[v] = object;  // asked for twice: seen as shared
+        return object;
+    }
+    if (dynamic && frame.buffers[v] && frame.buffers[v]->refs == 1 && tensor.bytes() >= 65536) {
+        Buffer* buffer = frame.buffers[v];
+        frame.buffers[v] = nullptr;
+        PyObject* array = wrap_buffer(tensor, buffer);
+        if (!array) nb::raise_python_error();
+        return array;
+    }
+    PyObject* array = new_array(tensor);
+    if (!array) nb::raise_python_error();
+    if (tensor.bytes()) std::memcpy(array_data(array), tensor.data, tensor.bytes());
+    return array;
+}
+
+nb::object PythonProgram::run(nb::handle feeds) {
+    const size_t n_in = input_names_.size();
+    if (!PyDict_Check(feeds.ptr()) || size_t(PyDict_GET_SIZE(feeds.ptr())) != n_in) return nb::none();
+    Call call(n_in, output_names_.size());
+    for (size_t i = 0; i < n_in; i++) {
+        PyObject* feed = PyDict_GetItemWithError(feeds.ptr(), input_names_[i].ptr());
+        if (!feed || !accept(call, i, feed)) return nb::none();
+    }
+    if (!execute(call)) return nb::none();
+    nb::object outputs = nb::steal(PyDict_New());
+    for (size_t k = 0; k < call.results.size(); k++)
+        if (PyDict_SetItem(outputs.ptr(), output_names_[k].ptr(), call.results[k])) nb::raise_python_error();
+    return outputs;
+}
+
+nb::object PythonProgram::run_list(nb::handle feeds) {
+    nb::object items = nb::steal(PySequence_Fast(feeds.ptr(), "run_list takes a sequence"));
+    if (!items.is_valid()) nb::raise_python_error();
+    const size_t n_in = input_names_.size();
+    if (size_t(PySequence_Fast_GET_SIZE(items.ptr())) != n_in) return nb::none();
+    Call call(n_in, output_names_.size());
+    for (size_t i = 0; i < n_in; i++)
+        if (!accept(call, i, PySequence_Fast_GET_ITEM(items.ptr(), i))) return nb::none();
+    if (!execute(call)) return nb::none();
+    nb::object outputs = nb::steal(PyList_New(Py_ssize_t(call.results.size())));
+    for (size_t k = 0; k < call.results.size(); k++) {
+        PyList_SET_ITEM(outputs.ptr(), Py_ssize_t(k), call.results[k]);
+        call.results[k] = nullptr;
+    }
+    return outputs;
+}
+
+// One argument of a callback: the object behind the value, or its tensor as a read-only array (a copy where the
+// callback may keep it).
+PyObject* PythonProgram::argument(const Node& node, size_t i, Frame& frame, bool copy) {
+    const int v = node.inputs[i];
+    PyObject* object = v < 0 ? Py_None : static_cast<PyObject*>(frame.objects[v] ? frame.objects[v] : program_.constant_objects[v]);
+    if (object) {
+        Py_INCREF(object);
+        return object;
+    }
+    if (is_object(program_.dtypes[v])) Py_RETURN_NONE;
+    if (!copy) return wrap(frame.values[v]);
+    PyObject* array = new_array(frame.values[v]);
+    if (array && frame.values[v].bytes()) std::memcpy(array_data(array), frame.values[v].data, frame.values[v].bytes());
+    return array;
+}
+
+void PythonProgram::call(int n, Frame& frame) {
+    nb::gil_scoped_acquire locked;
+    const Node& node = *program_.nodes[n];
+    if (!frame.garbage.empty()) drop(frame.garbage);
+    try {
+        bool keeps = false;     // results that are objects may hold on to the arguments
+        for (int v : node.outputs) keeps = keeps || (v >= 0 && is_object(program_.dtypes[v]));
+        nb::object arguments = nb::steal(PyList_New(Py_ssize_t(node.inputs.size())));
+        for (size_t i = 0; i < node.inputs.size(); i++) {
+            PyObject* one = argument(node, i, frame, keeps);
+            if (!one) nb::raise_python_error();
+            PyList_SET_ITEM(arguments.ptr(), Py_ssize_t(i), one);
+        }
+        nb::object found = nb::steal(PyObject_CallOneArg(callbacks_[n].ptr(), arguments.ptr()));
+        if (!found.is_valid()) nb::raise_python_error();
+        nb::object results = nb::steal(PySequence_Fast(found.ptr(), "a callback must answer a list"));
+        if (!results.is_valid()) nb::raise_python_error();
+        if (size_t(PySequence_Fast_GET_SIZE(results.ptr())) < node.outputs.size()) throw NodeError(node.label + ": the callback answers too few results");
+        for (size_t k = 0; k < node.outputs.size(); k++)
+            if (node.outputs[k] >= 0) take_result(node.outputs[k], PySequence_Fast_GET_ITEM(results.ptr(), k), node, frame);
+    } catch (nb::python_error& error) {
+        error.restore();
+        throw HostError();
+    }
+}
+
+void PythonProgram::take_result(int v, PyObject* found, const Node& node, Frame& frame) {
+    const DType dtype = program_.dtypes[v];
+    if (is_object(dtype)) {
+        Py_INCREF(found);
+        frame.adopt(v, Tensor{}, found);
+        return;
+    }
+    nb::object array = nb::borrow(found);
+    if (!is_array(found)) array = nb::module_::import_("numpy").attr("asarray")(array);
+    if (dtype_of(array.ptr()) != dtype) {
+        const std::string given = nb::cast<std::string>(nb::str(array.attr("dtype")));
+        throw NodeError(node.label + ": the reference answers " + given + ", declared is element type " + std::to_string(int(dtype)));
+    }
+    array = nb::steal(contiguous(array.ptr()));
+    if (!array.is_valid()) nb::raise_python_error();
+    Tensor tensor = borrow(array.ptr());
+    const char* begin = tensor.as<char>();
+    for (int input : node.inputs) {     // a view of an argument: its memory may be used again
+        if (input < 0 || is_object(program_.dtypes[input])) continue;
+        const Tensor& source = frame.values[input];
+        const char* from = source.as<char>();
+        if (begin < from + source.bytes() && from < begin + tensor.bytes()) {
+            array = nb::steal(copied(array.ptr()));
+            if (!array.is_valid()) nb::raise_python_error();
+            tensor = borrow(array.ptr());
+            break;
+        }
+    }
+    frame.adopt(v, tensor, array.release().ptr());
+}
+
+void PythonProgram::drop(std::vector<void*>& objects) {
+    nb::gil_scoped_acquire locked;
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    for (void* object : objects) Py_DECREF(static_cast<PyObject*>(object));
+    objects.clear();
+    PyErr_Restore(type, value, trace);
+}
+
+nb::list PythonProgram::profile_rows() const {
+    nb::list rows;
+    for (const auto& node : program_.nodes)
+        rows.append(nb::make_tuple(node->label, node->op, node->kernel ? node->kernel->variant() : std::string("reference"), node->calls.load(), node->nanoseconds.load()));
+    return rows;
+}
+
+nb::list PythonProgram::nodes() const {
+    nb::list rows;
+    for (const auto& node : program_.nodes)
+        rows.append(nb::make_tuple(node->op, node->label, node->kernel ? (node->kernel->variant().empty() ? std::string("native") : node->kernel->variant()) : std::string()));
+    return rows;
+}
+
+nb::list PythonProgram::plan_rows() {
+    nb::list rows;
+    program_.each_plan([&](const Plan& plan) {
+        nb::dict row;
+        int dynamic = 0, direct = 0;
+        for (const Step& step : plan.steps) dynamic += step.dynamic;
+        for (char flag : plan.direct) direct += flag;
+        row["generic"] = plan.generic, row["steps"] = plan.steps.size(), row["dynamic"] = dynamic, row["direct"] = direct;
+        row["arena_bytes"] = plan.arena_bytes, row["folded"] = plan.folded.size();
+        rows.append(row);
+    });
+    return rows;
+}
+
+int PythonProgram::traverse(visitproc visit, void* arg) {
+    for (const auto& callback : callbacks_) Py_VISIT(callback.ptr());
+    for (const auto& constant : constants_) Py_VISIT(constant.ptr());
+    return 0;
+}
+
+void PythonProgram::clear_references() { callbacks_.clear(); }
+
+}  // namespace hr

@@ -1,0 +1,56 @@
+// A Program as Python holds it: owns the arrays behind constants and the callbacks, moves arrays in and out.
+#pragma once
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "executor.h"
+
+namespace nb = nanobind;
+
+namespace hr {
+
+class PythonProgram : Host {
+public:
+    PythonProgram(int threads, nb::object run_error);
+
+    int add_value(int dtype) { return program_.add_value(DType(dtype)); }
+    int add_constant(nb::object array, int dtype);
+    int add_input(const std::string& name, int dtype, nb::object dims);
+    bool add_node(const std::string& op, const std::string& label, nb::dict attributes, const std::vector<int>& inputs,
+                  const std::vector<int>& outputs, int version, bool native, nb::object callback, bool pure);
+    void add_output(const std::string& name, int value);
+
+    nb::object run(nb::handle feeds);           // dict to dict; None: something about the feeds is unusual
+    nb::object run_list(nb::handle feeds);      // sequence to list, in the order of the interface
+
+    int threads() const { return program_.pool->threads(); }
+    void profile(bool on) { program_.profiling = on; }
+    nb::list profile_rows() const;
+    nb::list nodes() const;                     // (op, label, variant) of every node
+    nb::list plans() { return plan_rows(); }
+
+    int traverse(visitproc visit, void* arg);   // for Python's cycle collector
+    void clear_references();
+
+private:
+    struct Call;
+    bool accept(Call& call, size_t i, PyObject* feed);
+    bool execute(Call& call);
+    PyObject* result(Frame& frame, const Call& call, size_t k);
+    nb::list plan_rows();
+
+    void call(int node, Frame& frame) override;
+    void drop(std::vector<void*>& objects) override;
+    PyObject* argument(const Node& node, size_t i, Frame& frame, bool copy);
+    void take_result(int value, PyObject* found, const Node& node, Frame& frame);
+
+    Program program_;
+    nb::object run_error_;
+    std::vector<nb::object> constants_;
+    std::vector<nb::object> callbacks_;         // per node; null where native
+    std::vector<nb::object> input_names_, output_names_;
+    bool has_callbacks_ = false;
+};
+
+}  // namespace hr
