@@ -9,8 +9,8 @@ import numpy as np
 
 from headrace.runtime import dtypes
 from headrace.runtime.errors import GraphError
-from headrace.runtime.ops.base import Accuracy, Context, In, Sample
-from headrace.runtime.ops.common import broadcast_rows, draw, extremes, is_float, ordered, scalar, unbroadcast
+from headrace.runtime.ops.base import MIXED, Accuracy, Context, In, Sample
+from headrace.runtime.ops.common import draw, extremes, is_float, ordered, scalar, unbroadcast
 from headrace.runtime.ops.table import Elementwise
 from headrace.runtime.shapes import compare
 from headrace.runtime.types import TensorType, Type
@@ -111,7 +111,7 @@ class Clip(Elementwise):
         return [for_x, for_low, for_high][: len(inputs)]
 
     def rows(self, tags: Sequence[int | None], context: Context) -> list[int | None]:
-        return [tags[0] if all(tag is None for tag in tags[1:]) else broadcast_rows((0,), (None,))]
+        return [tags[0] if all(tag is None for tag in tags[1:]) else MIXED]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
         for shape in ((2, 3), (), (0, 3), (33,)):

@@ -1,0 +1,1 @@
+"""Operators of the domain "headrace" that the training core needs and ONNX lacks."""

@@ -1,0 +1,1 @@
+"""Operators that fold a dimension: sums, extremes, their places, running sums."""
