@@ -1,0 +1,193 @@
+"""From a graph to a native program: machine passes, then node by node a native kernel, or a callback to the reference.
+
+Only element types must be known; shapes may be symbolic or unknown. If, Loop and Scan are callbacks whose blocks are
+native programs of their own: what a block reads from outside becomes extra inputs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from headrace.runtime import _native, dtypes
+from headrace.runtime.errors import GraphError, LoadError, RunError, UnsupportedOperator
+from headrace.runtime.graph import Block, Graph, Node, Value
+from headrace.runtime.ops import find
+from headrace.runtime.ops.base import Operator
+from headrace.runtime.shapes import Expr
+from headrace.runtime.types import TensorType, Type
+
+_native.set_dtypes({row.onnx: row.numpy for row in dtypes.TABLE})
+
+OBJECT = 0  # the element type code of a value that is a Python object
+
+
+def lower(graph: Graph, threads: int = 0, *, machine: bool = True) -> _native.Program:
+    """The program that runs `graph`. threads=0: what the process may use; machine=False leaves the machine passes out.
+
+    Raises LoadError for a bad HEADRACE_CPU_TIER, UnsupportedOperator listing every operator that does not exist here.
+    """
+    if any(value is not None and value.type is None for node in graph.block.walk() for value in node.outputs):
+        from headrace.runtime.infer import infer_graph
+
+        infer_graph(graph)
+    if machine and importlib.util.find_spec("headrace.runtime.passes.machine") is not None:
+        passes = importlib.import_module("headrace.runtime.passes.machine")
+        graph = passes.run(graph, capabilities())
+    missing = sorted({node.kind for node in graph.block.walk() if not _exists(node)})
+    if missing:
+        raise UnsupportedOperator("headrace has no operator " + ", ".join(missing))
+    return _Lowering(graph, threads).block(graph.block, graph.inputs, named=True)
+
+
+def capabilities() -> frozenset[str]:
+    """What machine passes may rely on: the operators with native kernels, and the CPU's tier."""
+    try:
+        return frozenset(_native.kernels()) | {_native.cpu_tier()}
+    except ValueError as error:
+        raise LoadError(str(error)) from error
+
+
+def _exists(node: Node) -> bool:
+    return node.domain == "headrace.cpu" or find(node.operator, node.domain) is not None
+
+
+def code_of(type: Type | None) -> int:
+    """The element type code of a value of this type; OBJECT for what is no tensor."""
+    return dtypes.BY_NAME[type.dtype].onnx if isinstance(type, TensorType) else OBJECT
+
+
+def plain_attributes(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The attributes that kernels read: numbers, texts, tuples of them, and tensors of one element as a number. None
+    where one says more than that (a block, a larger tensor): such a node has no kernel."""
+    plain: dict[str, Any] = {}
+    for key, value in attributes.items():
+        if isinstance(value, np.ndarray):
+            if value.size != 1 or value.dtype.kind == "O":
+                return None
+            number = value.reshape(()).item()
+            plain[key] = number if isinstance(number, int) else float(number)
+        elif isinstance(value, Block):
+            return None
+        elif isinstance(value, bool | int | float | str | bytes | tuple | list | np.generic):
+            plain[key] = value.item() if isinstance(value, np.generic) else value
+    return plain
+
+
+class _Lowering:
+    """Lowers the blocks of one graph. Constants of the graph are constants of each program that reads them."""
+
+    def __init__(self, graph: Graph, threads: int) -> None:
+        self.graph, self.threads = graph, threads
+
+    def block(self, block: Block, inputs: Sequence[Value], *, named: bool = False) -> _native.Program:
+        """A program that computes the block's outputs from `inputs`. Without names dimensions are not checked."""
+        try:
+            program = _native.Program(self.threads, RunError)
+        except ValueError as error:  # HEADRACE_CPU_TIER
+            raise LoadError(str(error)) from error
+        ids: dict[Value, int] = {}
+        symbols: dict[str, int] = {}
+        for index, value in enumerate(inputs):
+            dims = _dims(value.type, symbols) if named else None
+            ids[value] = program.add_input(value.name if named else str(index), code_of(value.type), dims)
+        for node in block.nodes:
+            self._node(program, node, ids)
+        for value in block.outputs:
+            program.add_output(value.name, self._read(program, value, ids))
+        return program
+
+    def _read(self, program: _native.Program, value: Value | None, ids: dict[Value, int]) -> int:
+        if value is None:
+            return -1
+        if value not in ids:
+            array = self.graph.constant_of(value)
+            if array is None:
+                raise GraphError(f"value %{value.name} is read before anything computes it")
+            code = code_of(value.type)
+            ids[value] = program.add_constant(array, OBJECT if dtypes.of(array).name == "string" else code)
+        return ids[value]
+
+    def _node(self, program: _native.Program, node: Node, ids: dict[Value, int]) -> None:
+        operator = find(node.operator, node.domain)
+        attributes = operator.complete(node.attributes) if operator is not None else dict(node.attributes)
+        captured = list(dict.fromkeys(value for block in node.blocks.values() for value in block.captured()))
+        captured = [value for value in captured if self.graph.constant_of(value) is None]
+        reads = [self._read(program, value, ids) for value in [*node.inputs, *captured]]
+        for value in node.outputs:
+            if value is not None:
+                ids[value] = program.add_value(code_of(value.type))
+        writes = [-1 if value is None else ids[value] for value in node.outputs]
+        plain = plain_attributes(attributes)
+        callback = None if operator is None else _callback(operator, attributes, node, self._runner(node, captured))
+        pure = all(inner.deterministic for inner in _operators(node))
+        if not program.add_node(node.kind, node.label(), plain or {}, reads, writes, node.version, plain is not None, callback, pure):
+            raise LoadError(f"{node.label()}: this CPU has no kernel for it")
+
+    def _runner(self, node: Node, captured: Sequence[Value]) -> Callable[[Sequence[Any]], Any] | None:
+        """What makes `run_block` from the captured values of one call; None for a node without blocks."""
+        if not node.blocks:
+            return None
+        programs = {id(block): (self.block(block, [*block.inputs, *captured]), block) for block in node.blocks.values()}
+
+        def bind(values: Sequence[Any]) -> Callable[[Block, Sequence[Any]], list[Any]]:
+            def run_block(block: Block, inputs: Sequence[Any]) -> list[Any]:
+                program, _ = programs[id(block)]
+                feeds = [_as_declared(value, given) for value, given in zip(block.inputs, inputs)]
+                results: list[Any] | None = program.run_list([*feeds, *values])
+                if results is None:
+                    given = ", ".join(str(getattr(feed, "dtype", type(feed).__name__)) for feed in feeds)
+                    raise RunError(f"a block takes ({', '.join(map(repr, block.inputs))}); given: {given}")
+                return results
+
+            return run_block
+
+        return bind
+
+
+def _operators(node: Node) -> list[Operator]:
+    """The operators of a node and of its blocks."""
+    nodes = [node, *(inner for block in node.blocks.values() for inner in block.walk())]
+    return [operator for inner in nodes if (operator := find(inner.operator, inner.domain)) is not None]
+
+
+def _callback(operator: Operator, attributes: Mapping[str, Any], node: Node, bind: Any) -> Callable[[list[Any]], list[Any]]:
+    """The reference as a callback of the native executor."""
+    n_inputs, n_outputs, label = len(node.inputs), len(node.outputs), node.label()
+
+    def call(inputs: list[Any]) -> list[Any]:
+        try:
+            run_block = None if bind is None else bind(inputs[n_inputs:])
+            with np.errstate(all="ignore"):
+                return list(operator.reference(inputs[:n_inputs], attributes, n_outputs, run_block))
+        except RunError as error:
+            text = str(error)
+            raise (error if text.startswith("node ") else RunError(f"{label}: {text}")) from error
+        except Exception as error:
+            raise RunError(f"{label}: {error or type(error).__name__}") from error
+
+    return call
+
+
+def _as_declared(value: Value, given: Any) -> Any:
+    """A block's input as an array of its declared type: operators hand over Python numbers as well."""
+    if isinstance(value.type, TensorType) and value.type.dtype != "string":
+        return np.asarray(given, dtypes.BY_NAME[value.type.dtype].numpy)
+    return given
+
+
+def _dims(type: Type | None, symbols: dict[str, int]) -> list[int] | None:
+    """How the program checks an input's shape: a size, -1 (free), -2 - k (symbol k); None: any rank."""
+    if not isinstance(type, TensorType) or type.shape is None:
+        return None
+    dims = []
+    for dim in type.shape:
+        if isinstance(dim, Expr):
+            dims.append(-1 if dim.name is None else -2 - symbols.setdefault(dim.name, len(symbols)))
+        else:
+            dims.append(dim)
+    return dims
