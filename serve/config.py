@@ -13,10 +13,12 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from headrace.runtime.errors import HeadraceError
+
 MIB = 1024 * 1024
 
 
-class ConfigError(ValueError):
+class ConfigError(HeadraceError):
     """A setting is unknown or out of range; the text names file, key and what is allowed."""
 
 
@@ -144,7 +146,7 @@ def convert(kind: type[S], data: Mapping[str, Any], where: str) -> S:
         raise ConfigError(f"{where}: {error}") from None
 
 
-def resolve(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Settings:
+def settings_from(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Settings:
     """The settings in force. `flags` are those given on the command line (None: not given)."""
     data: dict[str, Any] = {}
     where = "flags"

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from headrace.runtime.errors import InputError
 from headrace.serve import classify
 from headrace.serve.errors import Meaning, ServeError, bad_argument, forbidden, overloaded, quoted, unavailable, unsupported
 from headrace.serve.manager import Manager
@@ -313,7 +314,7 @@ def _explain(job: Job) -> Parameters:
 
 def _translate(error: Exception, request: InferRequest) -> ServeError:
     """A failure of the model: a feed it refuses is the client's, everything else an incident of ours."""
-    if type(error).__name__ == "InputError" and isinstance(error, ValueError):
+    if isinstance(error, InputError):
         return bad_argument(str(error).splitlines()[0] if str(error) else "the model refused an input")
     incident = uuid.uuid4().hex[:12]
     log.error("incident %s, model %s", incident, request.model, exc_info=error)

@@ -6,6 +6,8 @@ traceback, a file path, an address or client bytes unescaped.
 
 from enum import Enum
 
+from headrace.runtime.errors import HeadraceError
+
 
 class Meaning(Enum):
     """Why a request was not answered with a result (Open Inference Protocol codes: see the tables of the fronts)."""
@@ -24,7 +26,7 @@ class Meaning(Enum):
     INTERNAL = "internal"
 
 
-class ServeError(Exception):
+class ServeError(HeadraceError):
     """The one exception of serving: a meaning, a text for the client and, when overloaded, when to come back."""
 
     def __init__(self, meaning: Meaning, text: str, *, retry_after_ms: int | None = None) -> None:

@@ -9,7 +9,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from headrace.runtime.errors import HeadraceError
 from headrace.serve.config import ConfigError
 from headrace.serve.errors import Meaning, ServeError, not_found, quoted, unavailable
 from headrace.serve.policy import Load, State, VersionKey, next_action
@@ -231,7 +233,7 @@ class Manager:
             try:
                 version.bring_up(record.entry.files[key], record.entry.config, self._loader)
             except Exception as error:  # noqa: BLE001 - whatever a file does, the server lives on
-                version.reason = _reason(error)
+                version.reason = _reason(error, record.entry.files[key])
                 version.state = State.ERROR
                 log.error("model %s version %s: %s", name, version.number, version.reason, exc_info=True)
                 return
@@ -273,8 +275,8 @@ class Manager:
         self._served[name] = _Served(ready, max(ready), dict(labels))
 
 
-def _reason(error: Exception) -> str:
-    """One line for clients: errors that are about the model speak for themselves, others only by kind."""
-    if isinstance(error, ValueError) and str(error):
-        return str(error).splitlines()[0]
+def _reason(error: Exception, path: Path) -> str:
+    """One line for clients, without the path: our own errors speak for themselves, others only by kind."""
+    if isinstance(error, HeadraceError) and str(error):
+        return str(error).splitlines()[0].replace(str(path), path.name)
     return f"the model could not be loaded ({type(error).__name__})"

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from headrace.runtime.errors import HeadraceError
 from headrace.serve.config import ConfigError, ModelConfig, read
 from headrace.serve.errors import ServeError
 from headrace.serve.policy import VersionKey
@@ -18,7 +19,7 @@ SUFFIXES = (".hr", ".onnx")
 _NUMBER = re.compile(r"[1-9][0-9]{0,17}")
 
 
-class RepositoryError(ValueError):
+class RepositoryError(HeadraceError):
     """The repository itself cannot be read; the text says which entry and why."""
 
 
@@ -53,6 +54,8 @@ class Repository:
     def __init__(self, paths: Sequence[str | Path], model_name: str = "") -> None:
         self._roots: list[Path] = []
         self._fixed: dict[str, Path] = {}
+        if not paths:
+            raise RepositoryError("no repository is given: name a folder, a model file or name=file")
         for item in paths:
             name, given, path = str(item).partition("=") if not Path(item).exists() else ("", "", str(item))
             if given:

@@ -1,7 +1,6 @@
 """The server: puts repository, manager, data plane and fronts together, and takes them down in the right order."""
 
 import logging
-import signal
 import threading
 import time
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from typing import Any
 
 from google.protobuf.internal import api_implementation
 
-from headrace.serve.config import Drain, Limits, Listen, Settings
+from headrace.serve.config import Drain, Listen, Settings
 from headrace.serve.dataplane import DataPlane
 from headrace.serve.grpc_front import RESERVED_THREADS, GrpcFront
 from headrace.serve.manager import Manager
@@ -36,6 +35,7 @@ class Server:
     """Serves a repository until stopped. A context manager: entered when every start-up model was tried and the
     listeners accept, left after a drain.
 
+    `settings` (see `config.settings_from`) replaces ports and host; `repository`, when given, beats theirs.
     `repository` is a folder, a file, `name=path`, or a sequence of them. Port 0 takes a free port (see `.grpc_port`,
     `.http_port`, `.metrics_port`), a negative port switches that listener off. OSError when a port is taken,
     RepositoryError when the repository cannot be read; a model that does not load is a state, not an error.
@@ -43,51 +43,34 @@ class Server:
 
     def __init__(
         self,
-        repository: str | Path | Sequence[str | Path],
+        repository: str | Path | Sequence[str | Path] = (),
         grpc_port: int = 0,
         http_port: int = 0,
         metrics_port: int = 0,
         host: str = "127.0.0.1",
         *,
-        model_name: str = "",
-        device: str = "auto",
-        threads: int = 0,
-        limits: Limits | None = None,
-        drain: Drain | None = None,
+        settings: Settings | None = None,
         loader: Loader | None = None,
     ) -> None:
         if api_implementation.Type() != "upb":
             raise RuntimeError("protobuf runs without its upb parser, which bounds recursion; refusing to serve")
+        if settings is None:  # a server inside a program: no balancer to wait for
+            settings = Settings(listen=Listen(host, grpc_port, http_port, metrics_port), drain=Drain(lame_duck_s=0))
+        self.settings = settings
         paths = [repository] if isinstance(repository, (str, Path)) else list(repository)
-        self._listen = Listen(host, grpc_port, http_port, metrics_port)
-        self._limits = limits or Limits()
-        self._drain = drain or Drain()
+        store = settings.repository
         self._manager = Manager(
-            Repository(paths, model_name), loader or runtime_loader(device, threads), drain_seconds=self._drain.grace_s
+            Repository(paths or store.paths, store.model_name),
+            loader or runtime_loader(store.device, store.threads),
+            drain_seconds=settings.drain.grace_s,
         )
-        cap = max(1, self._limits.grpc_threads - RESERVED_THREADS) + self._limits.http_threads
+        limits = settings.limits
+        cap = max(1, limits.grpc_threads - RESERVED_THREADS) + limits.http_threads
         self._plane = DataPlane(self._manager, max_inflight=cap)
         self._fronts: list[Any] = []
         self._stopped = threading.Event()
         self._stopping = threading.Lock()
         self.grpc_port = self.http_port = self.metrics_port = -1
-
-    @classmethod
-    def from_settings(cls, settings: Settings) -> "Server":
-        """A server as headrace.toml, the environment and the flags say."""
-        listen, repository = settings.listen, settings.repository
-        return cls(
-            repository.paths,
-            listen.grpc_port,
-            listen.http_port,
-            listen.metrics_port,
-            listen.host,
-            model_name=repository.model_name,
-            device=repository.device,
-            threads=repository.threads,
-            limits=settings.limits,
-            drain=settings.drain,
-        )
 
     def start(self) -> "Server":
         """Listen, then load the repository. Clients that come during the load see a live server that is not ready."""
@@ -97,27 +80,27 @@ class Server:
                 front.start()
             self._manager.start()
         except BaseException:
-            self.stop(0)
+            self.stop(0, 0)
             raise
         if self._manager.all_ready():
             self._plane.set_started()
         return self
 
     def _open_fronts(self) -> None:
-        listen, limits = self._listen, self._limits
+        listen, limits = self.settings.listen, self.settings.limits
         if listen.grpc_port >= 0:
             grpc_front = GrpcFront(self._plane, listen, limits)
             self._fronts.append(grpc_front)
             self.grpc_port = grpc_front.port
         if listen.http_port >= 0:
-            from headrace.serve.http import HttpServer
+            from headrace.serve.http_server import HttpServer
             from headrace.serve.rest_front import RestFront
 
             rest = HttpServer(RestFront(self._plane, limits), listen.host, listen.http_port, limits)
             self._fronts.append(rest)
             self.http_port = rest.port
         if listen.metrics_port >= 0:
-            from headrace.serve.http import HttpServer
+            from headrace.serve.http_server import HttpServer
             from headrace.serve.metrics import MetricsPage
 
             page = HttpServer(MetricsPage(self._plane), listen.host, listen.metrics_port, limits, threads=2)
@@ -128,19 +111,34 @@ class Server:
         return self.start()
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self.stop(self._drain.grace_s)
+        self.stop()
+
+    @property
+    def host(self) -> str:
+        return self.settings.listen.host
+
+    def describe(self) -> list[str]:
+        """A line for every version: its state, and whether it is batched or why not."""
+        batching = {(v.name, v.number): v.properties["headrace.batching"] for v in self._manager.versions()}
+        lines = []
+        for name, number, state, reason in self._manager.index():
+            detail = reason or f"batching {batching.get((name, number), 'unknown')}"
+            lines.append(f"{name} {number} {state}: {detail}".replace("  ", " "))
+        return lines
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until the server has stopped; False when `timeout` seconds passed before."""
         return self._stopped.wait(timeout)
 
-    def stop(self, grace: float | None = None, *, lame_duck: float = 0.0) -> None:
-        """Drain and stop; returns when all is down. Safe to call more than once.
+    def stop(self, grace: float | None = None, lame_duck: float | None = None) -> None:
+        """Drain and stop; returns when all is down. Safe to call more than once. None: as the settings say.
 
         Not ready first; `lame_duck` seconds of serving on, because the removal from a balancer races with the signal;
         then new calls are refused and accepted ones get `grace` seconds; only then models are unloaded.
         """
-        grace = self._drain.grace_s if grace is None else grace
+        drain = self.settings.drain
+        grace = drain.grace_s if grace is None else grace
+        lame_duck = drain.lame_duck_s if lame_duck is None else lame_duck
         with self._stopping:
             if self._stopped.is_set():
                 return
@@ -155,27 +153,3 @@ class Server:
                 front.stop(max(0.0, end - time.monotonic()))
             self._manager.close()
             self._stopped.set()
-
-
-def run(settings: Settings, announce: Any = print) -> int:
-    """Serve until SIGTERM or SIGINT, then drain; the exit status. A second signal ends the process at once."""
-    server = Server.from_settings(settings)
-    asked = threading.Event()
-
-    def on_signal(number: int, _: Any) -> None:
-        if asked.is_set():
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        asked.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
-    server.start()
-    announce(
-        f"headrace serves on {settings.listen.host}: "
-        f"gRPC {server.grpc_port}, HTTP {server.http_port}, metrics {server.metrics_port}"
-    )
-    asked.wait()
-    announce("draining")
-    server.stop(settings.drain.grace_s, lame_duck=settings.drain.lame_duck_s)
-    return 0

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from headrace.runtime.errors import HeadraceError
 from headrace.serve.config import ConfigError, ModelConfig
 from headrace.serve.datatypes import Array
 from headrace.serve.policy import State, VersionKey
@@ -52,7 +53,7 @@ class Model(Protocol):
 Loader = Callable[[Path], Any]
 
 
-class GoldenError(ValueError):
+class GoldenError(HeadraceError):
     """The golden data of the package does not come out on this host."""
 
 

@@ -1,0 +1,153 @@
+"""Prometheus text from the counters of the data plane: `prometheus_client` only renders, at scrape time.
+
+Labels come from loaded models alone, never from client text.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from headrace.serve.dataplane import DataPlane
+from headrace.serve.http_server import HttpRequest, HttpResponse
+from headrace.serve.statistics import Histogram
+from headrace.serve.version import ModelVersion
+
+_LABELS = ("model", "version")
+_REASONS = {"overloaded": "REJECTED", "expired": "REJECTED", "cancelled": "CANCELED", "internal": "BACKEND"}
+
+
+class MetricsPage:
+    """An `http_server.Application` with one page, /metrics."""
+
+    closing = False
+
+    def __init__(self, plane: DataPlane) -> None:
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(_Collector(plane))
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        if request.target.split("?", 1)[0] != "/metrics":
+            return self.refuse(404, "the path is unknown; metrics are at /metrics")
+        if request.method not in ("GET", "HEAD"):
+            return self.refuse(405, "the method is not allowed here; allowed: GET")
+        content_type = (b"content-type", CONTENT_TYPE_LATEST.encode())
+        return HttpResponse(200, [generate_latest(self._registry)], [content_type])
+
+    def refuse(self, status: int, text: str) -> HttpResponse:
+        return HttpResponse(status, [text.encode()], [(b"content-type", b"text/plain")])
+
+
+class _Collector:
+    def __init__(self, plane: DataPlane) -> None:
+        self._plane = plane
+
+    def collect(self) -> Iterator[Metric]:
+        versions = self._plane.manager.versions()
+        yield from _counters(versions)
+        yield from _histograms(versions)
+        yield from _requests(versions, self._plane.refusals.copy())
+        yield from _gauges(self._plane, versions)
+
+
+def _counters(versions: list[ModelVersion]) -> Iterator[Metric]:
+    rows = (
+        ("nv_inference_request_success", "Inference requests answered", lambda s: s.success.count),
+        ("nv_inference_count", "Inferences, every row of a batch counted", lambda s: s.inference_count),
+        ("nv_inference_exec_count", "Model executions", lambda s: s.execution_count),
+        ("nv_inference_request_duration_us", "Time in requests", lambda s: s.success.ns // 1000),
+        ("nv_inference_queue_duration_us", "Time waiting", lambda s: s.queue.ns // 1000),
+        ("nv_inference_compute_input_duration_us", "Time merging", lambda s: s.compute_input.ns // 1000),
+        ("nv_inference_compute_infer_duration_us", "Time computing", lambda s: s.compute_infer.ns // 1000),
+        ("nv_inference_compute_output_duration_us", "Time splitting", lambda s: s.compute_output.ns // 1000),
+        ("headrace_expired_before_run", "Requests expired before they ran", lambda s: s.expired_before_run),
+        ("headrace_cancelled_before_run", "Requests cancelled before they ran", lambda s: s.cancelled_before_run),
+    )
+    for name, text, value in rows:
+        family = _counter(name, text, _LABELS)
+        for version in versions:
+            family.add_metric([version.name, version.number], value(version.statistics))
+        yield family
+    failures = _counter("nv_inference_request_failure", "Inference requests refused or failed", (*_LABELS, "reason"))
+    releases = CounterMetricFamily("headrace_batch_release", "Why batches were released", labels=(*_LABELS, "reason"))
+    for version in versions:
+        sums: dict[str, int] = dict.fromkeys(("REJECTED", "CANCELED", "BACKEND", "OTHER"), 0)
+        for (_, meaning), count in version.statistics.meanings.copy().items():
+            if meaning != "ok":
+                sums[_REASONS.get(meaning, "OTHER")] += count
+        for reason, count in sums.items():
+            failures.add_metric([version.name, version.number, reason], count)
+        for reason, count in version.statistics.releases.copy().items():
+            releases.add_metric([version.name, version.number, reason], count)
+    yield failures
+    yield releases
+
+
+def _counter(name: str, text: str, labels: Iterable[str]) -> Metric:
+    """A counter under exactly this name: the compatible names have no `_total`."""
+    if name.startswith("headrace_"):
+        return CounterMetricFamily(name, text, labels=labels)
+    family = GaugeMetricFamily(name, text, labels=labels)
+    family.type = "unknown"
+    return family
+
+
+def _histograms(versions: list[ModelVersion]) -> Iterator[Metric]:
+    rows = (
+        ("headrace_queue_seconds", "Waiting for the model", lambda s: s.queue_seconds),
+        ("headrace_assemble_seconds", "Merging a batch", lambda s: s.assemble_seconds),
+        ("headrace_compute_seconds", "Running the model", lambda s: s.compute_seconds),
+        ("headrace_scatter_seconds", "Splitting a batch", lambda s: s.scatter_seconds),
+        ("headrace_batch_rows", "Rows of executed batches", lambda s: s.batch_rows),
+    )
+    for name, text, value in rows:
+        family = HistogramMetricFamily(name, text, labels=_LABELS)
+        for version in versions:
+            _add(family, [version.name, version.number], value(version.statistics))
+        yield family
+    family = HistogramMetricFamily("headrace_request_seconds", "Whole requests", labels=(*_LABELS, "front"))
+    for version in versions:
+        for front, histogram in version.statistics.request_seconds.copy().items():
+            _add(family, [version.name, version.number, front], histogram)
+    yield family
+
+
+def _add(family: HistogramMetricFamily, labels: list[str], histogram: Histogram) -> None:
+    total, buckets = 0, []
+    for bound, count in zip((*map(str, histogram.bounds), "+Inf"), list(histogram.counts)):
+        total += count
+        buckets.append((bound, float(total)))
+    family.add_metric(labels, buckets, histogram.total)
+
+
+def _requests(versions: list[ModelVersion], refusals: dict[tuple[str, str], int]) -> Iterator[Metric]:
+    """Requests that named no ready model carry empty labels: their names are client text."""
+    family = CounterMetricFamily(
+        "headrace_requests", "Inference requests by outcome", labels=(*_LABELS, "front", "meaning")
+    )
+    for version in versions:
+        for (front, meaning), count in version.statistics.meanings.copy().items():
+            family.add_metric([version.name, version.number, front, meaning], count)
+    for (front, meaning), count in refusals.items():
+        family.add_metric(["", "", front, meaning], count)
+    yield family
+
+
+def _gauges(plane: DataPlane, versions: list[ModelVersion]) -> Iterator[Metric]:
+    pending = GaugeMetricFamily("nv_inference_pending_request_count", "Requests waiting", labels=_LABELS)
+    for version in versions:
+        scheduler = getattr(version, "scheduler", None)  # gone when it was unloaded meanwhile
+        pending.add_metric([version.name, version.number], scheduler.pending if scheduler else 0)
+    yield pending
+    state = GaugeMetricFamily("headrace_model_state", "1 for the state a version is in", labels=(*_LABELS, "state"))
+    for name, number, shown, _ in plane.manager.index():
+        if number:
+            state.add_metric([name, number, shown], 1)
+    yield state
+    inflight = GaugeMetricFamily("headrace_inflight_requests", "Inference requests in progress")
+    inflight.add_metric([], plane.inflight)
+    yield inflight
+    build = GaugeMetricFamily("headrace_build_info", "The version of the server", labels=("version",))
+    build.add_metric([plane.server_metadata()["version"]], 1)
+    yield build

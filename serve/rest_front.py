@@ -1,0 +1,241 @@
+"""The REST front: `/v2` over the data plane. It translates, and does nothing else."""
+
+import json
+import logging
+import zlib
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import unquote
+
+from headrace.serve import rest_codec
+from headrace.serve.config import Limits
+from headrace.serve.dataplane import DataPlane
+from headrace.serve.datatypes import Buffer
+from headrace.serve.errors import Meaning, ServeError, bad_argument, quoted
+from headrace.serve.http_server import HttpRequest, HttpResponse
+
+log = logging.getLogger("headrace.serve")
+
+STATUS = {
+    Meaning.BAD_ARGUMENT: 400,
+    Meaning.NOT_FOUND: 404,
+    Meaning.EXISTS: 400,
+    Meaning.UNSUPPORTED: 501,
+    Meaning.UNAVAILABLE: 503,
+    Meaning.OVERLOADED: 429,
+    Meaning.EXPIRED: 504,
+    Meaning.CANCELLED: 499,
+    Meaning.TOO_LARGE: 413,
+    Meaning.UNAUTHENTICATED: 401,
+    Meaning.FORBIDDEN: 403,
+    Meaning.INTERNAL: 500,
+}
+JSON = (b"content-type", b"application/json")
+BINARY = (b"content-type", b"application/octet-stream")
+
+Handler = Callable[[HttpRequest], HttpResponse]
+Routes = dict[str, Handler]
+
+
+class RestFront:
+    """An `http_server.Application`."""
+
+    def __init__(self, plane: DataPlane, limits: Limits) -> None:
+        self._plane = plane
+        self._limit = limits.max_message_bytes
+
+    @property
+    def closing(self) -> bool:
+        return self._plane.draining
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        try:
+            path = request.target.split("?", 1)[0]
+            routes = self._routes([unquote(part) for part in path.strip("/").split("/")])
+            if routes is None:
+                return self.refuse(404, "the path is unknown")
+            handler = routes.get("GET" if request.method == "HEAD" else request.method)
+            if handler is None:
+                response = self.refuse(405, f"the method is not allowed here; allowed: {', '.join(routes)}")
+                response.headers.append((b"allow", ", ".join(routes).encode()))
+                return response
+            request.body = self._inflated(request)
+            return self._deflated(request, handler(request))
+        except ServeError as error:
+            return _failure(error)
+        except Exception:  # noqa: BLE001 - a defect of ours must not show its insides
+            log.exception("a REST request failed")
+            return self.refuse(500, "internal error")
+
+    def refuse(self, status: int, text: str) -> HttpResponse:
+        return _answer({"error": text}, status)
+
+    # ---- routes ----
+
+    def _routes(self, parts: list[str]) -> Routes | None:
+        plane = self._plane
+        match parts:
+            case ["v2"]:
+                return {"GET": lambda _: _answer(plane.server_metadata())}
+            case ["v2", "health", "live"]:
+                return {"GET": lambda _: _answer(plane.server_live())}
+            case ["v2", "health", "ready"]:
+                return {"GET": lambda _: _ready(plane.server_ready())}
+            case ["v2", "models"]:
+                return {"GET": lambda _: _answer({"models": sorted({v.name for v in plane.manager.versions()})})}
+            case ["v2", "models", "stats"]:
+                return {"GET": lambda _: _answer(plane.statistics("", ""))}
+            case ["v2", "models", name, "trace", "setting"] if name:
+                return self._trace()
+            case ["v2", "models", name, "versions", version, *rest] if version:
+                return self._model(name, version, rest)
+            case ["v2", "models", name, *rest] if name:
+                return self._model(name, "", rest)
+            case ["v2", "repository", *rest]:
+                return self._repository(rest)
+            case ["v2", ("systemsharedmemory" | "cudasharedmemory"), *rest]:
+                return self._shared_memory(rest)
+            case ["v2", "trace", "setting"]:
+                return self._trace()
+            case ["v2", "logging"]:
+                change: Handler = lambda r: _answer(plane.log_settings(_document(r))["settings"])  # noqa: E731
+                return {"GET": lambda _: _answer(plane.log_settings({})["settings"]), "POST": change}
+        return None
+
+    def _model(self, name: str, version: str, rest: list[str]) -> Routes | None:
+        plane = self._plane
+        match rest:
+            case []:
+                return {"GET": lambda _: _answer(plane.model_metadata(name, version))}
+            case ["ready"]:
+                return {"GET": lambda _: _ready({"name": name} | plane.model_ready(name, version))}
+            case ["config"]:
+                return {"GET": lambda _: _answer(plane.model_config(name, version))}
+            case ["stats"]:
+                return {"GET": lambda _: _answer(plane.statistics(name, version))}
+            case ["infer"]:
+                return {"POST": lambda request: self._infer(name, version, request)}
+        return None
+
+    def _repository(self, rest: list[str]) -> Routes | None:
+        plane = self._plane
+        match rest:
+            case ["index"] | [_, "index"]:
+                store = rest[0] if len(rest) == 2 else ""
+                return {"POST": lambda r: _answer(plane.repository_index(store, _flag(_document(r), "ready"))["models"])}
+            case ["models", name, ("load" | "unload")] | [_, "models", name, ("load" | "unload")]:
+                store = rest[0] if len(rest) == 4 else ""
+                verb = plane.load if rest[-1] == "load" else plane.unload
+
+                def change(request: HttpRequest) -> HttpResponse:
+                    parameters = _document(request).get("parameters", {})
+                    if type(parameters) is not dict:
+                        raise bad_argument("parameters must be an object")
+                    verb(store, name, parameters, request.local)
+                    return HttpResponse(200)
+
+                return {"POST": change}
+        return None
+
+    def _shared_memory(self, rest: list[str]) -> Routes | None:
+        plane = self._plane
+        region = rest[1] if len(rest) == 3 and rest[0] == "region" else ""
+        match rest:
+            case ["status"] | ["region", _, "status"]:
+                return {"GET": lambda _: _answer(list(plane.shared_memory_status(region)["regions"].values()))}
+            case ["region", _, "register"]:
+                return {"POST": lambda _: _answer(plane.shared_memory_register())}
+            case ["unregister"] | ["region", _, "unregister"]:
+                return {"POST": lambda _: _answer(plane.shared_memory_unregister(region))}
+        return None
+
+    def _trace(self) -> Routes:
+        plane = self._plane
+        return {
+            "GET": lambda _: _answer(plane.trace_setting({})["settings"]),
+            "POST": lambda request: _answer(plane.trace_setting(_document(request))["settings"]),
+        }
+
+    # ---- inference ----
+
+    def _infer(self, name: str, version: str, request: HttpRequest) -> HttpResponse:
+        length = _length(request.headers.get(rest_codec.LENGTH_HEADER))
+        if length == 0:
+            config = self._plane.model_config(name, version)
+            asked, wishes = rest_codec.read_raw(name, version, request.body, config)
+        else:
+            asked, wishes = rest_codec.read_infer(name, version, request.body, length)
+        asked.watch = request.watch
+        body, json_length = rest_codec.write_infer(self._plane.infer(asked), wishes)
+        if json_length is None:
+            return HttpResponse(200, body, [JSON])
+        return HttpResponse(200, body, [BINARY, (rest_codec.LENGTH_HEADER, b"%d" % json_length)])
+
+    # ---- content coding ----
+
+    def _inflated(self, request: HttpRequest) -> bytearray:
+        coding = request.headers.get(b"content-encoding", b"identity").strip().lower()
+        if coding == b"identity":
+            return request.body
+        if coding not in (b"gzip", b"deflate"):
+            raise bad_argument("Content-Encoding must be gzip, deflate or identity")
+        inflate = zlib.decompressobj(31 if coding == b"gzip" else 15)
+        try:
+            data = inflate.decompress(request.body, self._limit + 1)
+        except zlib.error:
+            raise bad_argument(f"the body is not valid {coding.decode()}") from None
+        if len(data) > self._limit:
+            raise ServeError(Meaning.TOO_LARGE, f"the body inflates to more than {self._limit} bytes")
+        if not inflate.eof or inflate.unused_data:
+            raise bad_argument(f"the body is not one complete {coding.decode()} stream")
+        return bytearray(data)
+
+    @staticmethod
+    def _deflated(request: HttpRequest, response: HttpResponse) -> HttpResponse:
+        accepted = [part.split(b";")[0].strip() for part in request.headers.get(b"accept-encoding", b"").split(b",")]
+        coding = next((part for part in accepted if part in (b"gzip", b"deflate")), None)
+        if coding is None or not response.body or response.status != 200:
+            return response
+        deflate = zlib.compressobj(1, zlib.DEFLATED, 31 if coding == b"gzip" else 15)
+        response.body = [*(deflate.compress(part) for part in response.body), deflate.flush()]
+        response.headers.append((b"content-encoding", coding))
+        return response
+
+
+def _answer(document: Any, status: int = 200) -> HttpResponse:
+    return HttpResponse(status, [json.dumps(document, separators=(",", ":")).encode()], [JSON])
+
+
+def _ready(answer: dict[str, Any]) -> HttpResponse:
+    return _answer(answer, 200 if answer["ready"] else 400)
+
+
+def _failure(error: ServeError) -> HttpResponse:
+    response = _answer({"error": error.text}, STATUS[error.meaning])
+    if error.retry_after_ms is not None:
+        response.headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after_ms / 1000))))
+    return response
+
+
+def _length(value: bytes | None) -> int | None:
+    if value is None:
+        return None
+    if not value.isdigit() or len(value) > 18:
+        raise bad_argument("Inference-Header-Content-Length must be a whole number from 0")
+    return int(value)
+
+
+def _document(request: HttpRequest) -> dict[str, Any]:
+    """The JSON object of a management call; an empty body is an empty object."""
+    body: Buffer = request.body
+    document = rest_codec.parse_json(body) if len(body) else {}
+    if type(document) is not dict:
+        raise bad_argument("the body must be a JSON object")
+    return document
+
+
+def _flag(document: dict[str, Any], key: str) -> bool:
+    value = document.get(key, False)
+    if not isinstance(value, bool):
+        raise bad_argument(f"{quoted(key)} must be true or false")
+    return value
