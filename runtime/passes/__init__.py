@@ -1,0 +1,55 @@
+"""Graph passes: each `passes/<name>.py` has `run(graph) -> Graph`, `PORTABLE`, and its place in the order, `ORDER`.
+
+Portable passes give graphs that any backend can run and that may be saved. Machine passes (layout, kernel choice) are in
+`passes/machine` and their results are never saved.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Collection
+from functools import cache
+
+from headrace.runtime.graph import Graph
+
+ROUNDS = 4  # passes open the way for one another; two rounds settle every known graph
+
+
+@cache
+def portable() -> tuple[tuple[str, Callable[[Graph], Graph]], ...]:
+    """(name, run) of every portable pass, in order. Found by folder."""
+    found = []
+    for info in pkgutil.iter_modules(__path__):
+        if info.ispkg:
+            continue
+        module = importlib.import_module(f"{__name__}.{info.name}")
+        if getattr(module, "PORTABLE", False):
+            found.append((module.ORDER, info.name, module.run))
+    return tuple((name, run) for _, name, run in sorted(found))
+
+
+def optimize(graph: Graph, *, skip: Collection[str] = ()) -> Graph:
+    """The graph after every portable pass but those named in `skip`; round after round until none changes it (at most
+    ROUNDS). The given graph is not touched; constants that stay are shared. Every value of the result has a type.
+
+    Raises GraphError for a graph that breaks a rule, ValueError for an unknown name in `skip`.
+    """
+    from headrace.runtime.infer import infer_graph
+    from headrace.runtime.passes.rewrite import clone, drop_dead
+
+    passes = portable()
+    unknown = set(skip) - {name for name, _ in passes}
+    if unknown:
+        raise ValueError(f"no pass is called {', '.join(sorted(unknown))}; allowed: {', '.join(name for name, _ in passes)}")
+    graph = clone(drop_dead(graph))
+    infer_graph(graph)
+    for _ in range(ROUNDS):
+        before = graph
+        for name, run in passes:
+            if name not in skip:
+                graph = run(graph)
+        if graph is before:
+            break
+    infer_graph(graph)
+    return graph
