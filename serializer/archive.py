@@ -1,0 +1,237 @@
+"""The `.hr` archive: a program, its weights, its interface and recorded answers in one file that holds data only.
+
+    save(program, "net.hr", golden=golden)      opened = open_program("net.hr")      inspect("net.hr")
+
+A file is refused with the name of the member at fault if any bit of it is not what was written: the container has no
+free byte (`zip_reader`), and every member has a CRC-32 and a SHA-256. Weights are views of one read-only mapping.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+import stat
+import zlib
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from headrace.runtime.check import check
+from headrace.runtime.errors import HeadraceError, LoadError, UnsupportedOperator
+from headrace.runtime.graph import OPSETS, Graph, Program
+from headrace.runtime.infer import infer_graph
+from headrace.runtime.model import Golden, Opened
+from headrace.runtime.ops import registry
+from headrace.serializer import atomic, graph_codec, interface, manifest, strict_json, weights
+from headrace.serializer import golden as golden_file
+from headrace.serializer.manifest import Digest, Manifest
+from headrace.serializer.zip_reader import check_name, read_members
+from headrace.serializer.zip_writer import Entry, layout
+
+GRAPH, WEIGHTS = "graph.pb", "weights.safetensors"
+_OWN = frozenset({manifest.NAME, GRAPH, WEIGHTS, interface.NAME, golden_file.NAME})
+_REQUIRED = _OWN - {golden_file.NAME}
+_FREE = frozenset({"calibration.json", "quant_report.json", "README", "LICENSE"})
+# Declared pre- and post-processing, as data.
+_FOLDER = re.compile(r"(pre|post)/.+\.(json|jsonl|txt|csv|tsv|md|toml|model|vocab)")
+
+
+def save(
+    program: Program | Graph,
+    path: str | os.PathLike[str],
+    *,
+    golden: Golden | None = None,
+    properties: Mapping[str, str] | None = None,
+    extra_members: Mapping[str, bytes] | None = None,
+    created: str | None = None,
+) -> None:
+    """Write an archive. The same arguments give the same bytes: `created` is stored as given, the clock is never read.
+
+    `extra_members` may hold calibration.json, quant_report.json, README, LICENSE, and data under pre/ and post/.
+    An interruption leaves the old file or the new one, whole. Raises HeadraceError, and OSError from the disk.
+    """
+    program = Program({program.name: program}) if isinstance(program, Graph) else program
+    if golden is not None:
+        golden_file.check(golden, program.main)
+    graph, arrays = graph_codec.encode(program)
+    members: dict[str, Sequence[bytes | memoryview]] = {
+        GRAPH: [graph],
+        WEIGHTS: weights.encode(arrays),
+        interface.NAME: [strict_json.write(interface.describe(program))],
+    }
+    if golden is not None:
+        members[golden_file.NAME] = golden_file.encode(golden)
+    for name, data in (extra_members or {}).items():
+        _check_extra(name)
+        members[name] = [bytes(data)]
+    document = Manifest(
+        members={name: _digest(chunks) for name, chunks in members.items()},
+        producer=_producer(),
+        opsets={domain or "ai.onnx": version for domain, version in OPSETS.items()},
+        operators=_operators(program),
+        properties=dict(properties or {}),
+        created=created,
+        golden=None if golden is None else {"cases": len(golden.inputs), "rtol": float(golden.rtol), "atol": float(golden.atol)},
+    )
+    members[manifest.NAME] = [document.encode()]
+    atomic.replace(path, _container(members))
+
+
+def _container(members: Mapping[str, Sequence[bytes | memoryview]]) -> list[bytes | memoryview]:
+    names = sorted(members)
+    plan = layout([_entry(name, members[name]) for name in names])
+    chunks: list[bytes | memoryview] = []
+    for name, header in zip(names, plan.headers):
+        chunks += [header, *members[name]]
+    return [*chunks, plan.tail]
+
+
+def _entry(name: str, chunks: Sequence[bytes | memoryview]) -> Entry:
+    crc = 0
+    for chunk in chunks:
+        crc = zlib.crc32(chunk, crc)
+    return Entry(name, sum(map(len, chunks)), crc)
+
+
+def _digest(chunks: Sequence[bytes | memoryview]) -> Digest:
+    total = sha256()
+    for chunk in chunks:
+        total.update(chunk)
+    return Digest(sum(map(len, chunks)), total.hexdigest())
+
+
+def _check_extra(name: str) -> None:
+    check_name(name)
+    if name not in _FREE and not _FOLDER.fullmatch(name):
+        raise LoadError(f"member {name!r} is not allowed; allowed: {', '.join(sorted(_FREE))}, and data files under pre/ and post/")
+
+
+def _producer() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f"headrace {version('headrace')}"
+    except PackageNotFoundError:
+        return "headrace"
+
+
+def _operators(program: Program) -> list[str]:
+    return sorted({node.kind for graph in program.entries.values() for node in graph.block.walk()})
+
+
+def open_program(source: Any) -> Opened:
+    """Read an archive from a path or bytes. Everything in it is checked before anything of it is used.
+
+    Raises LoadError naming the file, the member and the rule; UnsupportedOperator for a newer file's operators.
+    """
+    name = _name(source)
+    try:
+        return _open(_bytes(source))
+    except LoadError as error:
+        raise type(error)(f"{name}: {error}") from error.__cause__
+    except HeadraceError as error:
+        raise LoadError(f"{name}: {GRAPH}: {error}") from error
+    except OSError as error:
+        raise LoadError(f"{name}: cannot be read: {error.strerror}") from None
+
+
+def _open(data: memoryview) -> Opened:
+    members, document = _checked(data)
+    _require(document.operators)
+    arrays, _ = weights.decode(members[WEIGHTS], WEIGHTS)
+    program = graph_codec.decode(members[GRAPH], arrays)
+    if _operators(program) != document.operators:
+        raise LoadError(f"{manifest.NAME} lists other operators than {GRAPH} has")
+    for graph in program.entries.values():
+        infer_graph(graph)
+        check(graph)
+    interface.check(strict_json.read(members[interface.NAME], interface.NAME), program)
+    golden = None
+    if document.golden is not None:
+        golden = golden_file.decode(members[golden_file.NAME], **document.golden)  # type: ignore[arg-type]
+        golden_file.check(golden, program.main)
+    return Opened(program, _properties(document, program), golden)
+
+
+def _checked(data: memoryview) -> tuple[dict[str, memoryview], Manifest]:
+    """The members, each proven to be what was written, and the manifest."""
+    members = read_members(data)
+    for name in sorted(_REQUIRED - set(members)):
+        raise LoadError(f"the member {name!r} is missing")
+    for name in members:
+        if name not in _OWN:
+            _check_extra(name)
+    document = manifest.decode(members[manifest.NAME])
+    manifest.check_members(document, members)
+    if (document.golden is not None) != (golden_file.NAME in members):
+        raise LoadError(f"{manifest.NAME} and {golden_file.NAME} do not agree on golden data")
+    return members, document
+
+
+def _require(operators: Sequence[str]) -> None:
+    known = {operator.kind for operator in registry().values()}
+    missing = sorted(set(operators) - known)
+    if missing:
+        raise UnsupportedOperator(f"needs {len(missing)} operators that this version of headrace does not have: {', '.join(missing)}")
+
+
+def _properties(document: Manifest, program: Program) -> dict[str, str]:
+    found = {**program.metadata, **document.properties, "format_version": "{}.{}".format(*document.version), "producer": document.producer}
+    if document.created is not None:
+        found["created"] = document.created
+    return found
+
+
+def inspect(source: Any) -> dict[str, Any]:
+    """What is in an archive, as plain data for printing: members with size and digest, interface, operators,
+    properties, golden data, parameters. The whole file is checked on the way."""
+    data = _bytes(source)
+    opened = open_program(source)
+    members, document = _checked(data)
+    arrays, _ = weights.decode(members[WEIGHTS], WEIGHTS)
+    return {
+        "file": _name(source),
+        "size": len(data),
+        "format_version": "{}.{}".format(*document.version),
+        "producer": document.producer,
+        "created": document.created,
+        "members": {name: {"size": len(view), "sha256": _listed(document, name, view)} for name, view in members.items()},
+        "interface": interface.describe(opened.program)["entries"],
+        "operators": document.operators,
+        "nodes": {key: sum(1 for _ in graph.block.walk()) for key, graph in opened.program.entries.items()},
+        "weights": {"arrays": len(arrays), "bytes": sum(array.nbytes for array in arrays.values())},
+        "properties": opened.properties,
+        "golden": document.golden,
+    }
+
+
+def _listed(document: Manifest, name: str, view: memoryview) -> str:
+    return document.members[name].sha256 if name in document.members else sha256(view).hexdigest()
+
+
+def read_extra(source: Any) -> dict[str, bytes]:
+    """The members that are not the archive's own: pre/, post/, README, LICENSE, reports."""
+    members, _ = _checked(_bytes(source))
+    return {name: bytes(view) for name, view in members.items() if name not in _OWN}
+
+
+def _name(source: Any) -> str:
+    return str(source) if isinstance(source, str | os.PathLike) else "the archive"
+
+
+def _bytes(source: Any) -> memoryview:
+    """The whole file, mapped read-only where it is a path."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        return memoryview(bytes(source))
+    if not isinstance(source, str | os.PathLike):
+        raise LoadError(f"an archive cannot be read from {type(source).__name__}; allowed: a path or bytes")
+    file = os.open(Path(source), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        facts = os.fstat(file)
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size == 0:
+            raise LoadError(f"{source}: is empty or no regular file")
+        return memoryview(mmap.mmap(file, facts.st_size, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE))
+    finally:
+        os.close(file)
