@@ -1,0 +1,1 @@
+"""The classical models of ai.onnx.ml."""

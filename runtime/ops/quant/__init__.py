@@ -1,0 +1,1 @@
+"""Quantization: ONNX's operators and headrace's integer layers."""

@@ -1,0 +1,1 @@
+"""Shapes as data, and views under another shape."""

@@ -1,0 +1,1 @@
+"""Detection, images and signals."""
