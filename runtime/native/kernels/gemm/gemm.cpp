@@ -1,0 +1,116 @@
+#include "gemm.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "common.h"
+#include "cpu.h"
+#include "pool.h"
+#include "tiers.h"
+
+namespace hr {
+
+HR_TIER_TABLE(GemmTable, gemm_kernels);
+
+namespace {
+
+constexpr int64_t kDepth = 256;             // values of k per block: a packed panel of them takes half of a 32 KiB L1
+constexpr int64_t kRowBytes = 160 << 10;    // rows per block times that depth: a third of L2
+constexpr int64_t kTable = 4096;            // row pointers on the stack
+
+
+
+}  // namespace
+
+const GemmTable& gemm_table_of(int tier) { return HR_OF_TIER(gemm_kernels, tier); }
+
+const GemmTable& gemm_table() { return gemm_table_of(cpu_tier()); }
+
+Ranges::Ranges(int64_t all, int64_t length) : segments(all), k(length) {
+    pieces = k > kDepth ? ceil_div(k, kDepth) : 1;
+    piece = ceil_div(k, pieces);
+    several = pieces > 1 ? 1 : std::clamp<int64_t>(kDepth / std::max<int64_t>(k, 1), 1, 64);
+}
+
+int64_t Ranges::count() const { return std::max<int64_t>(1, pieces > 1 ? segments * pieces : ceil_div(segments, several)); }
+
+Ranges::Range Ranges::operator[](int64_t i) const {
+    if (pieces > 1) {
+        const int64_t s = i / pieces, k0 = i % pieces * piece;
+        return {s, s + 1, k0, std::min(k, k0 + piece), s * k + k0};
+    }
+    return {i * several, std::min(segments, (i + 1) * several), 0, k, i * several * k};
+}
+
+int64_t packed_floats(const GemmTable& t, int64_t segments, int64_t k, int64_t n) {
+    return ceil_div(n, t.nr) * segments * k * t.nr;
+}
+
+void pack_matrix(const GemmTable& t, const Ranges& ranges, const float* b, int64_t ldk, int64_t ldn, int64_t n, float* out,
+                 int64_t panel0, int64_t panel1) {
+    const int64_t panels = ceil_div(n, t.nr);
+    for (int64_t i = 0; i < ranges.count(); i++) {
+        const auto r = ranges[i];
+        const int64_t rows = (r.s1 - r.s0) * (r.k1 - r.k0);
+        t.pack(b + r.start * ldk, ldk, ldn, rows, n, out + r.start * panels * t.nr, rows * t.nr, panel0, panel1);
+    }
+}
+
+GemmPlan plan_gemm(const GemmTable& t, int64_t m, int64_t n, int64_t depth, int threads) {
+    const int64_t panels = std::max<int64_t>(1, ceil_div(n, t.nr));
+    const int64_t most = std::clamp<int64_t>(kRowBytes / 4 / std::max<int64_t>(1, std::min(depth, kDepth)) / t.mr * t.mr,
+                                             t.mr, 1024 / t.mr * t.mr);
+    int64_t row_blocks = std::max<int64_t>(1, ceil_div(m, most)), groups = 1;
+    const double work = double(m) * double(n) * double(depth);
+    if (threads > 1 && work > 64 * 1024) {
+        const int64_t wanted = std::min<int64_t>(4 * threads, int64_t(work / (32 * 1024)) + 1);
+        if (row_blocks < wanted) row_blocks = std::min(wanted, std::max<int64_t>(row_blocks, m / (4 * t.mr)));
+        row_blocks = std::max<int64_t>(1, row_blocks);
+        if (row_blocks < wanted) groups = std::min(panels, ceil_div(wanted, row_blocks));
+    }
+    GemmPlan plan;
+    plan.row_block = std::max<int64_t>(1, ceil_div(ceil_div(std::max<int64_t>(m, 1), row_blocks), t.mr) * t.mr);
+    plan.row_blocks = std::max<int64_t>(1, ceil_div(m, plan.row_block));
+    plan.panel_group = ceil_div(panels, groups);
+    plan.panel_groups = ceil_div(panels, plan.panel_group);
+    return plan;
+}
+
+void run_gemm_task(const GemmTable& t, const GemmProblem& p, const GemmPlan& plan, int64_t task) {
+    const int64_t row0 = task / plan.panel_groups * plan.row_block, row1 = std::min(p.m, row0 + plan.row_block);
+    const int64_t col0 = task % plan.panel_groups * plan.panel_group * t.nr;
+    const int64_t col1 = std::min(p.n, col0 + plan.panel_group * t.nr);
+    if (row0 >= row1 || col0 >= col1) return;
+
+    const Ranges ranges(p.segments, p.k);
+    const int64_t panels = ceil_div(p.n, t.nr), last = ranges.count() - 1;
+    const float* table[kTable];
+    GemmBlock g;
+    g.ldc = p.ldc, g.ldb = t.nr, g.n = col1 - col0, g.epilogue = p.epilogue;
+    const int64_t most = std::max<int64_t>(t.mr, kTable / ranges.several / t.mr * t.mr);
+    for (int64_t m0 = row0; m0 < row1; m0 += most) {
+        const int64_t m1 = std::min(row1, m0 + most);
+        g.rows = table, g.stride = g.m = m1 - m0;
+        g.c = p.c + m0 * p.ldc + col0;
+        if (p.epilogue.bias) g.epilogue.bias = p.epilogue.bias + col0;
+        if (p.epilogue.residual) g.epilogue.residual = p.epilogue.residual + m0 * p.epilogue.ldr + col0;
+        for (int64_t i = 0; i <= last; i++) {
+            const auto r = ranges[i];
+            if (r.k0 == 0) p.rows->fill(table, g.stride, r.s0, r.s1, m0, m1);
+            g.segments = r.s1 - r.s0, g.offset = r.k0, g.k = r.k1 - r.k0;
+            g.first = i == 0, g.last = i == last;
+            g.panel_stride = g.segments * g.k * t.nr;
+            g.b = p.b + r.start * panels * t.nr + col0 / t.nr * g.panel_stride;
+            t.block(g);
+        }
+    }
+}
+
+void run_gemm(const GemmTable& t, const GemmProblem& p, ThreadPool& pool) {
+    const GemmPlan plan = plan_gemm(t, p.m, p.n, p.segments * p.k, pool.threads());
+    pool.parallel(plan.tasks(), 1, [&](int64_t begin, int64_t end) {
+        for (int64_t task = begin; task < end; task++) run_gemm_task(t, p, plan, task);
+    });
+}
+
+}  // namespace hr
