@@ -11,7 +11,7 @@ from headrace.runtime.errors import LoadError
 DEPTH_LIMIT = 32
 
 
-def read(data: bytes | memoryview, where: str, limit: int = 1 << 20) -> Any:
+def read(data: bytes | memoryview, where: str, limit: int = 1 << 20, depth_limit: int = DEPTH_LIMIT) -> Any:
     """Parse UTF-8 JSON of at most `limit` bytes. Raises LoadError naming `where`."""
     if len(data) > limit:
         raise LoadError(f"{where}: {len(data)} bytes of JSON; allowed are {limit}")
@@ -37,8 +37,8 @@ def read(data: bytes | memoryview, where: str, limit: int = 1 << 20) -> Any:
         raise
     except (ValueError, RecursionError) as error:  # bad UTF-8 and absurd integers are ValueErrors too
         raise LoadError(f"{where}: not JSON: {error}") from None
-    if _depth(value) > DEPTH_LIMIT:
-        raise LoadError(f"{where}: nested more than {DEPTH_LIMIT} deep")
+    if _depth(value, depth_limit) > depth_limit:
+        raise LoadError(f"{where}: nested more than {depth_limit} deep")
     return value
 
 
@@ -47,10 +47,10 @@ def write(value: Any) -> bytes:
     return (json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def _depth(value: Any) -> int:
+def _depth(value: Any, limit: int) -> int:
     """How deep a value is nested, without recursion; stops counting past the limit."""
     level, depth = [value], 0
-    while level and depth <= DEPTH_LIMIT:
+    while level and depth <= limit:
         inner = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list)]
         level = [element for items in inner for element in items]
         depth += 1

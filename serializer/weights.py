@@ -26,15 +26,15 @@ HEADER_LIMIT = 1 << 20
 MAX_RANK = 32
 ALIGNMENT = 64
 
-_CODES = {
+CODES = {
     "bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16", "uint32": "U32", "int32": "I32",
     "uint64": "U64", "int64": "I64", "float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64",
     "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "float8_e8m0fnu": "F8_E8M0", "complex64": "C64",
 }  # fmt: skip
-_DTYPES = {code: dtypes.BY_NAME[name] for name, code in _CODES.items()}
+_DTYPES = {code: dtypes.BY_NAME[name] for name, code in CODES.items()}
 
 
-def encode(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> list[memoryview]:
+def encode(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None, *, header_limit: int = HEADER_LIMIT) -> list[memoryview]:
     """The file as a list of buffers, whose bytes depend on names and contents only. Large arrays begin at multiples of
     64 bytes, all at multiples of their element size. Raises HeadraceError for arrays of strings or objects."""
     stored = {name: as_stored(array, name) for name, array in arrays.items()}
@@ -44,15 +44,15 @@ def encode(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None 
     for name in order:
         array = stored[name]
         header[name] = {
-            "dtype": _CODES[dtypes.of(array).name],
+            "dtype": CODES[dtypes.of(array).name],
             "shape": list(array.shape),
             "data_offsets": [position, position + array.nbytes],
         }
         position += array.nbytes
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
-    if len(text) > HEADER_LIMIT:
-        raise HeadraceError(f"{len(order)} arrays need a header of {len(text)} bytes; allowed are {HEADER_LIMIT}")
+    if len(text) > header_limit:
+        raise HeadraceError(f"{len(order)} arrays need a header of {len(text)} bytes; allowed are {header_limit}")
     return [memoryview(struct.pack("<Q", len(text)) + text), *(_bytes_of(stored[name]) for name in order)]
 
 
@@ -62,7 +62,7 @@ def as_stored(array: np.ndarray, name: str = "") -> np.ndarray:
     if dtype.kind == "s":
         raise HeadraceError(f"array {name!r} holds strings; allowed are numbers")
     array = np.ascontiguousarray(array).reshape(array.shape)
-    if dtype.name in _CODES:
+    if dtype.name in CODES:
         return array
     if dtype.bits < 8:
         return pack(array, dtype)
@@ -72,13 +72,13 @@ def as_stored(array: np.ndarray, name: str = "") -> np.ndarray:
 def logical(array: np.ndarray, dtype: DType, shape: tuple[int, ...], where: str) -> np.ndarray:
     """What `as_stored` stored, as an array of `dtype` and `shape`: a view, except that narrow types are unpacked."""
     count = math.prod(shape)
-    if dtype.name in _CODES:
+    if dtype.name in CODES:
         found, need = (array.dtype, array.shape), (dtype.numpy, shape)
     else:
         found, need = (array.dtype, array.shape), (np.dtype(np.uint8), ((count * dtype.bits + 7) // 8,))
     if found != need:
         raise LoadError(f"{where}: stored as {found[0]}{list(found[1])}, but {dtype}{list(shape)} needs {need[0]}{list(need[1])}")
-    if dtype.name in _CODES:
+    if dtype.name in CODES:
         return array
     return (unpack(array, dtype, count) if dtype.bits < 8 else array.view(dtype.numpy)).reshape(shape)
 
@@ -100,15 +100,15 @@ def unpack(packed: np.ndarray, dtype: DType, count: int) -> np.ndarray:
     return fields.reshape(-1)[:count].view(dtype.numpy)
 
 
-def decode(data: memoryview, where: str = "the file") -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def decode(data: memoryview, where: str = "the file", *, header_limit: int = HEADER_LIMIT) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Arrays (read-only views of `data`, in the order of the file) and metadata. Raises LoadError naming `where`."""
     size = len(data)
     if size < 8:
         raise LoadError(f"{where}: {size} bytes are no safetensors file")
     (length,) = struct.unpack("<Q", data[:8])
-    if not length <= min(HEADER_LIMIT, size - 8):
-        raise LoadError(f"{where}: the header claims {length} bytes; allowed are {min(HEADER_LIMIT, size - 8)}")
-    header = strict_json.read(data[8 : 8 + length], f"{where}, header", HEADER_LIMIT)
+    if not length <= min(header_limit, size - 8):
+        raise LoadError(f"{where}: the header claims {length} bytes; allowed are {min(header_limit, size - 8)}")
+    header = strict_json.read(data[8 : 8 + length], f"{where}, header", header_limit)
     if not isinstance(header, dict):
         raise LoadError(f"{where}: the header is no JSON object")
     metadata = header.pop("__metadata__", {})

@@ -123,7 +123,10 @@ def write_attribute(name: str, value: Any, write_block: Callable[[Block, str], A
 
 
 def _write_list(proto: Any, values: Any) -> None:
-    if all(isinstance(value, int | np.integer) for value in values):
+    empty = {"Floats": 6, "Strings": 8}.get(type(values).__name__, 7)
+    if not values:
+        proto.type = empty
+    elif all(isinstance(value, int | np.integer) for value in values):
         proto.type = 7
         proto.ints.extend(map(int, values))
     elif all(isinstance(value, int | float | np.integer | np.floating) for value in values):
