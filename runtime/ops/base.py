@@ -70,6 +70,7 @@ class Sample:
     inputs: list[np.ndarray | None]
     attributes: dict[str, Any] = field(default_factory=dict)
     outputs: int | None = None  # how many outputs to ask for; None: all that are not optional
+    smooth: bool = True  # False: at a kink or a tie, where differences say nothing about the gradient
 
 
 class Context:
@@ -185,9 +186,9 @@ class Operator:
         """Bring a node of an older operator-set version to the newest.
 
         Called by ONNX import for every node, before the node itself is added; the node's inputs are already values of
-        `builder`. Answers None where the node means the same in the newest version, or the values that replace
-        `node.outputs`, one for each (None where node.outputs has None), made with `builder`. Raises GraphError for what
-        the newest version cannot say.
+        `builder`. Answers None where the node (perhaps changed in place) means the same in the newest version, or the
+        values that replace `node.outputs`, one for each (None where node.outputs has None), made with `builder`. Raises
+        GraphError for what the newest version cannot say.
         """
         return None
 
