@@ -1,0 +1,16 @@
+"""Every kernel test runs on each instruction-set tier that this CPU has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from headrace.runtime import _native
+
+
+@pytest.fixture(params=_native.cpu_tiers())
+def tier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Kernels made during the test are of this tier: the variable is read when a kernel is made."""
+    monkeypatch.setenv("HEADRACE_CPU_TIER", request.param)
+    yield request.param
