@@ -20,10 +20,6 @@ DTYPES = {
 }  # fmt: skip
 
 
-class InputError(ValueError):
-    pass
-
-
 @dataclass(frozen=True)
 class Spec:
     name: str

@@ -1,0 +1,197 @@
+"""Loading, switching, unloading: effects in the right order, handles respected, failures contained."""
+
+import threading
+import time
+
+import pytest
+import serve_fake
+
+from headrace.serve.errors import Meaning, ServeError
+from headrace.serve.manager import Manager
+from headrace.serve.repository import Repository, RepositoryError
+
+
+class Loader:
+    def __init__(self):
+        self.loaded = []
+        self.hold = threading.Event()
+        self.hold.set()
+
+    def __call__(self, path):
+        assert self.hold.wait(10)
+        model = serve_fake.load(path)
+        self.loaded.append(model)
+        return model
+
+
+@pytest.fixture
+def loader():
+    return Loader()
+
+
+def manager(root, loader, **models):
+    serve_fake.repository(root, models)
+    made = Manager(Repository([root]), loader, drain_seconds=0.3)
+    made.start()
+    return made
+
+
+def number(made, name, version=""):
+    found = made.acquire(name, version)
+    made.release(found)
+    return found.number
+
+
+def meaning(call, *arguments):
+    with pytest.raises(ServeError) as caught:
+        call(*arguments)
+    return caught.value.meaning
+
+
+def test_latest_is_served_and_labels_point(tmp_path, loader):
+    serve_fake.repository(tmp_path, {"m/1": "scale 1", "m/2": "scale 2", "m/10": "scale 10"})
+    (tmp_path / "m/config.toml").write_text('[versions]\npolicy = "all"\nlabels = {stable = 2, gone = 7}\n')
+    made = manager(tmp_path, loader)
+    assert [number(made, "m", v) for v in ("", "1", "2", "10", "stable")] == ["10", "1", "2", "10", "2"]
+    assert meaning(made.acquire, "m", "3") is Meaning.NOT_FOUND
+    assert meaning(made.acquire, "m", "canary") is Meaning.NOT_FOUND
+    assert meaning(made.acquire, "m", "gone") is Meaning.NOT_FOUND
+    assert meaning(made.acquire, "x", "") is Meaning.NOT_FOUND
+    for version in ("01", "+1", " 1", "1 ", "-1", "0", "1.0", "Label", "1\0", "9" * 19, "²"):
+        assert meaning(made.acquire, "m", version) is Meaning.BAD_ARGUMENT
+
+
+def test_default_keeps_the_newest_only(tmp_path, loader):
+    made = manager(tmp_path, loader, **{"m/1": "scale 1", "m/2": "scale 2"})
+    assert [row[:3] for row in made.index()] == [("m", "2", "READY")]
+
+
+def test_load_then_switch(tmp_path, loader):
+    made = manager(tmp_path, loader, **{"m/1": "scale 1"})
+    first = loader.loaded[0]
+    serve_fake.repository(tmp_path, {"m/2": "scale 2"})
+    loader.hold.clear()
+    thread = threading.Thread(target=made.load, args=("m",))
+    thread.start()
+    time.sleep(0.05)
+    assert number(made, "m") == "1" and not first.closed
+    loader.hold.set()
+    thread.join(10)
+    assert number(made, "m") == "2" and first.closed
+
+
+def test_a_replaced_file_is_switched_in(tmp_path, loader):
+    made = manager(tmp_path, loader, m="scale 1")
+    fresh = tmp_path / "m/1/new"
+    fresh.write_text("scale 2")
+    fresh.rename(tmp_path / "m/1/model.hr")
+    made.load("m")
+    assert len(loader.loaded) == 2 and loader.loaded[0].closed and not loader.loaded[1].closed
+    made.load("m")
+    assert len(loader.loaded) == 2  # nothing changed
+
+
+def test_a_failing_version_leaves_the_old_one(tmp_path, loader):
+    made = manager(tmp_path, loader, **{"m/1": "scale 1"})
+    serve_fake.repository(tmp_path, {"m/2": "golden bad"})
+    assert meaning(made.load, "m") is Meaning.UNAVAILABLE
+    assert number(made, "m") == "1"
+    rows = {row[1]: row for row in made.index()}
+    assert rows["1"][2] == "READY" and rows["2"][2] == "UNAVAILABLE" and "off by 0.5, bound 0.001" in rows["2"][3]
+    assert str(tmp_path) not in rows["2"][3]
+    assert loader.loaded[1].closed
+    (tmp_path / "m/2/model.hr").write_text("scale 2")
+    made.load("m")
+    assert number(made, "m") == "2"
+
+
+def test_unload_waits_for_handles(tmp_path, loader):
+    made = manager(tmp_path, loader, m="scale 1")
+    handle = made.acquire("m", "")
+    assert meaning(made.unload, "m") is Meaning.UNAVAILABLE  # the drain time passed
+    assert number(made, "m") == "1"
+    thread = threading.Thread(target=made.unload, args=("m",))
+    thread.start()
+    while made.ready("m"):
+        time.sleep(0.005)
+    assert not loader.loaded[0].closed
+    made.release(handle)
+    thread.join(10)
+    assert loader.loaded[0].closed
+    assert made.index() == [("m", "1", "UNAVAILABLE", "unloaded")]
+    assert meaning(made.acquire, "m", "") is Meaning.UNAVAILABLE
+    made.load("m")
+    assert number(made, "m") == "1"
+
+
+def test_loads_of_one_model_join(tmp_path, loader):
+    made = manager(tmp_path, loader, m="scale 1")
+    serve_fake.repository(tmp_path, {"m/2": "nonsense"})
+    loader.hold.clear()
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(meaning(made.load, "m"))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.1)
+    loader.hold.set()
+    for thread in threads:
+        thread.join(10)
+    assert results == [Meaning.UNAVAILABLE] * 4
+
+
+def test_bad_beside_good(tmp_path, loader):
+    made = manager(tmp_path, loader, good="scale 1", bad="nonsense", wrong="golden bad")
+    assert number(made, "good") == "1" and not made.all_ready()
+    assert {row[0]: row[2] for row in made.index()} == {"good": "READY", "bad": "UNAVAILABLE", "wrong": "UNAVAILABLE"}
+    assert meaning(made.acquire, "bad", "") is Meaning.UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[batching]\nmax_batchsize = 4\n", "did you mean 'max_batch_size'"),
+        ("[batching]\nmax_batch_size = 'x'\n", "Expected `int`"),
+        ("[versions]\npolicy = 'specific'\nkeep = [7]\n", "version 7"),
+        ("not toml", "config.toml"),
+    ],
+)
+def test_a_wrong_config_is_an_error_of_that_model(tmp_path, loader, text, words):
+    serve_fake.repository(tmp_path, {"m": "scale 1", "n": "scale 1"})
+    (tmp_path / "m/config.toml").write_text(text)
+    made = manager(tmp_path, loader)
+    with pytest.raises(ServeError, match=words):
+        made.load("m")
+    assert number(made, "n") == "1"
+    assert meaning(made.acquire, "m", "") is Meaning.UNAVAILABLE
+
+
+def test_batching_that_the_model_cannot_do_is_refused(tmp_path, loader):
+    serve_fake.repository(tmp_path, {"m": "dependent"})
+    (tmp_path / "m/config.toml").write_text("[batching]\nmax_batch_size = 4\n")
+    with pytest.raises(ServeError, match="max_batch_size is 4, but .* node 'mean' mixes rows"):
+        manager(tmp_path, loader).load("m")
+
+
+def test_names_never_become_paths(tmp_path, loader):
+    made = manager(tmp_path / "in", loader, m="scale 1")
+    serve_fake.repository(tmp_path, {"out": "scale 1"})
+    for name in ("../out", "..", ".", "", "a/b", "m\0", "m ", "x" * 129, "é"):
+        assert meaning(made.load, name) is Meaning.BAD_ARGUMENT
+        assert meaning(made.unload, name) is Meaning.BAD_ARGUMENT
+        assert meaning(made.acquire, name, "") is Meaning.BAD_ARGUMENT
+    assert meaning(made.load, "out") is Meaning.NOT_FOUND
+
+
+def test_forms_of_a_repository(tmp_path, loader):
+    file = tmp_path / "net.hr"
+    file.write_text("scale 1")
+    assert Repository([file]).names() == ["net"]
+    assert Repository([file], "other").names() == ["other"]
+    assert Repository([f"a={file}", f"b={file}"]).names() == ["a", "b"]
+    assert Repository([tmp_path], "mounted").names() == ["mounted"]
+    for wrong in ([tmp_path / "none"], [f"a={file}", f"a={file}"], [f"a/b={file}"], [f"a={tmp_path / 'none'}"], []):
+        with pytest.raises(RepositoryError):
+            Repository(wrong)
+    made = Manager(Repository([f"a={file}"]), loader)
+    made.start()
+    assert number(made, "a", "1") == "1"
