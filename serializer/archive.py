@@ -21,7 +21,6 @@ from typing import Any
 from headrace.runtime.check import check
 from headrace.runtime.errors import HeadraceError, LoadError, UnsupportedOperator
 from headrace.runtime.graph import OPSETS, Graph, Program
-from headrace.runtime.infer import infer_graph
 from headrace.runtime.model import Golden, Opened
 from headrace.runtime.ops import registry
 from headrace.serializer import atomic, graph_codec, interface, manifest, strict_json, weights
@@ -145,7 +144,6 @@ def _open(data: memoryview) -> Opened:
     if _operators(program) != document.operators:
         raise LoadError(f"{manifest.NAME} lists other operators than {GRAPH} has")
     for graph in program.entries.values():
-        infer_graph(graph)
         check(graph)
     interface.check(strict_json.read(members[interface.NAME], interface.NAME), program)
     golden = None

@@ -91,8 +91,8 @@ def read_opsets(protos: Any, ir_version: int) -> dict[str, int]:
     opsets: dict[str, int] = {}
     for proto in protos:
         domain, version = domain_of(proto), int(proto.version)
-        if domain in opsets:
-            raise LoadError(f"operator set {domain or 'ai.onnx'!r} is imported twice")
+        if opsets.get(domain, version) != version:
+            raise LoadError(f"operator set {domain or 'ai.onnx'!r} is imported twice, as version {opsets[domain]} and {version}")
         newest = OPSETS.get(domain, version)
         if not 1 <= version <= newest and domain in OPSETS:
             raise LoadError(f"operator set {domain or 'ai.onnx'!r} version {version} is not supported; allowed: 1 to {newest}")

@@ -218,9 +218,16 @@ class Reader:
         for name, value in zip(function.input, [*inputs, *[None] * len(function.input)]):
             body.define(name, value, where)
         hints = {info.name: info for info in function.value_info}
+        start = len(self.builder.nodes)
         for index, node in enumerate(function.node):
             self.node(node, body, hints, f"{where} / {function.name} / node {index} ({node.op_type})")
-        return [body.find(name, where) for name in function.output]
+        made = {id(value) for new in self.builder.nodes[start:] for value in new.outputs}
+        results = [body.find(name, where) for name in function.output]
+        for name, value in zip(proto.output, results):
+            if name and value is not None and id(value) in made:
+                value.name = self.builder.fresh(scope.prefix + name)
+                made.discard(id(value))
+        return results
 
 
 def _given_types(operator: str, inputs: Sequence[Value | None]) -> list[Type | None]:

@@ -92,6 +92,7 @@ class _Writer:
     def __init__(self, graph: Graph, metadata: dict[str, str], versions: dict[str, int], data_name: str | None = None) -> None:
         self.graph, self.metadata, self.versions, self.data_name = graph, metadata, versions, data_name
         self.used: dict[str, np.ndarray] = {}
+        self._constants = dict(graph.constants)
         self.names = graph.names()
         self.data: list[memoryview] = []
         self._end = 0
@@ -116,15 +117,12 @@ class _Writer:
         import onnx
 
         proto = onnx.GraphProto(name=self.graph.name)
-        proto.node.extend(self._nodes(self.graph.block))
-        for value in self.graph.inputs:
-            proto.input.append(self._info(value))
-        names: set[str] = set()
         for value in self.graph.outputs:
-            if self.graph.constant_of(value) is not None or value.name in names:
-                value = self._renamed(value, proto.node)
-            names.add(value.name)
-            proto.output.append(self._info(value))
+            if self.graph.constant_of(value) is not None:
+                proto.node.append(self._constant_output(value))
+        proto.node.extend(self._nodes(self.graph.block))
+        proto.input.extend(map(self._info, self.graph.inputs))
+        proto.output.extend(map(self._info, self.graph.outputs))
         for name in sorted(self.used):
             proto.initializer.append(self._initializer(name, self.used[name]))
         return proto
@@ -136,11 +134,11 @@ class _Writer:
             raise GraphError(f"value {value.name!r} has no type")
         return onnx.ValueInfoProto(name=value.name, type=write_type(value.type))
 
-    def _renamed(self, value: Value, nodes: Any) -> Value:
-        """A constant, or a value that is two outputs, as an output of its own."""
-        copy = Value(self._fresh(value.name), value.type)
-        nodes.append(node_proto(Node("Identity", [self._use(value)], [copy])))
-        return copy
+    def _constant_output(self, value: Value) -> Any:
+        """A constant that is an output: an initializer under another name, passed on by the first of all nodes."""
+        array = self.graph.constants[value.name]
+        del self._constants[value.name]
+        return node_proto(Node("Identity", [self._constant(array, value.name)], [value]))
 
     def _initializer(self, name: str, array: np.ndarray) -> Any:
         proto = write_tensor(array, name) if self.data_name is None or array.nbytes < _EXTERNAL_MINIMUM else None
@@ -184,9 +182,8 @@ class _Writer:
 
     def _use(self, value: Value | None) -> Value | None:
         """Note that a value is read: a constant that somebody reads becomes an initializer."""
-        array = self.graph.constant_of(value)
-        if array is not None and value is not None:
-            self.used[value.name] = array
+        if value is not None and value.name in self._constants and self.graph.constant_of(value) is not None:
+            self.used[value.name] = self._constants[value.name]
         return value
 
     def _constant(self, array: np.ndarray, name: str) -> Value:

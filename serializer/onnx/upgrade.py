@@ -15,11 +15,12 @@ def append(builder: Builder, node: Node, version: int) -> list[Value | None]:
     """Add `node`, which follows operator set `version`, to the builder's block; answers the values that stand for its
     outputs. GraphError where the node breaks a rule."""
     operator = find(node.operator, node.domain)
-    if operator is not None and version < OPSETS.get(node.domain, version):
+    if operator is not None:
         start = len(builder.nodes)
         replaced = operator.upgrade(node, version, builder)
         if replaced is not None:
             return _named(replaced, node, {id(value) for new in builder.nodes[start:] for value in new.outputs})
+        node.version = OPSETS.get(node.domain, version)  # it means the same there
     builder.append(node)
     return node.outputs
 
