@@ -1,0 +1,154 @@
+#include "kernels/shape/strided.h"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+
+namespace hr {
+
+void strides_of(const Shape& shape, size_t item, int64_t* strides) {
+    int64_t step = int64_t(item);
+    for (int i = shape.rank - 1; i >= 0; i--) strides[i] = step, step *= shape.d[i];
+}
+
+int resolve_axis(int64_t axis, int rank) {
+    if (axis < -rank || axis >= rank) throw std::invalid_argument("axis " + std::to_string(axis) + " is outside [" + std::to_string(-rank) + ", " + std::to_string(rank - 1) + "]");
+    return int(axis < 0 ? axis + rank : axis);
+}
+
+void View::pack(size_t item) {
+    int64_t step = int64_t(item);
+    for (int i = rank - 1; i >= 0; i--) axes[i].to = step, step *= axes[i].size;
+}
+
+namespace {
+
+// Drops axes of size 1 and merges neighbours that are one run in both views.
+void simplify(View& v) {
+    int kept = 0;
+    for (int i = 0; i < v.rank; i++) {
+        const Axis& axis = v.axes[i];
+        if (axis.size == 1) continue;
+        if (kept) {
+            Axis& before = v.axes[kept - 1];
+            if (before.to == axis.to * axis.size && before.from == axis.from * axis.size) {
+                before = {before.size * axis.size, axis.to, axis.from};
+                continue;
+            }
+        }
+        v.axes[kept++] = axis;
+    }
+    v.rank = kept;
+}
+
+// One run of elements.
+template <class T>
+void copy_run(char* to, const char* from, const Axis& a) {
+    if (a.to == sizeof(T) && a.from == sizeof(T)) {
+        std::memcpy(to, from, size_t(a.size) * sizeof(T));
+    } else if (a.to == sizeof(T) && a.from == 0) {
+        T value;
+        std::memcpy(&value, from, sizeof(T));
+        for (int64_t i = 0; i < a.size; i++) std::memcpy(to + i * int64_t(sizeof(T)), &value, sizeof(T));
+    } else {
+        for (int64_t i = 0; i < a.size; i++) std::memcpy(to + i * a.to, from + i * a.from, sizeof(T));
+    }
+}
+
+constexpr int64_t kTile = 16;
+
+// Two axes of which one is contiguous in the destination and the other in the source: tile by tile.
+template <class T>
+void copy_tile(char* to, const char* from, const Axis& outer, const Axis& inner, int64_t begin, int64_t end) {
+    for (int64_t o = begin; o < end; o += kTile) {
+        const int64_t rows = std::min(kTile, end - o);
+        for (int64_t i = 0; i < inner.size; i += kTile) {
+            const int64_t columns = std::min(kTile, inner.size - i);
+            char* t = to + o * outer.to + i * inner.to;
+            const char* f = from + o * outer.from + i * inner.from;
+            for (int64_t r = 0; r < rows; r++)
+                for (int64_t c = 0; c < columns; c++) std::memcpy(t + r * outer.to + c * inner.to, f + r * outer.from + c * inner.from, sizeof(T));
+        }
+    }
+}
+
+template <class T>
+void copy_typed(char* to, const char* from, View& v, ThreadPool& pool) {
+    int64_t total = 1;
+    for (int i = 0; i < v.rank; i++) total *= v.axes[i].size;
+    const Axis inner = v.axes[v.rank - 1];
+    // Where the last axis jumps in the source, an axis that does not is brought next to it.
+    int partner = -1;
+    if (inner.to == sizeof(T) && inner.from != sizeof(T) && inner.from != 0)
+        for (int i = 0; i < v.rank - 1; i++)
+            if (v.axes[i].from == sizeof(T) && v.axes[i].size >= 4) partner = i;
+    Axis outer{1, 0, 0};
+    if (partner >= 0) {
+        outer = v.axes[partner];
+        for (int i = partner; i < v.rank - 2; i++) v.axes[i] = v.axes[i + 1];
+    }
+    const int loops = v.rank - 1 - (partner >= 0);
+    const int64_t blocks = total / (inner.size * outer.size);
+    const auto offsets = [&](int64_t index, int64_t& t, int64_t& f) {
+        t = f = 0;
+        for (int d = loops - 1; d >= 0; d--) {
+            const int64_t at = index % v.axes[d].size;
+            index /= v.axes[d].size, t += at * v.axes[d].to, f += at * v.axes[d].from;
+        }
+    };
+    const int64_t grain = 32768 / int64_t(sizeof(T));
+    if (partner >= 0) {
+        const int64_t strips = (outer.size + kTile - 1) / kTile;    // of 16 rows each
+        pool.parallel(blocks * strips, std::max<int64_t>(1, grain / (kTile * inner.size)), [&](int64_t begin, int64_t end) {
+            for (int64_t at = begin; at < end; at++) {
+                int64_t t, f;
+                offsets(at / strips, t, f);
+                const int64_t row = at % strips * kTile;
+                copy_tile<T>(to + t, from + f, outer, inner, row, std::min(outer.size, row + kTile));
+            }
+        });
+    } else if (blocks == 1) {
+        pool.parallel(inner.size, grain, [&](int64_t begin, int64_t end) {
+            copy_run<T>(to + begin * inner.to, from + begin * inner.from, {end - begin, inner.to, inner.from});
+        });
+    } else {
+        pool.parallel(blocks, std::max<int64_t>(1, grain / inner.size), [&](int64_t begin, int64_t end) {
+            int64_t at[2 * kMaxRank], t, f, rest = begin;
+            offsets(begin, t, f);
+            for (int d = loops - 1; d >= 0; d--) at[d] = rest % v.axes[d].size, rest /= v.axes[d].size;
+            for (int64_t block = begin; block < end; block++) {
+                copy_run<T>(to + t, from + f, inner);
+                for (int d = loops - 1; d >= 0; d--) {      // count on, from the last axis
+                    t += v.axes[d].to, f += v.axes[d].from;
+                    if (++at[d] < v.axes[d].size) break;
+                    t -= v.axes[d].to * at[d], f -= v.axes[d].from * at[d], at[d] = 0;
+                }
+            }
+        });
+    }
+}
+
+struct Wide {
+    char bytes[16];
+};
+
+}  // namespace
+
+void copy_strided(void* to, const void* from, View view, size_t item, ThreadPool& pool) {
+    for (int i = 0; i < view.rank; i++)
+        if (view.axes[i].size == 0) return;
+    simplify(view);
+    if (!view.rank) view.push(1, int64_t(item), int64_t(item));
+    auto* t = static_cast<char*>(to);
+    auto* f = static_cast<const char*>(from);
+    switch (item) {
+        case 1: return copy_typed<uint8_t>(t, f, view, pool);
+        case 2: return copy_typed<uint16_t>(t, f, view, pool);
+        case 4: return copy_typed<uint32_t>(t, f, view, pool);
+        case 8: return copy_typed<uint64_t>(t, f, view, pool);
+        case 16: return copy_typed<Wide>(t, f, view, pool);
+        default: throw std::invalid_argument("elements of " + std::to_string(item) + " bytes cannot be moved");
+    }
+}
+
+}  // namespace hr

@@ -1,0 +1,34 @@
+// Copies between two strided views of the same dimensions: what Transpose, Slice, Expand, Tile, Concat and Pad come to.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "pool.h"
+#include "tensor.h"
+
+namespace hr {
+
+// One dimension: its size, and the distance in bytes between neighbours in either view (0 repeats, negative reverses).
+struct Axis {
+    int64_t size, to, from;
+};
+
+struct View {
+    int rank = 0;
+    Axis axes[2 * kMaxRank];
+
+    void push(int64_t size, int64_t to, int64_t from) { axes[rank++] = {size, to, from}; }
+    // A view whose destination is contiguous in the order of the axes; call after all pushes.
+    void pack(size_t item);
+};
+
+// Copies every element of `item` bytes (1, 2, 4, 8 or 16). The result does not depend on the number of threads.
+void copy_strided(void* to, const void* from, View view, size_t item, ThreadPool& pool);
+
+// Byte strides of a contiguous shape.
+void strides_of(const Shape& shape, size_t item, int64_t* strides);
+
+// An axis attribute counted from the front; throws std::invalid_argument outside [-rank, rank).
+int resolve_axis(int64_t axis, int rank);
+
+}  // namespace hr
