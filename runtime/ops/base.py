@@ -45,18 +45,23 @@ class In:
 
 @dataclass(frozen=True)
 class Out:
+    """One formal output. gradient=False: statistics and the like, whose gradient the operator does not answer for."""
+
     name: str
     types: str | frozenset[str] = "T"
     optional: bool = False
     variadic: bool = False
+    gradient: bool = True
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How near every kernel must come to the reference, computed in float64: |a - b| <= atol + rtol * |b| in units of
-    the output dtype's epsilon. `Accuracy.exact()` compares bytes."""
+    """How near every kernel must come to the reference, computed in float64: the error in units in the last place of
+    max(|reference|, scale). From 8 units on (sums, whose terms may cancel) the scale is at least a twentieth of the
+    largest result. `Accuracy.exact()` allows no difference but that of zeros' signs and NaNs' bits."""
 
-    ulp: float = 0.0  # allowed error in units in the last place of max(|reference|, scale)
+    ulp: float = 0.0
+    scale: float = 0.0  # for functions whose formula cancels near zero: Gelu, HardSigmoid
 
     @staticmethod
     def exact() -> Accuracy:

@@ -147,10 +147,10 @@ def draw(rng: np.random.Generator, shape: Sequence[int], dtype: str, low: float 
     """Random values in [low, high) of any element type."""
     kind = dtypes.of(dtype)
     if kind.kind == "b":
-        return rng.random(tuple(shape)) < 0.5
+        return np.asarray(rng.random(tuple(shape)) < 0.5)
     if kind.kind == "s":
         words = np.array(["", "a", "headrace", "ß", "weir"], object)
-        return words[rng.integers(0, len(words), tuple(shape))] if shape else np.asarray(words[1], object)
+        return np.asarray(words[rng.integers(0, len(words), tuple(shape))], object)
     if kind.kind in "iu":
         low, high = (max(0, np.ceil(low)) if kind.kind == "u" else np.ceil(low)), high
         return np.asarray(rng.integers(int(low), max(int(low) + 1, int(high) + 1), tuple(shape)), kind.numpy)

@@ -72,6 +72,7 @@ class Unary:
     attributes: Mapping[str, Attr] = field(default_factory=dict)
     cases: tuple[Mapping[str, Any], ...] = ({},)  # attributes to sample with
     ulp: float = 4.0
+    scale: float = 0.0
     result: str | None = None
     symbolic: Callable[..., Any] | None = None
     domain: str = ""
@@ -121,7 +122,7 @@ def _class(module: str, row: Any, base: type[Operator], inputs: tuple[In, ...]) 
         "types": {"T": row.types},
         "attributes": dict(row.attributes),
         "versions": row.versions,
-        "accuracy": Accuracy(row.ulp),
+        "accuracy": Accuracy(row.ulp, getattr(row, "scale", 0.0)),
         "differentiable": row.gradient is not None,
         "twice_differentiable": row.gradient is not None,
         "result": row.result,

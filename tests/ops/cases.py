@@ -116,6 +116,8 @@ def in_float64(sample: Sample) -> Sample | None:
         return None
     for x in floats:
         wide = x.astype(np.float64)
+        if x.dtype.itemsize < 4:
+            return None  # rounded values lie on kinks
         if wide.size and not (np.isfinite(wide).all() and np.abs(wide).max() < 1e6):
             return None
     inputs = [x.astype(np.float64) if isinstance(x, np.ndarray) and dtypes.of(x).name in dtypes.FLOAT else x for x in sample.inputs]

@@ -40,7 +40,8 @@ def shift(x: Any, y: Any, direction: str) -> Any:
     amount = np.where(out, 0, y).astype(x.dtype)
     if direction == "LEFT":
         return np.where(out, 0, np.left_shift(x, amount))
-    return np.where(out, np.where(x < 0, -1 if x.dtype.kind == "i" else 0, 0), np.right_shift(x, amount))
+    sign = np.where(x < 0, ~np.zeros_like(x), np.zeros_like(x))
+    return np.where(out, sign, np.right_shift(x, amount))
 
 
 def _div_gradient(F: Any, g: Any, a: Any, b: Any, y: Any, attributes: Any) -> Any:

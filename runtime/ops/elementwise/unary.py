@@ -84,7 +84,7 @@ ROWS = (
     Unary("Erf", erf, _erf_gradient, versions=(9, 13)),
     Unary("Exp", np.exp, lambda F, g, x, y, a: F.Mul(g, y), versions=V13),
     Unary("Floor", np.floor, _flat, versions=V13, ulp=0),
-    Unary("HardSwish", _hard_swish, _hard_swish_gradient, low=-5, high=5, versions=(14, 22)),
+    Unary("HardSwish", _hard_swish, _hard_swish_gradient, low=-5, high=5, versions=(14, 22), scale=1.0),
     Unary("IsNaN", np.isnan, types=dtypes.FLOAT | dtypes.FLOAT8 - {"float8_e8m0fnu"}, versions=(9, 13, 20), ulp=0, result="bool"),
     Unary("Log", np.log, lambda F, g, x, y, a: F.Div(g, x), low=0.1, high=9, versions=V13),
     Unary("Mish", lambda x: x * np.tanh(softplus(x)), _mish_gradient, versions=(18, 22)),

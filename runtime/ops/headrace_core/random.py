@@ -26,6 +26,7 @@ class _Drawn(Operator):
 
     domain = "headrace"
     inputs = (In("shape", INT64), In("key", INT64))
+    outputs = (Out("Y", dtypes.NUMERIC),)
     types = {}
     accuracy = Accuracy(4.0)
     differentiable = False

@@ -138,7 +138,7 @@ class _Reduce(Operator):
         yield case((257,), [0])
         for dtype in ordered(self.types["T"]):
             yield case((3, 5), [1], dtype)
-            if dtype in dtypes.NUMERIC:
+            if dtype in dtypes.FLOAT or (self.row.ulp == 0 and dtype != "bool"):  # overflow of integer sums is not defined
                 yield Sample([np.stack([extremes(dtype), extremes(dtype)[::-1]]), np.array([0], np.int64)])
 
 
