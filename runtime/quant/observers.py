@@ -80,6 +80,7 @@ class Histogram(Observer):
     def __init__(self) -> None:
         self.extremes = MinMax()
         self.limit = 0.0
+        self.zeros = 0  # seen before anything else, when there was no width to count them in
         self.counts = np.zeros(2 * HALF_BINS)
 
     def see(self, values: np.ndarray) -> None:
@@ -87,10 +88,12 @@ class Histogram(Observer):
         largest = float(np.abs(values).max())
         if self.limit == 0.0:
             self.limit = largest
+            self.zeros += values.size if largest == 0.0 else 0
+            self.counts[HALF_BINS] = self.zeros
         while self.limit and largest > self.limit:
             self._double()
         if self.limit == 0.0:
-            return  # only zeros so far
+            return
         self.counts += np.histogram(values, bins=2 * HALF_BINS, range=(-self.limit, self.limit))[0]
 
     def _double(self) -> None:
