@@ -1,0 +1,209 @@
+"""Soak the gRPC front: concurrent closed-loop clients, every answer compared, beside a bare grpcio echo.
+
+    python benchmarks/serve_soak.py --seconds 60 --clients 64
+
+Every request carries its own numbers; the answer must be exactly twice them plus one, under the same id. A lost,
+wrong or mixed-up answer is counted and makes the exit status 1. The echo is a grpcio server whose handler returns its
+message: the cost of the transport alone, with the same clients on the same cores. The server runs on the first core
+and the clients on the others, unless --no-pin.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import grpc
+import numpy as np
+
+from headrace.protos import inference_pb2 as pb
+
+WIDTH = 16
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+
+
+def double(path):
+    """The loader of the served model: y = 2 x + 1, rows independent."""
+    spec = SimpleNamespace(name="x", dtype="float32", shape=("batch", WIDTH))
+    return SimpleNamespace(
+        inputs=(spec,),
+        outputs=(SimpleNamespace(name="y", dtype="float32", shape=("batch", WIDTH)),),
+        rows=SimpleNamespace(independent=True, reason=""),
+        properties={},
+        run=lambda feeds: {"y": feeds["x"] * np.float32(2) + np.float32(1)},
+        verify=lambda: SimpleNamespace(ok=True, message="no golden data"),
+        close=lambda: None,
+    )
+
+
+def serve(kind, threads):
+    """The server process: prints its port, stops when its input ends."""
+    if kind == "echo":
+        server = grpc.server(ThreadPoolExecutor(threads), options=[("grpc.so_reuseport", 0)])
+        handler = grpc.method_handlers_generic_handler(
+            "inference.GRPCInferenceService", {"ModelInfer": grpc.unary_unary_rpc_method_handler(lambda data, _: data)}
+        )
+        server.add_generic_rpc_handlers((handler,))
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        print(port, flush=True)
+        sys.stdin.read()
+        server.stop(1).wait()
+        return
+    from headrace.serve import Server
+
+    with tempfile.TemporaryDirectory() as root:
+        place = Path(root, "double", "1")
+        place.mkdir(parents=True)
+        (place / "model.hr").write_bytes(b"")
+        with Server(root, http_port=-1, metrics_port=-1, loader=double) as server:
+            print(server.grpc_port, flush=True)
+            sys.stdin.read()
+            batches = server.describe(), [v.statistics.show() for v in server._manager.versions()]
+        print(json.dumps(batches[1][0]), flush=True)
+
+
+def request(client, turn):
+    x = np.arange(WIDTH, dtype=np.float32)[None] + np.float32(client * 7919 % 4096) + np.float32(turn % 65536)
+    message = pb.ModelInferRequest(model_name="double", id=f"{client}-{turn}", raw_input_contents=[x.tobytes()])
+    message.inputs.add(name="x", datatype="FP32", shape=x.shape)
+    return message, x
+
+
+def right(kind, data, sent, x):
+    if kind == "echo":
+        return data == sent.SerializeToString()
+    answer = pb.ModelInferResponse.FromString(data)
+    return (
+        answer.id == sent.id
+        and len(answer.raw_output_contents) == 1
+        and answer.raw_output_contents[0] == (x * np.float32(2) + np.float32(1)).tobytes()
+    )
+
+
+def drive(kind, port, clients, first, seconds, results, core):
+    """One client process: `clients` callers, each with one call at a time, over four connections."""
+    if core is not None:
+        os.sched_setaffinity(0, core)
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    channels = [grpc.insecure_channel(f"127.0.0.1:{port}", options) for _ in range(min(4, clients))]
+    times, wrong, lost = [[] for _ in range(clients)], [0] * clients, [0] * clients
+
+    def caller(index):
+        call = channels[index % len(channels)].unary_unary(INFER)
+        end, turn = time.monotonic() + seconds, 0
+        while time.monotonic() < end:
+            message, x = request(first + index, turn)
+            turn += 1
+            begin = time.perf_counter()
+            try:
+                data = call(message.SerializeToString(), timeout=30)
+            except grpc.RpcError:
+                lost[index] += 1
+                continue
+            times[index].append(time.perf_counter() - begin)
+            wrong[index] += not right(kind, data, message, x)
+
+    threads = [threading.Thread(target=caller, args=(i,)) for i in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    np.savez(results, times=np.concatenate([np.array(own) for own in times]), wrong=sum(wrong), lost=sum(lost))
+
+
+def cpu_seconds(pid):
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident(pid):
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def measure(kind, options):
+    cores = sorted(os.sched_getaffinity(0))
+    pin = options.pin and len(cores) > 1
+    command = [sys.executable, __file__, "--role", kind, "--threads", str(options.threads)]
+    began = time.perf_counter()
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    port = int(server.stdout.readline())
+    ready, idle = time.perf_counter() - began, resident(server.pid)
+    if pin:
+        for thread in os.listdir(f"/proc/{server.pid}/task"):
+            os.sched_setaffinity(int(thread), cores[:1])
+    rest = set(cores[1:]) if pin else None
+    context = multiprocessing.get_context("spawn")
+    share = [len(part) for part in np.array_split(range(options.clients), options.processes)]
+    with tempfile.TemporaryDirectory() as folder:
+        files = [str(Path(folder, f"{i}.npz")) for i in range(options.processes)]
+        cpu, begin = cpu_seconds(server.pid), time.perf_counter()
+        drivers = [
+            context.Process(target=drive, args=(kind, port, n, 1000 * i, options.seconds, file, rest))
+            for i, (n, file) in enumerate(zip(share, files))
+        ]
+        for driver in drivers:
+            driver.start()
+        for driver in drivers:
+            driver.join()
+        cpu, after = cpu_seconds(server.pid) - cpu, resident(server.pid)
+        parts = [np.load(file) for file in files]
+        times = np.concatenate([part["times"] for part in parts])
+        wrong, lost = (int(sum(part[key] for part in parts)) for key in ("wrong", "lost"))
+    tail, _ = server.communicate("")
+    del begin
+    row = {
+        "server": kind,
+        "requests": len(times),
+        "per_second": len(times) / options.seconds,
+        "p50_ms": float(np.percentile(times, 50) * 1e3),
+        "p99_ms": float(np.percentile(times, 99) * 1e3),
+        "max_ms": float(times.max() * 1e3),
+        "server_cpu_us": cpu / len(times) * 1e6,
+        "lost": lost,
+        "wrong": wrong,
+        "start_s": ready,
+        "idle_mib": idle,
+        "after_mib": after,
+    }
+    if kind == "headrace":
+        shown = json.loads(tail)
+        row["mean_batch"] = shown["inference_count"] / max(1, shown["execution_count"])
+    return row
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--processes", type=int, default=2, help="client processes")
+    parser.add_argument("--threads", type=int, default=128, help="threads of the echo server")
+    parser.add_argument("--pin", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--role", choices=("echo", "headrace"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.role:
+        serve(options.role, options.threads)
+        return
+    rows = [measure(kind, options) for kind in ("echo", "headrace")]
+    if options.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        columns = ("server", "requests", "per_second", "p50_ms", "p99_ms", "max_ms", "server_cpu_us", "lost", "wrong", "start_s", "idle_mib", "after_mib")
+        print("".join(f"{name:>14}" for name in columns))
+        for row in rows:
+            print("".join(f"{row[n]:>14.2f}" if isinstance(row[n], float) else f"{row[n]:>14}" for n in columns))
+        print(f"mean batch of headrace: {rows[1]['mean_batch']:.2f}")
+    sys.exit(any(row["lost"] or row["wrong"] for row in rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,387 @@
+"""Verbs over both fronts, through our own client and, where the wire matters, without it."""
+
+import http.client
+import json
+import struct
+import threading
+import time
+
+import grpc
+import ml_dtypes
+import numpy as np
+import pytest
+import serve_fake
+
+from headrace.protos import health_pb2 as health
+from headrace.protos import inference_pb2 as pb
+from headrace.serve import Client
+from headrace.serve.datatypes import DATATYPES, decode_bytes, encode_bytes
+from headrace.serve.errors import Meaning, ServeError
+
+V2 = "/inference.GRPCInferenceService/"
+
+
+@pytest.fixture(params=["grpc", "rest"])
+def client(request, server):
+    url = f"127.0.0.1:{server.grpc_port}" if request.param == "grpc" else f"http://127.0.0.1:{server.http_port}"
+    with Client(url) as opened:
+        yield opened
+
+
+def call(channel, method, request, answer):
+    data = channel.unary_unary(V2 + method)(request.SerializeToString(), timeout=20)
+    return answer.FromString(data)
+
+
+def get(server, path, method="GET", body=None, headers=None, port=None):
+    connection = http.client.HTTPConnection("127.0.0.1", port or server.http_port, timeout=20)
+    connection.request(method, path, body, headers or {})
+    answer = connection.getresponse()
+    data = answer.read()
+    connection.close()
+    return answer.status, data, answer.headers
+
+
+def sample(datatype):
+    row = DATATYPES[datatype]
+    if datatype == "BYTES":
+        out = np.empty((2, 2), object)
+        out[:] = [[b"", b"\0\xff"], ["ä€".encode(), b"x" * 300]]
+        return out
+    if datatype == "BOOL":
+        return np.array([[True, False], [False, True]])
+    data = bytes(range(256))[: 4 * row.size] if row.dtype.kind in "iu" else None
+    if data is not None:
+        return np.frombuffer(data, row.dtype).reshape(2, 2)
+    values = np.array([[np.nan, -np.inf], [-0.0, 1e-40]], np.float64)
+    with np.errstate(all="ignore"):
+        return values.astype(row.dtype)
+
+
+@pytest.mark.parametrize("datatype", sorted(DATATYPES))
+def test_every_datatype_comes_back_bit_for_bit(client, datatype):
+    x = sample(datatype)
+    y = client.infer(datatype.lower(), x=x)["y"]
+    assert y.shape == x.shape and y.dtype == x.dtype
+    assert y.tolist() == x.tolist() if x.dtype == object else y.tobytes() == x.tobytes()
+
+
+@pytest.mark.parametrize("datatype", ["FP32", "BYTES"])
+def test_empty_tensors(client, datatype):
+    x = np.empty((1, 0), DATATYPES[datatype].dtype)
+    assert client.infer(datatype.lower(), x=x)["y"].shape == (1, 0)
+
+
+def test_large_tensor(client):
+    x = np.arange(200_000, dtype=np.float32).reshape(4, -1)
+    assert client.infer("fp32", x=x)["y"].tobytes() == x.tobytes()
+
+
+def test_chosen_outputs_and_errors(client):
+    x = np.ones((1, 4), np.float32)
+    assert list(client.infer("add", outputs=["difference"], a=x, b=x)) == ["difference"]
+    assert list(client.infer("add", version=1, a=x, b=x)) == ["sum", "difference"]
+    with pytest.raises(ServeError, match="input 'b' is missing") as caught:
+        client.infer("add", a=x)
+    assert caught.value.meaning is Meaning.BAD_ARGUMENT
+    with pytest.raises(ServeError, match="no wire form"):
+        client.infer("add", a=np.ones((1, 4), ml_dtypes.float8_e4m3fn), b=x)
+
+
+def test_metadata_config_statistics(client):
+    assert client.metadata()["name"] == "headrace"
+    facts = client.metadata("add")
+    assert facts["versions"] == ["1"] and facts["inputs"][0] == {"name": "a", "datatype": "FP32", "shape": [-1, 4]}
+    assert facts["properties"]["headrace.batching"].startswith("on")
+    assert client.metadata("dependent")["properties"]["headrace.batching"] == "off: node 'mean' mixes rows"
+    config = client.config("add")
+    assert config["max_batch_size"] == 256 and config["input"][0] == {"name": "a", "data_type": "TYPE_FP32", "dims": [4]}
+    assert "dynamic_batching" in config and "dynamic_batching" not in client.config("dependent")
+    before = client.statistics("fp64")[0]
+    client.infer("fp64", x=np.ones((3, 2)))
+    after = client.statistics("fp64")[0]
+    assert int(after["inference_count"]) - int(before.get("inference_count", 0)) == 3
+    assert {row["name"] for row in client.statistics()} >= {"add", "fp32"}
+
+
+def test_ready_and_index(client):
+    assert client.ready("add") and not client.ready("bad") and not client.ready("nope")
+    assert not client.ready()  # a start-up model failed
+    rows = {row["name"]: row for row in client.index()}
+    assert rows["add"]["state"] == "READY" and rows["bad"]["state"] == "UNAVAILABLE"
+    assert "bound 0.001" in rows["wrong"]["reason"]
+
+
+def test_load_and_unload(client):
+    client.unload("uint64")
+    with pytest.raises(ServeError) as caught:
+        client.infer("uint64", x=np.ones((1, 1), np.uint64))
+    assert caught.value.meaning is Meaning.UNAVAILABLE
+    client.load("uint64")
+    assert client.ready("uint64")
+    for verb, name, meaning in ((client.load, "nope", Meaning.NOT_FOUND), (client.load, "bad", Meaning.UNAVAILABLE)):
+        with pytest.raises(ServeError) as caught:
+            verb(name)
+        assert caught.value.meaning is meaning
+
+
+def test_model_failure_is_an_incident_without_details(client):
+    with pytest.raises(ServeError) as caught:
+        client.infer("poison", x=np.full((1, 4), 666, np.float32))
+    assert caught.value.meaning is Meaning.INTERNAL and caught.value.text.startswith("internal error, incident ")
+    assert client.infer("poison", x=np.ones((1, 4), np.float32))["y"][0, 0] == 2
+
+
+def test_poison_harms_only_its_own_row(server):
+    """Concurrent requests to a slow batch: the raising one alone fails."""
+    outcomes = {}
+
+    def send(value):
+        with Client(f"127.0.0.1:{server.grpc_port}") as own:
+            try:
+                outcomes[value] = own.infer("poison", x=np.full((1, 4), value, np.float32))["y"][0, 0]
+            except ServeError as error:
+                outcomes[value] = error.meaning
+
+    threads = [threading.Thread(target=send, args=(v,)) for v in (1, 2, 3, 666, 5, 6, 7, 8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert outcomes == {v: 2 * v for v in (1, 2, 3, 5, 6, 7, 8)} | {666: Meaning.INTERNAL}
+
+
+# ---- gRPC ----
+
+
+def infer_message(model="add", **fields):
+    message = pb.ModelInferRequest(model_name=model, **fields)
+    for name in "ab":
+        message.inputs.add(name=name, datatype="FP32", shape=[1, 4]).contents.fp32_contents.extend([1, 2, 3, 4])
+    return message
+
+
+def test_typed_contents(channel):
+    answer = call(channel, "ModelInfer", infer_message(id="abc"), pb.ModelInferResponse)
+    assert answer.id == "abc" and answer.model_version == "1" and [o.name for o in answer.outputs] == ["sum", "difference"]
+    assert np.frombuffer(answer.raw_output_contents[0], np.float32).tolist() == [2, 4, 6, 8]
+    message = pb.ModelInferRequest(model_name="bytes")
+    message.inputs.add(name="x", datatype="BYTES", shape=[1, 2]).contents.bytes_contents.extend([b"\0", b"bc"])
+    answer = call(channel, "ModelInfer", message, pb.ModelInferResponse)
+    assert decode_bytes(answer.raw_output_contents[0], 2).tolist() == [b"\0", b"bc"]
+
+
+def test_classification(channel):
+    message = pb.ModelInferRequest(model_name="fp32", raw_input_contents=[struct.pack("<4f", 1, 5, np.nan, 5)])
+    message.inputs.add(name="x", datatype="FP32", shape=[1, 4])
+    message.outputs.add(name="y").parameters["classification"].int64_param = 3
+    answer = call(channel, "ModelInfer", message, pb.ModelInferResponse)
+    assert answer.outputs[0].datatype == "BYTES" and list(answer.outputs[0].shape) == [1, 3]
+    assert decode_bytes(answer.raw_output_contents[0], 3).tolist() == [b"5.000000:1", b"5.000000:3", b"1.000000:0"]
+
+
+def test_explain(channel):
+    message = infer_message()
+    message.parameters["headrace_explain"].bool_param = True
+    answer = call(channel, "ModelInfer", message, pb.ModelInferResponse)
+    assert answer.parameters["headrace_batch_rows"].int64_param == 1
+
+
+def test_deadline(channel):
+    with pytest.raises(grpc.RpcError) as caught:
+        message = pb.ModelInferRequest(model_name="slow", raw_input_contents=[bytes(16)])
+        message.inputs.add(name="x", datatype="FP32", shape=[1, 4])
+        message.parameters["timeout"].int64_param = 1
+        for _ in range(3):  # the first may be quick enough to lead
+            call(channel, "ModelInfer", message, pb.ModelInferResponse)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_cancel_leaves_the_queue(server, channel):
+    message = pb.ModelInferRequest(model_name="slow", raw_input_contents=[bytes(16)])
+    message.inputs.add(name="x", datatype="FP32", shape=[1, 4])
+    infer = channel.unary_unary(V2 + "ModelInfer")
+    running = [infer.future(message.SerializeToString(), timeout=20) for _ in range(2)]
+    waiting = infer.future(message.SerializeToString(), timeout=20)
+    waiting.cancel()
+    assert all(one.result() for one in running)
+    assert waiting.cancelled()
+
+
+def test_stream(channel):
+    stream = channel.stream_stream(V2 + "ModelStreamInfer")
+    sent = [infer_message(id="1"), infer_message("nope", id="2"), infer_message(id="3")]
+    answers = [pb.ModelStreamInferResponse.FromString(a) for a in stream(m.SerializeToString() for m in sent)]
+    assert [a.infer_response.id for a in answers] == ["1", "2", "3"]
+    assert [bool(a.error_message) for a in answers] == [False, True, False]
+    assert answers[0].infer_response.parameters["triton_final_response"].bool_param
+    strict = stream((m.SerializeToString() for m in sent), metadata=(("triton_grpc_error", "true"),))
+    next(strict)
+    with pytest.raises(grpc.RpcError) as caught:
+        next(strict)
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_kserve_load_and_the_alias_service(channel):
+    request = pb.RepositoryModelLoadRequest(repository_name="add")  # field 1: the model, as KServe sends it
+    answer = call(channel, "RepositoryModelLoad", request, pb.RepositoryModelLoadResponse)
+    assert answer.model_name == "add" and answer.isLoaded
+    index = channel.unary_unary("/inference.model_repository.ModelRepositoryService/RepositoryIndex")(b"")
+    assert pb.RepositoryIndexResponse.FromString(index).models
+    request = pb.RepositoryModelLoadRequest(model_name="add")
+    for key in ("config", "file:1/model.hr"):
+        request.parameters[key].string_param = "{}"
+        with pytest.raises(grpc.RpcError) as caught:
+            call(channel, "RepositoryModelLoad", request, pb.RepositoryModelLoadResponse)
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        request.parameters.clear()
+
+
+def check(channel, service):
+    data = health.HealthCheckRequest(service=service).SerializeToString()
+    return health.HealthCheckResponse.FromString(channel.unary_unary("/grpc.health.v1.Health/Check")(data)).status
+
+
+def test_health(channel):
+    assert check(channel, "") == health.HealthCheckResponse.NOT_SERVING
+    assert check(channel, "add") == health.HealthCheckResponse.SERVING
+    assert check(channel, "bad") == health.HealthCheckResponse.NOT_SERVING
+    with pytest.raises(grpc.RpcError) as caught:
+        check(channel, "nope")
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    watch = channel.unary_stream("/grpc.health.v1.Health/Watch")
+    stream = watch(health.HealthCheckRequest(service="nope").SerializeToString())
+    assert health.HealthCheckResponse.FromString(next(stream)).status == health.HealthCheckResponse.SERVICE_UNKNOWN
+    stream.cancel()
+
+
+def test_a_path_that_is_no_utf8_does_not_end_the_server(server, channel):
+    """The frame that ends the accept loop of a grpc.aio server."""
+    import socket
+
+    path = b"/\xff\xfe"
+    block = b"\x83\x86" + b"\x44" + bytes([len(path)]) + path + b"\x41\x01a" + b"\x5f\x10application/grpc" + b"\x40\x02te\x08trailers"
+    frame = len(block).to_bytes(3, "big") + b"\x01\x05" + (1).to_bytes(4, "big") + block
+    with socket.create_connection(("127.0.0.1", server.grpc_port)) as sock:
+        sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0" + frame)
+        time.sleep(0.1)
+    assert call(channel, "ServerLive", pb.ServerLiveRequest(), pb.ServerLiveResponse).live
+
+
+# ---- REST ----
+
+
+def test_rest_health_bodies(server):
+    assert get(server, "/v2/health/live")[:2] == (200, b'{"live":true}')
+    assert get(server, "/v2/health/ready")[0] == 400
+    assert get(server, "/v2/models/add/ready")[:2] == (200, b'{"name":"add","ready":true}')
+    assert get(server, "/v2/models/bad/ready")[0] == 400
+    assert "add" in json.loads(get(server, "/v2/models")[1])["models"]
+
+
+def test_rest_paths_and_methods(server):
+    assert get(server, "/v2/nope")[0] == 404
+    assert get(server, "/")[0] == 404
+    status, _, headers = get(server, "/v2/models/add/infer")
+    assert status == 405 and headers["Allow"] == "POST"
+    assert get(server, "/v2/repository/index", "POST", b'{"ready":true}')[0] == 200
+    assert get(server, "/v2/repository/index", "POST", b'{"ready":1}')[0] == 400
+    assert get(server, "/v2/models/add/versions/1?x=y")[0] == 200
+    assert get(server, "/v2/systemsharedmemory/status")[1] == b"[]"
+    assert get(server, "/v2/systemsharedmemory/region/r/register", "POST", b"{}")[0] == 501
+    assert get(server, "/v2/logging")[0] == 200
+
+
+def tensor(name="x", data=(1, 2), datatype="FP32", **more):
+    return {"name": name, "shape": [1, len(data)], "datatype": datatype, "data": list(data)} | more
+
+
+def test_rest_json_in_and_out(server):
+    document = {"id": "k", "inputs": [tensor(data=[1, 2.5])], "outputs": [{"name": "y"}]}
+    status, data, headers = get(server, "/v2/models/fp32/infer", "POST", json.dumps(document))
+    answer = json.loads(data)
+    assert status == 200 and headers["Content-Type"] == "application/json"
+    assert answer["id"] == "k" and answer["outputs"] == [
+        {"name": "y", "datatype": "FP32", "shape": [1, 2], "data": [1.0, 2.5]}
+    ]
+    document = {"inputs": [tensor(data=["a", "ä"], datatype="BYTES")]}
+    assert json.loads(get(server, "/v2/models/bytes/infer", "POST", json.dumps(document))[1])["outputs"][0]["data"] == ["a", "ä"]
+    document = {"inputs": [tensor(data=[True, False], datatype="BOOL")]}
+    assert json.loads(get(server, "/v2/models/bool/infer", "POST", json.dumps(document))[1])["outputs"][0]["data"] == [True, False]
+
+
+def test_rest_mixed_json_and_binary(server):
+    a = tensor("a", (1, 2, 3, 4))
+    b = {"name": "b", "shape": [1, 4], "datatype": "FP32", "parameters": {"binary_data_size": 16}}
+    outputs = [{"name": "sum", "parameters": {"binary_data": True}}, {"name": "difference"}]
+    head = json.dumps({"inputs": [a, b], "outputs": outputs}).encode()
+    body = head + np.ones(4, np.float32).tobytes()
+    status, data, headers = get(server, "/v2/models/add/infer", "POST", body, {"inference-header-content-length": str(len(head))})
+    length = int(headers["Inference-Header-Content-Length"])
+    answer = json.loads(data[:length])
+    assert status == 200 and headers["Content-Type"] == "application/octet-stream"
+    assert np.frombuffer(data[length:], np.float32).tolist() == [2, 3, 4, 5]
+    assert answer["outputs"][0]["parameters"] == {"binary_data_size": 16} and answer["outputs"][1]["data"] == [0, 1, 2, 3]
+
+
+def test_rest_raw_request(server):
+    headers = {"Inference-Header-Content-Length": "0"}
+    status, data, answer = get(server, "/v2/models/int32/infer", "POST", struct.pack("<3i", 1, 2, 3), headers)
+    assert status == 200
+    assert data[int(answer["Inference-Header-Content-Length"]) :] == struct.pack("<3i", 1, 2, 3)
+    assert get(server, "/v2/models/int32/infer", "POST", b"12345", headers)[0] == 400
+
+
+@pytest.mark.parametrize("values", [[np.nan, 1], [np.inf, 1]])
+def test_rest_json_never_carries_nan(server, values):
+    item = {"name": "x", "shape": [1, 2], "datatype": "FP32", "parameters": {"binary_data_size": 8}}
+    head = json.dumps({"inputs": [item]}).encode()
+    body = head + np.array(values, np.float32).tobytes()
+    status, data, _ = get(server, "/v2/models/fp32/infer", "POST", body, {"Inference-Header-Content-Length": str(len(head))})
+    assert status == 400 and "binary_data" in json.loads(data)["error"]
+
+
+def test_rest_json_never_carries_what_it_cannot(server):
+    item = {"name": "x", "shape": [1, 1], "datatype": "BYTES", "parameters": {"binary_data_size": 5}}
+    head = json.dumps({"inputs": [item]}).encode()
+    body = head + encode_bytes([b"\xff"])
+    status, data, _ = get(server, "/v2/models/bytes/infer", "POST", body, {"Inference-Header-Content-Length": str(len(head))})
+    assert status == 400 and "UTF-8" in json.loads(data)["error"]
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+def test_rest_compression(server, coding):
+    import gzip
+    import zlib
+
+    squeeze = gzip.compress if coding == "gzip" else zlib.compress
+    body = squeeze(json.dumps({"inputs": [tensor(data=[0.5] * 4)]}).encode())
+    headers = {"Content-Encoding": coding, "Accept-Encoding": coding}
+    status, data, answer = get(server, "/v2/models/fp32/infer", "POST", body, headers)
+    assert status == 200 and answer["Content-Encoding"] == coding
+    plain = gzip.decompress(data) if coding == "gzip" else zlib.decompress(data)
+    assert json.loads(plain)["outputs"][0]["data"] == [0.5] * 4
+
+
+def test_metrics(server):
+    with Client(f"127.0.0.1:{server.grpc_port}") as client:
+        client.infer("int16", x=np.ones((2, 2), np.int16))
+    status, data, _ = get(server, "/metrics", port=server.metrics_port)
+    text = data.decode()
+    assert status == 200
+    assert 'nv_inference_count{model="int16",version="1"}' in text
+    assert 'headrace_request_seconds_bucket{front="grpc",le="0.0001",model="int16",version="1"}' in text
+    assert 'headrace_batch_release_total{model="int16",reason="alone",version="1"}' in text
+    with pytest.raises(ServeError), Client(f"127.0.0.1:{server.grpc_port}") as client:
+        client.infer("client-text-never-a-label", x=np.ones(1))
+    assert "client-text" not in get(server, "/metrics", port=server.metrics_port)[1].decode()
+    assert get(server, "/other", port=server.metrics_port)[0] == 404
+
+
+def test_remote_management_is_refused(server):
+    with pytest.raises(ServeError) as caught:
+        server._plane.load("", "add", {}, local=False)
+    assert caught.value.meaning is Meaning.FORBIDDEN
+
+
+assert serve_fake  # the models of the fixtures
