@@ -1,4 +1,4 @@
-#include "activation.h"
+#include "kernels/gemm/activation.h"
 
 namespace hr {
 

@@ -1,7 +1,7 @@
 // Vector activations: exp, tanh and erf by polynomials after Cephes (Moshier), about 2 units in the last place.
 #pragma once
-#include "activation.h"
-#include "simd.h"
+#include "kernels/gemm/activation.h"
+#include "kernels/gemm/simd.h"
 
 namespace hr::HR_TIER {
 

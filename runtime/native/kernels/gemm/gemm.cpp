@@ -1,12 +1,12 @@
-#include "gemm.h"
+#include "kernels/gemm/gemm.h"
 
 #include <algorithm>
 #include <vector>
 
-#include "common.h"
+#include "kernels/gemm/common.h"
 #include "cpu.h"
 #include "pool.h"
-#include "tiers.h"
+#include "kernels/gemm/tiers.h"
 
 namespace hr {
 
@@ -84,7 +84,7 @@ void run_gemm_task(const GemmTable& t, const GemmProblem& p, const GemmPlan& pla
 
     const Ranges ranges(p.segments, p.k);
     const int64_t panels = ceil_div(p.n, t.nr), last = ranges.count() - 1;
-    const float* table[kTable];
+    const void* table[kTable];
     GemmBlock g;
     g.ldc = p.ldc, g.ldb = t.nr, g.n = col1 - col0, g.epilogue = p.epilogue;
     const int64_t most = std::max<int64_t>(t.mr, kTable / ranges.several / t.mr * t.mr);

@@ -11,7 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "activation.h"
+#include "kernels/gemm/activation.h"
 
 namespace hr {
 
@@ -28,7 +28,7 @@ struct Epilogue {
 
 // One block of work for a tier's kernel: all row tiles and panels of one range of k.
 struct GemmBlock {
-    const float* const* rows;       // rows[s * stride + m]
+    const void* const* rows;        // rows[s * stride + m]
     int64_t stride, m;
     int64_t segments, offset, k;    // elements [offset, offset + k) of each of these segments
     const float* b;                 // the panels at this range of k
@@ -60,18 +60,18 @@ const GemmTable& gemm_table_of(int tier);
 
 // Where rows come from: fills table[(s - s0) * stride + (m - m0)] for rows [m0, m1) of segments [s0, s1).
 struct Rows {
-    virtual void fill(const float** table, int64_t stride, int64_t s0, int64_t s1, int64_t m0, int64_t m1) const = 0;
+    virtual void fill(const void** table, int64_t stride, int64_t s0, int64_t s1, int64_t m0, int64_t m1) const = 0;
 
 protected:
     ~Rows() = default;
 };
 
 struct MatrixRows final : Rows {
-    const float* a;
-    int64_t lda;
-    MatrixRows(const float* data, int64_t stride) : a(data), lda(stride) {}
-    void fill(const float** table, int64_t, int64_t, int64_t, int64_t m0, int64_t m1) const override {
-        for (int64_t m = m0; m < m1; m++) table[m - m0] = a + m * lda;
+    const char* a;
+    int64_t bytes;                  // from one row to the next
+    template <class T> MatrixRows(const T* data, int64_t stride) : a(reinterpret_cast<const char*>(data)), bytes(stride * int64_t(sizeof(T))) {}
+    void fill(const void** table, int64_t, int64_t, int64_t, int64_t m0, int64_t m1) const override {
+        for (int64_t m = m0; m < m1; m++) table[m - m0] = a + m * bytes;
     }
 };
 

@@ -1,8 +1,8 @@
 // f32 tiles: kRows x kVecs vectors of accumulators that stay in registers.
 #pragma once
-#include "activation.inc.h"
-#include "gemm.h"
-#include "simd.h"
+#include "kernels/gemm/activation.inc.h"
+#include "kernels/gemm/gemm.h"
+#include "kernels/gemm/simd.h"
 
 namespace hr::HR_TIER {
 
@@ -29,7 +29,7 @@ static void tile(const GemmBlock& g, int64_t m, const float* b, float* c, int64_
     }
     for (int64_t s = 0; s < g.segments; s++) {
         const float* a[MR];
-        HR_UNROLL for (int i = 0; i < MR; i++) a[i] = g.rows[s * g.stride + m + i] + g.offset;
+        HR_UNROLL for (int i = 0; i < MR; i++) a[i] = static_cast<const float*>(g.rows[s * g.stride + m + i]) + g.offset;
         for (int64_t k = 0; k < g.k; k++) {
             vf bv[NV];
             HR_UNROLL for (int j = 0; j < NV; j++)

@@ -1,5 +1,5 @@
 // The matrix kernels, built once for every tier.
-#include "gemm_f32.inc.h"
+#include "kernels/gemm/gemm_f32.inc.h"
 
 namespace hr::HR_TIER {
 

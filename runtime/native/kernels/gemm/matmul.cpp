@@ -1,8 +1,8 @@
 // MatMul, Gemm and headrace.FusedMatMul in f32: Y = act(alpha * op(A) op(B) + bias + r), with batches that broadcast.
 #include <algorithm>
 
-#include "common.h"
-#include "gemm.h"
+#include "kernels/gemm/common.h"
+#include "kernels/gemm/gemm.h"
 #include "pool.h"
 
 namespace hr {
@@ -236,7 +236,7 @@ private:
             for (int64_t task = begin; task < end; task++) {
                 const int64_t i = task / groups, panel0 = task % groups * group, panel1 = std::min(all, panel0 + group);
                 const float* bi = b + p.b_at(i) * p.k * p.n;
-                const float* rows[64];
+                const void* rows[64];
                 MatrixRows(a + p.a_at(i) * p.m * p.k, p.k).fill(rows, 0, 0, 1, 0, p.m);
                 GemmBlock g{};
                 g.rows = rows, g.stride = g.m = p.m, g.segments = 1, g.k = p.k, g.ldc = p.n, g.first = g.last = true;

@@ -1,0 +1,276 @@
+// Conv, headrace.FusedConv (channels first) and headrace.cpu.Conv (channels last) in f32.
+//
+// Channels-last inside: a node with channels first is transposed into scratch and back. A convolution is an indirect GEMM
+// over its taps; few input channels merge a row of taps into one long segment over a padded copy; one channel per group
+// has a kernel of its own.
+#include "kernels/conv/conv.h"
+
+#include <algorithm>
+
+#include "kernels/conv/window.h"
+#include "kernels/gemm/tiers.h"
+#include "pool.h"
+
+namespace hr {
+
+HR_TIER_TABLE(ConvTable, conv_kernels);
+
+const ConvTable& conv_table() { return HR_OF_TIER(conv_kernels, cpu_tier()); }
+
+namespace {
+
+constexpr int64_t kMergeChannels = 15;  // up to so many channels taps are merged
+
+class ConvKernel final : public Kernel {
+public:
+    ConvKernel(const NodeInfo& node, const Activation& act)
+        : gemm_(gemm_table()), conv_(conv_table()), attributes_(node), act_(act), group_(node.i("group", 1)) {
+        last_ = node.op == "headrace.cpu.Conv";
+        const auto constant = [&](size_t i) { return i < node.constants.size() ? node.constants[i] : nullptr; };
+        if (const Tensor* w = constant(1); w && w->shape.rank >= 3) {
+            packed_ = Packed<float>(weight_floats(w->shape));
+            Packed<float> matrix(w->count());
+            pack_weights(*w, matrix.get(), packed_.get());
+            if (const Tensor* b = constant(2)) {
+                bias_ = Packed<float>(bias_floats(w->shape));
+                spread_bias(*b, w->shape, bias_.get());
+            }
+        }
+    }
+
+    void shape(ShapeContext& c) const override {
+        const Window w = window(c.in(0).shape, c.in(1).shape);
+        c.out(0, DType::f32, output_shape(c.in(0).shape, w, c.in(1).shape[0]));
+        Scratch scratch;
+        plan(w, c.in(1).shape, c.has(2), c.has(3), scratch);
+        c.scratch = scratch.used();
+    }
+
+    void run(RunContext& c) const override {
+        const Shape& ws = c.in(1).shape;
+        const Window w = window(c.in(0).shape, ws);
+        const int64_t features = ws[0];
+        if (w.rows() == 0 || features == 0) return;
+        Scratch scratch(c.scratch);
+        const Memory mem = plan(w, ws, c.has(2), c.has(3), scratch);
+        Epilogue e;
+        e.act = act_;
+        const float* weights = packed_.get();
+        if (!packed_) pack_weights(c.in(1), mem.matrix, mem.weights), weights = mem.weights;
+        if (c.has(2)) {
+            e.bias = bias_ ? bias_.get() : mem.bias;
+            if (!bias_) spread_bias(c.in(2), ws, mem.bias);
+        }
+        const float* x = c.in(0).as<float>();
+        if (mem.x) to_last(x, w.n, w.c, w.in_pixels(), mem.x, *c.pool), x = mem.x;
+        if (c.has(3)) {
+            if (c.in(3).shape != c.out(0).shape) throw std::invalid_argument("the residual is " + text(c.in(3).shape) + ", the result " + text(c.out(0).shape));
+            e.residual = c.in(3).as<float>(), e.ldr = features;
+            if (mem.r) to_last(e.residual, w.n, features, w.pixels(), mem.r, *c.pool), e.residual = mem.r;
+        }
+        float* y = mem.y ? mem.y : c.out(0).as<float>();
+        std::memset(mem.zeros, 0, size_t(w.c) * 4);
+        if (depthwise(ws)) run_depthwise(w, x, weights, y, e, mem.zeros, *c.pool);
+        else run_gemms(w, ws, x, weights, y, e, mem, *c.pool);
+        if (mem.y) to_first(mem.y, w.n, features, w.pixels(), c.out(0).as<float>(), *c.pool);
+    }
+
+    bool reads_data(int input) const override { return !(input == 1 && packed_) && !(input == 2 && bias_); }
+    size_t packed_bytes() const override { return packed_.bytes() + bias_.bytes(); }
+    std::string variant() const override { return std::string("conv_f32_") + gemm_.tier; }
+
+private:
+    struct Memory {
+        float *x = nullptr, *r = nullptr, *y = nullptr, *image = nullptr, *weights = nullptr, *matrix = nullptr, *bias = nullptr, *zeros = nullptr;
+    };
+
+    bool depthwise(const Shape& w) const { return group_ > 1 && w[1] == 1 && w[0] == group_; }
+    static int64_t taps(const Shape& w) { return w.count(2, w.rank); }
+    bool merges(const Window& w) const { return group_ == 1 && w.c <= kMergeChannels && w.kernel[2] > 1 && can_merge(w); }
+    // Segments and their length: all taps of c channels, or rows of merged taps. The packed order of k is the same.
+    int64_t segments(const Window& w) const { return merges(w) ? w.taps() / w.kernel[2] : w.taps(); }
+
+    int64_t weight_floats(const Shape& w) const {
+        if (depthwise(w)) return taps(w) * round_up(w[0], 16);
+        return group_ * packed_floats(gemm_, 1, taps(w) * w[1], w[0] / group_);
+    }
+    int64_t bias_floats(const Shape& w) const { return depthwise(w) ? round_up(w[0], 16) : group_ * round_up(w[0] / group_, gemm_.nr); }
+
+    Window window(const Shape& x, const Shape& w) const {
+        if (x.rank != w.rank || x.rank < 3 || x.rank > 5)
+            throw std::invalid_argument("the ranks of input " + text(x) + " and weight " + text(w) + " must be equal, 3 to 5");
+        const int64_t channels = last_ ? x[-1] : x[1];
+        if (group_ < 1 || w[1] * group_ != channels || w[0] % group_)
+            throw std::invalid_argument("the weight " + text(w) + " in " + std::to_string(group_) + " groups does not fit " + std::to_string(channels) + " channels");
+        for (size_t i = 0; i < attributes_.kernel.size(); i++)
+            if (int(attributes_.kernel.size()) != w.rank - 2 || attributes_.kernel[i] != w[int(i) + 2])
+                throw std::invalid_argument("kernel_shape differs from the weight " + text(w));
+        return make_window(attributes_, x[0], channels, x.d + (last_ ? 1 : 2), w.d + 2, x.rank - 2);
+    }
+
+    Shape output_shape(const Shape& x, const Window& w, int64_t features) const {
+        Shape out{x[0]};
+        if (!last_) out.push(features);
+        for (int i = 0; i < x.rank - 2; i++) out.push(w.out[5 - x.rank + i]);
+        if (last_) out.push(features);
+        return out;
+    }
+
+    Memory plan(const Window& w, const Shape& ws, bool bias, bool residual, Scratch& s) const {
+        Memory mem;
+        if (!last_ && w.c > 1 && w.in_pixels() > 1) mem.x = s.take<float>(w.n * w.c * w.in_pixels());
+        if (!last_ && ws[0] > 1 && w.pixels() > 1) {
+            mem.y = s.take<float>(w.rows() * ws[0]);
+            if (residual) mem.r = s.take<float>(w.rows() * ws[0]);
+        }
+        if (merges(w)) mem.image = s.take<float>(w.n * padded(w).in_pixels() * w.c);
+        if (!packed_) mem.weights = s.take<float>(weight_floats(ws)), mem.matrix = s.take<float>(ws.count());
+        if (bias && !bias_) mem.bias = s.take<float>(bias_floats(ws));
+        mem.zeros = s.take<float>(w.c);
+        return mem;
+    }
+
+    // [features, c, *kernel] -> for each group the matrix [taps * c, features] in panels; depthwise: [taps, channels].
+    void pack_weights(const Tensor& w, float* matrix, float* out) const {
+        const int64_t t = taps(w.shape), c = w.shape[1], n = w.shape[0] / group_;
+        const float* from = w.as<float>();
+        if (depthwise(w.shape)) {
+            const int64_t ld = round_up(w.shape[0], 16);
+            for (int64_t i = 0; i < t; i++)
+                for (int64_t g = 0; g < ld; g++) out[i * ld + g] = g < group_ ? from[g * t + i] : 0.0f;
+            return;
+        }
+        for (int64_t g = 0; g < group_; g++) {
+            for (int64_t j = 0; j < n; j++)
+                for (int64_t i = 0; i < c; i++)
+                    for (int64_t k = 0; k < t; k++) matrix[((g * n + j) * t + k) * c + i] = from[((g * n + j) * c + i) * t + k];
+            // The ranges must be those of the GEMM that reads the panels, which depend on how taps are merged.
+            const Ranges ranges = ranges_of(w.shape);
+            pack_matrix(gemm_, ranges, matrix + g * n * t * c, 1, t * c, n, out + g * packed_floats(gemm_, 1, t * c, n), 0, ceil_div(n, gemm_.nr));
+        }
+    }
+
+    Ranges ranges_of(const Shape& w) const {
+        Window like;
+        like.c = w[1] * group_;
+        for (int i = 2; i < w.rank; i++) like.kernel[5 - w.rank + i - 2] = w[i];
+        if (!attributes_.dilations.empty()) like.dilation[2] = attributes_.dilations.back();
+        for (int i = 0; i < int(attributes_.pads.size()) / 2; i++) like.begin[5 - w.rank + i] = attributes_.pads[i];
+        if (attributes_.auto_pad != "NOTSET") like.begin[0] = like.begin[1] = like.begin[2] = 0;
+        const int64_t s = segments(like);
+        return Ranges(s, taps(w) * w[1] / s);
+    }
+
+    void spread_bias(const Tensor& b, const Shape& w, float* out) const {
+        if (b.count() != w[0]) throw std::invalid_argument("the bias is " + text(b.shape) + " for " + std::to_string(w[0]) + " features");
+        const int64_t groups = depthwise(w) ? 1 : group_, n = w[0] / groups, ld = bias_floats(w) / groups;
+        for (int64_t g = 0; g < groups; g++)
+            for (int64_t j = 0; j < ld; j++) out[g * ld + j] = j < n ? b.as<float>()[g * n + j] : 0.0f;
+    }
+
+    // Channels first to channels last and back, image by image.
+    void to_last(const float* x, int64_t n, int64_t c, int64_t pixels, float* out, ThreadPool& pool) const {
+        const int64_t step = 64, blocks = ceil_div(pixels, step);
+        pool.parallel(n * blocks, std::max<int64_t>(1, 512 / c), [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; i++) {
+                const int64_t image = i / blocks, p = i % blocks * step;
+                gemm_.transpose32(x + image * c * pixels + p, pixels, c, std::min(step, pixels - p), out + (image * pixels + p) * c, c);
+            }
+        });
+    }
+    void to_first(const float* y, int64_t n, int64_t c, int64_t pixels, float* out, ThreadPool& pool) const {
+        const int64_t step = 16, blocks = ceil_div(c, step);
+        pool.parallel(n * blocks, std::max<int64_t>(1, 2048 / pixels), [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; i++) {
+                const int64_t image = i / blocks, f = i % blocks * step;
+                gemm_.transpose32(y + image * c * pixels + f, c, pixels, std::min(step, c - f), out + (image * c + f) * pixels, pixels);
+            }
+        });
+    }
+
+    // The image with its padding around it, zero.
+    static void copy_padded(const Window& w, const Window& p, const float* x, float* out, ThreadPool& pool) {
+        const int64_t row = p.in[2] * w.c, left = std::min(w.begin[2], p.in[2]) * w.c;
+        const int64_t width = std::clamp<int64_t>(p.in[2] - w.begin[2], 0, w.in[2]) * w.c;
+        pool.parallel(w.n * p.in[0] * p.in[1], std::max<int64_t>(1, 8192 / row), [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; i++) {
+                const int64_t i1 = i % p.in[1] - w.begin[1], i0 = i / p.in[1] % p.in[0] - w.begin[0], image = i / (p.in[1] * p.in[0]);
+                float* to = out + i * row;
+                if (uint64_t(i0) >= uint64_t(w.in[0]) || uint64_t(i1) >= uint64_t(w.in[1])) {
+                    std::memset(to, 0, size_t(row) * 4);
+                    continue;
+                }
+                std::memset(to, 0, size_t(left) * 4);
+                std::memcpy(to + left, x + ((image * w.in[0] + i0) * w.in[1] + i1) * w.in[2] * w.c, size_t(width) * 4);
+                std::memset(to + left + width, 0, size_t(row - left - width) * 4);
+            }
+        });
+    }
+
+    void run_gemms(const Window& w, const Shape& ws, const float* x, const float* weights, float* y, const Epilogue& e, const Memory& mem,
+                   ThreadPool& pool) const {
+        const int64_t c = ws[1], n = ws[0] / group_, depth = w.taps() * c, s = segments(w);
+        const int64_t size = packed_floats(gemm_, 1, depth, n), bias = round_up(n, gemm_.nr);
+        Window walked = w;
+        if (mem.image) {
+            walked = merged(padded(w));
+            copy_padded(w, padded(w), x, mem.image, pool);
+            x = mem.image;
+        }
+        const GemmPlan plan = plan_gemm(gemm_, w.rows(), n, depth, group_ >= 4 * pool.threads() ? 1 : pool.threads());
+        const double each = double(w.rows()) * double(n) * double(depth) / double(plan.tasks());
+        pool.parallel(group_ * plan.tasks(), std::max<int64_t>(1, int64_t(16384 / (each + 1))), [&](int64_t begin, int64_t end) {
+            for (int64_t task = begin; task < end; task++) {
+                const int64_t g = task / plan.tasks();
+                const WindowRows window_rows(walked, x + g * c, w.c * 4, mem.zeros);
+                const MatrixRows matrix_rows(x + g * c, w.c);
+                const Rows* rows = w.pointwise() ? static_cast<const Rows*>(&matrix_rows) : &window_rows;
+                GemmProblem p{w.rows(), n, s, depth / s, rows, weights + g * size, y + g * n, ws[0], e};
+                if (e.bias) p.epilogue.bias += g * bias;
+                if (e.residual) p.epilogue.residual += g * n;
+                run_gemm_task(gemm_, p, plan, task % plan.tasks());
+            }
+        });
+    }
+
+    void run_depthwise(const Window& w, const float* x, const float* weights, float* y, const Epilogue& e, const float* zeros, ThreadPool& pool) const {
+        constexpr int64_t kTable = 4096;
+        const int64_t t = w.taps(), most = std::max<int64_t>(1, std::min<int64_t>(kTable / t, 64));
+        if (t > kTable) throw std::invalid_argument("a depthwise window of more than 4096 taps");
+        const WindowRows rows(w, x, w.c * 4, zeros);
+        pool.parallel(w.rows(), std::max<int64_t>(1, 16384 / (t * w.c)), [&](int64_t begin, int64_t end) {
+            const void* table[kTable];
+            for (int64_t m = begin; m < end; m += most) {
+                DepthwiseBlock d{};
+                d.rows = table, d.stride = d.m = std::min(most, end - m), d.taps = t, d.c = w.c;
+                rows.fill(table, d.stride, 0, t, m, m + d.m);
+                d.w = weights, d.ldw = round_up(w.c, 16), d.out = y + m * w.c, d.ldo = w.c, d.epilogue = e;
+                if (e.residual) d.epilogue.residual += m * w.c;
+                conv_.depthwise(d);
+            }
+        });
+    }
+
+    const GemmTable& gemm_;
+    const ConvTable& conv_;
+    WindowAttributes attributes_;
+    Activation act_;
+    int64_t group_;
+    bool last_ = false;
+    Packed<float> packed_, bias_;
+};
+
+std::unique_ptr<Kernel> make_conv(const NodeInfo& node) {
+    if (node.inputs.size() < 2 || node.inputs[0] != DType::f32 || node.inputs[1] != DType::f32) return nullptr;
+    Activation act;
+    if (node.op != "Conv" && !read_activation(node, act)) return nullptr;
+    return std::make_unique<ConvKernel>(node, act);
+}
+
+HR_KERNEL("Conv", make_conv);
+HR_KERNEL("headrace.FusedConv", make_conv);
+HR_KERNEL("headrace.cpu.Conv", make_conv);
+
+}  // namespace
+
+}  // namespace hr

@@ -1,0 +1,35 @@
+// Leaf kernels of the convolution family, one table per tier. All work on channels-last rows.
+#pragma once
+#include "kernels/gemm/gemm.h"
+
+namespace hr {
+
+// Depthwise convolution: out[m, c] = act(sum over taps of rows[tap][m][c] * w[tap, c] + bias[c] + r[m, c]).
+struct DepthwiseBlock {
+    const void* const* rows;    // rows[tap * stride + m]
+    int64_t stride, m, taps, c;
+    const float* w;             // [taps, ldw], zero beyond c
+    int64_t ldw;
+    float* out;
+    int64_t ldo;
+    Epilogue epilogue;
+};
+
+struct ConvTable {
+    const char* tier;
+    int lanes;
+    void (*depthwise)(const DepthwiseBlock&);
+    // Over `n` rows of `c` values: the greatest (NaN wins), or the sum times `scale`.
+    void (*max_f32)(const void* const* rows, int64_t n, int64_t c, float* out);
+    void (*sum_f32)(const void* const* rows, int64_t n, int64_t c, float scale, float* out);
+    void (*max_u8)(const void* const* rows, int64_t n, int64_t c, uint8_t* out);
+    void (*max_i8)(const void* const* rows, int64_t n, int64_t c, int8_t* out);
+    // out[c] = sum of rows, act(sum + bias): the last step of a transposed convolution.
+    void (*gather)(const void* const* rows, int64_t n, int64_t c, const float* bias, const Activation& act, float* out);
+    // out = a * wa + b * wb, element by element: one step of linear interpolation.
+    void (*mix)(const float* a, const float* b, float wa, float wb, int64_t c, float* out);
+};
+
+const ConvTable& conv_table();
+
+}  // namespace hr
