@@ -5,7 +5,7 @@ from __future__ import annotations
 from headrace.runtime.graph import Graph, Node, Value
 from headrace.runtime.ops import find
 from headrace.runtime.passes.pattern import any_value, constant, match, near, one_of, op
-from headrace.runtime.passes.rewrite import Patch, Scope, attribute, dtype, rank, rewrite
+from headrace.runtime.passes.rewrite import Patch, Scope, attribute, dtype, number, rank, rewrite
 
 PORTABLE = True
 ORDER = 43
@@ -69,8 +69,8 @@ def _mish(node: Node, scope: Scope) -> Patch | None:
     return Patch(found.nodes, [scope.node("Mish", [found["x"]], node.outputs[0], like=node)])
 
 
-def _no_wider(number: Value, x: Value) -> bool:
-    return (rank(number) or 0) <= (rank(x) or 0)
+def _no_wider(alpha: Value, x: Value) -> bool:
+    return (rank(alpha) or 0) <= (rank(x) or 0)
 
 
 def fused_form(node: Node | None, scope: Scope) -> dict[str, object] | None:
@@ -81,13 +81,12 @@ def fused_form(node: Node | None, scope: Scope) -> dict[str, object] | None:
     match node.kind:
         case "Relu" | "HardSwish" | "Sigmoid" | "Tanh":
             return {"activation": node.operator}
-        case "Swish" if near(float(attribute(node, "alpha", 1.0)), 1.0):  # type: ignore[arg-type]
+        case "Swish" if near(number(node, "alpha", 1.0), 1.0):
             return {"activation": "Silu"}
         case "LeakyRelu":
-            return {"activation": "LeakyRelu", "alpha": float(attribute(node, "alpha", 0.01))}  # type: ignore[arg-type]
+            return {"activation": "LeakyRelu", "alpha": number(node, "alpha", 0.01)}
         case "HardSigmoid":
-            alpha, beta = attribute(node, "alpha", 0.2), attribute(node, "beta", 0.5)
-            return {"activation": "HardSigmoid", "alpha": float(alpha), "beta": float(beta)}  # type: ignore[arg-type]
+            return {"activation": "HardSigmoid", "alpha": number(node, "alpha", 0.2), "beta": number(node, "beta", 0.5)}
         case "Gelu":
             exact = attribute(node, "approximate", "none") == "none"
             return {"activation": "Gelu" if exact else "GeluTanh"}
@@ -99,11 +98,11 @@ def fused_form(node: Node | None, scope: Scope) -> dict[str, object] | None:
 def _clip(node: Node, scope: Scope) -> dict[str, object] | None:
     bounds: dict[str, object] = {}
     for key, value in zip(("clip_min", "clip_max"), node.inputs[1:]):
-        number = scope.scalar(value) if value is not None else None
-        if value is not None and number is None:
+        bound = scope.scalar(value) if value is not None else None
+        if value is not None and bound is None:
             return None
-        if number is not None:
-            bounds[key] = number
+        if bound is not None:
+            bounds[key] = bound
     if dtype(node.outputs[0]) == "float32" and bounds == {"clip_min": 0.0}:
         return {"activation": "Relu"}
     return {"activation": "Clip", **bounds}

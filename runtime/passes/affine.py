@@ -14,14 +14,26 @@ import numpy as np
 
 from headrace.runtime import dtypes
 from headrace.runtime.graph import Graph, Node, Value
-from headrace.runtime.passes.rewrite import Patch, Scope, attribute, copy_node, dtype, is_float, rank, rewrite
+from headrace.runtime.passes.rewrite import (
+    Patch,
+    Scope,
+    attribute,
+    copy_node,
+    dtype,
+    integer,
+    is_float,
+    made,
+    number,
+    rank,
+    rewrite,
+)
 
 PORTABLE = True
 ORDER = 50
 
 
 def run(graph: Graph) -> Graph:
-    rules = {kind: _after for kind in ("Mul", "Div", "Add", "Sub", "BatchNormalization")}
+    rules = dict.fromkeys(("Mul", "Div", "Add", "Sub", "BatchNormalization"), _after)
     return rewrite(graph, {**rules, "Conv": _before, "MatMul": _before})
 
 
@@ -76,8 +88,8 @@ def _of_batch_norm(node: Node, scope: Scope) -> Affine | None:
         return None
     if any(value is not None and (scope.users(value) or id(value) in scope.outputs) for value in node.outputs[1:]):
         return None
-    gamma, beta, mean, variance = (part.astype(np.float64) for part in parts)  # type: ignore[union-attr]
-    scale = gamma / np.sqrt(variance + float(attribute(node, "epsilon", 1e-5)))  # type: ignore[arg-type]
+    gamma, beta, mean, variance = (np.asarray(part, np.float64) for part in parts)
+    scale = gamma / np.sqrt(variance + number(node, "epsilon", 1e-5))
     return Affine(node.inputs[0], scale, beta - mean * scale)
 
 
@@ -112,15 +124,15 @@ def _fold_after(node: Node, linear: Node, affine: Affine, scope: Scope) -> Patch
         vector = per_channel(bias, 2, 1)
         if vector is None:
             return None
-        bias = np.broadcast_to(vector, (channels,)) * float(attribute(linear, "beta", 1.0))  # type: ignore[arg-type]
+        bias = np.broadcast_to(vector, (channels,)) * number(linear, "beta", 1.0)
     return _with_weights(node, linear, weights, bias, scale, shift, scope)
 
 
 def _with_weights(
     node: Node, linear: Node, weights: np.ndarray, bias: np.ndarray | None, scale: np.ndarray, shift: np.ndarray, scope: Scope
 ) -> Patch:
-    name = linear.inputs[1].name  # type: ignore[union-attr]
     inputs = [linear.inputs[0], linear.inputs[1]]
+    name = weights_name(linear)
     if np.any(scale != 1):
         scaled = (weights.astype(np.float64) * _spread(linear, weights, scale)).astype(weights.dtype)
         inputs[1] = scope.constant(scaled, name)
@@ -134,16 +146,21 @@ def _with_weights(
     return Patch([linear, node], [new])
 
 
+def weights_name(linear: Node) -> str:
+    weights = linear.inputs[1]
+    return "weights" if weights is None else weights.name
+
+
 def _output_channels(linear: Node, weights: np.ndarray) -> int | None:
     match linear.kind:
         case "Conv":
-            return weights.shape[0]
+            return int(weights.shape[0])
         case "ConvTranspose":
-            return weights.shape[1] * int(attribute(linear, "group", 1))  # type: ignore[call-overload]
+            return int(weights.shape[1]) * integer(linear, "group", 1)
         case "Gemm":
-            return weights.shape[0] if attribute(linear, "transB", 0) else weights.shape[1]
+            return int(weights.shape[0 if attribute(linear, "transB", 0) else 1])
         case "MatMul":
-            return weights.shape[-1] if weights.ndim >= 2 else None
+            return int(weights.shape[-1]) if weights.ndim >= 2 else None
     return None
 
 
@@ -153,7 +170,7 @@ def _spread(linear: Node, weights: np.ndarray, scale: np.ndarray) -> np.ndarray:
         case "Conv":
             return scale.reshape(-1, *[1] * (weights.ndim - 1))
         case "ConvTranspose":  # [C, M / group, ...]; the channels of group g are rows g * C / group and on
-            group = int(attribute(linear, "group", 1))  # type: ignore[call-overload]
+            group = integer(linear, "group", 1)
             rows = np.repeat(scale.reshape(group, -1), weights.shape[0] // group, axis=0)
             return rows.reshape(*rows.shape, *[1] * (weights.ndim - 2))
         case "Gemm" if attribute(linear, "transB", 0):
@@ -185,12 +202,12 @@ def _before_matmul(linear: Node, node: Node, affine: Affine, weights: np.ndarray
     if np.any(affine.shift != 0) or affine.scale.size not in (1, weights.shape[0]):
         return None
     scaled = (weights.astype(np.float64) * affine.scale[:, None]).astype(weights.dtype)
-    inputs = [affine.source, scope.constant(scaled, linear.inputs[1].name)]  # type: ignore[union-attr]
+    inputs = [affine.source, scope.constant(scaled, weights_name(linear))]
     return Patch([node, linear], [copy_node(linear, inputs=inputs)])
 
 
 def _before_conv(linear: Node, node: Node, affine: Affine, weights: np.ndarray, scope: Scope) -> Patch | None:
-    group = int(attribute(linear, "group", 1))  # type: ignore[call-overload]
+    group = integer(linear, "group", 1)
     channels = weights.shape[1] * group
     shifted = bool(np.any(affine.shift != 0))
     if affine.scale.size not in (1, channels) or affine.shift.size not in (1, channels) or (shifted and not _unpadded(linear)):
@@ -200,7 +217,7 @@ def _before_conv(linear: Node, node: Node, affine: Affine, weights: np.ndarray, 
         return None
     wide = weights.astype(np.float64)
     inputs: list[Value | None] = [affine.source, *linear.inputs[1:]]
-    name = linear.inputs[1].name  # type: ignore[union-attr]
+    name = weights_name(linear)
     if np.any(affine.scale != 1):
         inputs[1] = scope.constant((wide * _by_input(affine.scale, weights, group)).astype(weights.dtype), name)
     if shifted:
@@ -219,7 +236,7 @@ def _by_input(vector: np.ndarray, weights: np.ndarray, group: int) -> np.ndarray
 
 def _unpadded(linear: Node) -> bool:
     pads = attribute(linear, "pads", ()) or ()
-    return attribute(linear, "auto_pad", "NOTSET") in ("NOTSET", "VALID") and not any(pads)  # type: ignore[arg-type]
+    return attribute(linear, "auto_pad", "NOTSET") in ("NOTSET", "VALID") and not any(pads)
 
 
 # ---- alone
@@ -232,8 +249,8 @@ def _alone(node: Node, scope: Scope) -> Patch | None:
         return None
     kind = dtypes.of(dtype(node.inputs[0]) or "float32").numpy
     dims = (-1, *[1] * (axes - 2))
-    name = node.outputs[0].name  # type: ignore[union-attr]
+    name = made(node).name
     scale = scope.constant(affine.scale.reshape(dims).astype(kind), f"{name}_scale")
     shift = scope.constant(affine.shift.reshape(dims).astype(kind), f"{name}_shift")
-    scaled = scope.node("Mul", [affine.source, scale], f"{name}_scaled", type=node.inputs[0].type, like=node)  # type: ignore[union-attr]
+    scaled = scope.node("Mul", [affine.source, scale], f"{name}_scaled", type=affine.source.type, like=node)
     return Patch([node], [scaled, scope.node("Add", [scaled.outputs[0], shift], node.outputs[0], like=node)])

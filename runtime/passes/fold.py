@@ -84,7 +84,7 @@ def compute(node: Node, arrays: list[np.ndarray | None]) -> list[np.ndarray] | N
     fits = len(results) >= len(node.outputs) and all(
         value is None or (result is not None and _agrees(value, result)) for value, result in zip(node.outputs, results)
     )
-    return results if fits else None  # type: ignore[return-value]
+    return results if fits else None
 
 
 def _agrees(value: Value, array: np.ndarray) -> bool:

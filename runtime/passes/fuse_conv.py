@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from headrace.runtime import dtypes
 from headrace.runtime.graph import Graph, Node, Value
+from headrace.runtime.ops import find
 from headrace.runtime.passes.activations import allowed, fused_form
-from headrace.runtime.passes.rewrite import Patch, Scope, dtype, rewrite, same_shape
+from headrace.runtime.passes.rewrite import Patch, Scope, dtype, other_input, rewrite, same_shape
 
 PORTABLE = True
 ORDER = 80
 
 
 def run(graph: Graph) -> Graph:
+    if find("FusedConv", "headrace") is None:
+        return graph
     return rewrite(graph, {"Conv": _conv, "headrace.FusedConv": _conv})
 
 
@@ -23,7 +26,7 @@ def _conv(node: Node, scope: Scope) -> Patch | None:
     form: dict[str, object] = {}
     following = scope.user(output, "Add")
     if following is not None and inputs[3] is None:
-        other = following.inputs[1] if following.inputs[0] is output else following.inputs[0]
+        other = other_input(following, output)
         if same_shape(other, output) and other is not output:
             inputs[3], output = other, following.outputs[0]
             nodes.append(following)

@@ -5,20 +5,35 @@ constant factor, a bias, an Add of a value of the same shape, and an activation 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from headrace.runtime import dtypes
 from headrace.runtime.graph import Graph, Node, Value
+from headrace.runtime.ops import find
 from headrace.runtime.passes.activations import allowed, fused_form
 from headrace.runtime.passes.identities import permutation
-from headrace.runtime.passes.rewrite import Patch, Scope, attribute, dtype, is_float, rank, rewrite, same_shape
+from headrace.runtime.passes.rewrite import (
+    Patch,
+    Scope,
+    attribute,
+    dtype,
+    is_float,
+    number,
+    other_input,
+    rank,
+    rewrite,
+    same_shape,
+)
 
 PORTABLE = True
 ORDER = 82
 
 
 def run(graph: Graph) -> Graph:
+    if find("FusedMatMul", "headrace") is None:
+        return graph
     return rewrite(graph, {"MatMul": _matmul, "Gemm": _gemm, "headrace.FusedMatMul": _matmul})
 
 
@@ -32,7 +47,7 @@ class Product:
     nodes: list[Node]
     bias: Value | None = None
     r: Value | None = None
-    attributes: dict[str, object] = field(default_factory=dict)
+    attributes: dict[str, Any] = field(default_factory=dict)
 
 
 def _matmul(node: Node, scope: Scope) -> Patch | None:
@@ -60,7 +75,7 @@ def _gemm(node: Node, scope: Scope) -> Patch | None:
     for key in ("transA", "transB"):
         if attribute(node, key, 0):
             product.attributes[key] = 1
-    alpha, beta = float(attribute(node, "alpha", 1.0)), float(attribute(node, "beta", 1.0))  # type: ignore[arg-type]
+    alpha, beta = number(node, "alpha", 1.0), number(node, "beta", 1.0)
     if alpha != 1.0:
         product.attributes["alpha"] = alpha
     if c is not None:
@@ -88,7 +103,7 @@ def _take_transposes(product: Product, scope: Scope) -> None:
         axes = len(perm)
         if perm == (*range(axes - 2), axes - 1, axes - 2):
             setattr(product, side, before.inputs[0])
-            product.attributes[key] = 1 - int(product.attributes.get(key, 0))  # type: ignore[call-overload]
+            product.attributes[key] = 1 - product.attributes.get(key, 0)
 
 
 def _take_factor(product: Product, scope: Scope) -> None:
@@ -96,27 +111,27 @@ def _take_factor(product: Product, scope: Scope) -> None:
     if product.bias is not None or product.r is not None:
         return
     following = scope.user(product.output, "Mul", "Div")
-    other = _other(following, product.output)
-    number = scope.scalar(other)
-    if following is None or number is None or (rank(other) or 0) > (rank(product.output) or 0):
+    other = other_input(following, product.output)
+    factor = scope.scalar(other)
+    if following is None or factor is None or (rank(other) or 0) > (rank(product.output) or 0):
         return
     if following.kind == "Div":
-        if following.inputs[0] is not product.output or number == 0:
+        if following.inputs[0] is not product.output or factor == 0:
             return
-        number = 1.0 / number
-    product.attributes["alpha"] = float(product.attributes.get("alpha", 1.0)) * number  # type: ignore[arg-type]
+        factor = 1.0 / factor
+    product.attributes["alpha"] = product.attributes.get("alpha", 1.0) * factor
     _grow(product, following)
 
 
 def _take_tail(product: Product, scope: Scope) -> None:
     following = scope.user(product.output, "Add")
     if following is not None and product.bias is None and product.r is None:
-        bias = _row(_other(following, product.output), product.output, scope)
+        bias = _row(other_input(following, product.output), product.output, scope)
         if bias is not None:
             product.bias = bias
             _grow(product, following)
             following = scope.user(product.output, "Add")
-    other = _other(following, product.output)
+    other = other_input(following, product.output)
     if following is not None and product.r is None and other is not product.output and same_shape(other, product.output):
         product.r = other
         _grow(product, following)
@@ -132,10 +147,6 @@ def _take_tail(product: Product, scope: Scope) -> None:
 def _grow(product: Product, node: Node) -> None:
     product.nodes.append(node)
     product.output = node.outputs[0]  # type: ignore[assignment]
-
-
-def _other(node: Node | None, value: Value) -> Value | None:
-    return None if node is None else node.inputs[1] if node.inputs[0] is value else node.inputs[0]
 
 
 def _row(value: Value | None, output: Value, scope: Scope, factor: float = 1.0) -> Value | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 
 from headrace.runtime.graph import Graph, Node, Value
-from headrace.runtime.passes.rewrite import Patch, Scope, attribute, dtype, rank, rewrite, same_shape
+from headrace.runtime.passes.rewrite import Patch, Rule, Scope, attribute, dtype, rank, rewrite, same_shape
 
 PORTABLE = True
 ORDER = 20
@@ -18,11 +18,13 @@ def run(graph: Graph) -> Graph:
 
 
 def _drop(node: Node, scope: Scope, source: Value | None) -> Patch | None:
-    """The node's first output is `source`; its other outputs must be unread."""
+    """The node's first output is `source`; its other outputs must be unread (the mask of Dropout)."""
     output = node.outputs[0]
-    if not scope.replaceable(output, source) or any(other is not None for other in node.outputs[1:]):
+    if output is None or source is None or not scope.replaceable(output, source):
         return None
-    return Patch(remove=[node], rename={output: source})  # type: ignore[dict-item]
+    if any(other is not None and (scope.users(other) or id(other) in scope.outputs) for other in node.outputs[1:]):
+        return None
+    return Patch([node], rename={output: source})
 
 
 def _identity(node: Node, scope: Scope) -> Patch | None:
@@ -34,14 +36,7 @@ def _dropout(node: Node, scope: Scope) -> Patch | None:
         training = scope.array(node.inputs[2])
         if training is None or bool(training.any()):
             return None
-    mask = node.outputs[1] if len(node.outputs) > 1 else None
-    if mask is not None:
-        if scope.users(mask) or id(mask) in scope.outputs:
-            return None
-    output = node.outputs[0]
-    if not scope.replaceable(output, node.inputs[0]):
-        return None
-    return Patch(remove=[node], rename={output: node.inputs[0]})  # type: ignore[dict-item]
+    return _drop(node, scope, node.inputs[0])
 
 
 def _cast(node: Node, scope: Scope) -> Patch | None:
@@ -53,9 +48,18 @@ def _of_one(node: Node, scope: Scope) -> Patch | None:
     return _drop(node, scope, node.inputs[0]) if len(node.inputs) == 1 else None
 
 
+_VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")  # they keep the elements in row order
+
+
 def _same_shape(node: Node, scope: Scope) -> Patch | None:
-    """Operators that only arrange elements in row order: the same shape means the same value."""
-    return _drop(node, scope, node.inputs[0]) if same_shape(node.inputs[0], node.outputs[0]) else None
+    """The same shape means the same value; also behind a chain of views."""
+    source = node.inputs[0]
+    while not same_shape(source, node.outputs[0]):
+        before = scope.producer(source, *_VIEWS) if node.kind in _VIEWS else None
+        if before is None:
+            return None
+        source = before.inputs[0]
+    return _drop(node, scope, source)
 
 
 def _slice(node: Node, scope: Scope) -> Patch | None:
@@ -72,7 +76,7 @@ def _clip(node: Node, scope: Scope) -> Patch | None:
     return _drop(node, scope, node.inputs[0]) if all(value is None for value in node.inputs[1:]) else None
 
 
-def _neutral(number: float, either_side: bool):  # type: ignore[no-untyped-def]
+def _neutral(number: float, either_side: bool) -> Rule:
     """A rule for operators with a neutral constant on the right (or on either side)."""
 
     def rule(node: Node, scope: Scope) -> Patch | None:
@@ -92,7 +96,7 @@ def permutation(node: Node) -> tuple[int, ...] | None:
     """The permutation of a Transpose; the reversal of all axes where it has none."""
     given = attribute(node, "perm")
     if given is not None:
-        return tuple(int(axis) for axis in given)  # type: ignore[attr-defined]
+        return tuple(int(axis) for axis in given)
     axes = rank(node.inputs[0])
     return None if axes is None else tuple(reversed(range(axes)))
 
@@ -116,9 +120,10 @@ def _transpose(node: Node, scope: Scope) -> Patch | None:
 
 
 def _reshape(node: Node, scope: Scope) -> Patch | None:
-    if same_shape(node.inputs[0], node.outputs[0]):
-        return _drop(node, scope, node.inputs[0])
-    first = scope.producer(node.inputs[0], "Reshape", "Flatten", "Squeeze", "Unsqueeze")
+    gone = _same_shape(node, scope)
+    if gone is not None:
+        return gone
+    first = scope.producer(node.inputs[0], *_VIEWS)
     target = scope.integers(node.inputs[1])
     if first is None or target is None or 0 in target:
         return None  # 0 copies a dimension of the value in between

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from headrace.runtime.graph import Graph, Node, Value
-from headrace.runtime.passes.rewrite import Patch, Scope, dtype, rank, rewrite, shape
+from headrace.runtime.passes.rewrite import Patch, Scope, dtype, other_input, rank, rewrite, shape
 
 PORTABLE = True
 ORDER = 66
@@ -25,7 +25,7 @@ def _product(node: Node, scope: Scope) -> Patch | None:
     scaled = scope.user(cast.outputs[0], "Mul") if cast is not None else None
     if weights is None or weights.ndim != 2 or cast is None or scaled is None or dtype(cast.outputs[0]) != "float32":
         return None
-    factor = scaled.inputs[1] if scaled.inputs[0] is cast.outputs[0] else scaled.inputs[0]
+    factor = other_input(scaled, cast.outputs[0])
     scales = _scales(factor, weights.shape[1], scope)
     zeros = _zero_points(node, scope)
     if scales is None or zeros is None:
@@ -34,7 +34,7 @@ def _product(node: Node, scope: Scope) -> Patch | None:
     bias = None
     following = scope.user(output, "Add")
     if following is not None:
-        other = following.inputs[1] if following.inputs[0] is output else following.inputs[0]
+        other = other_input(following, output)
         array = scope.array(other)
         if array is not None and array.shape == (weights.shape[1],) and array.dtype == np.float32:
             bias, output = other, following.outputs[0]
@@ -49,8 +49,10 @@ def _scales(factor: Value | None, columns: int, scope: Scope) -> tuple[Value, Va
     if product is not None:
         for left, right in (product.inputs, product.inputs[::-1]):
             array = scope.array(right)
-            if array is not None and array.shape in ((), (1,), (columns,)) and shape(left) in ((), (1,)):
-                return left, right  # type: ignore[return-value]
+            if left is None or right is None or array is None:
+                continue
+            if array.shape in ((), (1,), (columns,)) and shape(left) in ((), (1,)):
+                return left, right
     if factor is not None and (rank(factor) == 0 or shape(factor) == (1,)):
         return factor, scope.constant(np.float32(1.0), "one")
     return None

@@ -9,8 +9,8 @@ import numpy as np
 
 from headrace.runtime import dtypes
 from headrace.runtime.graph import Graph, Node, Value
-from headrace.runtime.passes.pattern import any_value, constant, match, one_of, op
-from headrace.runtime.passes.rewrite import Patch, Scope, dtype, rank, rewrite, shape
+from headrace.runtime.passes.pattern import Pattern, any_value, constant, match, one_of, op
+from headrace.runtime.passes.rewrite import Patch, Scope, dtype, made, other_input, rank, rewrite, shape
 
 PORTABLE = True
 ORDER = 41
@@ -24,7 +24,7 @@ def _keeps(value: object) -> bool:
     return value == 1
 
 
-def _pattern():  # type: ignore[no-untyped-def]
+def _pattern() -> Pattern:
     x, axes = any_value("x"), constant("axes")
     centered = op("Sub", x, op("ReduceMean", x, axes, keepdims=_keeps, name="mean"))
     variance = op("ReduceMean", centered**2.0, constant("axes_2"), keepdims=_keeps)
@@ -44,16 +44,18 @@ def _normalize(node: Node, scope: Scope) -> Patch | None:
     x, epsilon = found["x"], scope.scalar(found["epsilon"])
     axis = _last_axes(scope.integers(found["axes"]), scope.integers(found["axes_2"]), rank(x))
     dims = shape(x)
-    if epsilon is None or axis is None or dims is None or not all(isinstance(dim, int) for dim in dims[axis:]):
+    if epsilon is None or axis is None or dims is None:
         return None
-    wanted = tuple(int(dim) for dim in dims[axis:])  # type: ignore[arg-type]
-    nodes, output = list(found.nodes), node.outputs[0]
+    wanted = tuple(dim for dim in dims[axis:] if isinstance(dim, int))
+    if len(wanted) < len(dims) - axis:
+        return None
+    nodes, output = list(found.nodes), made(node)
     scale, nodes, output = _next(scope, "Mul", nodes, output, wanted)
     bias: Value | None = None
     if scale is not None:
         bias, nodes, output = _next(scope, "Add", nodes, output, wanted)
     else:
-        scale = scope.constant(np.ones(wanted, _numpy(dtype(x))), f"{output.name}_scale")  # type: ignore[union-attr]
+        scale = scope.constant(np.ones(wanted, _numpy(dtype(x))), f"{output.name}_scale")
     attributes = {"axis": axis - len(dims), "epsilon": epsilon}
     return Patch(nodes, [scope.node("LayerNormalization", [x, scale, bias], output, attributes, like=node)])
 
@@ -68,15 +70,15 @@ def _last_axes(first: tuple[int, ...] | None, second: tuple[int, ...] | None, ax
     return chosen[0]
 
 
-def _next(scope: Scope, kind: str, nodes: list[Node], output: Value | None, wanted: tuple[int, ...]):  # type: ignore[no-untyped-def]
+def _next(scope: Scope, kind: str, nodes: list[Node], output: Value, wanted: tuple[int, ...]) -> tuple[Value | None, list[Node], Value]:
     """The constant of the following Mul or Add, where it has the normalized dimensions; and the pattern grown by it."""
     following = scope.user(output, kind)
     if following is not None:
-        other = following.inputs[1] if following.inputs[0] is output else following.inputs[0]
+        other = other_input(following, output)
         array = scope.array(other)
-        if array is not None and array.size == int(np.prod(wanted)) and array.shape[-len(wanted) :] == wanted:
-            fitted = other if array.shape == wanted else scope.constant(array.reshape(wanted), other.name)  # type: ignore[union-attr]
-            return fitted, [*nodes, following], following.outputs[0]
+        if other is not None and array is not None and array.size == int(np.prod(wanted)) and array.shape[-len(wanted) :] == wanted:
+            fitted = other if array.shape == wanted else scope.constant(array.reshape(wanted), other.name)
+            return fitted, [*nodes, following], made(following)
     return None, nodes, output
 
 

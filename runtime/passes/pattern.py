@@ -161,7 +161,7 @@ def _match(pattern: Pattern, value: Value | None, scope: Scope, so_far: Match) -
 def _match_node(pattern: _Op, node: Node, scope: Scope, so_far: Match) -> Iterator[Match]:
     if len(node.outputs) != 1 or not _attributes_fit(pattern, node) or not _numbers_fit(pattern, node, scope):
         return
-    inputs = [value for value in node.inputs]
+    inputs = list(node.inputs)
     while len(inputs) > len(pattern.inputs) and inputs[-1] is None:
         inputs.pop()
     if len(inputs) != len(pattern.inputs):

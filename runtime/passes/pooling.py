@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from headrace.runtime import dtypes
 from headrace.runtime.graph import Graph, Node
-from headrace.runtime.passes.rewrite import Patch, Scope, attribute, dtype, rank, rewrite
+from headrace.runtime.passes.rewrite import Patch, Scope, attribute, dtype, made, rank, rewrite
 
 PORTABLE = True
 ORDER = 45
@@ -23,5 +23,5 @@ def _mean(node: Node, scope: Scope) -> Patch | None:
         return None
     if attribute(node, "keepdims", 1):
         return Patch([node], [scope.node("GlobalAveragePool", [x], node.outputs[0], like=node)])
-    pooled = scope.node("GlobalAveragePool", [x], f"{node.outputs[0].name}_pooled", like=node)  # type: ignore[union-attr]
+    pooled = scope.node("GlobalAveragePool", [x], f"{made(node).name}_pooled", like=node)
     return Patch([node], [pooled, scope.node("Flatten", [pooled.outputs[0]], node.outputs[0], {"axis": 1}, like=node)])

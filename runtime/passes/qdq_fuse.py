@@ -17,7 +17,17 @@ import numpy as np
 from headrace.runtime.graph import Graph, Node, Value
 from headrace.runtime.passes.activations import fused_form
 from headrace.runtime.passes.quantized import INT8, Params, Quantized, activation, dequantized, quantizer
-from headrace.runtime.passes.rewrite import Patch, Scope, attribute, is_float, rank, rewrite, same_shape
+from headrace.runtime.passes.rewrite import (
+    Patch,
+    Scope,
+    attribute,
+    is_float,
+    made,
+    other_input,
+    rank,
+    rewrite,
+    same_shape,
+)
 from headrace.runtime.types import TensorType
 
 PORTABLE = True
@@ -44,7 +54,7 @@ class Tail:
 
 def tail_of(node: Node, scope: Scope, *, bias: bool = False, residual: bool = True) -> Tail:
     """Follow single uses: Add of a constant vector (where `bias`), Add of a dequantized value, Relu or Clip, Q."""
-    tail = Tail([node], node.outputs[0])  # type: ignore[arg-type]
+    tail = Tail([node], made(node))
     if bias:
         following = scope.user(tail.output, "Add")
         vector = _vector(following, tail.output, scope)
@@ -53,7 +63,7 @@ def tail_of(node: Node, scope: Scope, *, bias: bool = False, residual: bool = Tr
             _grow(tail, following)
     if residual:
         following = scope.user(tail.output, "Add")
-        other = _other(following, tail.output)
+        other = other_input(following, tail.output)
         found = activation(other, scope)
         if following is not None and found is not None and same_shape(other, tail.output):
             tail.residual = found
@@ -72,16 +82,12 @@ def tail_of(node: Node, scope: Scope, *, bias: bool = False, residual: bool = Tr
 
 def _grow(tail: Tail, node: Node) -> None:
     tail.nodes.append(node)
-    tail.output = node.outputs[0]  # type: ignore[assignment]
-
-
-def _other(node: Node | None, value: Value) -> Value | None:
-    return None if node is None else node.inputs[1] if node.inputs[0] is value else node.inputs[0]
+    tail.output = made(node)
 
 
 def _vector(node: Node | None, value: Value, scope: Scope) -> np.ndarray | None:
     """A constant (float, or dequantized) that Add adds along the last axis."""
-    array = constant_float(_other(node, value), scope)
+    array = constant_float(other_input(node, value), scope)
     axes = rank(value)
     if array is None or axes is None or array.ndim > axes or any(size != 1 for size in array.shape[:-1]):
         return None
@@ -98,7 +104,7 @@ def constant_float(value: Value | None, scope: Scope) -> np.ndarray | None:
     if found is None or integers is None:
         return None
     scale, zero = (_along(part, integers.ndim, found.axis) for part in (found.params.scale_array, found.params.zero_array))
-    return ((integers.astype(np.float64) - zero) * scale).astype(np.float32)
+    return np.asarray((integers.astype(np.float64) - zero) * scale, np.float32)
 
 
 def _along(part: np.ndarray, axes: int, axis: int) -> np.ndarray:
@@ -112,22 +118,15 @@ def integer_bias(value: Value | None, extra: np.ndarray | None, units: np.ndarra
     taken as they are. None where a part is not constant or does not fit int32."""
     found = dequantized(value, scope)
     integers = scope.array(found.value) if found is not None else None
-    exact = (
-        extra is None
-        and found is not None
-        and integers is not None
-        and integers.dtype == np.int32
-        and not found.params.zero_array.any()
-        and np.allclose(found.params.scale_array.ravel(), units, rtol=1e-6, atol=0)
-    )
-    if exact:
-        return integers.reshape(-1)  # type: ignore[union-attr]
-    total: np.ndarray = np.zeros(1) if value is None else np.array(constant_float(value, scope), np.float64)
-    if total.dtype == object or np.isnan(total).any():
+    if extra is None and found is not None and integers is not None and integers.dtype == np.int32 and not found.params.zero_array.any():
+        scale = found.params.scale_array.ravel()
+        if np.allclose(scale, units, rtol=1e-6, atol=0):
+            return np.asarray(integers.reshape(-1))
+    own = np.zeros(1) if value is None else constant_float(value, scope)
+    if own is None or np.isnan(own).any():
         return None
-    if extra is not None:
-        total = total.reshape(-1) + extra.astype(np.float64)
-    steps = np.rint(total.reshape(-1) / units.astype(np.float64))
+    total = own.reshape(-1).astype(np.float64) + (0.0 if extra is None else extra.astype(np.float64))
+    steps = np.rint(total / units.astype(np.float64))
     return steps.astype(np.int32) if np.all(np.abs(steps) < 2**31 - 1) else None
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from headrace.runtime.graph import Graph, Node, Value
 from headrace.runtime.passes.identities import permutation
 from headrace.runtime.passes.quantized import Params, Quantized, activation, dequantized, quantizer
-from headrace.runtime.passes.rewrite import Patch, Scope, copy_node, rewrite
+from headrace.runtime.passes.rewrite import Patch, Scope, copy_node, made, rewrite
 from headrace.runtime.types import TensorType
 
 PORTABLE = True
@@ -49,9 +49,9 @@ def _source(node: Node, scope: Scope) -> Value | None:
 
 def _below(node: Node, found: Quantized, inputs: list[Value | None], scope: Scope, axis: int | None = None) -> Patch:
     """The operator on integers, then the DequantizeLinear."""
-    output = node.outputs[0]
-    shape = output.type.shape if output is not None and isinstance(output.type, TensorType) else None
-    integers = scope.value(f"{output.name}_quantized", TensorType(found.type, shape))  # type: ignore[union-attr]
+    output = made(node)
+    shape = output.type.shape if isinstance(output.type, TensorType) else None
+    integers = scope.value(f"{output.name}_quantized", TensorType(found.type, shape))
     attributes = found.node.attributes if axis is None else {**found.node.attributes, "axis": axis}
     parameters = found.node.inputs[1:]
     new = copy_node(found.node, inputs=[integers, *parameters], outputs=[output], attributes=attributes)
@@ -68,9 +68,9 @@ def _move_weights(node: Node, scope: Scope) -> Patch | None:
 
 def _concat(node: Node, scope: Scope) -> Patch | None:
     found = [activation(value, scope) for value in node.inputs]
-    if not all(item is not None for item in found) or not any(user.kind in _SEEKERS for user in scope.users(node.outputs[0])):
+    parts = [part for part in found if part is not None]
+    if len(parts) < len(found) or not any(user.kind in _SEEKERS for user in scope.users(node.outputs[0])):
         return None
-    parts: list[Quantized] = found  # type: ignore[assignment]
     if all(part.params.same(parts[0].params) for part in parts):
         return _below(node, parts[0], [part.value for part in parts], scope)
     return _quantize_parts(node, parts, scope)
@@ -102,7 +102,7 @@ def _quantize(node: Node, scope: Scope) -> Patch | None:
         return None
     found = activation(node.inputs[0], scope)
     if found is not None and found.params.same(params) and scope.replaceable(node.outputs[0], found.value):
-        return Patch([node], rename={node.outputs[0]: found.value})  # type: ignore[dict-item]
+        return Patch([node], rename={made(node): found.value})
     before = scope.producer(node.inputs[0], "Relu", "Clip")
     if before is not None and saturates(before, params, scope):
         return Patch([node], [copy_node(node, inputs=[before.inputs[0], *node.inputs[1:]])])

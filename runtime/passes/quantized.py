@@ -11,7 +11,7 @@ import numpy as np
 
 from headrace.runtime import dtypes
 from headrace.runtime.graph import Node, Value
-from headrace.runtime.passes.rewrite import Scope, attribute, dtype, rank
+from headrace.runtime.passes.rewrite import Scope, attribute, dtype, integer, rank
 
 INT8 = ("uint8", "int8")
 
@@ -83,16 +83,17 @@ class Quantized:
 
 def params_of(node: Node, scope: Scope, kind: str | None) -> Params | None:
     """The parameters of a Q or DQ node with constant float32 scale; None for block-wise or computed ones."""
-    scale = scope.array(node.inputs[1]) if len(node.inputs) > 1 else None
+    scale_value = node.inputs[1] if len(node.inputs) > 1 else None
+    scale = scope.array(scale_value)
     zero_value = node.inputs[2] if len(node.inputs) > 2 else None
     zero = scope.array(zero_value)
-    if scale is None or scale.dtype != np.float32 or attribute(node, "block_size", 0) or kind is None:
+    if scale_value is None or scale is None or scale.dtype != np.float32 or attribute(node, "block_size", 0) or kind is None:
         return None
     if zero_value is not None and zero is None:
         return None
     if zero is None:
         zero = np.zeros(scale.shape, dtypes.of(kind).numpy)
-    return Params(node.inputs[1], zero_value, scale, zero, kind)  # type: ignore[arg-type]
+    return Params(scale_value, zero_value, scale, zero, kind)
 
 
 def dequantized(value: Value | None, scope: Scope) -> Quantized | None:
@@ -104,7 +105,7 @@ def dequantized(value: Value | None, scope: Scope) -> Quantized | None:
     params = params_of(node, scope, dtype(source))
     if params is None:
         return None
-    axis, axes = int(attribute(node, "axis", 1)), rank(source)  # type: ignore[call-overload]
+    axis, axes = integer(node, "axis", 1), rank(source)
     return Quantized(node, source, params, axis if axes is None else axis % max(axes, 1))
 
 

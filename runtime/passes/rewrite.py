@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -99,7 +100,7 @@ class Scope:
     def scalar(self, value: Value | None) -> float | None:
         """The number in a constant of one element, else None."""
         array = self.array(value)
-        if array is None or array.size != 1 or array.dtype.kind in "OSUV" and not is_float(array):
+        if array is None or array.size != 1 or (array.dtype.kind in "OSUV" and not is_float(array)):
             return None
         return float(array.reshape(()).astype(np.float64))
 
@@ -117,7 +118,7 @@ class Scope:
 
     # ---- making
 
-    def constant(self, array: np.ndarray, name: str = "constant") -> Value:
+    def constant(self, array: np.ndarray | np.generic, name: str = "constant") -> Value:
         name = self.names.fresh(name)
         array = np.asarray(array)
         value = Value(name, TensorType(dtypes.of(array).name, tuple(array.shape)))
@@ -157,7 +158,8 @@ class Scope:
             return None
         constants = [self.array(value) for value in inputs]
         try:
-            return infer_operator(found, [value and value.type for value in inputs], attributes, 1, constants)[0]
+            types = [None if value is None else value.type for value in inputs]
+            return infer_operator(found, types, attributes, 1, constants)[0]
         except HeadraceError:
             return None
 
@@ -174,18 +176,37 @@ def reads(node: Node) -> list[Value]:
     return values
 
 
-def attribute(node: Node, key: str, default: object = None) -> object:
-    """An attribute, or the operator's default where the node leaves it out."""
+def attribute(node: Node, key: str, default: Any = None) -> Any:
+    """An attribute, or the operator's default where the node leaves it out (REQUIRED and None: `default`)."""
     value = node.attributes.get(key)
     if value is not None:
         return value
     operator = find(node.operator, node.domain)
     known = operator.attributes.get(key) if operator is not None else None
-    return default if known is None or known.default is None or not _plain(known.default) else known.default
+    return default if known is None or not isinstance(known.default, int | float | str | tuple | list) else known.default
 
 
-def _plain(value: object) -> bool:
-    return isinstance(value, int | float | str | bytes | tuple | list)
+def integer(node: Node, key: str, default: int = 0) -> int:
+    """An integer attribute."""
+    return int(attribute(node, key, default))
+
+
+def number(node: Node, key: str, default: float = 0.0) -> float:
+    """A float attribute."""
+    return float(attribute(node, key, default))
+
+
+def made(node: Node) -> Value:
+    """The first output, which rules for operators of one output may count on."""
+    value = node.outputs[0]
+    if value is None:
+        raise GraphError(f"{node.label()} answers nothing")
+    return value
+
+
+def other_input(node: Node | None, value: Value | None) -> Value | None:
+    """The other input of a node of two inputs."""
+    return None if node is None else node.inputs[1] if node.inputs[0] is value else node.inputs[0]
 
 
 def rank(value: Value | None) -> int | None:

@@ -47,10 +47,11 @@ class _Known:
         return _with_target(node, scope, reshape_target(shape(node.inputs[0]), shape(node.outputs[0])))
 
     def expand(self, node: Node, scope: Scope) -> Patch | None:
-        dims = shape(node.outputs[0])
-        if scope.array(node.inputs[1]) is not None or dims is None or not all(isinstance(dim, int) for dim in dims):
+        dims = shape(node.outputs[0]) or ()
+        target = tuple(dim for dim in dims if isinstance(dim, int))
+        if scope.array(node.inputs[1]) is not None or not target or len(target) < len(dims):
             return self(node, scope)
-        return _with_target(node, scope, dims)  # type: ignore[arg-type]
+        return _with_target(node, scope, target)
 
 
 def _with_target(node: Node, scope: Scope, target: tuple[int, ...] | None) -> Patch | None:

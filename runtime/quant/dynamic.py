@@ -12,7 +12,7 @@ import numpy as np
 
 from headrace.runtime.graph import Graph, Node, Value
 from headrace.runtime.passes.activations import allowed, fused_form
-from headrace.runtime.passes.rewrite import Patch, Scope, attribute, rank, rewrite
+from headrace.runtime.passes.rewrite import Patch, Scope, attribute, other_input, rank, rewrite
 from headrace.runtime.quant import schemes
 from headrace.runtime.quant.static import Layer, layers_of, prepare
 
@@ -50,7 +50,7 @@ def _replace(layer: Layer, scope: Scope) -> Patch:
     bias = _vector(node.inputs[2] if len(node.inputs) > 2 else None, array.shape[1], output, scope)
     following = scope.user(output, "Add")
     if bias is None and following is not None:
-        other = following.inputs[1] if following.inputs[0] is output else following.inputs[0]
+        other = other_input(following, output)
         bias = _vector(other, array.shape[1], output, scope)
         if bias is not None:
             output = following.outputs[0]

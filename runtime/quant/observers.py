@@ -32,7 +32,8 @@ class Observer(ABC):
             return
         if np.isnan(values).any():
             raise HeadraceError("a tensor holds NaN; a range cannot be taken from it")
-        self.see(np.nan_to_num(values, posinf=np.finfo(np.float32).max, neginf=np.finfo(np.float32).min))
+        largest = float(np.finfo(np.float32).max)
+        self.see(np.clip(values, -largest, largest))
 
     @abstractmethod
     def see(self, values: np.ndarray) -> None:

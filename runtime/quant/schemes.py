@@ -30,12 +30,12 @@ class Scheme:
         scale, zero = (_along(part, array.ndim, axis) for part in (self.scale, self.zero))
         bounds = np.iinfo(self.dtype)
         steps = np.rint(np.asarray(array, np.float32) / scale) + zero.astype(np.float32)
-        return np.clip(steps, bounds.min, bounds.max).astype(self.dtype)
+        return np.asarray(np.clip(steps, bounds.min, bounds.max), self.dtype)
 
     def dequantize(self, integers: np.ndarray, axis: int | None = None) -> np.ndarray:
         """float32."""
         scale, zero = (_along(part, integers.ndim, axis) for part in (self.scale, self.zero))
-        return (integers.astype(np.int32) - zero.astype(np.int32)).astype(np.float32) * scale
+        return np.asarray((integers.astype(np.int32) - zero.astype(np.int32)).astype(np.float32) * scale)
 
 
 def _along(part: np.ndarray, axes: int, axis: int | None) -> np.ndarray:
@@ -48,7 +48,7 @@ def activation(low: float, high: float, dtype: str = "uint8") -> Scheme:
     low, high = min(float(low), 0.0), max(float(high), 0.0)
     scale = np.float32((high - low) / (int(bounds.max) - int(bounds.min)))
     if not np.isfinite(scale) or scale < np.finfo(np.float32).tiny:
-        return Scheme(np.float32(1.0).reshape(()), np.zeros((), dtype))
+        return Scheme(np.ones((), np.float32), np.zeros((), dtype))
     zero = np.clip(np.rint(bounds.min - low / float(scale)), bounds.min, bounds.max)
     return Scheme(np.asarray(scale), np.asarray(zero).astype(dtype))
 

@@ -16,7 +16,20 @@ import numpy as np
 
 from headrace.runtime.graph import Block, Graph, Node, Value
 from headrace.runtime.passes import optimize
-from headrace.runtime.passes.rewrite import Names, Scope, attribute, copy_node, drop_dead, dtype, in_order, rank, same_shape, substitute
+from headrace.runtime.passes.rewrite import (
+    Names,
+    Scope,
+    attribute,
+    copy_node,
+    drop_dead,
+    dtype,
+    in_order,
+    made,
+    other_input,
+    rank,
+    same_shape,
+    substitute,
+)
 from headrace.runtime.quant import schemes
 from headrace.runtime.quant.calibrate import Feeds, Progress, Ranges, calibrate
 from headrace.runtime.quant.unfuse import unfuse
@@ -78,8 +91,7 @@ def _layer(node: Node, scope: Scope) -> Layer | None:
     bias = scope.array(added)
     if weights is None or weights.dtype != np.float32 or weights.size == 0 or (added is not None and bias is None):
         return None
-    name = node.outputs[0].name  # type: ignore[union-attr]
-    end: Value = node.outputs[0]  # type: ignore[assignment]
+    end, name = made(node), made(node).name
     match node.kind:
         case "Conv":
             return Layer(name, node, 0, end)
@@ -98,25 +110,21 @@ def _end_layers(layers: Sequence[Layer], scope: Scope) -> None:
         if layer.node.kind == "MatMul":
             layer.end = _after_bias(layer.end, scope)
         following = scope.user(layer.end, "Add")
-        other = _other(following, layer.end)
+        other = other_input(following, layer.end)
         if following is not None and id(following) not in taken and same_shape(other, layer.end) and scope.array(other) is None:
             taken.add(id(following))
-            layer.residual, layer.end = other, following.outputs[0]  # type: ignore[assignment]
+            layer.residual, layer.end = other, made(following)
         following = scope.user(layer.end, "Relu", "Clip")
         if following is not None and all(scope.array(value) is not None for value in following.inputs[1:] if value is not None):
-            layer.end = following.outputs[0]  # type: ignore[assignment]
+            layer.end = made(following)
 
 
 def _after_bias(value: Value, scope: Scope) -> Value:
     following = scope.user(value, "Add")
-    array = scope.array(_other(following, value))
+    array = scope.array(other_input(following, value))
     if following is None or array is None or array.ndim > (rank(value) or 0) or any(size != 1 for size in array.shape[:-1]):
         return value
-    return following.outputs[0]  # type: ignore[return-value]
-
-
-def _other(node: Node | None, value: Value) -> Value | None:
-    return None if node is None else node.inputs[1] if node.inputs[0] is value else node.inputs[0]
+    return made(following)
 
 
 def plan(graph: Graph, kept: Collection[str] = ()) -> Plan:
@@ -189,15 +197,15 @@ def insert(graph: Graph, chosen: Plan, ranges: Ranges) -> Graph:
     result = Graph(graph.block, dict(graph.constants), dict(graph.values), graph.name, list(graph.states), dict(graph.metadata))
     scope = Scope(result, graph.block, Names(graph))
     found = {value: schemes.activation(*pair) for value, pair in joined(chosen, ranges).items()}
-    made: list[Node] = []
+    added: list[Node] = []
     replaced: dict[int, Value] = {}  # graph inputs: their readers read the dequantized value
     raw: dict[int, Value] = {}  # other values: their producer makes a raw value, the DQ makes the old one
     for value, scheme in found.items():
         source, out = _ends(value, graph, scope, replaced, raw)
-        made += _pair(source, out, scheme, scope)
-    weighted = {id(layer.node): _weighted(layer, found, scope, made) for layer in chosen.layers}
+        added += _pair(source, out, scheme, scope)
+    weighted = {id(layer.node): _weighted(layer, found, scope, added) for layer in chosen.layers}
     nodes = [weighted.get(id(node), node) for node in graph.nodes]
-    nodes = [substitute(node, replaced, raw) for node in nodes] + made
+    nodes = [substitute(node, replaced, raw) for node in nodes] + added
     return drop_dead(_with_block(result, Block(graph.inputs, in_order(nodes, graph.block), graph.outputs)))
 
 
@@ -223,28 +231,28 @@ def _pair(source: Value, out: Value, scheme: schemes.Scheme, scope: Scope) -> li
     return [quantize, scope.node("DequantizeLinear", [integers, scale, zero], out)]
 
 
-def _weighted(layer: Layer, found: dict[Value, schemes.Scheme], scope: Scope, made: list[Node]) -> Node:
+def _weighted(layer: Layer, found: dict[Value, schemes.Scheme], scope: Scope, added: list[Node]) -> Node:
     """The layer's node reading dequantized weights and bias."""
     node = layer.node
     x_scale = found[node.inputs[0]].scale  # type: ignore[index]
-    array = scope.array(node.inputs[1])
+    array = np.asarray(scope.array(node.inputs[1]))
     bias = scope.array(node.inputs[2]) if len(node.inputs) > 2 else None
     least = schemes.least_weight_scale(bias.reshape(-1), x_scale) if bias is not None else 0.0
-    integers, scheme = schemes.weights(array, layer.axis, least)  # type: ignore[arg-type]
+    integers, scheme = schemes.weights(array, layer.axis, least)
     name = node.inputs[1].name  # type: ignore[union-attr]
-    inputs = [node.inputs[0], _dequantized(integers, scheme.scale, scheme.zero, layer.axis, name, array, scope, made)]  # type: ignore[arg-type]
+    inputs = [node.inputs[0], _dequantized(integers, scheme.scale, scheme.zero, layer.axis, name, array, scope, added)]
     if bias is not None:
         steps, scale = schemes.bias(bias.reshape(-1), x_scale, scheme.scale)
-        inputs.append(_dequantized(steps, scale, None, 0, node.inputs[2].name, steps, scope, made))  # type: ignore[union-attr]
+        inputs.append(_dequantized(steps, scale, None, 0, node.inputs[2].name, steps, scope, added))  # type: ignore[union-attr]
     return copy_node(node, inputs=inputs)
 
 
 def _dequantized(
-    integers: np.ndarray, scale: np.ndarray, zero: np.ndarray | None, axis: int, name: str, like: np.ndarray, scope: Scope, made: list[Node]
+    integers: np.ndarray, scale: np.ndarray, zero: np.ndarray | None, axis: int, name: str, like: np.ndarray, scope: Scope, added: list[Node]
 ) -> Value:
     parts = [scope.constant(integers, f"{name}_quantized"), scope.constant(scale, f"{name}_scale")]
     if zero is not None:
         parts.append(scope.constant(zero, f"{name}_zero_point"))
     out = scope.value(f"{name}_dequantized", TensorType("float32", tuple(like.shape)))
-    made.append(scope.node("DequantizeLinear", parts, out, {"axis": axis}))
+    added.append(scope.node("DequantizeLinear", parts, out, {"axis": axis}))
     return out

@@ -10,7 +10,7 @@ import numpy as np
 
 from headrace.runtime import dtypes
 from headrace.runtime.graph import Graph, Node, Value
-from headrace.runtime.passes.rewrite import Patch, Scope, dtype, rank, rewrite
+from headrace.runtime.passes.rewrite import Patch, Scope, dtype, made, number, rank, rewrite
 
 _CONV = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
 
@@ -23,7 +23,7 @@ def unfuse(graph: Graph) -> Graph:
 def _conv(node: Node, scope: Scope) -> Patch | None:
     x, w, bias, r = [*node.inputs, None, None][:4]
     attributes = {key: value for key, value in node.attributes.items() if key in _CONV}
-    first = scope.node("Conv", [x, w, bias], f"{node.outputs[0].name}_conv", attributes, type=node.outputs[0].type, like=node)  # type: ignore[union-attr]
+    first = scope.node("Conv", [x, w, bias], f"{made(node).name}_conv", attributes, type=made(node).type, like=node)
     return _finish(node, [first], None, r, scope)
 
 
@@ -36,12 +36,12 @@ def _matmul(node: Node, scope: Scope) -> Patch | None:
             turned = _turned(sides[index], scope, node)
             nodes += [turned] if isinstance(turned, Node) else []
             sides[index] = turned.outputs[0] if isinstance(turned, Node) else turned
-    type = node.outputs[0].type  # type: ignore[union-attr]
-    nodes.append(scope.node("MatMul", sides, f"{node.outputs[0].name}_product", type=type, like=node))  # type: ignore[union-attr]
-    alpha = float(node.attributes.get("alpha", 1.0))  # type: ignore[arg-type]
+    type = made(node).type
+    nodes.append(scope.node("MatMul", sides, f"{made(node).name}_product", type=type, like=node))
+    alpha = number(node, "alpha", 1.0)
     if alpha != 1.0:
-        number = scope.constant(np.array(alpha, dtypes.of(dtype(nodes[-1].outputs[0]) or "float32").numpy), "alpha")
-        nodes.append(scope.node("Mul", [nodes[-1].outputs[0], number], "scaled", type=type, like=node))
+        factor = scope.constant(np.array(alpha, dtypes.of(dtype(nodes[-1].outputs[0]) or "float32").numpy), "alpha")
+        nodes.append(scope.node("Mul", [nodes[-1].outputs[0], factor], "scaled", type=type, like=node))
     return _finish(node, nodes, bias, r, scope)
 
 
@@ -56,7 +56,7 @@ def _turned(value: Value | None, scope: Scope, node: Node) -> Node | Value | Non
 
 
 def _finish(node: Node, nodes: list[Node], bias: Value | None, r: Value | None, scope: Scope) -> Patch | None:
-    type = node.outputs[0].type  # type: ignore[union-attr]
+    type = made(node).type
     for added in (bias, r):
         if added is not None:
             nodes.append(scope.node("Add", [nodes[-1].outputs[0], added], "sum", type=type, like=node))
@@ -72,7 +72,7 @@ def _finish(node: Node, nodes: list[Node], bias: Value | None, r: Value | None, 
 def _activation(node: Node, x: Value | None, scope: Scope) -> list[Node] | None:
     """No node, the activation's node, or None for one that ONNX does not have."""
     name = str(node.attributes.get("activation", "") or "")
-    given = {key: float(node.attributes[key]) for key in ("alpha", "beta") if key in node.attributes}  # type: ignore[arg-type]
+    given: dict[str, object] = {key: number(node, key) for key in ("alpha", "beta") if key in node.attributes}
     if not name:
         return []
     if name == "Clip":

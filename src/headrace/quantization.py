@@ -145,8 +145,8 @@ def _typed(array: Any, type: object) -> np.ndarray:
     """Floats in the input's float type: data is often kept in float64."""
     array = np.asarray(array)
     if isinstance(type, TensorType) and type.dtype in dtypes.FLOAT and array.dtype.kind == "f":
-        return np.ascontiguousarray(array, dtypes.of(type.dtype).numpy)
-    return array
+        return np.asarray(array, dtypes.of(type.dtype).numpy)
+    return np.asarray(array)
 
 
 def _sources(calibration: Any, names: Sequence[str]) -> Iterable[tuple[str, Mapping[str, Any]]]:

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from headrace.runtime.errors import HeadraceError
-from headrace.runtime.quant.observers import OBSERVERS, Entropy, Histogram, LeastSquares, MinMax, MovingAverage, Percentile, make
+from headrace.runtime.quant.observers import (
+    OBSERVERS,
+    Entropy,
+    Histogram,
+    LeastSquares,
+    MinMax,
+    MovingAverage,
+    Percentile,
+    make,
+)
 
 
 @pytest.mark.parametrize("name", OBSERVERS)

@@ -1,5 +1,6 @@
 """Static and dynamic quantization of small networks: structure, accuracy, contract, files."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def mlp(widths=(16, 64, 48, 5)) -> Graph:
     rng = np.random.default_rng(1)
 
     def body(o, x):
-        for index, (a, b) in enumerate(zip(widths, widths[1:])):
+        for index, (a, b) in enumerate(itertools.pairwise(widths)):
             x = o.Gemm(x, o.const(normal(rng, b, a)), o.const(normal(rng, b)), transB=1)
             x = x if index == len(widths) - 2 else o.Relu(x)
         return x
