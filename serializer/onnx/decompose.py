@@ -193,10 +193,10 @@ def DynamicQuantizeRows(F: Any, inputs: list[Any], attributes: Mapping[str, Any]
     low = F.Min(F.ReduceMin(x, axes, keepdims=1), zero)
     high = F.Max(F.ReduceMax(x, axes, keepdims=1), zero)
     scale = F.Div(F.Sub(high, low), steps)
-    divisor = F.Where(F.Equal(scale, zero), F.constant(np.float32(1)), scale)  # a row of zeros
+    divisor = F.Where(F.Equal(scale, zero), F.constant(np.float32(1)), scale)  # the scale of a row of zeros is 1
     level = F.Round(F.Clip(F.Sub(zero, F.Div(low, divisor)), zero, steps))
     levels = F.Clip(F.Add(F.Round(F.Div(x, divisor)), level), zero, steps)
-    return F.Cast(levels, to=2), scale, F.Cast(level, to=2)
+    return F.Cast(levels, to=2), divisor, F.Cast(level, to=2)
 
 
 @rule

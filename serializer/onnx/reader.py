@@ -20,7 +20,7 @@ from headrace.serializer.onnx.external import ExternalData
 from headrace.serializer.onnx.functions import DEPTH_LIMIT, NODE_LIMIT, Functions, domain_of, schema_function
 from headrace.serializer.onnx.support import is_function_call
 from headrace.serializer.onnx.tensors import SPARSE_LIMIT, read_sparse, read_tensor
-from headrace.serializer.onnx.types import Symbols, read_type
+from headrace.serializer.onnx.types import PATH_KEY, Symbols, read_type
 
 _ARITY_LIMIT = 4096  # inputs or outputs of one node
 # Where torch's exporter writes the module path of a node.
@@ -41,7 +41,10 @@ def read_main(model: Any, opsets: Mapping[str, int], functions: Functions, exter
         raise LoadError("an input of the graph has no name, or two have the same")
     graph = Graph(Block(inputs, [], []))
     scope = Scope(opsets, names={value.name: value for value in inputs})
-    Reader(Builder(graph), symbols, functions, external).main(proto, scope)
+    # Values of the main graph keep their names: nothing that is made on the way may take one.
+    builder = Builder(graph)
+    builder.names.update(name for node in proto.node for name in node.output)
+    Reader(builder, symbols, functions, external).main(proto, scope)
     return graph
 
 
@@ -64,6 +67,10 @@ class Scope:
     prefix: str = ""  # before node and value names, inside a function body
     path: str = ""
     depth: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        return self.depth == 0
 
     def inner(self) -> Scope:
         return Scope(self.opsets, {}, self, self.call, self.prefix, self.path, self.depth + 1)
@@ -112,7 +119,13 @@ class Reader:
             raise LoadError(f"two outputs of the graph are called {info.name!r}")
         if value.name == info.name and not taken:
             return value
-        return self.builder.node("Identity", [value], outputs=[info.name])[0]
+        result = Value(info.name)
+        self.builder.append(Node("Identity", [value], [result]))
+        return result
+
+    def _name(self, name: str, scope: Scope) -> str:
+        """What a value of the file is called in the graph."""
+        return name if scope.is_main else self.builder.fresh(scope.prefix + name)
 
     def _weights(self, proto: Any, scope: Scope) -> None:
         for tensor in proto.initializer:
@@ -125,6 +138,8 @@ class Reader:
     def _constant(self, array: np.ndarray, name: str, scope: Scope, where: str) -> None:
         if not name:
             raise LoadError(f"{where} has no name")
+        if scope.is_main:
+            self.builder.names.discard(name)  # reserved for this very constant
         scope.define(name, self.builder.constant(array, scope.prefix + name), where)
 
     def _spend(self, size: int) -> None:
@@ -182,7 +197,7 @@ class Reader:
         if not name:
             return None
         hint = read_type(hints[name].type, self.symbols, name) if name in hints else None
-        return Value(self.builder.fresh(scope.prefix + name), hint)
+        return Value(self._name(name, scope), hint)
 
     def _block(self, proto: Any, outer: Scope, given: Sequence[Type | None], where: str) -> Block:
         """An inner graph. `given` types its inputs where the file does not."""
@@ -225,7 +240,7 @@ class Reader:
         results = [body.find(name, where) for name in function.output]
         for name, value in zip(proto.output, results):
             if name and value is not None and id(value) in made:
-                value.name = self.builder.fresh(scope.prefix + name)
+                value.name = self._name(name, scope)
                 made.discard(id(value))
         return results
 
@@ -260,6 +275,8 @@ def _constant_array(attributes: Mapping[str, Any], where: str) -> np.ndarray:
 def _path(proto: Any, scope: Scope) -> str:
     """The module path of the layer that a node came from, where the exporter wrote one."""
     for entry in proto.metadata_props:
+        if entry.key == PATH_KEY:
+            return str(entry.value)
         if entry.key == _TORCH_SCOPES:
             scopes = re.findall(r"'([^']*)'", entry.value[:4096])
             return scopes[-2] if len(scopes) > 1 else ""

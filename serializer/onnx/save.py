@@ -21,7 +21,7 @@ from headrace.serializer.onnx.attributes import write_attribute
 from headrace.serializer.onnx.decompose import decompose
 from headrace.serializer.onnx.downgrade import downgrade
 from headrace.serializer.onnx.tensors import write_tensor
-from headrace.serializer.onnx.types import write_type
+from headrace.serializer.onnx.types import PATH_KEY, write_type
 
 OLDEST, DEFAULT = 13, 20
 SIZE_LIMIT = (1 << 31) - 1
@@ -165,7 +165,10 @@ class _Writer:
             written = downgrade(node, self.versions[node.domain], self.graph, self._constant)
             for value in written.inputs:
                 self._use(value)
-            yield node_proto(written, self._block)
+            proto = node_proto(written, self._block)
+            if node.path:
+                proto.metadata_props.add(key=PATH_KEY, value=node.path)
+            yield proto
 
     def _block(self, block: Block, name: str) -> Any:
         """An inner graph. Sizes may differ from trip to trip, so only element types are declared."""

@@ -12,6 +12,9 @@ from headrace.runtime.shapes import Dim, Shape, parse, symbol, symbols
 from headrace.runtime.types import MapType, OptionalType, SequenceType, TensorType, Type
 from headrace.serializer.onnx.tensors import MAX_RANK, element_type
 
+# The key of a node's metadata under which our own export keeps its module path.
+PATH_KEY = "headrace.path"
+
 _DEPTH_LIMIT = 16
 # What exporters write where they mean "no name".
 _NAMELESS = frozenset({"none", "unknown", "dynamic", "nan"})
