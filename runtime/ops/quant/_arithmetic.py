@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from headrace.runtime.ops import find
 from headrace.runtime.ops.base import MIXED, Context
 from headrace.runtime.ops.linear.matmul import matmul_rows
 
-ACTIVATIONS = ("", "Relu", "Clip")
+ACTIVATIONS = ("", "Relu", "Clip")  # of integer results
 
 
 def exact_matmul(a: Any, b: Any) -> Any:
@@ -83,17 +82,6 @@ def activate_levels(levels: Any, attributes: Mapping[str, Any], y_scale: Any) ->
             if high is not None:
                 levels = np.minimum(levels, np.float32(np.float32(high) / unit))
     return levels
-
-
-def activate(y: Any, attributes: Mapping[str, Any]) -> Any:
-    """The activation of a float32 result, by the reference of its own operator."""
-    name = attributes["activation"]
-    if name in ("", "Relu", "Clip"):
-        return activate_levels(y, attributes, None)
-    operator = find(name) or find(name, "headrace")
-    assert operator is not None
-    given = {key: attributes[key] for key in operator.attributes if attributes.get(key) is not None}
-    return operator.reference([y], operator.complete(given))[0]
 
 
 def quantize_rows(x: Any) -> tuple[Any, Any, Any]:

@@ -12,7 +12,8 @@ from headrace.runtime.ops.axes import kept_rows
 from headrace.runtime.ops.base import Accuracy, Attr, Context, In, Operator, Out, Sample
 from headrace.runtime.ops.common import draw
 from headrace.runtime.ops.linear.matmul import matmul_shape
-from headrace.runtime.ops.quant._arithmetic import activate, along, centred, exact_matmul, product_rows, quantize_rows
+from headrace.runtime.ops.nn._activation import ATTRIBUTES, activate
+from headrace.runtime.ops.quant._arithmetic import along, centred, exact_matmul, product_rows, quantize_rows
 from headrace.runtime.types import TensorType, Type
 
 FLOAT32, UINT8, INT8, EITHER8 = (
@@ -20,19 +21,6 @@ FLOAT32, UINT8, INT8, EITHER8 = (
     frozenset({"uint8"}),
     frozenset({"int8"}),
     frozenset({"int8", "uint8"}),
-)
-FLOAT_ACTIVATIONS = (
-    "",
-    "Relu",
-    "Clip",
-    "HardSwish",
-    "Silu",
-    "Sigmoid",
-    "Tanh",
-    "LeakyRelu",
-    "HardSigmoid",
-    "Gelu",
-    "GeluTanh",
 )
 ROWS = ((3, 8), (1, 1), (0, 4), (2, 3, 5), (7, 33))
 
@@ -108,10 +96,7 @@ class DynamicMatMul(Operator):
     inputs = (In("x", FLOAT32), In("w", INT8), In("w_scale", FLOAT32), In("bias", FLOAT32, optional=True))
     outputs = (Out("y", FLOAT32),)
     types: Mapping[str, frozenset[str]] = {}
-    attributes = {
-        "activation": Attr("string", "", FLOAT_ACTIVATIONS), "alpha": Attr("float"), "beta": Attr("float"),
-        "clip_min": Attr("float"), "clip_max": Attr("float"),
-    }  # fmt: skip
+    attributes = {**ATTRIBUTES, "alpha": Attr("float")}
     accuracy = Accuracy(4.0)
     differentiable = False
     prepack = (1,)
