@@ -117,7 +117,7 @@ class Model:
         """Whether row i of every output depends on row i of the inputs only, and if not, why."""
         with self._lock:
             if self._rows is None:
-                self._rows = importlib.import_module("headrace.runtime.rows").prove(self.graph)
+                self._rows = importlib.import_module("headrace.runtime.rows").prove_rows(self.graph)
             return self._rows
 
     @property
@@ -256,7 +256,8 @@ def compare_golden(model: Model, golden: Golden) -> VerifyReport:
             worst = max(worst, error_size)
             if message:
                 return VerifyReport(False, f"golden case {index}, output {name!r}: {message}", worst)
-    return VerifyReport(True, f"{len(golden.inputs)} golden cases agree", worst)
+    how = "bit for bit" if worst == 0.0 else f"within the bound, largest difference {worst:.3g}"
+    return VerifyReport(True, f"{len(golden.inputs)} golden cases agree {how}", worst)
 
 
 def _difference(found: Any, wanted: Any, rtol: float, atol: float) -> tuple[str, float]:
@@ -294,9 +295,14 @@ def load(source: Any, *, device: str = "auto", threads: int = 0, precision: str 
         raise LoadError(f"threads must be an integer from 0 (as many as allowed) to 1024, not {threads!r}")
     if isinstance(source, Graph):
         return Model(source, threads=threads)
-    reader = importlib.import_module(READERS[_suffix(source)])
-    opened: Opened = reader.open_program(source)
+    opened = open_source(source)
     return Model(opened.program.main, threads=threads, properties=opened.properties, golden=opened.golden)
+
+
+def open_source(source: Any) -> Opened:
+    """Read a path, bytes or `onnx.ModelProto` without making it ready to run. Raises LoadError."""
+    opened: Opened = importlib.import_module(READERS[_suffix(source)]).open_program(source)
+    return opened
 
 
 def _suffix(source: Any) -> str:

@@ -1,0 +1,137 @@
+"""The command line as a user runs it: in a process of its own, on files."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headrace.cli import VERBS
+
+TRAIN = '''
+import numpy as np
+import headrace as torch
+import headrace.nn as nn
+
+torch.manual_seed(0)
+net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+
+def make():
+    print("printed by the user's file")
+    return net, np.ones((2, 4), np.float32)
+
+def wrong():
+    return 3
+
+if __name__ == "__main__":
+    raise SystemExit("the main part must not run")
+'''
+
+
+def headrace(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "headrace.cli", *map(str, arguments)], capture_output=True, text=True, cwd=cwd, timeout=100)
+
+
+def answer(*arguments: object, cwd: Path | None = None) -> dict:
+    done = headrace(*arguments, "--json", cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "train.py").write_text(TRAIN)
+    done = headrace("pack", "train.py:make", "-o", "net.hr", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "process of its own" in done.stderr and "printed by the user's file" in done.stderr
+    assert "packed" in done.stdout
+    return folder
+
+
+def test_every_verb_has_help_with_an_example() -> None:
+    for verb in VERBS:
+        done = headrace(verb, "--help")
+        assert done.returncode == 0 and f"headrace {verb} " in done.stdout.split("Options:")[0].split("\n", 2)[2], verb
+
+
+def test_version() -> None:
+    assert headrace("--version").stdout.startswith("headrace 0.")
+
+
+def test_inspect_shows_interface_and_members(folder: Path) -> None:
+    facts = answer("inspect", "net.hr", cwd=folder)
+    assert facts["parameters"] == 4 * 8 + 8 + 8 * 2 + 2
+    assert facts["inputs"][0]["shape"].endswith(", 4]") and facts["golden"] == 4 and facts["rows"]["independent"]
+    assert {"manifest.json", "graph.pb", "weights.safetensors"} <= {m["name"] for m in facts["members"]}
+    assert headrace("inspect", "net.hr", "--graph", cwd=folder).stdout.startswith("graph main(")
+
+
+def test_verify_is_bit_exact_here(folder: Path) -> None:
+    assert answer("verify", "net.hr", cwd=folder)["max_error"] == 0.0
+
+
+def test_a_flipped_bit_is_refused(folder: Path, tmp_path: Path) -> None:
+    data = bytearray((folder / "net.hr").read_bytes())
+    data[len(data) // 2] ^= 4
+    (tmp_path / "bad.hr").write_bytes(data)
+    done = headrace("verify", tmp_path / "bad.hr")
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_run_export_and_run_again_agree(folder: Path, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    name = answer("inspect", "net.hr", cwd=folder)["inputs"][0]["name"]
+    np.savez(tmp_path / "in.npz", **{name: x})
+    first = answer("run", folder / "net.hr", tmp_path / "in.npz")
+    assert answer("export", folder / "net.hr", "-o", tmp_path / "net.onnx")["opset"] >= 13
+    second = answer("run", tmp_path / "net.onnx", tmp_path / "in.npz")
+    (a,), (b,) = first.values(), second.values()
+    np.testing.assert_allclose(a["data"], b["data"], rtol=1e-6)
+
+
+def test_pack_onnx_with_somebody_elses_outputs(folder: Path, tmp_path: Path) -> None:
+    name = answer("inspect", "net.hr", cwd=folder)["inputs"][0]["name"]
+    headrace("export", folder / "net.hr", "-o", tmp_path / "net.onnx")
+    np.savez(tmp_path / "in.npz", **{name: np.ones((2, 4), np.float32)})
+    headrace("run", folder / "net.hr", tmp_path / "in.npz", "-o", tmp_path / "out.npz")
+    good = answer("pack", tmp_path / "net.onnx", "--golden", tmp_path / "in.npz", "--expect", tmp_path / "out.npz", "-o", tmp_path / "again.hr")
+    assert good["golden"] == 1
+    with np.load(tmp_path / "out.npz") as outputs:
+        np.savez(tmp_path / "wrong.npz", **{key: value + 1 for key, value in outputs.items()})
+    bad = headrace("pack", tmp_path / "net.onnx", "--golden", tmp_path / "in.npz", "--expect", tmp_path / "wrong.npz", "-o", tmp_path / "no.hr")
+    assert bad.returncode == 1 and "deviates by" in bad.stderr and not (tmp_path / "no.hr").exists()
+
+
+def test_quantize_dynamic_needs_no_data(folder: Path, tmp_path: Path) -> None:
+    assert answer("quantize", folder / "net.hr", "-o", tmp_path / "q.hr")["outputs"]
+    assert answer("verify", tmp_path / "q.hr")["ok"]
+
+
+def test_bench_reports_percentiles(folder: Path) -> None:
+    figures = answer("bench", folder / "net.hr", "--seconds", "0.2")["engines"]["headrace"]
+    assert figures["calls"] >= 5 and figures["failed"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("pack", "train.py"), "train.py:NAME"),
+        (("pack", "train.py:nothing"), "defines no 'nothing'"),
+        (("pack", "train.py:wrong"), "got int"),
+        (("pack", "train.py:net"), "example"),
+        (("pack", "missing.py:net"), "no such file"),
+        (("inspect", "train.py"), ".hr"),
+        (("run", "net.hr"), "--random"),
+        (("serve", "nowhere/"), "nowhere"),
+        (("bench", "127.0.0.1:1"), "name the model"),
+        (("infer", "127.0.0.1:1", "m", "train.py"), "npz"),
+        (("export", "net.hr", "-o", "x.onnx", "--opset", "3"), "opset"),
+    ],
+)
+def test_mistakes_get_one_clear_line(folder: Path, arguments: tuple[str, ...], says: str) -> None:
+    done = headrace(*arguments, cwd=folder)
+    assert done.returncode in (1, 2)
+    assert says in done.stderr and "Traceback" not in done.stderr
