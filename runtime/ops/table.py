@@ -98,6 +98,7 @@ class Binary:
     symbolic: Callable[..., Any] | None = None
     positive: bool = False  # sample b away from zero
     mixin: type | None = None
+    domain: str = ""
     doc: str = ""
 
 
@@ -129,7 +130,7 @@ def _class(module: str, row: Any, base: type[Operator], inputs: tuple[In, ...]) 
         "function": staticmethod(row.function),
         "symbolic": staticmethod(row.symbolic) if row.symbolic else None,
         "in_place": () if row.result else (0,) if len(inputs) == 1 else (0, 1),
-        "domain": getattr(row, "domain", ""),
+        "domain": row.domain,
     }
     bases = (row.mixin, base) if getattr(row, "mixin", None) else (base,)
     return type(row.name, bases, body)

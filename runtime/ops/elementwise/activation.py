@@ -126,7 +126,7 @@ ROWS = (
     Unary("Gelu", gelu, _gelu_gradient, attributes={"approximate": Attr("string", "none", ("none", "tanh"))},
           cases=({}, {"approximate": "tanh"}), versions=(20,), scale=0.25),
     Unary("HardSigmoid", hard_sigmoid, _hard_sigmoid_gradient, attributes={"alpha": _a(0.2), "beta": _a(0.5)},
-          cases=({}, {"alpha": 1 / 6, "beta": 0.5}), versions=(1, 6, 22), scale=0.5),
+          cases=({}, {"alpha": 0.25, "beta": 0.375}), versions=(1, 6, 22), scale=0.5),
     Unary("LeakyRelu", lambda x, alpha: np.where(x < 0, x * _f(alpha, x), x), _leaky_gradient, attributes={"alpha": _a(0.01)},
           cases=({}, {"alpha": 0.3}), versions=(1, 6, 16), ulp=1),
     Unary("Selu", selu, _selu_gradient, attributes={"alpha": _a(SELU_ALPHA), "gamma": _a(SELU_GAMMA)}, versions=(1, 6, 22)),

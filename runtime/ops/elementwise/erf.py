@@ -31,16 +31,40 @@ def _ratio(pair: tuple[tuple[float, ...], tuple[float, ...]], x: Any) -> Any:
     return np.polyval(pair[0], x) / np.polyval(pair[1], x)
 
 
+_EDGE = 0.46875  # below it erf is computed, above it erfc
+
+
+def _near(wide: Any) -> Any:
+    """erf for |x| <= 0.46875."""
+    return wide * _ratio(_SMALL, np.minimum(np.abs(wide), 0.5) ** 2)
+
+
+def _tail(size: Any) -> Any:
+    """erfc for x >= 0.46875; 0 beyond 27, where float64 has nothing smaller."""
+    bounded = np.clip(size, _EDGE, 27.5)
+    middle = _ratio(_MIDDLE, np.minimum(bounded, 4.0))
+    z = 1.0 / np.maximum(bounded, 4.0) ** 2
+    large = (1 / math.sqrt(math.pi) - z * _ratio(_LARGE, z)) / bounded
+    # exp(-x * x) with x split at a sixteenth, so that the square's rounding is not magnified
+    step = np.trunc(bounded * 16.0) / 16.0
+    bell = np.exp(-step * step) * np.exp(-(bounded - step) * (bounded + step))
+    return bell * np.where(bounded <= 4.0, middle, large)
+
+
 def erf(x: Any) -> Any:
     """erf of a float32 or float64 array; computed in float64."""
     x = np.asarray(x)
     wide = x.astype(np.float64)
     size = np.abs(wide)
-    small = wide * _ratio(_SMALL, np.minimum(size, 0.5) ** 2)
-    bounded = np.clip(size, 0.46875, 6.0)  # beyond 6, erf is 1 in float64
-    middle = _ratio(_MIDDLE, np.minimum(bounded, 4.0))
-    z = 1.0 / np.maximum(bounded, 4.0) ** 2
-    large = (1 / math.sqrt(math.pi) - z * _ratio(_LARGE, z)) / bounded
-    tail = 1.0 - np.exp(-bounded * bounded) * np.where(size <= 4.0, middle, large)
-    result = np.where(size <= 0.46875, small, np.copysign(tail, wide))
+    result = np.where(size <= _EDGE, _near(wide), np.copysign(1.0 - _tail(size), wide))
+    return np.where(np.isnan(wide), wide, result).astype(x.dtype)
+
+
+def erfc(x: Any) -> Any:
+    """1 - erf(x), accurate where it is tiny."""
+    x = np.asarray(x)
+    wide = x.astype(np.float64)
+    size = np.abs(wide)
+    tail = _tail(size)
+    result = np.where(size <= _EDGE, 1.0 - _near(wide), np.where(wide > 0, tail, 2.0 - tail))
     return np.where(np.isnan(wide), wide, result).astype(x.dtype)

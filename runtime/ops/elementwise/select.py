@@ -56,7 +56,7 @@ class Where(Elementwise):
             yield Sample([draw(rng, c, "bool"), draw(rng, x, "float32"), draw(rng, y, "float32")])
         for dtype in ordered(dtypes.NUMERIC | {"bool", "string"}):
             yield Sample([draw(rng, (3, 4), "bool"), draw(rng, (3, 4), dtype), draw(rng, (4,), dtype)])
-        yield Sample([draw(rng, (18,), "bool"), extremes("float32"), np.float32(1).reshape(())])
+        yield Sample([draw(rng, (18,), "bool"), extremes("float32"), np.array(1, np.float32)])
 
 
 class Clip(Elementwise):
