@@ -1,0 +1,167 @@
+"""Run real ONNX models through headrace and compare with recorded answers.
+
+    python benchmarks/real_models.py --cases DIR [--only ocr_det,digits_mlp] [--paths onnx,hr,export,grpc]
+
+DIR holds `index.json` (a list of cases with name, rtol, atol), and for each case `NAME/model.onnx` and folders
+`NAME/set_K` with `in_I.npy`, `out_I.npy` in the order of the model's inputs and outputs. Paths:
+
+    onnx     the file as it is
+    hr       saved as an archive with golden data, loaded again, verified
+    export   exported to ONNX, accepted by the checker, run in onnxruntime, and imported again
+    grpc     the archive behind a server on the loopback, asked by the client
+
+Prints one row for each case and path: the largest absolute error, and the largest error in units of what the case
+allows (|a - b| / (atol + rtol * |b|), a miss above 1). Exits with 1 after a miss or an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headrace import runtime
+from headrace.runtime.model import Golden
+from headrace.serializer import archive
+from headrace.serializer.onnx import load as onnx_load
+from headrace.serializer.onnx import save as onnx_save
+
+PATHS = ("onnx", "hr", "export", "grpc")
+Arrays = dict[str, np.ndarray]
+Run = Callable[[Arrays], Arrays]
+
+
+class Case:
+    """One model with its recorded answers and its tolerance."""
+
+    def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
+        self.name, self.rtol, self.atol = facts["name"], float(facts["rtol"]), float(facts["atol"])
+        self.model = folder / self.name / "model.onnx"
+        self.program = onnx_load.open_program(self.model).program
+        main = self.program.main
+        self.sets = [
+            (self._read(place, "in", [value.name for value in main.inputs]), self._read(place, "out", [value.name for value in main.outputs]))
+            for place in sorted((folder / self.name).glob("set_*"))
+        ]
+
+    @staticmethod
+    def _read(place: Path, side: str, names: list[str]) -> Arrays:
+        return {name: np.load(place / f"{side}_{index}.npy", allow_pickle=False) for index, name in enumerate(names)}
+
+    def errors(self, run: Run) -> tuple[float, float]:
+        """The largest absolute error, and the largest in units of the tolerance, over all sets and outputs."""
+        absolute = relative = 0.0
+        for feeds, wanted in self.sets:
+            found = run(feeds)
+            for name, value in wanted.items():
+                a, r = difference(found[name], value, self.rtol, self.atol)
+                absolute, relative = max(absolute, a), max(relative, r)
+        return absolute, relative
+
+    def save(self, path: Path) -> None:
+        golden = Golden([feeds for feeds, _ in self.sets], [wanted for _, wanted in self.sets], self.rtol, self.atol)
+        archive.save(self.program, path, golden=golden, properties={"name": self.name})
+
+
+def difference(found: np.ndarray, wanted: np.ndarray, rtol: float, atol: float) -> tuple[float, float]:
+    """Absolute error and error in units of the tolerance; infinite where shape or dtype differ."""
+    if found.shape != wanted.shape or found.dtype != wanted.dtype:
+        return float("inf"), float("inf")
+    if wanted.size == 0 or wanted.dtype.kind not in "fc":
+        equal = bool((found == wanted).all())
+        return (0.0, 0.0) if equal else (float("inf"), float("inf"))
+    gap = np.abs(found.astype(np.float64) - wanted)
+    gap = np.where(np.isnan(gap), np.inf, gap)
+    return float(gap.max()), float((gap / (atol + rtol * np.abs(wanted))).max())
+
+
+def runs(case: Case, path: str, folder: Path) -> Iterator[tuple[str, Run]]:
+    """What one path runs: labels and functions from feeds to answers."""
+    if path == "onnx":
+        yield path, runtime.load(case.model).run
+    elif path == "hr":
+        case.save(folder / f"{case.name}.hr")
+        model = runtime.load(folder / f"{case.name}.hr")
+        report = model.verify()
+        if not report.ok:
+            raise RuntimeError(f"verify: {report.message}")
+        yield path, model.run
+    elif path == "export":
+        yield from exported(case)
+    else:
+        yield from served(case, folder)
+
+
+def exported(case: Case) -> Iterator[tuple[str, Run]]:
+    import onnx
+    import onnxruntime
+
+    proto = onnx_save.to_model(case.program)
+    onnx.checker.check_model(proto, full_check=True)
+    data = proto.SerializeToString()
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    yield "export", lambda feeds: dict(zip(names, session.run(None, feeds)))
+    yield "reimport", runtime.load(data).run
+
+
+def served(case: Case, folder: Path) -> Iterator[tuple[str, Run]]:
+    from headrace.serve import Client, Server
+
+    place = folder / "models" / case.name / "1"
+    place.mkdir(parents=True)
+    case.save(place / "model.hr")
+    with Server(folder / "models", http_port=-1, metrics_port=-1) as server, Client(f"127.0.0.1:{server.grpc_port}") as client:
+        yield "grpc", lambda feeds: client.infer(case.name, **feeds)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=Path, required=True)
+    parser.add_argument("--only", default="", help="names of cases, joined by commas")
+    parser.add_argument("--paths", default="onnx,hr,export", help=f"joined by commas: {', '.join(PATHS)}")
+    arguments = parser.parse_args()
+    index = json.loads((arguments.cases / "index.json").read_text())
+    only = set(filter(None, arguments.only.split(",")))
+    paths = arguments.paths.split(",")
+    if unknown := (only - {facts["name"] for facts in index}) | (set(paths) - set(PATHS)):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    misses = 0
+    print(f"{'case':24}{'path':10}{'max error':>12}{'of allowed':>12}{'seconds':>9}")
+    for facts in index:
+        if only and facts["name"] not in only:
+            continue
+        for path in paths:
+            misses += report(arguments.cases, facts, path)
+    print("all within tolerance" if not misses else f"{misses} misses")
+    return 1 if misses else 0
+
+
+def report(folder: Path, facts: dict[str, Any], path: str) -> int:
+    """Print the rows of one case and path; answers the number of misses."""
+    misses = 0
+    label = path
+    start = time.perf_counter()
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            for label, run in runs(Case(folder, facts), path, Path(scratch)):
+                absolute, relative = Case(folder, facts).errors(run)
+                miss = not relative <= 1
+                misses += miss
+                seconds = time.perf_counter() - start
+                print(f"{facts['name']:24}{label:10}{absolute:12.3g}{relative:12.3g}{seconds:9.2f}{'  MISS' if miss else ''}", flush=True)
+    except Exception as error:  # noqa: BLE001  one case must not hide the others
+        print(f"{facts['name']:24}{label:10}  {type(error).__name__}: {str(error)[:300]}", flush=True)
+        misses += 1
+    return misses
+
+
+if __name__ == "__main__":
+    sys.exit(main())
