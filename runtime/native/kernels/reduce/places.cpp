@@ -1,0 +1,154 @@
+// ArgMax, ArgMin, TopK, CumSum: places and running sums along one axis.
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+#include "kernel.h"
+#include "kernels/shape/strided.h"
+#include "pool.h"
+#include "types.h"
+
+namespace hr {
+namespace {
+
+struct Along {
+    int64_t outer, size, inner;
+};
+
+Along along(const Shape& shape, int axis) { return {shape.count(0, axis), shape.d[axis], shape.count(axis + 1, shape.rank)}; }
+
+// NaN counts as the largest for TopK; for ArgMax and ArgMin the first NaN wins, as in NumPy.
+template <class T>
+class ArgExtreme : public Kernel {
+public:
+    explicit ArgExtreme(const NodeInfo& node)
+        : axis_(node.i("axis", 0)), keep_(node.i("keepdims", 1)), last_(node.i("select_last_index", 0)), max_(node.op == "ArgMax") {}
+    void shape(ShapeContext& c) const override {
+        const Shape& from = c.in(0).shape;
+        const int axis = resolve_axis(axis_, from.rank);
+        if (from.d[axis] == 0 && from.count(0, axis) * from.count(axis + 1, from.rank) > 0) throw std::invalid_argument("an empty axis has no extreme");
+        Shape to;
+        for (int i = 0; i < from.rank; i++) {
+            if (i != axis) to.push(from.d[i]);
+            else if (keep_) to.push(1);
+        }
+        c.out(0, DType::i64, to);
+    }
+    void run(RunContext& c) const override {
+        const Along a = along(c.in(0).shape, resolve_axis(axis_, c.in(0).shape.rank));
+        const T* x = c.in(0).as<T>();
+        int64_t* y = c.out(0).as<int64_t>();
+        c.pool->parallel(a.outer * a.inner, std::max<int64_t>(1, 16384 / std::max<int64_t>(1, a.size)), [&](int64_t begin, int64_t end) {
+            for (int64_t at = begin; at < end; at++) {
+                const T* row = x + at / a.inner * a.size * a.inner + at % a.inner;
+                int64_t best = 0;
+                for (int64_t k = 1; k < a.size; k++)
+                    if (better(row[k * a.inner], row[best * a.inner])) best = k;
+                y[at] = best;
+            }
+        });
+    }
+
+private:
+    bool better(T now, T best) const {
+        if (best != best) return last_ && now != now;
+        if (now != now) return true;
+        return max_ ? (last_ ? now >= best : now > best) : (last_ ? now <= best : now < best);
+    }
+    int64_t axis_;
+    bool keep_, last_, max_;
+};
+
+template <class T>
+class TopK : public Kernel {
+public:
+    explicit TopK(const NodeInfo& node) : axis_(node.i("axis", -1)), largest_(node.i("largest", 1)) {}
+    bool needs_value(int i) const override { return i == 1; }
+    void shape(ShapeContext& c) const override {
+        Shape to = c.in(0).shape;
+        const int axis = resolve_axis(axis_, to.rank);
+        const int64_t k = *c.in(1).as<int64_t>();
+        if (k < 0 || k > to.d[axis]) throw std::invalid_argument("K is " + std::to_string(k) + "; allowed: 0 to " + std::to_string(to.d[axis]) + ", the size of axis " + std::to_string(axis));
+        to.d[axis] = k;
+        c.out(0, c.in(0).dtype, to);
+        c.out(1, DType::i64, to);
+    }
+    void run(RunContext& c) const override {
+        const int axis = resolve_axis(axis_, c.in(0).shape.rank);
+        const Along a = along(c.in(0).shape, axis);
+        const int64_t k = c.out(0).shape.d[axis];
+        const T* x = c.in(0).as<T>();
+        T* values = c.out(0).template as<T>();
+        int64_t* places = c.n_outputs > 1 ? c.out(1).template as<int64_t>() : nullptr;
+        c.pool->parallel(a.outer * a.inner, std::max<int64_t>(1, 2048 / std::max<int64_t>(1, a.size)), [&](int64_t begin, int64_t end) {
+            std::vector<int64_t> order(size_t(a.size));
+            for (int64_t at = begin; at < end; at++) {
+                const T* row = x + at / a.inner * a.size * a.inner + at % a.inner;
+                std::iota(order.begin(), order.end(), 0);
+                std::partial_sort(order.begin(), order.begin() + k, order.end(), [&](int64_t i, int64_t j) {
+                    const T p = row[i * a.inner], q = row[j * a.inner];
+                    if (less(p, q)) return !largest_;
+                    if (less(q, p)) return largest_;
+                    return i < j;
+                });
+                const int64_t to = at / a.inner * k * a.inner + at % a.inner;
+                for (int64_t i = 0; i < k; i++) {
+                    if (values) values[to + i * a.inner] = row[order[size_t(i)] * a.inner];
+                    if (places) places[to + i * a.inner] = order[size_t(i)];
+                }
+            }
+        });
+    }
+
+private:
+    static bool less(T a, T b) { return a < b || (b != b && a == a); }
+    int64_t axis_;
+    bool largest_;
+};
+
+template <class T>
+class CumSum : public Kernel {
+public:
+    explicit CumSum(const NodeInfo& node) : exclusive_(node.i("exclusive", 0)), reverse_(node.i("reverse", 0)) {}
+    void shape(ShapeContext& c) const override { c.out(0, c.in(0).dtype, c.in(0).shape); }
+    void run(RunContext& c) const override {
+        const Tensor& given = c.in(1);
+        const Along a = along(c.in(0).shape, resolve_axis(given.dtype == DType::i32 ? *given.as<int32_t>() : *given.as<int64_t>(), c.in(0).shape.rank));
+        const int64_t step = reverse_ ? -a.inner : a.inner, first = reverse_ ? (a.size - 1) * a.inner : 0;
+        c.pool->parallel(a.outer * a.inner, std::max<int64_t>(1, 8192 / std::max<int64_t>(1, a.size)), [&](int64_t begin, int64_t end) {
+            for (int64_t at = begin; at < end; at++) {
+                const int64_t base = at / a.inner * a.size * a.inner + at % a.inner + first;
+                const T* x = c.in(0).as<T>() + base;
+                T* y = c.out(0).template as<T>() + base;
+                T total = 0;
+                for (int64_t k = 0; k < a.size; k++) {
+                    const T now = x[k * step];
+                    const T next = T(total + now);
+                    y[k * step] = exclusive_ ? total : next;
+                    total = next;
+                }
+            }
+        });
+    }
+
+private:
+    bool exclusive_, reverse_;
+};
+
+template <template <class> class K, class... Ts>
+std::unique_ptr<Kernel> make(const NodeInfo& node) {
+    std::unique_ptr<Kernel> found;
+    ((node.inputs[0] == code_of<Ts> ? void(found = std::make_unique<K<Ts>>(node)) : void()), ...);
+    return found;
+}
+std::unique_ptr<Kernel> arg_extreme(const NodeInfo& node) { return make<ArgExtreme, float, double, int8_t, uint8_t, int32_t, int64_t>(node); }
+std::unique_ptr<Kernel> top_k(const NodeInfo& node) { return make<TopK, float, double, int32_t, int64_t>(node); }
+std::unique_ptr<Kernel> cum_sum(const NodeInfo& node) { return make<CumSum, float, double, int32_t, int64_t>(node); }
+
+HR_KERNEL("ArgMax", arg_extreme);
+HR_KERNEL("ArgMin", arg_extreme);
+HR_KERNEL("TopK", top_k);
+HR_KERNEL("CumSum", cum_sum);
+
+}  // namespace
+}  // namespace hr
