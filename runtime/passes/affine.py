@@ -210,8 +210,10 @@ def _before_conv(linear: Node, node: Node, affine: Affine, weights: np.ndarray, 
     group = integer(linear, "group", 1)
     channels = weights.shape[1] * group
     shifted = bool(np.any(affine.shift != 0))
-    if affine.scale.size not in (1, channels) or affine.shift.size not in (1, channels) or (shifted and not _unpadded(linear)):
+    if affine.scale.size not in (1, channels) or affine.shift.size not in (1, channels):
         return None
+    if shifted and not _unpadded(linear):
+        return _shift_first(linear, node, affine, weights, scope)
     bias = scope.array(linear.inputs[2]) if len(linear.inputs) > 2 else None
     if shifted and bias is None and len(linear.inputs) > 2 and linear.inputs[2] is not None:
         return None
@@ -225,6 +227,24 @@ def _before_conv(linear: Node, node: Node, affine: Affine, weights: np.ndarray, 
         total = added if bias is None else bias.astype(np.float64) + added
         inputs = [*inputs[:2], scope.constant(total.astype(weights.dtype), f"{name}_bias")]
     return Patch([node, linear], [copy_node(linear, inputs=inputs)])
+
+
+def _shift_first(linear: Node, node: Node, affine: Affine, weights: np.ndarray, scope: Scope) -> Patch | None:
+    """Before a padded Conv, x * s + b is (x + b / s) * s, whose factor goes into the weights: one pass less."""
+    inner = scope.producer(affine.source, "Mul", "Div")
+    first = affine_of(inner, scope, 1) if inner is not None and scope.single(affine.source) else None
+    if inner is None or first is None or np.any(affine.scale != 1) or not np.all(np.abs(first.scale) > 1e-6):
+        return None
+    group = integer(linear, "group", 1)
+    if first.scale.size not in (1, weights.shape[1] * group):
+        return None
+    kind, dims = weights.dtype, (-1, *[1] * (weights.ndim - 2))
+    shift = (affine.shift / first.scale).astype(kind)
+    moved = scope.constant(shift.reshape(dims) if shift.size > 1 else shift.reshape(()), f"{made(node).name}_shift")
+    scaled = (weights.astype(np.float64) * _by_input(first.scale, weights, group)).astype(kind)
+    inputs = [node.outputs[0], scope.constant(scaled, weights_name(linear)), *linear.inputs[2:]]
+    added = scope.node("Add", [first.source, moved], node.outputs[0], like=node)
+    return Patch([inner, node, linear], [added, copy_node(linear, inputs=inputs)])
 
 
 def _by_input(vector: np.ndarray, weights: np.ndarray, group: int) -> np.ndarray:

@@ -57,6 +57,7 @@ def _matmul(node: Node, scope: Scope) -> Patch | None:
     if a is None or b is None or node.outputs[0] is None:
         return None
     product = Product(a, b, node.outputs[0], [node], bias, r, dict(node.attributes))
+    _take_operand_factors(product, scope)
     _take_transposes(product, scope)
     _take_factor(product, scope)
     _take_tail(product, scope)
@@ -94,7 +95,7 @@ def _patch(product: Product, node: Node, scope: Scope) -> Patch:
 
 
 def _take_transposes(product: Product, scope: Scope) -> None:
-    """A Transpose of the last two axes is an attribute; a constant factor of an operand is alpha."""
+    """A Transpose of the last two axes is an attribute."""
     for key, side in (("transA", "a"), ("transB", "b")):
         before = scope.producer(getattr(product, side), "Transpose")
         perm = permutation(before) if before is not None else None
@@ -104,6 +105,21 @@ def _take_transposes(product: Product, scope: Scope) -> None:
         if perm == (*range(axes - 2), axes - 1, axes - 2):
             setattr(product, side, before.inputs[0])
             product.attributes[key] = 1 - product.attributes.get(key, 0)
+
+
+def _take_operand_factors(product: Product, scope: Scope) -> None:
+    """A number that an operand is multiplied with is alpha, where nobody else reads the operand."""
+    for side in ("a", "b"):
+        value: Value = getattr(product, side)
+        before = scope.producer(value, "Mul")
+        if before is None or not scope.single(value):
+            continue
+        for x, other in (before.inputs, before.inputs[::-1]):
+            factor = scope.scalar(other)
+            if x is not None and factor is not None and (rank(other) or 0) <= (rank(x) or 0):
+                setattr(product, side, x)
+                product.attributes["alpha"] = product.attributes.get("alpha", 1.0) * factor
+                break
 
 
 def _take_factor(product: Product, scope: Scope) -> None:

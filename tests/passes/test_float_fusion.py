@@ -189,7 +189,10 @@ def test_scales_before_conv_go_into_it_and_shifts_where_nothing_is_padded() -> N
     assert kinds(optimize(graph)) == ["Tanh", "Conv"]
     same(graph, optimize(graph), rtol=1e-4, atol=1e-4)
     graph = make(body((1, 1, 1, 1)), x=(F, (2, 4, 5, 5)))
-    assert kinds(optimize(graph)) == ["Tanh", "Mul", "Add", "Conv"]
+    assert kinds(optimize(graph)) == ["Tanh", "Add", "Conv"]
+    same(graph, optimize(graph), rtol=1e-4, atol=1e-4)
+    graph = make(lambda o, x: o.Conv(o.Add(o.Tanh(x), o.const(0.3)), o.const(normal(6, 4, 3, 3)), pads=(1, 1, 1, 1)), x=(F, (2, 4, 5, 5)))
+    assert kinds(optimize(graph)) == ["Tanh", "Add", "Conv"]
 
 
 def test_scales_beside_matmul_go_into_its_weights() -> None:
@@ -280,6 +283,13 @@ def test_attention_scores_take_the_transpose_and_the_scale() -> None:
     graph = make(lambda o, q, k: o.Div(o.MatMul(q, o.Transpose(k, perm=(0, 1, 3, 2))), o.const(8.0)), q=(F, ("n", 2, 3, 4)), k=(F, ("n", 2, 5, 4)))
     result = optimize(graph)
     assert kinds(result) == ["headrace.FusedMatMul"] and result.nodes[0].attributes == {"transB": 1, "alpha": 0.125}
+    same(graph, result)
+
+
+def test_attention_operands_may_be_scaled_before() -> None:
+    graph = make(lambda o, q, k: [o.MatMul(o.Mul(q, o.const(0.5)), s := o.Mul(o.const(0.25), k)), s], q=(F, ("n", 3, 4)), k=(F, ("n", 4, 5)))
+    result = optimize(graph)
+    assert count(result) == {"Mul": 1, "headrace.FusedMatMul": 1}
     same(graph, result)
 
 
