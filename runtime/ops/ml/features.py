@@ -34,7 +34,9 @@ class ArrayFeatureExtractor(Operator):
             return [TensorType(context.dtype())]
         return [TensorType(context.dtype(), (*(x[:-1] if len(x) > 1 else (1,)), count))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x, y = inputs
         places = y.reshape(-1)
         if places.size and not 0 <= places.min() <= places.max() < x.shape[-1]:
@@ -76,7 +78,9 @@ class Scaler(_Rowwise):
     def infer(self, context: Context) -> list[Type | None]:
         return [TensorType("float32", context.shape(0))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         y = inputs[0].astype(np.float32)
         if attributes["offset"]:
             y = y - np.asarray(attributes["offset"], np.float32)
@@ -100,7 +104,9 @@ class Normalizer(_Rowwise):
     def infer(self, context: Context) -> list[Type | None]:
         return [TensorType("float32", context.shape(0))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x = inputs[0].astype(np.float32)
         match attributes["norm"]:
             case "MAX":
@@ -130,7 +136,9 @@ class Binarizer(Operator):
     def infer(self, context: Context) -> list[Type | None]:
         return [context.type(0)]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         return [(inputs[0] > np.float32(attributes["threshold"])).astype(inputs[0].dtype)]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
@@ -155,12 +163,16 @@ class Imputer(_Rowwise):
     def infer(self, context: Context) -> list[Type | None]:
         return [context.type(0)]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x = inputs[0]
         floats = x.dtype.kind == "f"
         values = attributes["imputed_value_floats" if floats else "imputed_value_int64s"]
         if not values or len(values) not in (1, x.shape[-1]):
-            raise GraphError(f"Imputer has {len(values or ())} imputed values; allowed: 1 or {x.shape[-1]}, one a column")
+            raise GraphError(
+                f"Imputer has {len(values or ())} imputed values; allowed: 1 or {x.shape[-1]}, one a column"
+            )
         old = x.dtype.type(attributes["replaced_value_float" if floats else "replaced_value_int64"])
         missing = np.isnan(x) if floats and np.isnan(old) else x == old
         return [np.where(missing, np.asarray(values, x.dtype), x)]
@@ -189,7 +201,9 @@ class FeatureVectorizer(Operator):
             return [TensorType("float32")]
         return [TensorType("float32", (x[0] if len(x) > 1 else 1, sum(context.attributes["inputdimensions"])))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         columns = []
         for x, width in zip(inputs, attributes["inputdimensions"]):
             matrix = x.reshape(1, -1) if x.ndim == 1 else x.reshape(x.shape[0], -1)
@@ -223,7 +237,9 @@ class OneHotEncoder(Operator):
     def _categories(attributes: Mapping[str, Any]) -> Sequence[Any]:
         return attributes["cats_strings"] or attributes["cats_int64s"] or ()
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         (x,) = inputs
         values = x if x.dtype.kind == "O" else x.astype(np.int64)
         hot = np.stack([values == category for category in self._categories(attributes)], axis=-1)
