@@ -197,7 +197,20 @@ def main():
     if options.json:
         print(json.dumps(rows, indent=2))
     else:
-        columns = ("server", "requests", "per_second", "p50_ms", "p99_ms", "max_ms", "server_cpu_us", "lost", "wrong", "start_s", "idle_mib", "after_mib")
+        columns = (
+            "server",
+            "requests",
+            "per_second",
+            "p50_ms",
+            "p99_ms",
+            "max_ms",
+            "server_cpu_us",
+            "lost",
+            "wrong",
+            "start_s",
+            "idle_mib",
+            "after_mib",
+        )
         print("".join(f"{name:>14}" for name in columns))
         for row in rows:
             print("".join(f"{row[n]:>14.2f}" if isinstance(row[n], float) else f"{row[n]:>14}" for n in columns))

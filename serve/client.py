@@ -99,7 +99,9 @@ class Client:
     def __enter__(self) -> "Client":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -245,8 +247,7 @@ class _Rest:
     def call(self, verb: str, name: str, version: str) -> Any:
         if verb == "ready":
             path = f"{_path(name, version)}/ready" if name else "/v2/health/ready"
-            answer, body = self._exchange("GET", path, allow=(400,))
-            return answer.status == 200
+            return self._exchange("GET", path, allow=(400,))[0].status == 200
         if verb == "index":
             return json.loads(self._exchange("POST", "/v2/repository/index", b"{}")[1])
         if verb in ("load", "unload"):

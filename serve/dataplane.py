@@ -13,7 +13,16 @@ from typing import Any
 
 from headrace.runtime.errors import InputError
 from headrace.serve import classify
-from headrace.serve.errors import Meaning, ServeError, bad_argument, forbidden, overloaded, quoted, unavailable, unsupported
+from headrace.serve.errors import (
+    Meaning,
+    ServeError,
+    bad_argument,
+    forbidden,
+    overloaded,
+    quoted,
+    unavailable,
+    unsupported,
+)
 from headrace.serve.manager import Manager
 from headrace.serve.request import NO_PARAMETERS, InferRequest, InferResponse, OutputTensor, Parameters
 from headrace.serve.scheduler import Job
@@ -152,7 +161,7 @@ class DataPlane:
         except ServeError as error:
             meaning = error.meaning
             raise
-        except Exception as error:  # noqa: BLE001 - the client gets a meaning, the log gets the rest
+        except Exception as error:
             failure = _translate(error, request)
             meaning = failure.meaning
             raise failure from None

@@ -32,7 +32,7 @@ class Datatype:
 
 def _row(name: str, dtype: Any, field: str | None, config: str | None = None) -> Datatype:
     kind = np.dtype(dtype)
-    return Datatype(name, kind, 0 if kind == object else kind.itemsize, field, config or f"TYPE_{name}")
+    return Datatype(name, kind, 0 if kind.kind == "O" else kind.itemsize, field, config or f"TYPE_{name}")
 
 
 _TABLE = (
@@ -91,7 +91,8 @@ def decode_bytes(data: Buffer, count: int) -> Array:
 
 def encode_bytes(elements: Iterable[Any]) -> bytes:
     """The raw form of BYTES elements; text becomes UTF-8. TypeError for anything but str and bytes."""
-    pack, parts = struct.Struct("<I").pack, []
+    pack = struct.Struct("<I").pack
+    parts: list[bytes] = []
     for element in elements:
         if isinstance(element, str):
             element = element.encode("utf-8")

@@ -61,9 +61,7 @@ def read_infer(data: bytes) -> InferRequest:
 def _input(tensor: Any, data: Buffer) -> InputTensor:
     if tensor.HasField("contents"):
         raise bad_argument(f"input {quoted(tensor.name)}: contents and raw_input_contents exclude each other")
-    return InputTensor(
-        tensor.name, tensor.datatype, tuple(tensor.shape), data, read_parameters(tensor.parameters)
-    )
+    return InputTensor(tensor.name, tensor.datatype, tuple(tensor.shape), data, read_parameters(tensor.parameters))
 
 
 def _pair(inputs: Any, raw: list[Buffer]) -> list[InputTensor]:
@@ -119,10 +117,11 @@ def read_parameters(parameters: Any) -> Parameters:
     return out
 
 
-def write_parameters(parameters: Parameters) -> dict[str, pb.InferParameter]:
+def write_parameters(parameters: Parameters) -> dict[str, Any]:
     """Parameters as a map of InferParameter; whole numbers go as int64."""
+    kind: Any = pb.InferParameter
     fields = {bool: "bool_param", int: "int64_param", str: "string_param", float: "double_param"}
-    return {key: pb.InferParameter(**{fields[type(value)]: value}) for key, value in parameters.items()}
+    return {key: kind(**{fields[type(value)]: value}) for key, value in parameters.items()}
 
 
 def write_infer(response: InferResponse) -> bytes:

@@ -3,12 +3,16 @@
 Handlers are registered with raw bytes. grpc.aio is never used: one header with a non-UTF-8 byte ends its accept loop.
 """
 
+import contextlib
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NoReturn
 
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # read on import: lines of its own on stderr are no part of our log
 import grpc
 from google.protobuf.message import DecodeError
 
@@ -26,6 +30,7 @@ HEALTH_SERVICE = "grpc.health.v1.Health"
 RESERVED_THREADS = 16  # never taken by inferences and streams, so that health and metadata do not wait behind them
 WATCH_SECONDS = 0.2
 MAX_WATCHERS = 8
+FLUSH_SECONDS = 0.1  # for the last answers to leave
 
 CODES = {
     Meaning.BAD_ARGUMENT: grpc.StatusCode.INVALID_ARGUMENT,
@@ -91,8 +96,14 @@ class GrpcFront:
         self._server.start()
 
     def stop(self, grace: float) -> None:
-        """Refuse new calls at once, give accepted ones `grace` seconds."""
+        """Close every connection and the listener. The data plane refuses by now, and what it accepted has ended.
+
+        gRPC's own shutdown cancels calls that arrive within the round trip of its GOAWAY, and clients then see
+        CANCELLED, as if they had done it. A connection that closes is UNAVAILABLE, which it is.
+        """
         self._stopping.set()
+        time.sleep(min(grace, FLUSH_SECONDS))
+        _close_sockets(self.port)
         self._server.stop(grace).wait()
 
     # ---- the table of methods ----
@@ -102,8 +113,16 @@ class GrpcFront:
         verbs: dict[str, tuple[Any, Any, Callable[[Any, bool], dict[str, Any]]]] = {
             "ServerLive": (pb.ServerLiveRequest, pb.ServerLiveResponse, lambda m, _: plane.server_live()),
             "ServerReady": (pb.ServerReadyRequest, pb.ServerReadyResponse, lambda m, _: plane.server_ready()),
-            "ModelReady": (pb.ModelReadyRequest, pb.ModelReadyResponse, lambda m, _: plane.model_ready(m.name, m.version)),
-            "ServerMetadata": (pb.ServerMetadataRequest, pb.ServerMetadataResponse, lambda m, _: plane.server_metadata()),
+            "ModelReady": (
+                pb.ModelReadyRequest,
+                pb.ModelReadyResponse,
+                lambda m, _: plane.model_ready(m.name, m.version),
+            ),
+            "ServerMetadata": (
+                pb.ServerMetadataRequest,
+                pb.ServerMetadataResponse,
+                lambda m, _: plane.server_metadata(),
+            ),
             "ModelMetadata": (
                 pb.ModelMetadataRequest,
                 pb.ModelMetadataResponse,
@@ -210,7 +229,8 @@ class GrpcFront:
 
     # ---- health ----
 
-    def _status(self, service: str) -> int | None:
+    def _status(self, service: str) -> Any:
+        """A ServingStatus, None for an unknown service."""
         if service in ("", SERVICE):
             ready = self._plane.server_ready()["ready"]
         else:
@@ -221,7 +241,7 @@ class GrpcFront:
             if not ready and all(row[0] != service for row in self._plane.manager.index()):
                 return None
         states = health.HealthCheckResponse.ServingStatus
-        return int(states.SERVING if ready else states.NOT_SERVING)
+        return states.SERVING if ready else states.NOT_SERVING
 
     def _check(self, data: bytes, context: grpc.ServicerContext) -> bytes:
         status = self._status(_parse(health.HealthCheckRequest, data, context).service)
@@ -234,7 +254,7 @@ class GrpcFront:
         if not self._watchers.acquire(blocking=False):
             _abort(context, overloaded(f"{MAX_WATCHERS} watchers are open, the most this server takes"))
         try:
-            last: int | None = -1
+            last: Any = -1
             while context.is_active():
                 status = self._status(service)
                 if status != last:
@@ -247,7 +267,24 @@ class GrpcFront:
             self._watchers.release()
 
 
-class _Table(grpc.GenericRpcHandler):  # type: ignore[misc]
+def _close_sockets(port: int) -> None:
+    """Shut down the TCP sockets of this process on its own `port`, the listening one first, so that no client comes
+    back before the server is gone (Linux; elsewhere a no-op)."""
+    folder = "/proc/self/fd"
+    found: list[tuple[bool, socket.socket]] = []
+    for name in os.listdir(folder) if os.path.isdir(folder) else ():
+        with contextlib.suppress(OSError):  # closed meanwhile
+            if os.readlink(f"{folder}/{name}").startswith("socket:"):
+                copy = socket.socket(fileno=os.dup(int(name)))
+                listening = bool(copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+                found.append((not listening, copy))
+    for _, copy in sorted(found, key=lambda item: item[0]):
+        with contextlib.suppress(OSError), copy:
+            if copy.family in (socket.AF_INET, socket.AF_INET6) and copy.getsockname()[1] == port:
+                copy.shutdown(socket.SHUT_RDWR)
+
+
+class _Table(grpc.GenericRpcHandler):  # type: ignore[misc, unused-ignore]
     def __init__(self, methods: dict[str, Any]) -> None:
         self._methods = methods
 
@@ -275,10 +312,11 @@ def _parse(kind: Any, data: bytes, context: grpc.ServicerContext) -> Any:
         _abort(context, bad_argument(f"the message is not a valid {kind.DESCRIPTOR.full_name}"))
 
 
-def _abort(context: grpc.ServicerContext, error: ServeError) -> Any:
+def _abort(context: grpc.ServicerContext, error: ServeError) -> NoReturn:
     if error.retry_after_ms is not None:
         context.set_trailing_metadata((("grpc-retry-pushback-ms", str(error.retry_after_ms)),))
     context.abort(CODES[error.meaning], error.text)
+    raise AssertionError("abort does not return")
 
 
 def _is_local(peer: str) -> bool:

@@ -5,6 +5,7 @@ are applied before or while bytes are read. While a request is answered its sock
 away cancels it.
 """
 
+import contextlib
 import logging
 import select
 import selectors
@@ -30,6 +31,7 @@ WRITE_SECONDS = 30.0
 BODY_WINDOW_SECONDS = 10.0
 BODY_WINDOW_BYTES = 10 * 1024  # at least 1 KiB/s
 SWEEP_SECONDS = 0.5
+LINGER_SECONDS = 2.0  # reading on after a refusal, so that a client still sending sees the answer and no reset
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -85,6 +87,7 @@ class _Connection:
         self.quiet_since = now  # idle, or reading a head, since then
         self.reading = False  # bytes of an unfinished request have come
         self.window = (now, 0)  # of the body: start and bytes then
+        self.linger_until: float | None = None  # refused: what still comes is thrown away
         self._lock = threading.Lock()
         self._gone = False
         self._on_gone: list[Callable[[], None]] = []
@@ -181,7 +184,7 @@ class HttpServer:
             step(connection, *rest)
         except OSError:
             self._close(connection)
-        except Exception:  # noqa: BLE001
+        except Exception:
             log.exception("an HTTP connection failed")
             self._close(connection)
 
@@ -213,6 +216,10 @@ class HttpServer:
                 connection.set_gone()
             return
         data = connection.sock.recv(READ_BYTES)
+        if connection.linger_until is not None:
+            if not data:
+                self._close(connection)
+            return
         if data and not connection.reading:
             connection.reading, connection.quiet_since = True, time.monotonic()
         try:
@@ -264,6 +271,8 @@ class HttpServer:
             return 414, f"the request line is longer than {MAX_TARGET_BYTES} bytes"
         if len(headers) > self._limits.max_header_count:
             return 431, f"more than {self._limits.max_header_count} headers"
+        if sum(len(name) + len(value) + 4 for name, value in headers) > self._limits.max_header_bytes:
+            return 431, f"the headers are longer than {self._limits.max_header_bytes} bytes"
         if b"transfer-encoding" in names and b"content-length" in names:
             return 400, "Content-Length and Transfer-Encoding exclude each other"
         for name, value in headers:
@@ -275,14 +284,15 @@ class HttpServer:
         return f"the body is longer than {self._limits.max_message_bytes} bytes"
 
     def _refuse(self, connection: _Connection, status: int, text: str) -> None:
-        """Answer what cannot be a request, and close."""
+        """Answer what cannot be a request, and close once the client has stopped sending."""
         try:
             if connection.h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
                 self._write(connection, self._application.refuse(status, text), close=True)
             connection.sock.shutdown(socket.SHUT_WR)
         except (OSError, h11.LocalProtocolError):
-            pass
-        self._close(connection)
+            self._close(connection)
+            return
+        connection.linger_until = time.monotonic() + LINGER_SECONDS
 
     def _continue(self, connection: _Connection, keep: bool) -> None:
         now = time.monotonic()
@@ -294,12 +304,16 @@ class HttpServer:
             connection.watched = True
         if connection.h11.trailing_data[0]:
             connection.reading = True
-        self._advance(connection)
+        self._advance(connection)  # a pipelined request may be here already
 
     def _sweep(self, now: float) -> None:
         limits = self._limits
         for connection in list(self._connections):
             if connection.busy:
+                continue
+            if connection.linger_until is not None:
+                if now > connection.linger_until:
+                    self._close(connection)
                 continue
             quiet = now - connection.quiet_since
             if not connection.reading:
@@ -370,7 +384,7 @@ class HttpServer:
             keep = True
         except OSError:
             pass  # the client left
-        except Exception:  # noqa: BLE001
+        except Exception:
             log.exception("an HTTP answer failed")
         self._answered.append((connection, keep))
         self._poke()
@@ -389,10 +403,8 @@ class HttpServer:
         _send(connection.sock, parts)
 
     def _poke(self) -> None:
-        try:
+        with contextlib.suppress(OSError):  # full: the loop is about to wake anyway; closed: it has ended
             self._wake.send(b"\0")
-        except (BlockingIOError, OSError):
-            pass  # the loop is about to wake anyway, or has ended
 
 
 def _send(sock: socket.socket, parts: Sequence[Buffer]) -> None:

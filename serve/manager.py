@@ -232,7 +232,7 @@ class Manager:
             version.state = State.LOADING
             try:
                 version.bring_up(record.entry.files[key], record.entry.config, self._loader)
-            except Exception as error:  # noqa: BLE001 - whatever a file does, the server lives on
+            except Exception as error:
                 version.reason = _reason(error, record.entry.files[key])
                 version.state = State.ERROR
                 log.error("model %s version %s: %s", name, version.number, version.reason, exc_info=True)

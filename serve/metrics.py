@@ -3,7 +3,8 @@
 Labels come from loaded models alone, never from client text.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -11,7 +12,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from headrace.serve.dataplane import DataPlane
 from headrace.serve.http_server import HttpRequest, HttpResponse
-from headrace.serve.statistics import Histogram
+from headrace.serve.statistics import Histogram, Statistics
 from headrace.serve.version import ModelVersion
 
 _LABELS = ("model", "version")
@@ -52,7 +53,7 @@ class _Collector:
 
 
 def _counters(versions: list[ModelVersion]) -> Iterator[Metric]:
-    rows = (
+    rows: tuple[tuple[str, str, Callable[[Statistics], int]], ...] = (
         ("nv_inference_request_success", "Inference requests answered", lambda s: s.success.count),
         ("nv_inference_count", "Inferences, every row of a batch counted", lambda s: s.inference_count),
         ("nv_inference_exec_count", "Model executions", lambda s: s.execution_count),
@@ -84,7 +85,7 @@ def _counters(versions: list[ModelVersion]) -> Iterator[Metric]:
     yield releases
 
 
-def _counter(name: str, text: str, labels: Iterable[str]) -> Metric:
+def _counter(name: str, text: str, labels: Sequence[str]) -> Any:
     """A counter under exactly this name: the compatible names have no `_total`."""
     if name.startswith("headrace_"):
         return CounterMetricFamily(name, text, labels=labels)
@@ -94,7 +95,7 @@ def _counter(name: str, text: str, labels: Iterable[str]) -> Metric:
 
 
 def _histograms(versions: list[ModelVersion]) -> Iterator[Metric]:
-    rows = (
+    rows: tuple[tuple[str, str, Callable[[Statistics], Histogram]], ...] = (
         ("headrace_queue_seconds", "Waiting for the model", lambda s: s.queue_seconds),
         ("headrace_assemble_seconds", "Merging a batch", lambda s: s.assemble_seconds),
         ("headrace_compute_seconds", "Running the model", lambda s: s.compute_seconds),

@@ -29,7 +29,7 @@ class Entry:
 
     name: str
     files: dict[VersionKey, Path] = field(default_factory=dict)
-    config: ModelConfig = ModelConfig()
+    config: ModelConfig = field(default_factory=ModelConfig)
 
     def wanted(self) -> frozenset[VersionKey]:
         """The versions the version policy asks for. ConfigError when a specific one does not exist."""

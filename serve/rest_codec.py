@@ -48,9 +48,7 @@ def parse_json(data: Buffer) -> Any:
         raise bad_argument(f"the body is not valid JSON{detail}") from None
 
 
-def read_infer(
-    model: str, version: str, body: Buffer, json_length: int | None
-) -> tuple[InferRequest, Wishes]:
+def read_infer(model: str, version: str, body: Buffer, json_length: int | None) -> tuple[InferRequest, Wishes]:
     """A request from a body; `json_length` bytes of it are JSON (None: all), the rest binary tensors in order."""
     size = len(body) if json_length is None else json_length
     if size > len(body):

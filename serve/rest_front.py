@@ -63,7 +63,7 @@ class RestFront:
             return self._deflated(request, handler(request))
         except ServeError as error:
             return _failure(error)
-        except Exception:  # noqa: BLE001 - a defect of ours must not show its insides
+        except Exception:
             log.exception("a REST request failed")
             return self.refuse(500, "internal error")
 
@@ -122,7 +122,9 @@ class RestFront:
         match rest:
             case ["index"] | [_, "index"]:
                 store = rest[0] if len(rest) == 2 else ""
-                return {"POST": lambda r: _answer(plane.repository_index(store, _flag(_document(r), "ready"))["models"])}
+                return {
+                    "POST": lambda r: _answer(plane.repository_index(store, _flag(_document(r), "ready"))["models"])
+                }
             case ["models", name, ("load" | "unload")] | [_, "models", name, ("load" | "unload")]:
                 store = rest[0] if len(rest) == 4 else ""
                 verb = plane.load if rest[-1] == "load" else plane.unload

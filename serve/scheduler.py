@@ -8,6 +8,7 @@ long (`INLINE_SECONDS`) a background thread leads instead, so that every caller 
 Each job ends exactly once: completion, expiry, cancellation and closing race for its ticket.
 """
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -88,10 +89,8 @@ class Job:
         self.wake()
 
     def wake(self) -> None:
-        try:
+        with contextlib.suppress(RuntimeError):  # woken already: end and promote may both come
             self._wake.release()
-        except RuntimeError:  # woken already: end and promote may both come
-            pass
 
     def wait(self, timeout: float) -> None:
         self._wake.acquire(timeout=timeout)
@@ -277,7 +276,7 @@ class Scheduler:
             outputs = self._run(feeds)
             computed = clock()
             parts = batch.split(outputs, [job.rows for job in jobs]) if len(jobs) > 1 else [outputs]
-        except Exception as caught:  # noqa: BLE001 - whatever a model raises belongs to its requests alone
+        except Exception as caught:
             computed = max(computed, clock())
             error = caught
         finished = clock()

@@ -189,7 +189,8 @@ def _view(data: Buffer, datatype: Datatype, shape: tuple[int, ...]) -> Array:
     if not len(data):
         return np.empty(shape, datatype.dtype)
     if datatype.name == "BOOL":  # a byte other than 0 and 1 is true, and must not reach a kernel as it is
-        return (np.frombuffer(data, np.uint8) != 0).reshape(shape)
+        truth: Array = np.frombuffer(data, np.uint8) != 0
+        return truth.reshape(shape)
     array: Array = np.frombuffer(data, datatype.dtype).reshape(shape)
     return array if array.flags.aligned else array.copy()
 

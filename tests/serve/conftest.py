@@ -25,9 +25,7 @@ LIMITS = Limits(max_message_bytes=1024 * 1024)
 
 
 def start(root: Path, **options) -> Server:
-    settings = Settings(
-        listen=Listen("127.0.0.1", 0, 0, 0), limits=LIMITS, drain=Drain(lame_duck_s=0, grace_s=10)
-    )
+    settings = Settings(listen=Listen("127.0.0.1", 0, 0, 0), limits=LIMITS, drain=Drain(lame_duck_s=0, grace_s=10))
     return Server(root, settings=settings, loader=serve_fake.load, **options)
 
 

@@ -95,7 +95,11 @@ def test_metadata_config_statistics(client):
     assert facts["properties"]["headrace.batching"].startswith("on")
     assert client.metadata("dependent")["properties"]["headrace.batching"] == "off: node 'mean' mixes rows"
     config = client.config("add")
-    assert config["max_batch_size"] == 256 and config["input"][0] == {"name": "a", "data_type": "TYPE_FP32", "dims": [4]}
+    assert config["max_batch_size"] == 256 and config["input"][0] == {
+        "name": "a",
+        "data_type": "TYPE_FP32",
+        "dims": [4],
+    }
     assert "dynamic_batching" in config and "dynamic_batching" not in client.config("dependent")
     before = client.statistics("fp64")[0]
     client.infer("fp64", x=np.ones((3, 2)))
@@ -163,7 +167,9 @@ def infer_message(model="add", **fields):
 
 def test_typed_contents(channel):
     answer = call(channel, "ModelInfer", infer_message(id="abc"), pb.ModelInferResponse)
-    assert answer.id == "abc" and answer.model_version == "1" and [o.name for o in answer.outputs] == ["sum", "difference"]
+    assert (
+        answer.id == "abc" and answer.model_version == "1" and [o.name for o in answer.outputs] == ["sum", "difference"]
+    )
     assert np.frombuffer(answer.raw_output_contents[0], np.float32).tolist() == [2, 4, 6, 8]
     message = pb.ModelInferRequest(model_name="bytes")
     message.inputs.add(name="x", datatype="BYTES", shape=[1, 2]).contents.bytes_contents.extend([b"\0", b"bc"])
@@ -260,7 +266,15 @@ def test_a_path_that_is_no_utf8_does_not_end_the_server(server, channel):
     import socket
 
     path = b"/\xff\xfe"
-    block = b"\x83\x86" + b"\x44" + bytes([len(path)]) + path + b"\x41\x01a" + b"\x5f\x10application/grpc" + b"\x40\x02te\x08trailers"
+    block = (
+        b"\x83\x86"
+        + b"\x44"
+        + bytes([len(path)])
+        + path
+        + b"\x41\x01a"
+        + b"\x5f\x10application/grpc"
+        + b"\x40\x02te\x08trailers"
+    )
     frame = len(block).to_bytes(3, "big") + b"\x01\x05" + (1).to_bytes(4, "big") + block
     with socket.create_connection(("127.0.0.1", server.grpc_port)) as sock:
         sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0" + frame)
@@ -305,9 +319,15 @@ def test_rest_json_in_and_out(server):
         {"name": "y", "datatype": "FP32", "shape": [1, 2], "data": [1.0, 2.5]}
     ]
     document = {"inputs": [tensor(data=["a", "ä"], datatype="BYTES")]}
-    assert json.loads(get(server, "/v2/models/bytes/infer", "POST", json.dumps(document))[1])["outputs"][0]["data"] == ["a", "ä"]
+    assert json.loads(get(server, "/v2/models/bytes/infer", "POST", json.dumps(document))[1])["outputs"][0]["data"] == [
+        "a",
+        "ä",
+    ]
     document = {"inputs": [tensor(data=[True, False], datatype="BOOL")]}
-    assert json.loads(get(server, "/v2/models/bool/infer", "POST", json.dumps(document))[1])["outputs"][0]["data"] == [True, False]
+    assert json.loads(get(server, "/v2/models/bool/infer", "POST", json.dumps(document))[1])["outputs"][0]["data"] == [
+        True,
+        False,
+    ]
 
 
 def test_rest_mixed_json_and_binary(server):
@@ -316,12 +336,19 @@ def test_rest_mixed_json_and_binary(server):
     outputs = [{"name": "sum", "parameters": {"binary_data": True}}, {"name": "difference"}]
     head = json.dumps({"inputs": [a, b], "outputs": outputs}).encode()
     body = head + np.ones(4, np.float32).tobytes()
-    status, data, headers = get(server, "/v2/models/add/infer", "POST", body, {"inference-header-content-length": str(len(head))})
+    status, data, headers = get(
+        server, "/v2/models/add/infer", "POST", body, {"inference-header-content-length": str(len(head))}
+    )
     length = int(headers["Inference-Header-Content-Length"])
     answer = json.loads(data[:length])
     assert status == 200 and headers["Content-Type"] == "application/octet-stream"
     assert np.frombuffer(data[length:], np.float32).tolist() == [2, 3, 4, 5]
-    assert answer["outputs"][0]["parameters"] == {"binary_data_size": 16} and answer["outputs"][1]["data"] == [0, 1, 2, 3]
+    assert answer["outputs"][0]["parameters"] == {"binary_data_size": 16} and answer["outputs"][1]["data"] == [
+        0,
+        1,
+        2,
+        3,
+    ]
 
 
 def test_rest_raw_request(server):
@@ -337,7 +364,9 @@ def test_rest_json_never_carries_nan(server, values):
     item = {"name": "x", "shape": [1, 2], "datatype": "FP32", "parameters": {"binary_data_size": 8}}
     head = json.dumps({"inputs": [item]}).encode()
     body = head + np.array(values, np.float32).tobytes()
-    status, data, _ = get(server, "/v2/models/fp32/infer", "POST", body, {"Inference-Header-Content-Length": str(len(head))})
+    status, data, _ = get(
+        server, "/v2/models/fp32/infer", "POST", body, {"Inference-Header-Content-Length": str(len(head))}
+    )
     assert status == 400 and "binary_data" in json.loads(data)["error"]
 
 
@@ -345,7 +374,9 @@ def test_rest_json_never_carries_what_it_cannot(server):
     item = {"name": "x", "shape": [1, 1], "datatype": "BYTES", "parameters": {"binary_data_size": 5}}
     head = json.dumps({"inputs": [item]}).encode()
     body = head + encode_bytes([b"\xff"])
-    status, data, _ = get(server, "/v2/models/bytes/infer", "POST", body, {"Inference-Header-Content-Length": str(len(head))})
+    status, data, _ = get(
+        server, "/v2/models/bytes/infer", "POST", body, {"Inference-Header-Content-Length": str(len(head))}
+    )
     assert status == 400 and "UTF-8" in json.loads(data)["error"]
 
 

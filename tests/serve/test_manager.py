@@ -168,7 +168,7 @@ def test_a_wrong_config_is_an_error_of_that_model(tmp_path, loader, text, words)
 def test_batching_that_the_model_cannot_do_is_refused(tmp_path, loader):
     serve_fake.repository(tmp_path, {"m": "dependent"})
     (tmp_path / "m/config.toml").write_text("[batching]\nmax_batch_size = 4\n")
-    with pytest.raises(ServeError, match="max_batch_size is 4, but .* node 'mean' mixes rows"):
+    with pytest.raises(ServeError, match=r"max_batch_size is 4, but .* node 'mean' mixes rows"):
         manager(tmp_path, loader).load("m")
 
 

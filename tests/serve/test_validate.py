@@ -56,7 +56,11 @@ def valid(interface, given_tensors, outputs):
     for name, datatype, shape, extra in given_tensors:
         want, spec = interface[int(name[1])]
         count = int(np.prod(shape)) if shape else 1
-        if datatype != want or not fits(spec, shape, bound) or (extra and count + extra != count and count + extra >= 0):
+        if (
+            datatype != want
+            or not fits(spec, shape, bound)
+            or (extra and count + extra != count and count + extra >= 0)
+        ):
             return False
     return len(set(outputs)) == len(outputs) and set(outputs) <= {"out"}
 

@@ -1,0 +1,198 @@
+"""The whole process: start, what it imports, drain, and what a stop does to requests in flight."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import serve_fake
+from conftest import start
+
+from headrace.serve import Client
+from headrace.serve.errors import Meaning, ServeError
+from headrace.serve.server import Server
+
+HERE = Path(__file__).parent
+CHILD = """
+import json, signal, sys, threading
+sys.path.insert(0, {here!r})
+import serve_fake
+from headrace.serve.config import Drain, Listen, Settings
+from headrace.serve.server import Server
+settings = Settings(listen=Listen("127.0.0.1", 0, 0, 0), drain=Drain(lame_duck_s={duck}, grace_s=10))
+asked = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: asked.set())
+with Server({root!r}, settings=settings, loader=serve_fake.load) as server:
+    resident = int(open("/proc/self/statm").read().split()[1]) * 4096
+    print(json.dumps([server.grpc_port, server.http_port, resident, sorted(sys.modules)]), flush=True)
+    asked.wait()
+"""
+
+
+def child(root, duck=0.0):
+    code = CHILD.format(here=str(HERE), root=str(root), duck=duck)
+    paths = [str(HERE.parents[1] / "src"), os.environ.get("PYTHONPATH", "")]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+    )
+    return process, json.loads(process.stdout.readline())
+
+
+def test_a_server_is_light(tmp_path):
+    """No autograd core, no onnx, no compiler of anything in a serving process; idle below 100 MiB."""
+    process, (_, _, resident, modules) = child(serve_fake.repository(tmp_path, {"m": "scale 2"}))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    heavy = {"onnx", "torch", "click", "rich", "headrace.tensor", "headrace.autograd", "headrace.nn"}
+    assert not heavy & set(modules)
+    assert not [name for name in modules if name.startswith(("headrace.nn.", "headrace.optim", "headrace.jit"))]
+    assert resident < 100 * 2**20
+
+
+@pytest.mark.parametrize("front", ["grpc", "rest"])
+def test_drain_under_load(tmp_path, front):
+    """Accepted calls finish, then only UNAVAILABLE; never another code; exit status 0."""
+    process, (grpc_port, http_port, _, _) = child(serve_fake.repository(tmp_path, {"m": "slow 0.02"}), duck=0.3)
+    url = f"127.0.0.1:{grpc_port}" if front == "grpc" else f"http://127.0.0.1:{http_port}"
+    counts: dict[str, int] = {}
+    stop, lock = threading.Event(), threading.Lock()
+    not_ready = threading.Event()
+
+    def load(value):
+        x = np.full((1, 4), value, np.float32)
+        with Client(url, timeout=20) as client:
+            while not stop.is_set():
+                try:
+                    outcome = "ok" if (client.infer("m", x=x)["y"] == 2 * x).all() else "wrong"
+                except ServeError as error:
+                    outcome = error.meaning.value if error.meaning is Meaning.UNAVAILABLE else repr(error)
+                    time.sleep(0.01)
+                with lock:
+                    counts[outcome] = counts.get(outcome, 0) + 1
+
+    threads = [threading.Thread(target=load, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    while counts.get("ok", 0) < 30:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    with Client(url) as client:
+        for _ in range(50):
+            if not client.ready():
+                not_ready.set()
+                break
+            time.sleep(0.005)
+    status = process.wait(20)
+    time.sleep(0.05)
+    stop.set()
+    for thread in threads:
+        thread.join(20)
+    assert status == 0 and not_ready.is_set()
+    assert set(counts) <= {"ok", "unavailable"}, counts
+
+
+def test_stop_waits_for_a_request_in_flight(tmp_path):
+    server = start(serve_fake.repository(tmp_path, {"m": "slow 0.3"}))
+    outcome = []
+    with server:
+        client = Client(f"127.0.0.1:{server.grpc_port}")
+        thread = threading.Thread(target=lambda: outcome.append(client.infer("m", x=np.ones((1, 4), np.float32))))
+        thread.start()
+        while not server._plane.inflight:
+            time.sleep(0.002)
+    thread.join(10)
+    assert outcome[0]["y"][0, 0] == 2
+    assert server.wait(0)
+    server.stop()  # once more does nothing
+    client.close()
+
+
+def test_swaps_under_load_never_fail_or_mix(tmp_path):
+    serve_fake.repository(tmp_path, {"m/1": "scale 1"})
+    with start(tmp_path) as server:
+        bad, stop = [], threading.Event()
+
+        def load():
+            x = np.arange(8, dtype=np.float32).reshape(2, 4) + 1
+            with Client(f"127.0.0.1:{server.grpc_port}") as client:
+                while not stop.is_set():
+                    try:
+                        factors = np.unique(client.infer("m", x=x)["y"] / x)
+                        if len(factors) != 1:
+                            bad.append(factors)
+                    except ServeError as error:
+                        bad.append(error)
+
+        threads = [threading.Thread(target=load) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        with Client(f"127.0.0.1:{server.grpc_port}") as client:
+            for version in range(2, 30):
+                serve_fake.repository(tmp_path, {f"m/{version}": f"scale {version}"})
+                client.load("m")
+        stop.set()
+        for thread in threads:
+            thread.join(20)
+        assert not bad
+        assert [row[1:3] for row in server._manager.index() if row[2] == "READY"] == [("29", "READY")]
+
+
+def test_many_clients_get_their_own_answers(tmp_path):
+    with start(serve_fake.repository(tmp_path, {"m": "scale 3"})) as server:
+        wrong = []
+
+        def load(index):
+            url = f"127.0.0.1:{server.grpc_port}" if index % 2 else f"http://127.0.0.1:{server.http_port}"
+            random = np.random.default_rng(index)
+            with Client(url) as client:
+                for _ in range(40):
+                    x = random.random((int(random.integers(1, 4)), 4), np.float32)
+                    if client.infer("m", x=x)["y"].tobytes() != (x * np.float32(3)).tobytes():
+                        wrong.append(index)
+
+        threads = [threading.Thread(target=load, args=(i,)) for i in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert not wrong
+
+
+def test_overload_is_refused_at_once(tmp_path):
+    with start(serve_fake.repository(tmp_path, {"m": "slow 0.2"})) as server:
+        server._plane._max_inflight = 1
+        with Client(f"127.0.0.1:{server.grpc_port}") as client:
+            thread = threading.Thread(target=client.infer, args=("m",), kwargs={"x": np.ones((1, 4), np.float32)})
+            thread.start()
+            while not server._plane.inflight:
+                time.sleep(0.002)
+            with pytest.raises(ServeError) as caught:
+                client.infer("m", x=np.ones((1, 4), np.float32))
+            assert caught.value.meaning is Meaning.OVERLOADED
+            thread.join(10)
+
+
+def test_a_taken_port_is_an_error_and_leaves_nothing(tmp_path):
+    root = serve_fake.repository(tmp_path, {"m": "scale 1"})
+    with start(root) as server:
+        before = threading.active_count()
+        for ports in ({"grpc_port": server.grpc_port}, {"http_port": server.http_port}):
+            with pytest.raises(OSError):
+                Server(root, loader=serve_fake.load, **ports).start()
+        assert threading.active_count() <= before + 1
+
+
+def test_front_can_be_switched_off(tmp_path):
+    root = serve_fake.repository(tmp_path, {"m": "scale 1"})
+    with Server(root, http_port=-1, metrics_port=-1, loader=serve_fake.load) as server:
+        assert server.grpc_port > 0 and server.http_port == server.metrics_port == -1
+        assert server.describe() == ["m 1 READY: batching on, up to 256 rows"]

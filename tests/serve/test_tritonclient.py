@@ -1,0 +1,42 @@
+"""The published tritonclient, in its own environment, against our fronts: it must work unchanged."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import serve_fake
+from conftest import MODELS, start
+
+PYTHON = os.environ.get("HEADRACE_TRITON_PYTHON")
+HERE = Path(__file__).parent
+pytestmark = pytest.mark.skipif(not PYTHON, reason="HEADRACE_TRITON_PYTHON names no Python with tritonclient")
+
+
+@pytest.fixture(scope="module")
+def ports(tmp_path_factory):
+    good = {name: text for name, text in MODELS.items() if name not in ("bad", "wrong")}
+    with start(serve_fake.repository(tmp_path_factory.mktemp("triton"), good)) as server:
+        yield server.grpc_port, server.http_port
+
+
+def run(script, *arguments):
+    done = subprocess.run(
+        [PYTHON, str(HERE / script), *map(str, arguments)], capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_grpc(ports):
+    assert "grpc ok" in run("triton_grpc.py", ports[0])
+
+
+def test_http(ports):
+    assert "http ok" in run("triton_http.py", ports[1])
+
+
+def test_descriptors_and_one_process(ports):
+    """Every message, field, number, type and enum equals tritonclient's but for the stated additions, and both
+    generated modules live in one process."""
+    assert "descriptors ok" in run("triton_descriptors.py", HERE.parents[1] / "src")
