@@ -58,7 +58,8 @@ bool is_plain(PyObject* array) { return PyArray_ISCARRAY_RO(as_array(array)); }
 bool owns_data_alone(PyObject* array) { return PyArray_CHKFLAGS(as_array(array), NPY_ARRAY_OWNDATA) && Py_REFCNT(array) == 1; }
 
 PyObject* contiguous(PyObject* array) {
-    return PyArray_FromArray(as_array(array), nullptr, NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED | NPY_ARRAY_NOTSWAPPED);
+    const DType dtype = dtype_of(array);    // the registered dtype has native byte order
+    return PyArray_FromArray(as_array(array), dtype == DType::none ? nullptr : descr(dtype), NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED);
 }
 
 PyObject* copied(PyObject* array) { return PyArray_NewCopy(as_array(array), NPY_CORDER); }
