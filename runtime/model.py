@@ -15,7 +15,7 @@ import numpy as np
 from headrace.runtime import dtypes
 from headrace.runtime.errors import HeadraceError, InputError, LoadError
 from headrace.runtime.graph import Graph, Program, Value
-from headrace.runtime.shapes import Expr, Shape, shape_text, substitute
+from headrace.runtime.shapes import LIMIT, Expr, Shape, shape_text, substitute
 from headrace.runtime.types import TensorType, Type
 
 if TYPE_CHECKING:
@@ -230,6 +230,8 @@ def _as_array(spec: TensorSpec, feed: Any) -> np.ndarray:
 def _check_dim(spec: TensorSpec, array: np.ndarray, axis: int, dim: object, size: int, sizes: dict[str, int]) -> None:
     given = f"given: shape {list(array.shape)}"
     if isinstance(dim, Expr):
+        if size > LIMIT:
+            raise InputError(f"input {spec}: dimension {axis} is {size}; allowed: up to {LIMIT}")
         if dim.name is not None:
             if sizes.setdefault(dim.name, size) != size:
                 raise InputError(f"input {spec}: dimension {axis} is {size}, but {dim.name} is {sizes[dim.name]} in an earlier input; {given}")

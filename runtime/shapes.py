@@ -1,8 +1,8 @@
 """Symbolic dimensions: polynomials over names, with floor division, modulo, minimum and maximum.
 
 A `Dim` is an `int` or an `Expr`. An `Expr` is kept in canonical form (a sum of monomials with integer coefficients), so
-two dimensions that are equal as polynomials compare equal. All names stand for integers >= 0. What cannot be proven is
-answered "unknown" (None), never guessed.
+two dimensions that are equal as polynomials compare equal. All names stand for integers from 0 to LIMIT (larger ones are
+refused when a model runs). What cannot be proven is answered "unknown" (None), never guessed.
 
     n = symbol("n");  (n + 2) * 2 - 4 == 2 * n;  str((n + 1) // 2) == "(n + 1)//2";  parse("2*n") == n * 2
 """
@@ -10,9 +10,12 @@ answered "unknown" (None), never guessed.
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Iterable, Mapping
 
 
+# No dimension is larger: exporters write 10**9 for "to the end".
+LIMIT = 10**9
 Monomial = tuple[tuple[object, int], ...]  # ((atom, power), ...), sorted by text
 
 
@@ -190,36 +193,63 @@ def minimum(left: Dim, right: Dim) -> Dim:
     """The smaller of two dimensions, decided where the difference has a known sign."""
     if isinstance(left, int) and isinstance(right, int):
         return min(left, right)
-    sign = compare(left, right)
-    if sign is not None:
-        return left if sign <= 0 else right
-    return _atom("min", *sorted((left, right), key=dim_text))
+    low, high = bounds(left - right)
+    if high <= 0:
+        return left
+    return right if low >= 0 else _atom("min", *sorted((left, right), key=dim_text))
 
 
 def maximum(left: Dim, right: Dim) -> Dim:
     """The larger of two dimensions, decided where the difference has a known sign."""
     if isinstance(left, int) and isinstance(right, int):
         return max(left, right)
-    sign = compare(left, right)
-    if sign is not None:
-        return right if sign <= 0 else left
-    return _atom("max", *sorted((left, right), key=dim_text))
+    low, high = bounds(left - right)
+    if low >= 0:
+        return left
+    return right if high <= 0 else _atom("max", *sorted((left, right), key=dim_text))
+
+
+def bounds(dim: Dim) -> tuple[float, float]:
+    """The least and the largest value that `dim` can have (infinite where there is no bound), given that every symbol is
+    between 0 and LIMIT."""
+    if isinstance(dim, int):
+        return dim, dim
+    low = high = 0.0
+    for monomial, coefficient in dim.terms:
+        a, b = 1.0, 1.0
+        for atom, power in monomial:
+            for _ in range(power):
+                ends = [x * y if x and y else 0.0 for x in (a, b) for y in _atom_bounds(atom)]
+                a, b = min(ends), max(ends)
+        low += min(coefficient * a, coefficient * b)
+        high += max(coefficient * a, coefficient * b)
+    return low, high
+
+
+def _atom_bounds(atom: object) -> tuple[float, float]:
+    if isinstance(atom, str):
+        return 0.0, LIMIT
+    kind, left, right = atom  # type: ignore[misc]
+    (a, b), (c, d) = bounds(left), bounds(right)
+    match kind:
+        case "min":
+            return min(a, c), min(b, d)
+        case "max":
+            return max(a, c), max(b, d)
+        case "%":
+            return (0.0, d - 1) if c > 0 else (-math.inf, math.inf)
+    if c <= 0 or math.isinf(d):
+        return (0.0, max(b, 0.0)) if a >= 0 and c > 0 else (-math.inf, math.inf)
+    ends = [x // y if math.isfinite(x) else x for x in (a, b) for y in (c, d)]
+    return min(ends), max(ends)
 
 
 def compare(left: Dim, right: Dim) -> int | None:
-    """-1, 0 or 1 where left < = > right is certain for all symbols >= 0; None where it is not."""
-    difference = left - right
-    if isinstance(difference, int):
-        return (difference > 0) - (difference < 0)
-    if any(isinstance(atom, tuple) for m, _ in difference.terms for atom, _ in m):
-        return None
-    constant = sum(c for m, c in difference.terms if not m)
-    rest = [c for m, c in difference.terms if m]
-    if constant > 0 and min(rest) > 0:
-        return 1
-    if constant < 0 and max(rest) < 0:
-        return -1
-    return None
+    """-1, 0 or 1 where left < = > right is certain; None where it is not."""
+    low, high = bounds(left - right)
+    if low > 0 or high < 0:
+        return 1 if low > 0 else -1
+    return 0 if low == high == 0 else None
 
 
 def equal(left: Dim, right: Dim) -> bool | None:

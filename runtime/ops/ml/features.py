@@ -9,8 +9,9 @@ import numpy as np
 
 from headrace.runtime.errors import GraphError
 from headrace.runtime.ops.axes import kept_rows
-from headrace.runtime.ops.base import Accuracy, Attr, Context, In, Operator, Out, Sample
+from headrace.runtime.ops.base import MIXED, Accuracy, Attr, Context, In, Operator, Out, Sample
 from headrace.runtime.ops.common import draw
+from headrace.runtime.shapes import product
 from headrace.runtime.types import TensorType, Type
 
 NUMBERS = frozenset({"float32", "float64", "int64", "int32"})
@@ -29,7 +30,7 @@ class ArrayFeatureExtractor(Operator):
 
     def infer(self, context: Context) -> list[Type | None]:
         x, y = context.shape(0), context.shape(1)
-        count = None if y is None else y[-1] if y else 1
+        count = None if y is None else product(y)
         if x is None or count is None:
             return [TensorType(context.dtype())]
         return [TensorType(context.dtype(), (*(x[:-1] if len(x) > 1 else (1,)), count))]
@@ -51,8 +52,11 @@ class ArrayFeatureExtractor(Operator):
         yield Sample([np.array([["a", "b"]], object), np.array([1], np.int64)])
 
     def rows(self, tags: Sequence[int | None], context: Context) -> list[int | None]:
-        shape = context.shape(0)
-        return kept_rows(tags, None if shape is None or len(shape) < 2 else (len(shape) - 1,))
+        x, y = context.shape(0), context.shape(1)
+        if tags[0] is None and tags[1] is not None and x is not None and y is not None and len(x) < 2:
+            alone = tags[1] != MIXED and all(size == 1 for axis, size in enumerate(y) if axis != tags[1])
+            return [1 if alone else MIXED]  # classes looked up by index, in one row
+        return kept_rows(tags, None if x is None or len(x) < 2 else (len(x) - 1,))
 
 
 class _Rowwise(Operator):
