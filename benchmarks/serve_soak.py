@@ -39,7 +39,7 @@ def double(path):
         rows=SimpleNamespace(independent=True, reason=""),
         properties={},
         run=lambda feeds: {"y": feeds["x"] * np.float32(2) + np.float32(1)},
-        verify=lambda: SimpleNamespace(ok=True, message="no golden data"),
+        verify=lambda: SimpleNamespace(ok=True, message="", max_error=float("nan")),
         close=lambda: None,
     )
 

@@ -3,7 +3,7 @@
 Verbs other than `infer` answer with plain dictionaries that carry the field names of the protocol.
 """
 
-import importlib.metadata
+import functools
 import logging
 import threading
 import time
@@ -43,8 +43,11 @@ EXTENSIONS = (
 Answer = dict[str, Any]
 
 
+@functools.cache
 def package_version() -> str:
     """The version of the installed distribution, or "0" from a bare source tree."""
+    import importlib.metadata  # slow to import, and asked for rarely
+
     try:
         return importlib.metadata.version("headrace")
     except importlib.metadata.PackageNotFoundError:
@@ -66,7 +69,6 @@ class DataPlane:
         self._started = False
         self._draining = False
         self._refusing = False
-        self._version = package_version()
 
     # ---- life of the server ----
 
@@ -95,7 +97,7 @@ class DataPlane:
         return {"ready": self._started and not self._draining}
 
     def server_metadata(self) -> Answer:
-        return {"name": "headrace", "version": self._version, "extensions": list(EXTENSIONS)}
+        return {"name": "headrace", "version": package_version(), "extensions": list(EXTENSIONS)}
 
     # ---- models ----
 

@@ -11,7 +11,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from headrace.serve.dataplane import DataPlane
-from headrace.serve.http_server import HttpRequest, HttpResponse
 from headrace.serve.statistics import Histogram, Statistics
 from headrace.serve.version import ModelVersion
 
@@ -19,25 +18,11 @@ _LABELS = ("model", "version")
 _REASONS = {"overloaded": "REJECTED", "expired": "REJECTED", "cancelled": "CANCELED", "internal": "BACKEND"}
 
 
-class MetricsPage:
-    """An `http_server.Application` with one page, /metrics."""
-
-    closing = False
-
-    def __init__(self, plane: DataPlane) -> None:
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_Collector(plane))
-
-    def __call__(self, request: HttpRequest) -> HttpResponse:
-        if request.target.split("?", 1)[0] != "/metrics":
-            return self.refuse(404, "the path is unknown; metrics are at /metrics")
-        if request.method not in ("GET", "HEAD"):
-            return self.refuse(405, "the method is not allowed here; allowed: GET")
-        content_type = (b"content-type", CONTENT_TYPE_LATEST.encode())
-        return HttpResponse(200, [generate_latest(self._registry)], [content_type])
-
-    def refuse(self, status: int, text: str) -> HttpResponse:
-        return HttpResponse(status, [text.encode()], [(b"content-type", b"text/plain")])
+def render(plane: DataPlane) -> tuple[bytes, bytes]:
+    """The page and its content type."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collector(plane))
+    return generate_latest(registry), CONTENT_TYPE_LATEST.encode()
 
 
 class _Collector:

@@ -101,7 +101,7 @@ class Server:
             self.http_port = rest.port
         if listen.metrics_port >= 0:
             from headrace.serve.http_server import HttpServer
-            from headrace.serve.metrics import MetricsPage
+            from headrace.serve.metrics_page import MetricsPage
 
             page = HttpServer(MetricsPage(self._plane), listen.host, listen.metrics_port, limits, threads=2)
             self._fronts.append(page)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from headrace.runtime.errors import HeadraceError
 from headrace.serve.datatypes import Array, Buffer, Datatype, decode_bytes, of_dtype
 from headrace.serve.elements import to_array
 from headrace.serve.errors import ServeError, bad_argument, quoted, unsupported
@@ -32,15 +33,20 @@ _LABEL = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _SHARED_MEMORY = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")
 
 
+class InterfaceError(HeadraceError):
+    """An input or output of a model cannot be put on the wire."""
+
+
 class TensorSpec(Protocol):
-    """One input or output of a loaded model: a str dimension is symbolic, None is unknown, shape None unknown rank."""
+    """One input or output of a loaded model. A dimension is an int, None when unknown, or symbolic: anything whose text
+    is its name. Shape None is unknown rank."""
 
     @property
     def name(self) -> str: ...
     @property
     def dtype(self) -> str: ...
     @property
-    def shape(self) -> Shape: ...
+    def shape(self) -> tuple[Any, ...] | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +59,15 @@ class Port:
 
     @classmethod
     def of(cls, spec: TensorSpec) -> "Port":
-        """ValueError when the element type has no wire form."""
+        """InterfaceError when the element type has no wire form."""
         try:
-            return cls(spec.name, of_dtype(spec.dtype), None if spec.shape is None else tuple(spec.shape))
+            datatype = of_dtype(spec.dtype)
         except KeyError:
-            raise ValueError(f"{spec.name!r} has element type {spec.dtype}, which has no wire form") from None
+            raise InterfaceError(f"{spec.name!r} has element type {spec.dtype}, which has no wire form") from None
+        if spec.shape is None:
+            return cls(spec.name, datatype, None)
+        shape = tuple(size if size is None or isinstance(size, int) else str(size) for size in spec.shape)
+        return cls(spec.name, datatype, shape)
 
     @property
     def wire_shape(self) -> list[int]:

@@ -1,5 +1,6 @@
 """One version of a model in this process: loaded, proven, ready to take requests."""
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,12 +27,14 @@ class RowProof(Protocol):
 
 
 class VerifyReport(Protocol):
-    """The outcome of running a package's golden data again."""
+    """The outcome of running a package's golden data again; `max_error` NaN: it has none."""
 
     @property
     def ok(self) -> bool: ...
     @property
     def message(self) -> str: ...
+    @property
+    def max_error(self) -> float: ...
 
 
 class Model(Protocol):
@@ -92,7 +95,7 @@ class ModelVersion:
         self.timeout = config.queue.timeout_ms / 1000 or None
         self.properties = dict(model.properties) | {
             "headrace.batching": f"on, up to {rows} rows" if rows else f"off: {why}",
-            "headrace.verified": "false" if report.message == "no golden data" else "true",
+            "headrace.verified": "false" if math.isnan(report.max_error) else "true",
         }
         self.model = model
 

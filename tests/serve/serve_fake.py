@@ -37,7 +37,7 @@ class Rows:
 class Report:
     ok: bool = True
     message: str = "no golden data"
-    max_error: float = 0.0
+    max_error: float = float("nan")
 
 
 @dataclass

@@ -1,0 +1,26 @@
+"""The metrics listener: one page. The renderer is imported with the first scrape, not at start."""
+
+from headrace.serve.dataplane import DataPlane
+from headrace.serve.http_server import HttpRequest, HttpResponse
+
+
+class MetricsPage:
+    """An `http_server.Application` with one page, /metrics."""
+
+    closing = False
+
+    def __init__(self, plane: DataPlane) -> None:
+        self._plane = plane
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        if request.target.split("?", 1)[0] != "/metrics":
+            return self.refuse(404, "the path is unknown; metrics are at /metrics")
+        if request.method not in ("GET", "HEAD"):
+            return self.refuse(405, "the method is not allowed here; allowed: GET")
+        from headrace.serve.metrics import render
+
+        page, content_type = render(self._plane)
+        return HttpResponse(200, [page], [(b"content-type", content_type)])
+
+    def refuse(self, status: int, text: str) -> HttpResponse:
+        return HttpResponse(status, [text.encode()], [(b"content-type", b"text/plain")])
