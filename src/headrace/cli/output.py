@@ -44,11 +44,12 @@ def _plain(value: Any) -> Any:
 def table(columns: Iterable[str], rows: Iterable[Iterable[object]], title: str | None = None) -> None:
     """A table for people."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     grid = Table(*columns, title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for row in rows:
-        grid.add_row(*(str(cell) for cell in row))
+        grid.add_row(*(escape(str(cell)) for cell in row))
     Console(soft_wrap=not sys.stdout.isatty(), highlight=False).print(grid)
 
 
