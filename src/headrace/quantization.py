@@ -39,6 +39,7 @@ __all__ = ["QuantizeResult", "quantize"]
 METHODS = ("static", "dynamic")
 COMPARED = 32  # batches that output errors are taken over
 RECORDED = 4  # batches of golden data
+ROWS = 8  # of each of these, where the model has a batch dimension
 
 
 @dataclass(frozen=True)
@@ -290,7 +291,7 @@ class _Work:
 
     def golden(self, graph: Graph) -> Golden:
         """The integer model's own answers on the first batches, a few rows of each."""
-        inputs = [dict(feeds) for feeds in self.compared[:RECORDED]]
+        inputs = [_first_rows(feeds, graph) for feeds in self.compared[:RECORDED]]
         return Golden(inputs, _run_all(graph, inputs), rtol=1e-4, atol=1e-5)
 
 
@@ -309,6 +310,14 @@ def _labels(labels: Any, graph: Graph) -> tuple[Feeds, np.ndarray]:
         raise HeadraceError("labels must be a pair: inputs by name, and class numbers") from None
     (checked,) = _batches([feeds], graph)
     return checked, np.asarray(classes).ravel()
+
+
+def _first_rows(feeds: Feeds, graph: Graph) -> dict[str, np.ndarray]:
+    """At most ROWS rows, where all inputs have the same symbolic first dimension."""
+    firsts = {value.type.shape[0] if isinstance(value.type, TensorType) and value.type.shape else 0 for value in graph.inputs}
+    if len(firsts) != 1 or isinstance(firsts.pop(), int):
+        return dict(feeds)
+    return {name: np.ascontiguousarray(array[:ROWS]) for name, array in feeds.items()}
 
 
 def _run_all(graph: Graph, batches: Sequence[Feeds]) -> list[dict[str, Any]]:
