@@ -232,6 +232,8 @@ def same_shape(a: Value | None, b: Value | None) -> bool:
 
 def rewrite(graph: Graph, rules: Rules) -> Graph:
     """The graph after the rules, or `graph` itself where no rule applies."""
+    if "*" not in rules and not any(node.kind in rules for node in graph.block.walk()):
+        return graph
     names = Names(graph)
     draft = Graph(graph.block, dict(graph.constants), dict(graph.values), graph.name, list(graph.states), dict(graph.metadata))
     changed = False
