@@ -18,6 +18,7 @@ from headrace.runtime.check import check
 from headrace.runtime.errors import HeadraceError, LoadError
 from headrace.runtime.graph import OPSETS, Program
 from headrace.runtime.model import Opened
+from headrace.serializer.message_scan import scan
 from headrace.serializer.onnx.external import ExternalData
 from headrace.serializer.onnx.functions import Functions, domain_of
 from headrace.serializer.onnx.reader import read_main
@@ -42,6 +43,8 @@ def open_program(source: Any) -> Opened:
         raise LoadError(f"{name}: {error}") from error
     except OSError as error:
         raise LoadError(f"{name}: cannot be read: {error.strerror}") from None
+    except (TypeError, UnicodeError) as error:  # a ModelProto made from bytes that are no texts
+        raise LoadError(f"{name}: a field has the wrong kind of value: {error}") from error
     except RecursionError:
         raise LoadError(f"{name}: the graph is nested too deep") from None
 
@@ -80,8 +83,10 @@ def _parse(source: Any) -> tuple[Any, Path | None]:
         source = path.read_bytes()
     elif not isinstance(source, bytes | bytearray | memoryview):
         raise LoadError(f"cannot be read from {type(source).__name__}; allowed: a path, bytes, an onnx.ModelProto")
+    data = bytes(source)
+    scan(data, onnx.ModelProto.DESCRIPTOR)
     try:
-        return onnx.ModelProto.FromString(bytes(source)), folder
+        return onnx.ModelProto.FromString(data), folder
     except DecodeError:
         raise LoadError("this is no ONNX file: it does not parse as a ModelProto") from None
 

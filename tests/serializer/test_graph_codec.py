@@ -144,12 +144,14 @@ def test_random_bytes_never_do_anything_else_than_load_error() -> None:
 
 
 def test_the_scan_counts_messages_before_they_exist() -> None:
-    empty_nodes = b"\x12\x00" * (message_scan.FREE_SIZE // 2)  # Block.nodes, twice over
+    empty_nodes = b"\x12\x00" * 5000  # Block.nodes
     block = b"\x22" + _varint(len(empty_nodes)) + empty_nodes
     data = b"\x0a" + _varint(len(block)) + block
     with pytest.raises(LoadError, match="too many"):
         message_scan.scan(data, pb.Program.DESCRIPTOR, limit=1000)
     message_scan.scan(data, pb.Program.DESCRIPTOR)
+    numbers = b"\x22\x04\x12\x02\x40\x01" + b"\x40\x81\x01" * 10  # Node.version again and again
+    message_scan.scan(data + b"\x0a" + _varint(len(numbers)) + numbers, pb.Program.DESCRIPTOR)
     for bad in (data[:-1], data + b"\x0a\xff", data + b"\xff" * 11, data + b"\x0b"):
         with pytest.raises(LoadError):
             message_scan.scan(bad, pb.Program.DESCRIPTOR)

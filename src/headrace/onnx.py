@@ -1,0 +1,162 @@
+"""ONNX files from Modules: `headrace.onnx.export(model, args, "net.onnx")`.
+
+The Module is captured by `headrace.jit.trace`, written by `serializer.onnx.save`, read back, run, and compared with what
+the Module itself answers; where onnxruntime is installed, with that too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headrace.runtime.errors import HeadraceError
+from headrace.runtime.graph import Graph, Program
+from headrace.runtime.types import TensorType
+
+__all__ = ["Report", "export", "load"]
+
+# What torch.onnx.export takes and what makes no difference here.
+_IGNORED = frozenset({"verbose", "export_params", "do_constant_folding", "keep_initializers_as_inputs", "training", "dynamo", "optimize", "verify"})
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an export made. `errors`: runner ("headrace", "onnxruntime") -> largest absolute difference to the Module."""
+
+    path: str
+    opset: int
+    nodes: int
+    bytes: int
+    errors: dict[str, float]
+
+    def __str__(self) -> str:
+        compared = ", ".join(f"{runner} within {error:.2g}" for runner, error in self.errors.items()) or "not compared"
+        return f"{self.path}: {self.nodes} nodes, opset {self.opset}, {self.bytes} bytes; {compared}"
+
+
+def export(
+    model: Any,
+    args: Any = None,
+    f: str | os.PathLike[str] = "",
+    *,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    dynamic_axes: Mapping[str, Mapping[int, str] | Sequence[int]] | None = None,
+    opset_version: int | None = None,
+    external_data: bool = False,
+    rtol: float = 1e-3,
+    atol: float = 1e-4,
+    **options: Any,
+) -> Report:
+    """Write a Module (with example arguments), an `Exported`, a Program or a Graph as an ONNX file.
+
+    Dimension 0 of every input is symbolic; `dynamic_axes` ({input: {axis: name}} or {input: [axis]}) names it and makes
+    others symbolic. `opset_version` is 13 or newer, None the default of the writer. Example arguments are run through
+    the file, and HeadraceError is raised where an answer differs by more than atol + rtol * |value|; nothing is left
+    then. Raises GraphError naming a node that ONNX cannot say.
+    """
+    unknown = sorted(set(options) - _IGNORED)
+    if unknown:
+        raise TypeError(f"export() has no option {unknown[0]!r}")
+    if not os.fspath(f):
+        raise TypeError("export() needs the path of the file to write")
+    from headrace.serializer.onnx.save import save
+
+    program, feeds, answers = _captured(model, args, dynamic_axes)
+    names = _names(program.main, input_names, output_names)
+    graph = _renamed(program.main, names, dynamic_axes or {})
+    path = Path(f)
+    before = path.read_bytes() if path.exists() else None
+    save(Program({graph.name: graph}, program.metadata), path, opset=opset_version, external_data=external_data)
+    try:
+        errors = _compare(path, {names.get(name, name): array for name, array in feeds.items()}, answers, rtol, atol)
+    except BaseException:
+        path.unlink() if before is None else path.write_bytes(before)
+        raise
+    return _report(path, errors)
+
+
+def load(source: Any) -> Graph:
+    """The graph of an ONNX file, its bytes, or a ModelProto."""
+    from headrace.serializer.onnx.load import open_program
+
+    return open_program(source).program.main
+
+
+def _captured(model: Any, args: Any, dynamic_axes: Any) -> tuple[Program, dict[str, np.ndarray], list[np.ndarray]]:
+    """The program, example feeds by name, and the Module's own answers in the order of the outputs."""
+    if isinstance(model, Graph):
+        return Program({model.name: model}), {}, []
+    if isinstance(model, Program):
+        return model, {}, []
+    from headrace.jit import Exported, trace
+
+    examples = () if args is None else tuple(args) if isinstance(args, tuple | list) else (args,)
+    if not isinstance(model, Exported):
+        axes = {name: list(named) for name, named in (dynamic_axes or {}).items()}
+        model = trace(model, examples, dynamic=axes) if any(set(named) - {0} for named in axes.values()) else trace(model, examples)
+    inputs = [value.name for value in model.program.main.inputs]
+    feeds = dict(zip(inputs, map(np.asarray, examples)))
+    answers = model.eager(*examples) if examples else ()
+    answers = answers if isinstance(answers, tuple | list) else (answers,)
+    return model.program, feeds, [np.asarray(answer) for answer in answers]
+
+
+def _names(graph: Graph, inputs: Sequence[str] | None, outputs: Sequence[str] | None) -> dict[str, str]:
+    """Old name -> new name of the interface."""
+    names: dict[str, str] = {}
+    for given, values, what in ((inputs, graph.inputs, "inputs"), (outputs, graph.outputs, "outputs")):
+        if given is not None and len(given) > len(values):
+            raise HeadraceError(f"{len(given)} names for {len(values)} {what}: {', '.join(given)}")
+        names.update({value.name: name for value, name in zip(values, given or ()) if value.name != name})
+    return names
+
+
+def _renamed(graph: Graph, names: Mapping[str, str], dynamic_axes: Mapping[str, Any]) -> Graph:
+    from headrace.serializer.rename import rename
+
+    symbols: dict[str, str] = {}
+    for value in graph.inputs:
+        wanted = dynamic_axes.get(names.get(value.name, value.name), {})
+        shape = value.type.shape if isinstance(value.type, TensorType) else None
+        for axis, name in wanted.items() if isinstance(wanted, Mapping) and shape is not None else ():
+            dim = shape[axis]
+            if not isinstance(dim, int) and dim.name is not None:
+                symbols[dim.name] = name
+    return rename(graph, names, symbols) if names or symbols else graph
+
+
+def _compare(path: Path, feeds: dict[str, np.ndarray], answers: list[np.ndarray], rtol: float, atol: float) -> dict[str, float]:
+    if not answers:
+        return {}
+    from headrace.runtime.model import load as load_model
+
+    found = {"headrace": list(load_model(path).run(feeds).values())}
+    if find_spec("onnxruntime") is not None:
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        found["onnxruntime"] = session.run(None, feeds)
+    errors: dict[str, float] = {}
+    for runner, outputs in found.items():
+        errors[runner] = 0.0
+        for index, (output, wanted) in enumerate(zip(outputs, answers, strict=True)):
+            if output.shape != wanted.shape or not np.allclose(output, wanted, rtol=rtol, atol=atol, equal_nan=True):
+                raise HeadraceError(f"{path}: output {index} in {runner} differs from the Module: shape {list(output.shape)}, expected {list(wanted.shape)}, within {atol} + {rtol} * |value|")
+            gap = np.abs(output.astype(np.float64) - wanted) if wanted.dtype.kind in "fiub" else np.zeros(1)
+            errors[runner] = max(errors[runner], float(np.nanmax(gap, initial=0.0)))
+    return errors
+
+
+def _report(path: Path, errors: dict[str, float]) -> Report:
+    import onnx
+
+    proto = onnx.load(str(path), load_external_data=False)
+    opset = next(item.version for item in proto.opset_import if not item.domain)
+    return Report(str(path), opset, len(proto.graph.node), path.stat().st_size, errors)

@@ -1,0 +1,95 @@
+"""Hostile ONNX bytes: every file loads or is a LoadError, quickly, and in bounded memory."""
+
+from __future__ import annotations
+
+import resource
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from serializer_graphs import make_graph
+
+from headrace.runtime.errors import LoadError
+from headrace.serializer.onnx.load import open_program
+from headrace.serializer.onnx.save import to_model
+
+
+def seed() -> bytes:
+    """A valid model with initializers, a function, metadata and value_info."""
+    function = helper.make_function("f", "F", ["a"], ["b"], [helper.make_node("Neg", ["a"], ["b"])], [helper.make_opsetid("", 20)])
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3]) for name in "xmy"]
+    nodes = [helper.make_node("Add", ["x", "w"], ["m"]), helper.make_node("F", ["m"], ["q"], domain="f"), helper.make_node("LeakyRelu", ["q"], ["y"], alpha=0.5)]
+    graph = helper.make_graph(nodes, "g", info[:1], info[2:], [numpy_helper.from_array(np.ones(3, np.float32), "w")], value_info=info[1:2])
+    model = helper.make_model(graph, functions=[function], opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid("f", 1)], ir_version=10)
+    model.metadata_props.add(key="k", value="v")
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize("data", [seed(), to_model(make_graph()).SerializeToString()], ids=["functions", "exported"])
+def test_mutated_bytes(data: bytes) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(1500):
+        mutated = bytearray(data)
+        for _ in range(int(rng.integers(1, 5))):
+            action, place = rng.integers(3), int(rng.integers(len(mutated)))
+            if action == 0:
+                mutated[place] = int(rng.integers(256))
+            elif action == 1:
+                del mutated[place : place + int(rng.integers(1, 9))]
+            else:
+                mutated[place:place] = bytes(rng.integers(0, 256, int(rng.integers(1, 9)), dtype=np.uint8))
+        start = time.perf_counter()
+        try:
+            open_program(bytes(mutated))
+        except LoadError:
+            pass
+        assert time.perf_counter() - start < 5
+
+
+def _field(number: int, data: bytes) -> bytes:
+    size, out = len(data), b""
+    while size >= 128:
+        out, size = out + bytes([size & 127 | 128]), size >> 7
+    return bytes([number << 3 | 2]) + out + bytes([size]) + data
+
+
+@pytest.mark.parametrize("number", [1, 5, 11, 13], ids=["nodes", "initializers", "inputs", "value_info"])
+def test_very_many_empty_messages(number: int) -> None:
+    """20 MB of two-byte messages would be some gigabytes of objects."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    data = b"\x08\x0a" + _field(7, bytes([number << 3 | 2, 0]) * 10_000_000)
+    start = time.perf_counter()
+    with pytest.raises(LoadError, match="too many"):
+        open_program(data)
+    assert time.perf_counter() - start < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 << 10
+
+
+@pytest.mark.parametrize("depth", [30, 200])
+def test_deep_nesting(depth: int) -> None:
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [], []).SerializeToString()
+    for _ in range(depth):
+        attribute = _field(1, b"g") + _field(6, graph)  # AttributeProto.g
+        graph = _field(1, _field(4, b"If") + _field(5, attribute) + _field(1, b"x") + _field(2, b"y"))  # NodeProto
+    with pytest.raises(LoadError):
+        open_program(b"\x08\x0a" + _field(7, graph))
+
+
+def test_wide_graphs_take_linear_time() -> None:
+    nodes = [helper.make_node("Relu", [f"v{i}"], [f"v{i + 1}"]) for i in range(5000)]
+    ends = [helper.make_tensor_value_info(name, 1, ["n"]) for name in ("v0", "v5000")]
+    weights = [numpy_helper.from_array(np.float32(i), f"w{i}") for i in range(5000)]
+    model = helper.make_model(helper.make_graph(nodes, "g", ends[:1], ends[1:], weights), opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    start = time.perf_counter()
+    assert len(open_program(model).program.main.nodes) == 5000
+    assert time.perf_counter() - start < 20
+
+
+def test_errors_name_the_file_but_no_other_path(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"garbage")
+    with pytest.raises(LoadError) as caught:
+        open_program(path)
+    assert str(caught.value).startswith(str(path))
