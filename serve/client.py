@@ -268,9 +268,17 @@ class _Rest:
         from headrace.serve.rest_front import STATUS
 
         connection = self._connection()
+        used = connection.sock is not None
         try:
-            connection.request(method, path, body, dict(headers or {}))
-            answer = connection.getresponse()
+            try:
+                connection.request(method, path, body, dict(headers or {}))
+                answer = connection.getresponse()
+            except ConnectionError:  # an idle connection that the server closed meanwhile: once more on a new one
+                connection.close()
+                if not used:
+                    raise
+                connection.request(method, path, body, dict(headers or {}))
+                answer = connection.getresponse()
             data = answer.read()
         except (OSError, http.client.HTTPException) as error:
             connection.close()

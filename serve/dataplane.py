@@ -40,6 +40,7 @@ EXTENSIONS = (
     "parameters",
     "statistics",
 )
+DEFAULT_MAX_INFLIGHT = 1024
 Answer = dict[str, Any]
 
 
@@ -55,15 +56,20 @@ def package_version() -> str:
 
 
 class DataPlane:
-    """The verbs over one manager. `max_inflight` bounds inferences, so that other verbs never wait behind them."""
+    """The verbs over one manager. `max_inflight` bounds the inferences of each front (by name), so that
+    other verbs never wait behind them."""
 
     def __init__(
-        self, manager: Manager, *, max_inflight: int = 1024, clock: Callable[[], float] = time.monotonic
+        self,
+        manager: Manager,
+        *,
+        max_inflight: Mapping[str, int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.manager = manager
-        self.inflight = 0
+        self.max_inflight = dict(max_inflight or {})
+        self._inflight: dict[str, int] = {}
         self.refusals: dict[tuple[str, str], int] = {}  # (front, meaning) of requests that never reached a model
-        self._max_inflight = max_inflight
         self._clock = clock
         self._lock = threading.Lock()
         self._started = False
@@ -81,8 +87,14 @@ class DataPlane:
         self._draining = True
 
     def set_refusing(self) -> None:
-        """New inferences are refused as unavailable; accepted ones finish."""
-        self._refusing = True
+        """New inferences are refused as unavailable; accepted ones finish. When `inflight` is 0 afterwards, it stays."""
+        with self._lock:
+            self._refusing = True
+
+    @property
+    def inflight(self) -> int:
+        """Inferences in progress."""
+        return sum(self._inflight.values())
 
     @property
     def draining(self) -> bool:
@@ -174,20 +186,22 @@ class DataPlane:
             version.statistics.finish(request.front, meaning, finished - started, queued, ran)
             self.manager.release(version)
             with self._lock:
-                self.inflight -= 1
+                self._inflight[request.front] -= 1
 
     def _enter(self, request: InferRequest) -> ModelVersion:
-        if self._refusing:
-            raise unavailable("the server is shutting down")
+        front = request.front
         with self._lock:
-            if self.inflight >= self._max_inflight:
-                raise overloaded(f"{self._max_inflight} requests are in flight, the most this server takes")
-            self.inflight += 1
+            if self._refusing:
+                raise unavailable("the server is shutting down")
+            now = self._inflight.get(front, 0)
+            if now >= self.max_inflight.get(front, DEFAULT_MAX_INFLIGHT):
+                raise overloaded(f"{now} requests are in flight, the most this server takes")
+            self._inflight[front] = now + 1
         try:
             return self.manager.acquire(request.model, request.version)
         except BaseException:
             with self._lock:
-                self.inflight -= 1
+                self._inflight[front] -= 1
             raise
 
     @staticmethod

@@ -64,9 +64,9 @@ class Server:
             loader or runtime_loader(store.device, store.threads),
             drain_seconds=settings.drain.grace_s,
         )
-        limits = settings.limits
-        cap = max(1, limits.grpc_threads - RESERVED_THREADS) + limits.http_threads
-        self._plane = DataPlane(self._manager, max_inflight=cap)
+        threads = {"grpc": settings.limits.grpc_threads, "http": settings.limits.http_threads}
+        caps = {front: max(1, count - RESERVED_THREADS) for front, count in threads.items()}
+        self._plane = DataPlane(self._manager, max_inflight=caps)
         self._fronts: list[Any] = []
         self._stopped = threading.Event()
         self._stopping = threading.Lock()

@@ -169,7 +169,7 @@ def test_many_clients_get_their_own_answers(tmp_path):
 
 def test_overload_is_refused_at_once(tmp_path):
     with start(serve_fake.repository(tmp_path, {"m": "slow 0.2"})) as server:
-        server._plane._max_inflight = 1
+        server._plane.max_inflight["grpc"] = 1
         with Client(f"127.0.0.1:{server.grpc_port}") as client:
             thread = threading.Thread(target=client.infer, args=("m",), kwargs={"x": np.ones((1, 4), np.float32)})
             thread.start()
