@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,30 @@ from headrace.runtime.quant import observers
 Feeds = Mapping[str, np.ndarray]
 Progress = Callable[[int, int], None]
 Ranges = dict[str, tuple[float, float]]
+
+
+@dataclass
+class Statistics:
+    """What calibration learns: value name -> (low, high), and -> the mean of each channel where that was asked for."""
+
+    ranges: Ranges = field(default_factory=dict)
+    means: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+class ChannelMeans:
+    """The mean of each channel along `axis` over all batches, in float64."""
+
+    def __init__(self, axis: int) -> None:
+        self.axis, self.count = axis, 0
+        self.total: np.ndarray | float = 0.0
+
+    def observe(self, batch: np.ndarray) -> None:
+        axis = self.axis % batch.ndim
+        self.total = self.total + batch.sum(axis=tuple(a for a in range(batch.ndim) if a != axis), dtype=np.float64)
+        self.count += batch.size // max(batch.shape[axis], 1)
+
+    def mean(self) -> np.ndarray:
+        return np.asarray(self.total) / max(self.count, 1)
 
 
 def runner(graph: Graph) -> Callable[[Feeds], dict[str, Any]]:
@@ -36,9 +61,16 @@ def with_outputs(graph: Graph, values: Sequence[Value]) -> Graph:
 
 
 def calibrate(
-    graph: Graph, data: Sequence[Feeds], values: Sequence[Value], *, observer: str = "minmax", progress: Progress | None = None
-) -> Ranges:
-    """Value name -> (low, high) over all batches. `progress(done, total)` is called after each batch.
+    graph: Graph,
+    data: Sequence[Feeds],
+    values: Sequence[Value],
+    *,
+    observer: str = "minmax",
+    channels: Mapping[str, int] | None = None,
+    progress: Progress | None = None,
+) -> Statistics:
+    """The ranges of `values` over all batches, and the channel means of those named in `channels` (name -> axis).
+    `progress(done, total)` is called after each batch.
 
     Raises HeadraceError for no data, an unknown observer, or a value that holds NaN (naming it).
     """
@@ -46,6 +78,7 @@ def calibrate(
         raise HeadraceError("calibration needs data; none was given")
     fed = {value.name for value in graph.inputs}
     watching = {value.name: observers.make(observer) for value in values}
+    means = {name: ChannelMeans(axis) for name, axis in (channels or {}).items() if name in watching}
     inner = [value for value in values if value.name not in fed]
     run = runner(with_outputs(graph, inner)) if inner else (lambda feeds: {})
     for done, feeds in enumerate(data, 1):
@@ -55,9 +88,12 @@ def calibrate(
                 watcher.observe(seen[name])
             except HeadraceError as error:
                 raise HeadraceError(f"calibration batch {done - 1}, value %{name}: {error}") from None
+            if name in means:
+                means[name].observe(seen[name])
         if progress is not None:
             progress(done, len(data))
-    return {name: watcher.range() for name, watcher in watching.items()}
+    ranges = {name: watcher.range() for name, watcher in watching.items()}
+    return Statistics(ranges, {name: mean.mean() for name, mean in means.items()})
 
 
 def digest(data: Iterable[Feeds]) -> str:

@@ -3,7 +3,7 @@
 Weights of Conv, Gemm and MatMul become int8 behind a DequantizeLinear, one scale for each output channel; biases of Conv
 and Gemm int32. Their inputs, and what must be an integer for them to work on integers, get QuantizeLinear and
 DequantizeLinear. A residual Add and a Relu or Clip behind a product stay between it and its QuantizeLinear, so that one
-operator takes them all. What only moves elements shares the scale of its input. The result is plain ONNX; passes fuse
+operator takes them all. A bias also takes up the mean error of rounded weights: (W - W_int8) times the mean input. What only moves elements shares the scale of its input. The result is plain ONNX; passes fuse
 it when it is loaded.
 """
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from headrace.runtime.graph import Block, Graph, Node, Value
 from headrace.runtime.passes import optimize
+from headrace.runtime.passes.affine import weights_name
 from headrace.runtime.passes.rewrite import (
     Names,
     Scope,
@@ -24,6 +25,7 @@ from headrace.runtime.passes.rewrite import (
     drop_dead,
     dtype,
     in_order,
+    integer,
     made,
     other_input,
     rank,
@@ -31,7 +33,7 @@ from headrace.runtime.passes.rewrite import (
     substitute,
 )
 from headrace.runtime.quant import schemes
-from headrace.runtime.quant.calibrate import Feeds, Progress, Ranges, calibrate
+from headrace.runtime.quant.calibrate import Feeds, Progress, Ranges, Statistics, calibrate
 from headrace.runtime.quant.unfuse import unfuse
 from headrace.runtime.types import TensorType
 
@@ -49,6 +51,12 @@ class Layer:
     axis: int
     end: Value
     residual: Value | None = None
+
+    @property
+    def input(self) -> Value:
+        value = self.node.inputs[0]
+        assert value is not None  # Conv, Gemm and MatMul have one
+        return value
 
 
 @dataclass
@@ -177,8 +185,15 @@ def quantize_static(
     """The Q/DQ graph of a float graph. `kept` names layers (see `layers_of`) that stay float."""
     prepared = prepare(graph)
     chosen = plan(prepared, kept)
-    ranges = calibrate(prepared, data, chosen.values, observer=observer, progress=progress) if chosen.values else {}
-    return insert(prepared, chosen, ranges)
+    return insert(prepared, chosen, measure(prepared, chosen, data, observer=observer, progress=progress))
+
+
+def measure(graph: Graph, chosen: Plan, data: Sequence[Feeds], *, observer: str, progress: Progress | None = None) -> Statistics:
+    """Calibrate what the plan needs: ranges of its values, channel means of its layers' inputs."""
+    if not chosen.values:
+        return Statistics()
+    channels = {layer.input.name: 1 if layer.node.kind == "Conv" else -1 for layer in chosen.layers}
+    return calibrate(graph, data, chosen.values, observer=observer, channels=channels, progress=progress)
 
 
 def joined(chosen: Plan, ranges: Ranges) -> dict[Value, tuple[float, float]]:
@@ -192,18 +207,18 @@ def joined(chosen: Plan, ranges: Ranges) -> dict[Value, tuple[float, float]]:
     return {value: groups[chosen.root(value)] for value in chosen.values}
 
 
-def insert(graph: Graph, chosen: Plan, ranges: Ranges) -> Graph:
+def insert(graph: Graph, chosen: Plan, statistics: Statistics) -> Graph:
     """Put Q and DQ around the values and DQ behind the weights."""
     result = Graph(graph.block, dict(graph.constants), dict(graph.values), graph.name, list(graph.states), dict(graph.metadata))
     scope = Scope(result, graph.block, Names(graph))
-    found = {value: schemes.activation(*pair) for value, pair in joined(chosen, ranges).items()}
+    found = {value: schemes.activation(*pair) for value, pair in joined(chosen, statistics.ranges).items()}
     added: list[Node] = []
     replaced: dict[int, Value] = {}  # graph inputs: their readers read the dequantized value
     raw: dict[int, Value] = {}  # other values: their producer makes a raw value, the DQ makes the old one
     for value, scheme in found.items():
         source, out = _ends(value, graph, scope, replaced, raw)
         added += _pair(source, out, scheme, scope)
-    weighted = {id(layer.node): _weighted(layer, found, scope, added) for layer in chosen.layers}
+    weighted = {id(layer.node): _weighted(layer, found, statistics.means.get(layer.input.name), scope, added) for layer in chosen.layers}
     nodes = [weighted.get(id(node), node) for node in graph.nodes]
     nodes = [substitute(node, replaced, raw) for node in nodes] + added
     return drop_dead(_with_block(result, Block(graph.inputs, in_order(nodes, graph.block), graph.outputs)))
@@ -231,20 +246,35 @@ def _pair(source: Value, out: Value, scheme: schemes.Scheme, scope: Scope) -> li
     return [quantize, scope.node("DequantizeLinear", [integers, scale, zero], out)]
 
 
-def _weighted(layer: Layer, found: dict[Value, schemes.Scheme], scope: Scope, added: list[Node]) -> Node:
+def _weighted(layer: Layer, found: dict[Value, schemes.Scheme], mean: np.ndarray | None, scope: Scope, added: list[Node]) -> Node:
     """The layer's node reading dequantized weights and bias."""
     node = layer.node
-    x_scale = found[node.inputs[0]].scale  # type: ignore[index]
+    x_scale = found[layer.input].scale
     array = np.asarray(scope.array(node.inputs[1]))
     bias = scope.array(node.inputs[2]) if len(node.inputs) > 2 else None
+    if bias is None and node.kind != "MatMul":
+        bias = np.zeros(array.shape[layer.axis], np.float32)
     least = schemes.least_weight_scale(bias.reshape(-1), x_scale) if bias is not None else 0.0
     integers, scheme = schemes.weights(array, layer.axis, least)
-    name = node.inputs[1].name  # type: ignore[union-attr]
-    inputs = [node.inputs[0], _dequantized(integers, scheme.scale, scheme.zero, layer.axis, name, array, scope, added)]
+    name = weights_name(node)
+    inputs: list[Value | None] = [layer.input, _dequantized(integers, scheme.scale, scheme.zero, layer.axis, name, array, scope, added)]
     if bias is not None:
-        steps, scale = schemes.bias(bias.reshape(-1), x_scale, scheme.scale)
-        inputs.append(_dequantized(steps, scale, None, 0, node.inputs[2].name, steps, scope, added))  # type: ignore[union-attr]
+        missing = _mean_error(layer, array - scheme.dequantize(integers, layer.axis), mean)
+        steps, scale = schemes.bias(bias.reshape(-1) + missing, x_scale, scheme.scale)
+        inputs.append(_dequantized(steps, scale, None, 0, f"{name}_bias", steps, scope, added))
     return copy_node(node, inputs=inputs)
+
+
+def _mean_error(layer: Layer, error: np.ndarray, mean: np.ndarray | None) -> np.ndarray | float:
+    """What each output channel loses on average by rounded weights: their error times the mean input of each channel.
+    Source: Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019, section 4.2."""
+    if mean is None or not np.isfinite(mean).all():
+        return 0.0
+    if layer.node.kind != "Conv":
+        return np.tensordot(mean, error, axes=(0, 1 - layer.axis))
+    group = integer(layer.node, "group", 1)
+    rows = np.repeat(mean.reshape(group, -1), error.shape[0] // group, axis=0)
+    return np.asarray((error.reshape(*error.shape[:2], -1).sum(axis=2) * rows).sum(axis=1))
 
 
 def _dequantized(

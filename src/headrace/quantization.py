@@ -28,10 +28,10 @@ from headrace.runtime.errors import HeadraceError
 from headrace.runtime.graph import Graph, Program
 from headrace.runtime.model import READERS, Golden
 from headrace.runtime.quant import contract, report, schemes
-from headrace.runtime.quant.calibrate import Feeds, Progress, calibrate, digest, runner
+from headrace.runtime.quant.calibrate import Feeds, Progress, Statistics, digest, runner
 from headrace.runtime.quant.dynamic import dynamic_layers, quantize_dynamic
 from headrace.runtime.quant.observers import OBSERVERS
-from headrace.runtime.quant.static import Layer, insert, joined, layers_of, plan, prepare
+from headrace.runtime.quant.static import Layer, insert, joined, layers_of, measure, plan, prepare
 from headrace.runtime.types import TensorType
 
 __all__ = ["QuantizeResult", "quantize"]
@@ -208,23 +208,22 @@ class _Work:
         self.method, self.observer = method, observer
         self.labels = _labels(labels, graph) if labels is not None else None
         self.layers: list[Layer] = layers_of(prepared) if method == "static" else dynamic_layers(prepared)
-        self.ranges = self._ranges(progress) if method == "static" else {}
+        self.statistics = self._measure(progress) if method == "static" else Statistics()
         self.compared = (data or _random_batches(graph))[:COMPARED]
         self._reference: list[dict[str, Any]] | None = None
         self._float_score: float | None = None
 
-    def _ranges(self, progress: Progress | None) -> dict[str, tuple[float, float]]:
-        values = plan(self.prepared).values
-        if not values:
+    def _measure(self, progress: Progress | None) -> Statistics:
+        if not self.layers:
             raise HeadraceError("the model has no Conv, Gemm or MatMul with constant float32 weights; there is nothing to quantize")
-        return calibrate(self.prepared, self.data, values, observer=self.observer, progress=progress)
+        return measure(self.prepared, plan(self.prepared), self.data, observer=self.observer, progress=progress)
 
     def quantized(self, kept: Sequence[str]) -> Graph:
-        """The quantized graph with the layers named in `kept` in float32. Ranges are taken once, for the whole model."""
+        """The quantized graph with the layers named in `kept` in float32. Statistics are taken once, for the whole model."""
         if self.method == "dynamic":
             return quantize_dynamic(self.prepared, kept=kept)
         chosen = plan(self.prepared, kept)
-        return insert(self.prepared, chosen, self.ranges)
+        return insert(self.prepared, chosen, self.statistics)
 
     def outcome(self, max_drop: float | None) -> contract.Outcome:
         if not self.layers:
@@ -286,7 +285,7 @@ class _Work:
     def calibration(self) -> dict[str, Any] | None:
         if self.method != "static":
             return None
-        used = {value.name: list(pair) for value, pair in joined(plan(self.prepared), self.ranges).items()}
+        used = {value.name: list(pair) for value, pair in joined(plan(self.prepared), self.statistics.ranges).items()}
         return {"format": 1, "observer": self.observer, "batches": len(self.data), "sha256": digest(self.data), "ranges": used}
 
     def golden(self, graph: Graph) -> Golden:

@@ -14,7 +14,8 @@ from headrace.runtime.executor import run_graph
 from headrace.runtime.graph import Graph
 from headrace.runtime.passes import optimize
 from headrace.runtime.quant import contract, report
-from headrace.runtime.quant.static import layers_of, plan, prepare, quantize_static
+from headrace.runtime.quant.calibrate import Statistics
+from headrace.runtime.quant.static import insert, layers_of, measure, plan, prepare, quantize_static
 
 F = "float32"
 
@@ -259,3 +260,31 @@ def test_report_values() -> None:
     assert report.accuracy({"label": np.array([1, 2])}, np.array([1, 0])) == 0.5
     with pytest.raises(HeadraceError, match="no output can be compared"):
         report.accuracy({"y": np.zeros((2, 3))}, np.zeros(5))
+
+
+@pytest.mark.parametrize("kind", ["conv", "grouped", "gemm", "transposed gemm"])
+def test_biases_take_up_the_mean_error_of_weights(kind: str) -> None:
+    """Where nothing is padded, the mean of each output channel is that of the float layer, but for rounding of inputs."""
+    rng = np.random.default_rng(6)
+
+    def body(o, x):
+        if kind == "conv":
+            return o.Conv(x, o.const(normal(rng, 8, 16, 1, 1)))
+        if kind == "grouped":
+            return o.Conv(x, o.const(normal(rng, 8, 4, 1, 1)), group=4)
+        if kind == "gemm":
+            return o.Gemm(x, o.const(normal(rng, 16, 8)))
+        return o.Gemm(x, o.const(normal(rng, 8, 16)), transB=1)
+
+    graph = make(body, x=(F, ("n", 16, 3, 3)) if "gemm" not in kind else (F, ("n", 16)))
+    batches = [{"x": np.abs(batch["x"]) * 2 + 1} for batch in data(graph, 4, 64)]
+    chosen = plan(prepared := prepare(graph))
+    statistics = measure(prepared, chosen, batches, observer="minmax")
+    plain = Statistics(statistics.ranges)
+    drift = []
+    for found in (statistics, plain):
+        quantized = insert(prepared, chosen, found)
+        errors = [next(iter(run_graph(quantized, b).values())) - next(iter(run_graph(graph, b).values())) for b in batches]
+        mean = np.mean([error.mean(axis=tuple(a for a in range(error.ndim) if a != 1)) for error in errors], axis=0)
+        drift.append(np.abs(mean).max())
+    assert drift[0] < 0.4 * drift[1], drift
