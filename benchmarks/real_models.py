@@ -34,6 +34,7 @@ from headrace.serializer.onnx import load as onnx_load
 from headrace.serializer.onnx import save as onnx_save
 
 PATHS = ("onnx", "hr", "export", "grpc")
+MAX_ROWS = 256  # of one request, as the server's default is
 Arrays = dict[str, np.ndarray]
 Run = Callable[[Arrays], Arrays]
 
@@ -47,7 +48,10 @@ class Case:
         self.program = onnx_load.open_program(self.model).program
         main = self.program.main
         self.sets = [
-            (self._read(place, "in", [value.name for value in main.inputs]), self._read(place, "out", [value.name for value in main.outputs]))
+            (
+                self._read(place, "in", [value.name for value in main.inputs]),
+                self._read(place, "out", [value.name for value in main.outputs]),
+            )
             for place in sorted((folder / self.name).glob("set_*"))
         ]
 
@@ -118,8 +122,23 @@ def served(case: Case, folder: Path) -> Iterator[tuple[str, Run]]:
     place = folder / "models" / case.name / "1"
     place.mkdir(parents=True)
     case.save(place / "model.hr")
-    with Server(folder / "models", http_port=-1, metrics_port=-1) as server, Client(f"127.0.0.1:{server.grpc_port}") as client:
-        yield "grpc", lambda feeds: client.infer(case.name, **feeds)
+    with (
+        Server(folder / "models", http_port=-1, metrics_port=-1) as server,
+        Client(f"127.0.0.1:{server.grpc_port}") as client,
+    ):
+        yield "grpc", lambda feeds: asked(lambda **arrays: client.infer(case.name, **arrays), feeds)
+
+
+def asked(infer: Callable[..., Arrays], feeds: Arrays) -> Arrays:
+    """The answers to one set, asked for in parts where it has more rows than a server takes at once."""
+    rows = max((array.shape[0] for array in feeds.values() if array.ndim), default=0)
+    if rows <= MAX_ROWS:
+        return infer(**feeds)
+    parts = [
+        infer(**{name: array[start : start + MAX_ROWS] for name, array in feeds.items()})
+        for start in range(0, rows, MAX_ROWS)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def main() -> int:
@@ -156,8 +175,11 @@ def report(folder: Path, facts: dict[str, Any], path: str) -> int:
                 miss = not relative <= 1
                 misses += miss
                 seconds = time.perf_counter() - start
-                print(f"{facts['name']:24}{label:10}{absolute:12.3g}{relative:12.3g}{seconds:9.2f}{'  MISS' if miss else ''}", flush=True)
-    except Exception as error:  # noqa: BLE001  one case must not hide the others
+                print(
+                    f"{facts['name']:24}{label:10}{absolute:12.3g}{relative:12.3g}{seconds:9.2f}{'  MISS' if miss else ''}",
+                    flush=True,
+                )
+    except Exception as error:  # one case must not hide the others
         print(f"{facts['name']:24}{label:10}  {type(error).__name__}: {str(error)[:300]}", flush=True)
         misses += 1
     return misses

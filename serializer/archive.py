@@ -72,7 +72,9 @@ def save(
         operators=_operators(program),
         properties=dict(properties or {}),
         created=created,
-        golden=None if golden is None else {"cases": len(golden.inputs), "rtol": float(golden.rtol), "atol": float(golden.atol)},
+        golden=None
+        if golden is None
+        else {"cases": len(golden.inputs), "rtol": float(golden.rtol), "atol": float(golden.atol)},
     )
     members[manifest.NAME] = [document.encode()]
     atomic.replace(path, _container(members))
@@ -104,7 +106,9 @@ def _digest(chunks: Sequence[bytes | memoryview]) -> Digest:
 def _check_extra(name: str) -> None:
     check_name(name)
     if name not in _FREE and not _FOLDER.fullmatch(name):
-        raise LoadError(f"member {name!r} is not allowed; allowed: {', '.join(sorted(_FREE))}, and data files under pre/ and post/")
+        raise LoadError(
+            f"member {name!r} is not allowed; allowed: {', '.join(sorted(_FREE))}, and data files under pre/ and post/"
+        )
 
 
 def _producer() -> str:
@@ -172,11 +176,18 @@ def _require(operators: Sequence[str]) -> None:
     known = {operator.kind for operator in registry().values()}
     missing = sorted(set(operators) - known)
     if missing:
-        raise UnsupportedOperator(f"needs {len(missing)} operators that this version of headrace does not have: {', '.join(missing)}")
+        raise UnsupportedOperator(
+            f"needs {len(missing)} operators that this version of headrace does not have: {', '.join(missing)}"
+        )
 
 
 def _properties(document: Manifest, program: Program) -> dict[str, str]:
-    found = {**program.metadata, **document.properties, "format_version": "{}.{}".format(*document.version), "producer": document.producer}
+    found = {
+        **program.metadata,
+        **document.properties,
+        "format_version": "{}.{}".format(*document.version),
+        "producer": document.producer,
+    }
     if document.created is not None:
         found["created"] = document.created
     return found
@@ -195,7 +206,9 @@ def inspect(source: Any) -> dict[str, Any]:
         "format_version": "{}.{}".format(*document.version),
         "producer": document.producer,
         "created": document.created,
-        "members": {name: {"size": len(view), "sha256": _listed(document, name, view)} for name, view in members.items()},
+        "members": {
+            name: {"size": len(view), "sha256": _listed(document, name, view)} for name, view in members.items()
+        },
         "interface": interface.describe(opened.program)["entries"],
         "operators": document.operators,
         "nodes": {key: sum(1 for _ in graph.block.walk()) for key, graph in opened.program.entries.items()},

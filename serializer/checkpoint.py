@@ -62,7 +62,9 @@ def _write(tree: Any, place: tuple[str, ...], arrays: dict[str, np.ndarray]) -> 
         case dict():
             for key in tree:
                 if isinstance(key, bool) or not isinstance(key, str | int):
-                    raise HeadraceError(f"a checkpoint's dict has the key {key!r} at {where}; allowed are texts and integers")
+                    raise HeadraceError(
+                        f"a checkpoint's dict has the key {key!r} at {where}; allowed are texts and integers"
+                    )
             return {"dict": [[key, _write(value, (*place, str(key)), arrays)] for key, value in tree.items()]}
         case list() | tuple():
             kind = "list" if isinstance(tree, list) else "tuple"
@@ -71,7 +73,9 @@ def _write(tree: Any, place: tuple[str, ...], arrays: dict[str, np.ndarray]) -> 
             return _write_array(tree, "array", place, arrays)
         case np.generic():
             return _write_array(np.asarray(tree), "scalar", place, arrays)
-    raise HeadraceError(f"a checkpoint cannot hold the {type(tree).__name__} at {where}; allowed: dict, list, tuple, numbers, texts, arrays")
+    raise HeadraceError(
+        f"a checkpoint cannot hold the {type(tree).__name__} at {where}; allowed: dict, list, tuple, numbers, texts, arrays"
+    )
 
 
 def _write_array(array: np.ndarray, kind: str, place: tuple[str, ...], arrays: dict[str, np.ndarray]) -> Any:
@@ -123,6 +127,10 @@ def _map(path: Path) -> memoryview:
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            return memoryview(mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE)) if size else memoryview(b"")
+            return (
+                memoryview(mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE))
+                if size
+                else memoryview(b"")
+            )
     except OSError as error:
         raise LoadError(f"{path}: cannot be read: {error.strerror}") from None

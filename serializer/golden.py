@@ -7,6 +7,7 @@ file's metadata under `CASE/inputs/NAME`.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Mapping
@@ -83,7 +84,9 @@ def _key(key: str, cases: int) -> tuple[int, str, str]:
     index, _, rest = key.partition("/")
     side, _, name = rest.partition("/")
     if side not in _SIDES or not index.isdecimal() or len(index) > 6 or not int(index) < cases:
-        raise LoadError(f"{NAME}: the name {key[:80]!r} is not CASE/inputs/NAME or CASE/outputs/NAME with CASE below {cases}")
+        raise LoadError(
+            f"{NAME}: the name {key[:80]!r} is not CASE/inputs/NAME or CASE/outputs/NAME with CASE below {cases}"
+        )
     return int(index), side, name
 
 
@@ -92,21 +95,33 @@ def _read_typed(text: str, key: str) -> tuple[dtypes.DType, tuple[int, ...]]:
         name, *shape = json.loads(text)
     except (ValueError, TypeError, RecursionError):
         name, shape = None, []
-    if not isinstance(name, str) or name not in dtypes.BY_NAME or not all(type(size) is int and size >= 0 for size in shape) or len(shape) > weights.MAX_RANK:
+    if (
+        not isinstance(name, str)
+        or name not in dtypes.BY_NAME
+        or not all(type(size) is int and size >= 0 for size in shape)
+        or len(shape) > weights.MAX_RANK
+    ):
         raise LoadError(f"{NAME}: the type of {key[:80]!r} is not an element type and a shape")
     return dtypes.BY_NAME[name], tuple(shape)
 
 
 def _strings(offsets: np.ndarray | None, data: np.ndarray | None, shape: tuple[int, ...], key: str) -> np.ndarray:
     count = math.prod(shape)
-    if offsets is None or data is None or offsets.dtype != np.int64 or data.dtype != np.uint8 or offsets.shape != (count + 1,) or data.ndim != 1:
+    if (
+        offsets is None
+        or data is None
+        or offsets.dtype != np.int64
+        or data.dtype != np.uint8
+        or offsets.shape != (count + 1,)
+        or data.ndim != 1
+    ):
         raise LoadError(f"{NAME}: the strings {key!r} need int64 offsets [{count + 1}] and uint8 bytes")
     bounds = offsets.tolist()
-    if bounds[0] != 0 or bounds[-1] != data.size or any(a > b for a, b in zip(bounds, bounds[1:])):
+    if bounds[0] != 0 or bounds[-1] != data.size or any(a > b for a, b in itertools.pairwise(bounds)):
         raise LoadError(f"{NAME}: the offsets of the strings {key!r} must rise from 0 to {data.size}")
     raw, array = data.tobytes(), np.empty(count, object)
     try:
-        array[:] = [raw[a:b].decode() for a, b in zip(bounds, bounds[1:])]
+        array[:] = [raw[a:b].decode() for a, b in itertools.pairwise(bounds)]
     except UnicodeDecodeError:
         raise LoadError(f"{NAME}: a string of {key!r} is not UTF-8") from None
     return array.reshape(shape)
@@ -114,7 +129,10 @@ def _strings(offsets: np.ndarray | None, data: np.ndarray | None, shape: tuple[i
 
 def check(golden: Golden, graph: Graph) -> None:
     """Golden data must fit the interface: every input given, no unknown name, the right element types."""
-    known = {"inputs": {value.name: value.type for value in graph.inputs}, "outputs": {value.name: value.type for value in graph.outputs}}
+    known = {
+        "inputs": {value.name: value.type for value in graph.inputs},
+        "outputs": {value.name: value.type for value in graph.outputs},
+    }
     for index, (inputs, outputs) in enumerate(zip(golden.inputs, golden.outputs)):
         missing = sorted(set(known["inputs"]) - set(inputs))
         if missing:

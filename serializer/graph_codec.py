@@ -178,7 +178,9 @@ def decode(data: bytes | memoryview, stored: Mapping[str, np.ndarray]) -> Progra
         raise LoadError("graph.pb does not parse") from None
     for domain, version in message.opsets.items():
         if not 1 <= version <= OPSETS.get(domain, version):
-            raise LoadError(f"graph.pb follows operator set {domain or 'ai.onnx'!r} version {version}; allowed: 1 to {OPSETS.get(domain, 1)}")
+            raise LoadError(
+                f"graph.pb follows operator set {domain or 'ai.onnx'!r} version {version}; allowed: 1 to {OPSETS.get(domain, 1)}"
+            )
     used: set[str] = set()
     entries: dict[str, Graph] = {}
     for entry in message.entries:
@@ -196,7 +198,9 @@ def decode(data: bytes | memoryview, stored: Mapping[str, np.ndarray]) -> Progra
 class _Decoder:
     """Reads one graph."""
 
-    def __init__(self, message: Any, opsets: Mapping[str, int], stored: Mapping[str, np.ndarray], used: set[str]) -> None:
+    def __init__(
+        self, message: Any, opsets: Mapping[str, int], stored: Mapping[str, np.ndarray], used: set[str]
+    ) -> None:
         self.message, self.opsets, self.stored, self.used = message, opsets, stored, used
         self.where = f"graph.pb, entry point {message.name!r}"
         self.nodes = 0

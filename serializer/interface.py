@@ -45,7 +45,9 @@ def _value(value: Value) -> dict[str, Any]:
 
 def _batch(graph: Graph) -> str | None:
     """The symbol that leads every input, if there is one."""
-    leading = {value.type.shape[0] if isinstance(value.type, TensorType) and value.type.shape else 0 for value in graph.inputs}
+    leading = {
+        value.type.shape[0] if isinstance(value.type, TensorType) and value.type.shape else 0 for value in graph.inputs
+    }
     first = leading.pop() if len(leading) == 1 else 0
     return None if isinstance(first, int) else first.name
 
@@ -60,8 +62,14 @@ def check(document: Any, program: Program) -> None:
 def _outline(document: Mapping[str, Any]) -> Any:
     try:
         return {
-            key: (entry["inputs"], [(item["name"], item.get("dtype"), item.get("type")) for item in entry["outputs"]], entry["states"])
+            key: (
+                entry["inputs"],
+                [(item["name"], item.get("dtype"), item.get("type")) for item in entry["outputs"]],
+                entry["states"],
+            )
             for key, entry in document["entries"].items()
         }
     except (KeyError, TypeError, AttributeError):
-        raise LoadError(f"{NAME}: an entry point needs inputs, outputs and states, each with a name and a type") from None
+        raise LoadError(
+            f"{NAME}: an entry point needs inputs, outputs and states, each with a name and a type"
+        ) from None

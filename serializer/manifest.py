@@ -16,7 +16,9 @@ FORMAT = "headrace"
 VERSION = (1, 0)  # a reader takes its major version and every minor one whose operators it has
 SIZE_LIMIT = 1 << 20
 
-_KEYS = frozenset({"format", "format_version", "producer", "created", "opsets", "operators", "members", "properties", "golden"})
+_KEYS = frozenset(
+    {"format", "format_version", "producer", "created", "opsets", "operators", "members", "properties", "golden"}
+)
 _OPTIONAL = frozenset({"created", "golden"})
 
 
@@ -105,7 +107,12 @@ def _members(value: object) -> dict[str, Digest]:
     found: dict[str, Digest] = {}
     for name, item in _mapping(value, "members", dict).items():
         size, sha256 = item.get("size"), item.get("sha256")
-        if set(item) != {"size", "sha256"} or type(size) is not int or not isinstance(sha256, str) or not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        if (
+            set(item) != {"size", "sha256"}
+            or type(size) is not int
+            or not isinstance(sha256, str)
+            or not re.fullmatch(r"[0-9a-f]{64}", sha256)
+        ):
             raise LoadError(f"{NAME}: member {name[:80]!r} needs exactly a size and a SHA-256")
         found[name] = Digest(size, sha256)
     return found

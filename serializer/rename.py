@@ -44,10 +44,14 @@ class _Copy:
 
     def _block(self, block: Block) -> Block:
         inputs = [self._value(value) for value in block.inputs]
-        return Block(inputs, [self._node(node) for node in block.nodes], [self._value(value) for value in block.outputs])
+        return Block(
+            inputs, [self._node(node) for node in block.nodes], [self._value(value) for value in block.outputs]
+        )
 
     def _node(self, node: Node) -> Node:
-        attributes = {key: self._block(value) if isinstance(value, Block) else value for key, value in node.attributes.items()}
+        attributes = {
+            key: self._block(value) if isinstance(value, Block) else value for key, value in node.attributes.items()
+        }
         return Node(
             node.operator, [self._optional(value) for value in node.inputs], [self._optional(value) for value in node.outputs], attributes,
             domain=node.domain, name=node.name, path=node.path, version=node.version,

@@ -34,7 +34,9 @@ CODES = {
 _DTYPES = {code: dtypes.BY_NAME[name] for name, code in CODES.items()}
 
 
-def encode(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None, *, header_limit: int = HEADER_LIMIT) -> list[memoryview]:
+def encode(
+    arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None, *, header_limit: int = HEADER_LIMIT
+) -> list[memoryview]:
     """The file as a list of buffers, whose bytes depend on names and contents only. Large arrays begin at multiples of
     64 bytes, all at multiples of their element size. Raises HeadraceError for arrays of strings or objects."""
     stored = {name: as_stored(array, name) for name, array in arrays.items()}
@@ -77,7 +79,9 @@ def logical(array: np.ndarray, dtype: DType, shape: tuple[int, ...], where: str)
     else:
         found, need = (array.dtype, array.shape), (np.dtype(np.uint8), ((count * dtype.bits + 7) // 8,))
     if found != need:
-        raise LoadError(f"{where}: stored as {found[0]}{list(found[1])}, but {dtype}{list(shape)} needs {need[0]}{list(need[1])}")
+        raise LoadError(
+            f"{where}: stored as {found[0]}{list(found[1])}, but {dtype}{list(shape)} needs {need[0]}{list(need[1])}"
+        )
     if dtype.name in CODES:
         return array
     return (unpack(array, dtype, count) if dtype.bits < 8 else array.view(dtype.numpy)).reshape(shape)
@@ -100,7 +104,9 @@ def unpack(packed: np.ndarray, dtype: DType, count: int) -> np.ndarray:
     return fields.reshape(-1)[:count].view(dtype.numpy)
 
 
-def decode(data: memoryview, where: str = "the file", *, header_limit: int = HEADER_LIMIT) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def decode(
+    data: memoryview, where: str = "the file", *, header_limit: int = HEADER_LIMIT
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Arrays (read-only views of `data`, in the order of the file) and metadata. Raises LoadError naming `where`."""
     size = len(data)
     if size < 8:
@@ -126,7 +132,9 @@ def _entry(name: str, item: object, where: str) -> tuple[str, DType, tuple[int, 
         raise LoadError(f"{where}: tensor {name!r} must have exactly dtype, shape and data_offsets")
     dtype = _DTYPES.get(item["dtype"]) if isinstance(item["dtype"], str) else None
     if dtype is None:
-        raise LoadError(f"{where}: tensor {name!r} has the dtype {str(item['dtype'])[:40]!r}; allowed: {', '.join(_DTYPES)}")
+        raise LoadError(
+            f"{where}: tensor {name!r} has the dtype {str(item['dtype'])[:40]!r}; allowed: {', '.join(_DTYPES)}"
+        )
     shape, span = _numbers(item["shape"], name, where), _numbers(item["data_offsets"], name, where)
     if len(shape) > MAX_RANK or len(span) != 2:
         raise LoadError(f"{where}: tensor {name!r} needs at most {MAX_RANK} dimensions and exactly 2 offsets")

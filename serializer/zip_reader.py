@@ -108,7 +108,9 @@ def check_name(name: str) -> None:
     """Raise LoadError unless `name` is allowed for a member."""
     parts = name.split("/")
     if len(name) > NAME_LIMIT or not all(_PART.fullmatch(part) for part in parts):
-        raise LoadError(f"member name {name[:80]!r} is not allowed; allowed: parts of letters, digits, '.', '_' and '-', joined by '/'")
+        raise LoadError(
+            f"member name {name[:80]!r} is not allowed; allowed: parts of letters, digits, '.', '_' and '-', joined by '/'"
+        )
 
 
 def _compare(data: memoryview, entries: list[Entry], expected: Layout) -> None:

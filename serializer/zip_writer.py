@@ -69,7 +69,9 @@ def _local_header(entry: Entry, position: int) -> bytes:
     padding = -(position + 30 + len(name) + len(extra) + 4) % ALIGNMENT
     extra += struct.pack("<HH", _PADDING_EXTRA, padding) + bytes(padding)
     size = _MAX32 if large else entry.size
-    fixed = struct.pack("<4sHHHHHIIIHH", b"PK\3\4", _version(large), 0, 0, 0, _DATE, entry.crc, size, size, len(name), len(extra))
+    fixed = struct.pack(
+        "<4sHHHHHIIIHH", b"PK\3\4", _version(large), 0, 0, 0, _DATE, entry.crc, size, size, len(name), len(extra)
+    )
     return fixed + name + extra
 
 
@@ -94,7 +96,9 @@ def _end(count: int, length: int, position: int) -> bytes:
         records = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, _MADE_BY, 45, 0, 0, count, count, length, position)
         records += struct.pack("<4sIQI", b"PK\6\7", 0, position + length, 1)
     short = min(count, _MAX16)
-    return records + struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, short, short, min(length, _MAX32), min(position, _MAX32), 0)
+    return records + struct.pack(
+        "<4sHHHHIIH", b"PK\5\6", 0, 0, short, short, min(length, _MAX32), min(position, _MAX32), 0
+    )
 
 
 def _version(zip64: bool) -> int:

@@ -40,7 +40,9 @@ def read_attributes(
             raise LoadError(f"{where}: attribute {proto.name!r} has no name or is given twice")
         if proto.ref_attr_name:
             if call is None:
-                raise LoadError(f"{where}: attribute {proto.name!r} refers to {proto.ref_attr_name!r} outside a function")
+                raise LoadError(
+                    f"{where}: attribute {proto.name!r} refers to {proto.ref_attr_name!r} outside a function"
+                )
             if proto.ref_attr_name in call:
                 values[proto.name] = call[proto.ref_attr_name]
             continue
@@ -48,7 +50,13 @@ def read_attributes(
     return values
 
 
-def _read(proto: Any, external: ExternalData, read_block: Callable[[Any, str], Block], spend: Callable[[int], None], where: str) -> Any:
+def _read(
+    proto: Any,
+    external: ExternalData,
+    read_block: Callable[[Any, str], Block],
+    spend: Callable[[int], None],
+    where: str,
+) -> Any:
     match _field(proto, where):
         case "f":
             return float(proto.f)
@@ -80,7 +88,9 @@ def _field(proto: Any, where: str) -> str:
     if proto.type != 0:
         raise LoadError(f"{where}: type {proto.type} is unknown")
     # Files of the first IR versions leave the type out: the field that is set tells.
-    found = [name for name in _SINGLE if proto.HasField(name)] + [name for name in ("floats", "ints", "strings") if len(getattr(proto, name))]
+    found = [name for name in _SINGLE if proto.HasField(name)] + [
+        name for name in ("floats", "ints", "strings") if len(getattr(proto, name))
+    ]
     if len(found) != 1:
         raise LoadError(f"{where}: has no type, and {len(found)} values to guess it from")
     return found[0]

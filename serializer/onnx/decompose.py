@@ -52,8 +52,22 @@ def _copy(block: Block, builder: Builder, known: dict[int, Value]) -> None:
             results = _expand(node, inputs, builder)
         else:
             results = [None if value is None else Value(value.name, value.type) for value in node.outputs]
-            attributes = {key: _inner(value, builder, known) if isinstance(value, Block) else value for key, value in node.attributes.items()}
-            builder.append(Node(node.operator, inputs, results, attributes, domain=node.domain, name=node.name, path=node.path, version=node.version))
+            attributes = {
+                key: _inner(value, builder, known) if isinstance(value, Block) else value
+                for key, value in node.attributes.items()
+            }
+            builder.append(
+                Node(
+                    node.operator,
+                    inputs,
+                    results,
+                    attributes,
+                    domain=node.domain,
+                    name=node.name,
+                    path=node.path,
+                    version=node.version,
+                )
+            )
         known |= {id(old): new for old, new in zip(node.outputs, results) if old is not None and new is not None}
     builder.block.outputs.extend(known[id(value)] for value in block.outputs)
 
@@ -68,11 +82,17 @@ def _inner(block: Block, builder: Builder, known: dict[int, Value]) -> Block:
 def _expand(node: Node, inputs: list[Value | None], builder: Builder) -> list[Value]:
     function, operator = _RULES.get(node.operator), find(node.operator, "headrace")
     if function is None or operator is None:
-        raise GraphError(f"{node.label()}: the operator has no form in standard ONNX; allowed: {', '.join(sorted(_RULES))}")
+        raise GraphError(
+            f"{node.label()}: the operator has no form in standard ONNX; allowed: {', '.join(sorted(_RULES))}"
+        )
     start = len(builder.nodes)
     formals = len(operator.inputs)
     try:
-        made = function(BuilderNamespace(builder, node.path), [*inputs, *[None] * formals][: max(formals, len(inputs))], operator.complete(node.attributes))
+        made = function(
+            BuilderNamespace(builder, node.path),
+            [*inputs, *[None] * formals][: max(formals, len(inputs))],
+            operator.complete(node.attributes),
+        )
     except GraphError as error:
         raise GraphError(f"{node.label()}: has no form in standard ONNX here: {error}") from error
     results = list(made) if isinstance(made, tuple) else [made]

@@ -17,7 +17,17 @@ from headrace.runtime.graph import Graph, Node, Value
 from headrace.runtime.ops import find
 from headrace.runtime.types import MapType, OptionalType, SequenceType, TensorType, Type
 
-_REDUCTIONS = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare")
+_REDUCTIONS = (
+    "ReduceMean",
+    "ReduceMax",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+    "ReduceSumSquare",
+)
 _TYPE_NAMES = {"float32": "float", "float64": "double"}
 
 
@@ -49,7 +59,9 @@ def fit(node: Node, version: int) -> Node:
     while count and node.inputs[count - 1] is None:
         count -= 1
     if not schema.min_input <= count <= schema.max_input or len(node.outputs) > schema.max_output:
-        raise GraphError(f"{node.label()}: in operator set {version} it has {schema.min_input} to {schema.max_input} inputs, here {count}")
+        raise GraphError(
+            f"{node.label()}: in operator set {version} it has {schema.min_input} to {schema.max_input} inputs, here {count}"
+        )
     _check_types(node, schema, version)
     return _copy(node, inputs=node.inputs[:count], attributes=attributes)
 
@@ -70,7 +82,9 @@ def schema_of(operator: str, domain: str, version: int) -> Any:
 def _allowed(operator: str, domain: str, version: int) -> tuple[list[frozenset[str]], bool]:
     """The type texts of each formal input, and whether the last is variadic."""
     schema = schema_of(operator, domain, version)
-    return [frozenset(item.types) for item in schema.inputs], bool(schema.inputs) and schema.inputs[-1].option.name == "Variadic"
+    return [frozenset(item.types) for item in schema.inputs], bool(schema.inputs) and schema.inputs[
+        -1
+    ].option.name == "Variadic"
 
 
 def _check_types(node: Node, schema: Any, version: int) -> None:
@@ -81,7 +95,9 @@ def _check_types(node: Node, schema: Any, version: int) -> None:
         types = formals[min(index, len(formals) - 1)] if variadic else formals[index]
         text = type_name(value.type)
         if types and text not in types:
-            raise GraphError(f"{node.label()}: input {index} is {text}, which operator set {version} does not take there")
+            raise GraphError(
+                f"{node.label()}: input {index} is {text}, which operator set {version} does not take there"
+            )
 
 
 def type_name(type: Type) -> str:
@@ -119,7 +135,13 @@ class Strings(tuple):  # type: ignore[type-arg]
     """A tuple that is a list of texts even when it is empty."""
 
 
-def _copy(node: Node, *, operator: str | None = None, inputs: list[Value | None] | None = None, attributes: Mapping[str, Any] | None = None) -> Node:
+def _copy(
+    node: Node,
+    *,
+    operator: str | None = None,
+    inputs: list[Value | None] | None = None,
+    attributes: Mapping[str, Any] | None = None,
+) -> Node:
     return Node(
         operator or node.operator, node.inputs if inputs is None else inputs, node.outputs,
         node.attributes if attributes is None else attributes,
@@ -160,7 +182,11 @@ def _split(node: Node, version: int, graph: Graph, constant: Any) -> Node:
         return node
     attributes = {key: value for key, value in node.attributes.items() if key != "num_outputs"}
     data, count, axis = node.inputs[0], int(node.attributes["num_outputs"]), int(attributes.get("axis", 0))
-    size = data.type.shape[axis] if data is not None and isinstance(data.type, TensorType) and data.type.shape is not None else None
+    size = (
+        data.type.shape[axis]
+        if data is not None and isinstance(data.type, TensorType) and data.type.shape is not None
+        else None
+    )
     if not isinstance(size, int):
         raise GraphError(f"{node.label()}: operator set {version} needs the size that is split")
     step = -(-size // count)
@@ -202,7 +228,9 @@ def _dft(node: Node, version: int, graph: Graph, constant: Any) -> Node:
 def _group_normalization(node: Node, version: int, graph: Graph, constant: Any) -> Node:
     """Up to 20 scale and bias are per group, since 21 per channel."""
     if version < 21:
-        raise GraphError(f"{node.label()}: operator set {version} has another GroupNormalization; 21 is the first with this one")
+        raise GraphError(
+            f"{node.label()}: operator set {version} has another GroupNormalization; 21 is the first with this one"
+        )
     return node
 
 

@@ -40,12 +40,16 @@ class ExternalData:
         data = self._open(name, where)
         total = len(data)
         if not (length <= total and offset <= total - length):
-            raise LoadError(f"{where}: external data at {offset} with {length} bytes reaches outside {name!r}, which has {total}")
+            raise LoadError(
+                f"{where}: external data at {offset} with {length} bytes reaches outside {name!r}, which has {total}"
+            )
         return data[offset : offset + length]
 
     def _open(self, name: str, where: str) -> memoryview:
         if self._folder is None:
-            raise LoadError(f"{where}: external data in {name!r} cannot be read: the model was given as bytes; load it from its file")
+            raise LoadError(
+                f"{where}: external data in {name!r} cannot be read: the model was given as bytes; load it from its file"
+            )
         if name not in self._files:
             self._files[name] = _map_beside(self._folder, name, where)
         return self._files[name]
@@ -58,13 +62,17 @@ def _map_beside(folder: Path, name: str, where: str) -> memoryview:
     try:
         file = os.open(name, flags, dir_fd=directory)
     except OSError as error:
-        raise LoadError(f"{where}: external data file {name!r} cannot be opened ({error.strerror}); allowed: a plain file beside the model, no link") from None
+        raise LoadError(
+            f"{where}: external data file {name!r} cannot be opened ({error.strerror}); allowed: a plain file beside the model, no link"
+        ) from None
     finally:
         os.close(directory)
     try:
         facts = os.fstat(file)
         if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:
-            raise LoadError(f"{where}: external data file {name!r} must be a regular file with one hard link; it has {facts.st_nlink}")
+            raise LoadError(
+                f"{where}: external data file {name!r} must be a regular file with one hard link; it has {facts.st_nlink}"
+            )
         if facts.st_size == 0:
             return memoryview(b"")
         return memoryview(mmap.mmap(file, facts.st_size, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE))
@@ -76,15 +84,26 @@ def _fields(entries: Any, where: str) -> dict[str, str]:
     fields: dict[str, str] = {}
     for entry in entries:
         if entry.key not in _KEYS or entry.key in fields:
-            raise LoadError(f"{where}: external data key {entry.key[:40]!r} is unknown or given twice; allowed: {', '.join(sorted(_KEYS))}")
+            raise LoadError(
+                f"{where}: external data key {entry.key[:40]!r} is unknown or given twice; allowed: {', '.join(sorted(_KEYS))}"
+            )
         fields[entry.key] = entry.value
     return fields
 
 
 def _plain_name(name: str, where: str) -> str:
-    bad = not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name or len(name.encode()) > _NAME_LIMIT
+    bad = (
+        not name
+        or name in (".", "..")
+        or "/" in name
+        or "\\" in name
+        or "\0" in name
+        or len(name.encode()) > _NAME_LIMIT
+    )
     if bad or any(ord(character) < 32 for character in name):
-        raise LoadError(f"{where}: external data location {name[:80]!r} is not allowed; allowed: the plain name of a file beside the model")
+        raise LoadError(
+            f"{where}: external data location {name[:80]!r} is not allowed; allowed: the plain name of a file beside the model"
+        )
     return name
 
 

@@ -83,7 +83,10 @@ def schema_function(node: Node, version: int) -> Any | None:
         return None
     from headrace.serializer.onnx.save import node_proto
 
-    types = [(onnx.TypeProto() if value is None or value.type is None else write_type(value.type)).SerializeToString() for value in node.inputs]
+    types = [
+        (onnx.TypeProto() if value is None or value.type is None else write_type(value.type)).SerializeToString()
+        for value in node.inputs
+    ]
     try:
         data = schema.get_context_dependent_function(node_proto(node).SerializeToString(), types)
     except Exception as error:

@@ -52,7 +52,9 @@ def open_program(source: Any) -> Opened:
 def _open(source: Any) -> Opened:
     model, folder = _parse(source)
     if model.ir_version not in IR_VERSIONS:
-        raise LoadError(f"IR version {model.ir_version} is not supported; allowed: {IR_VERSIONS[0]} to {IR_VERSIONS[-1]}")
+        raise LoadError(
+            f"IR version {model.ir_version} is not supported; allowed: {IR_VERSIONS[0]} to {IR_VERSIONS[-1]}"
+        )
     if not model.HasField("graph"):
         raise LoadError("there is no graph in it")
     functions = Functions(model.functions)
@@ -79,7 +81,9 @@ def _parse(source: Any) -> tuple[Any, Path | None]:
         folder = path.parent
         size = path.stat().st_size
         if size > FILE_LIMIT:
-            raise LoadError(f"the file has {size} bytes; an ONNX file may have {FILE_LIMIT}, with weights as external data")
+            raise LoadError(
+                f"the file has {size} bytes; an ONNX file may have {FILE_LIMIT}, with weights as external data"
+            )
         source = path.read_bytes()
     elif not isinstance(source, bytes | bytearray | memoryview):
         raise LoadError(f"cannot be read from {type(source).__name__}; allowed: a path, bytes, an onnx.ModelProto")
@@ -97,10 +101,14 @@ def read_opsets(protos: Any, ir_version: int) -> dict[str, int]:
     for proto in protos:
         domain, version = domain_of(proto), int(proto.version)
         if opsets.get(domain, version) != version:
-            raise LoadError(f"operator set {domain or 'ai.onnx'!r} is imported twice, as version {opsets[domain]} and {version}")
+            raise LoadError(
+                f"operator set {domain or 'ai.onnx'!r} is imported twice, as version {opsets[domain]} and {version}"
+            )
         newest = OPSETS.get(domain, version)
         if not 1 <= version <= newest and domain in OPSETS:
-            raise LoadError(f"operator set {domain or 'ai.onnx'!r} version {version} is not supported; allowed: 1 to {newest}")
+            raise LoadError(
+                f"operator set {domain or 'ai.onnx'!r} version {version} is not supported; allowed: 1 to {newest}"
+            )
         opsets[domain] = version
     return {"": _opset_of(ir_version), **opsets}
 

@@ -33,9 +33,13 @@ def read_main(model: Any, opsets: Mapping[str, int], functions: Functions, exter
     if not proto.output:
         raise LoadError("the graph has no outputs")
     if len(proto.node) + len(proto.initializer) > NODE_LIMIT:
-        raise LoadError(f"the graph has {len(proto.node)} nodes and {len(proto.initializer)} initializers; allowed are {NODE_LIMIT} together")
+        raise LoadError(
+            f"the graph has {len(proto.node)} nodes and {len(proto.initializer)} initializers; allowed are {NODE_LIMIT} together"
+        )
     symbols = Symbols()
-    weights = {tensor.name for tensor in proto.initializer} | {tensor.values.name for tensor in proto.sparse_initializer}
+    weights = {tensor.name for tensor in proto.initializer} | {
+        tensor.values.name for tensor in proto.sparse_initializer
+    }
     inputs = [Value(info.name, _input_type(info, symbols)) for info in proto.input if info.name not in weights]
     if len({value.name for value in inputs}) != len(inputs) or any(not value.name for value in inputs):
         raise LoadError("an input of the graph has no name, or two have the same")
@@ -95,7 +99,14 @@ class Scope:
 class Reader:
     """Reads graphs into the block of one builder. `inner` gives the reader of a block inside."""
 
-    def __init__(self, builder: Builder, symbols: Symbols, functions: Functions, external: ExternalData, spent: list[int] | None = None) -> None:
+    def __init__(
+        self,
+        builder: Builder,
+        symbols: Symbols,
+        functions: Functions,
+        external: ExternalData,
+        spent: list[int] | None = None,
+    ) -> None:
         self.builder, self.symbols, self.functions, self.external = builder, symbols, functions, external
         self._spent = [0] if spent is None else spent
 
@@ -111,7 +122,11 @@ class Reader:
     def _output(self, value: Value, info: Any) -> Value:
         """The value under the name that the interface promises."""
         declared = read_type(info.type, Symbols(), info.name)
-        if isinstance(declared, TensorType) and isinstance(value.type, TensorType) and declared.dtype != value.type.dtype:
+        if (
+            isinstance(declared, TensorType)
+            and isinstance(value.type, TensorType)
+            and declared.dtype != value.type.dtype
+        ):
             raise LoadError(f"output {info.name!r} is declared as {declared.dtype}, but computes as {value.type.dtype}")
         outputs = self.builder.graph.outputs
         taken = any(value is other for other in outputs)
@@ -158,7 +173,9 @@ class Reader:
         if not proto.op_type or max(len(proto.input), len(proto.output)) > _ARITY_LIMIT:
             raise LoadError(f"{where}: has no operator, or more than {_ARITY_LIMIT} inputs or outputs")
         inputs = [scope.find(name, where) for name in proto.input]
-        read_block = lambda graph, attribute: self._block(graph, scope, _given_types(proto.op_type, inputs), f"{where} / {attribute}")  # noqa: E731
+        read_block = lambda graph, attribute: self._block(
+            graph, scope, _given_types(proto.op_type, inputs), f"{where} / {attribute}"
+        )  # noqa: E731
         attributes = read_attributes(proto.attribute, scope.call, self.external, read_block, self._spend, where)
         domain = domain_of(proto)
         if proto.op_type == "Constant" and not domain:
@@ -173,7 +190,14 @@ class Reader:
                 scope.define(name, value, where)
 
     def _operator(
-        self, proto: Any, domain: str, inputs: list[Value | None], attributes: dict[str, Any], scope: Scope, hints: Mapping[str, Any], where: str
+        self,
+        proto: Any,
+        domain: str,
+        inputs: list[Value | None],
+        attributes: dict[str, Any],
+        scope: Scope,
+        hints: Mapping[str, Any],
+        where: str,
     ) -> Sequence[Value | None]:
         version = scope.opsets.get(domain, 1)
         while inputs and inputs[-1] is None:
@@ -182,7 +206,16 @@ class Reader:
         while outputs and outputs[-1] is None:
             outputs.pop()
         name = scope.prefix + proto.name if proto.name else ""
-        node = Node(proto.op_type, inputs, outputs, attributes, domain=domain, name=name, path=_path(proto, scope), version=version)
+        node = Node(
+            proto.op_type,
+            inputs,
+            outputs,
+            attributes,
+            domain=domain,
+            name=name,
+            path=_path(proto, scope),
+            version=version,
+        )
         try:
             if find(proto.op_type, domain) is None:
                 function = schema_function(node, version)
@@ -208,7 +241,9 @@ class Reader:
         reader = Reader(self.builder.inner(block), self.symbols, self.functions, self.external, self._spent)
         for index, info in enumerate(proto.input):
             type = read_type(info.type, self.symbols, info.name)
-            value = reader.builder.input(scope.prefix + info.name, type if type is not None or index >= len(given) else given[index])
+            value = reader.builder.input(
+                scope.prefix + info.name, type if type is not None or index >= len(given) else given[index]
+            )
             scope.define(info.name, value, where)
         reader._weights(proto, scope)
         reader._nodes(proto, scope)
@@ -219,13 +254,25 @@ class Reader:
             block.outputs.append(value)
         return block
 
-    def _call(self, function: Any, inputs: list[Value | None], attributes: Mapping[str, Any], scope: Scope, proto: Any, where: str) -> list[Value | None]:
+    def _call(
+        self,
+        function: Any,
+        inputs: list[Value | None],
+        attributes: Mapping[str, Any],
+        scope: Scope,
+        proto: Any,
+        where: str,
+    ) -> list[Value | None]:
         """The body of a function in place of a call of it."""
         if scope.depth >= DEPTH_LIMIT:
             raise LoadError(f"{where}: functions are nested more than {DEPTH_LIMIT} deep")
         if len(inputs) > len(function.input) or len(proto.output) > len(function.output):
-            raise LoadError(f"{where}: function {function.name} takes {len(function.input)} inputs and gives {len(function.output)} outputs")
-        defaults = read_attributes(function.attribute_proto, None, self.external, lambda *_: Block([], [], []), self._spend, where)
+            raise LoadError(
+                f"{where}: function {function.name} takes {len(function.input)} inputs and gives {len(function.output)} outputs"
+            )
+        defaults = read_attributes(
+            function.attribute_proto, None, self.external, lambda *_: Block([], [], []), self._spend, where
+        )
         opsets = {**scope.opsets, **{domain_of(item): int(item.version) for item in function.opset_import}}
         prefix = f"{scope.prefix}{proto.name or proto.op_type}/"
         path = ".".join(filter(None, (scope.path, proto.name)))
@@ -250,7 +297,11 @@ def _given_types(operator: str, inputs: Sequence[Value | None]) -> list[Type | N
     if operator != "Loop":
         return []
     carried = [None if value is None else value.type for value in inputs[2:]]
-    return [TensorType("int64", ()), TensorType("bool", ()), *(type.with_shape(None) if isinstance(type, TensorType) else type for type in carried)]
+    return [
+        TensorType("int64", ()),
+        TensorType("bool", ()),
+        *(type.with_shape(None) if isinstance(type, TensorType) else type for type in carried),
+    ]
 
 
 def _constant_array(attributes: Mapping[str, Any], where: str) -> np.ndarray:

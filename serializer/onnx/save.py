@@ -39,11 +39,15 @@ def to_model(source: Program | Graph, *, opset: int | None = None) -> Any:
     graph = decompose(program.main)
     size = sum(array.nbytes for array in graph.constants.values())
     if size > SIZE_LIMIT:
-        raise HeadraceError(f"the weights have {size} bytes; one ONNX file holds {SIZE_LIMIT}: use save(..., external_data=True)")
+        raise HeadraceError(
+            f"the weights have {size} bytes; one ONNX file holds {SIZE_LIMIT}: use save(..., external_data=True)"
+        )
     return _Writer(graph, program.metadata, _versions(graph, opset)).model()
 
 
-def save(source: Program | Graph, path: str | os.PathLike[str], *, opset: int | None = None, external_data: bool = False) -> None:
+def save(
+    source: Program | Graph, path: str | os.PathLike[str], *, opset: int | None = None, external_data: bool = False
+) -> None:
     """Write an ONNX file; with `external_data` the weights go to `<name>.data` beside it. Files are replaced whole."""
     path = Path(path)
     if not external_data:
@@ -89,7 +93,9 @@ def _scratch(array: np.ndarray, name: str) -> Value:
 class _Writer:
     """Writes one graph at fixed operator-set versions."""
 
-    def __init__(self, graph: Graph, metadata: dict[str, str], versions: dict[str, int], data_name: str | None = None) -> None:
+    def __init__(
+        self, graph: Graph, metadata: dict[str, str], versions: dict[str, int], data_name: str | None = None
+    ) -> None:
         self.graph, self.metadata, self.versions, self.data_name = graph, metadata, versions, data_name
         self.used: dict[str, np.ndarray] = {}
         self._constants = dict(graph.constants)
@@ -101,8 +107,12 @@ class _Writer:
         import onnx
 
         proto = onnx.ModelProto(ir_version=self._ir_version(), producer_name="headrace")
-        proto.opset_import.extend(onnx.OperatorSetIdProto(domain=domain, version=version) for domain, version in self.versions.items())
-        proto.metadata_props.extend(onnx.StringStringEntryProto(key=key, value=value) for key, value in sorted(self.metadata.items()))
+        proto.opset_import.extend(
+            onnx.OperatorSetIdProto(domain=domain, version=version) for domain, version in self.versions.items()
+        )
+        proto.metadata_props.extend(
+            onnx.StringStringEntryProto(key=key, value=value) for key, value in sorted(self.metadata.items())
+        )
         proto.graph.CopyFrom(self._main())
         return proto
 
@@ -155,7 +165,9 @@ class _Writer:
         self.data += [memoryview(bytes(-self._end % 64)), memoryview(raw)]
         start = self._end + -self._end % 64
         self._end = start + len(raw)
-        proto = onnx.TensorProto(name=name, data_type=whole.data_type, dims=whole.dims, data_location=onnx.TensorProto.EXTERNAL)
+        proto = onnx.TensorProto(
+            name=name, data_type=whole.data_type, dims=whole.dims, data_location=onnx.TensorProto.EXTERNAL
+        )
         for key, value in (("location", self.data_name), ("offset", start), ("length", len(raw))):
             proto.external_data.add(key=key, value=str(value))
         return proto
@@ -171,7 +183,7 @@ class _Writer:
             yield proto
 
     def _block(self, block: Block, name: str) -> Any:
-        """An inner graph. Sizes may differ from trip to trip, so only element types are declared."""
+        """An inner graph. Sizes may differ from trip to trip, so only element types and ranks are declared."""
         import onnx
 
         proto = onnx.GraphProto(name=name)
@@ -179,8 +191,10 @@ class _Writer:
         for values, infos in ((block.inputs, proto.input), (block.outputs, proto.output)):
             for value in values:
                 self._use(value)
-                type = value.type.with_shape(None) if isinstance(value.type, TensorType) else value.type
-                infos.append(onnx.ValueInfoProto(name=value.name, type=None if type is None else write_type(type)))
+                type = None if value.type is None else write_type(value.type)
+                for dim in () if type is None else type.tensor_type.shape.dim:
+                    dim.Clear()
+                infos.append(onnx.ValueInfoProto(name=value.name, type=type))
         return proto
 
     def _use(self, value: Value | None) -> Value | None:

@@ -31,11 +31,18 @@ def is_function_call(node: Any, functions: Functions) -> bool:
     """A call of a local function. The functions that our own export writes for the domain "headrace" give way to the
     operators they stand for."""
     function = functions.find(node)
-    return function is not None and not (domain_of(node) in ("", "headrace") and find(node.op_type, domain_of(node)) is not None)
+    return function is not None and not (
+        domain_of(node) in ("", "headrace") and find(node.op_type, domain_of(node)) is not None
+    )
 
 
 def _collect(
-    nodes: Iterable[Any], place: str, functions: Functions, opsets: Mapping[str, int], missing: dict[str, list[str]], seen: set[int]
+    nodes: Iterable[Any],
+    place: str,
+    functions: Functions,
+    opsets: Mapping[str, int],
+    missing: dict[str, list[str]],
+    seen: set[int],
 ) -> None:
     for index, node in enumerate(nodes):
         domain = domain_of(node)
@@ -47,6 +54,10 @@ def _collect(
             if id(function) not in seen:
                 seen.add(id(function))
                 versions = {domain_of(item): int(item.version) for item in function.opset_import}
-                _collect(function.node, f"function {function.name} / ", functions, {**opsets, **versions}, missing, seen)
-        elif find(node.op_type, domain) is None and not has_schema_function(node.op_type, domain, opsets.get(domain, 1)):
+                _collect(
+                    function.node, f"function {function.name} / ", functions, {**opsets, **versions}, missing, seen
+                )
+        elif find(node.op_type, domain) is None and not has_schema_function(
+            node.op_type, domain, opsets.get(domain, 1)
+        ):
             missing.setdefault(f"{domain}.{node.op_type}" if domain else node.op_type, []).append(here)

@@ -39,7 +39,9 @@ _DATA_FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "double
 def element_type(code: int, where: str) -> DType:
     """The dtype behind a TensorProto.DataType code. Raises LoadError for codes that stand for nothing."""
     if code not in dtypes.BY_ONNX:
-        raise LoadError(f"{where}: element type {code} is unknown; allowed: {', '.join(f'{row.onnx} ({row.name})' for row in dtypes.TABLE)}")
+        raise LoadError(
+            f"{where}: element type {code} is unknown; allowed: {', '.join(f'{row.onnx} ({row.name})' for row in dtypes.TABLE)}"
+        )
     return dtypes.BY_ONNX[code]
 
 
@@ -51,7 +53,9 @@ def read_tensor(proto: Any, external: ExternalData, where: str) -> np.ndarray:
     used = [name for name in _DATA_FIELDS if len(getattr(proto, name))]
     raw, outside = proto.HasField("raw_data"), proto.data_location == _EXTERNAL
     if len(used) + raw + outside > 1:
-        raise LoadError(f"{where}: elements are given in more than one place: {', '.join(used + ['raw_data'] * raw + ['external_data'] * outside)}")
+        raise LoadError(
+            f"{where}: elements are given in more than one place: {', '.join(used + ['raw_data'] * raw + ['external_data'] * outside)}"
+        )
     if proto.HasField("segment"):
         raise LoadError(f"{where}: segmented tensors are not supported")
     if raw or outside:
@@ -92,7 +96,9 @@ def _from_field(values: Any, dtype: DType, shape: tuple[int, ...], where: str) -
     count = math.prod(shape)
     expected = count * 2 if dtype.kind == "c" else (count * dtype.bits + 7) // 8 if dtype.bits in (2, 4) else count
     if len(values) != expected:
-        raise LoadError(f"{where}: {len(values)} elements of data, but {dtype} with dims {list(shape)} needs {expected}")
+        raise LoadError(
+            f"{where}: {len(values)} elements of data, but {dtype} with dims {list(shape)} needs {expected}"
+        )
     if dtype.kind == "s":
         return _strings(values, where).reshape(shape)
     if dtype.kind == "c":
@@ -133,7 +139,9 @@ def _strings(values: Any, where: str) -> np.ndarray:
     return array
 
 
-def read_sparse(proto: Any, external: ExternalData, where: str, spend: Callable[[int], None] | None = None) -> np.ndarray:
+def read_sparse(
+    proto: Any, external: ExternalData, where: str, spend: Callable[[int], None] | None = None
+) -> np.ndarray:
     """A SparseTensorProto as a dense array. `spend(bytes)` is asked before anything is allocated."""
     shape = _dims(proto.dims, where)
     values = read_tensor(proto.values, external, where)
@@ -141,17 +149,31 @@ def read_sparse(proto: Any, external: ExternalData, where: str, spend: Callable[
     dtype, count = dtypes.of(values), math.prod(shape)
     size = count * max(dtype.itemsize, 8 if dtype.kind == "s" else 1)
     if size > SPARSE_LIMIT:
-        raise LoadError(f"{where}: a sparse tensor with dims {list(shape)} is {size} bytes dense; allowed are {SPARSE_LIMIT}")
+        raise LoadError(
+            f"{where}: a sparse tensor with dims {list(shape)} is {size} bytes dense; allowed are {SPARSE_LIMIT}"
+        )
     if spend is not None:
         spend(size)
-    if values.ndim != 1 or indices.dtype != np.int64 or indices.shape not in ((values.size,), (values.size, len(shape))):
-        raise LoadError(f"{where}: sparse values {list(values.shape)} and int64 indices {list(indices.shape)} do not fit dims {list(shape)}")
+    if (
+        values.ndim != 1
+        or indices.dtype != np.int64
+        or indices.shape not in ((values.size,), (values.size, len(shape)))
+    ):
+        raise LoadError(
+            f"{where}: sparse values {list(values.shape)} and int64 indices {list(indices.shape)} do not fit dims {list(shape)}"
+        )
     limits = np.array([count] if indices.ndim == 1 else shape, np.int64)
     rows = indices.reshape(values.size, -1)
     if ((rows < 0) | (rows >= limits)).any():
         raise LoadError(f"{where}: a sparse index lies outside dims {list(shape)}")
     dense = np.full(shape, "", object) if dtype.kind == "s" else np.zeros(shape, dtype.numpy)
-    flat = indices if indices.ndim == 1 else np.ravel_multi_index(tuple(indices.T), shape) if values.size else indices.reshape(-1)
+    flat = (
+        indices
+        if indices.ndim == 1
+        else np.ravel_multi_index(tuple(indices.T), shape)
+        if values.size
+        else indices.reshape(-1)
+    )
     dense.reshape(-1)[flat] = values
     return dense
 
@@ -163,7 +185,9 @@ def write_tensor(array: np.ndarray, name: str = "") -> Any:
     dtype = dtypes.of(array)
     proto = onnx.TensorProto(name=name, data_type=dtype.onnx, dims=array.shape)
     if dtype.kind == "s":
-        proto.string_data.extend(value if isinstance(value, bytes) else str(value).encode() for value in array.reshape(-1))
+        proto.string_data.extend(
+            value if isinstance(value, bytes) else str(value).encode() for value in array.reshape(-1)
+        )
     elif dtype.bits < 8:
         proto.raw_data = pack(np.ascontiguousarray(array), dtype).tobytes()
     else:

@@ -91,7 +91,9 @@ def read_type(proto: Any, names: Symbols, hint: str, depth: int = 0) -> Type | N
         inner = read_type(proto.map_type.value_type, names, hint, depth + 1)
         if inner is not None and key.kind in "ius":
             return MapType(key.name, inner)
-    raise LoadError(f"value {hint!r}: type {kind} is incomplete or not supported; allowed: tensor, sequence, optional, map")
+    raise LoadError(
+        f"value {hint!r}: type {kind} is incomplete or not supported; allowed: tensor, sequence, optional, map"
+    )
 
 
 def _shape(proto: Any, names: Symbols, hint: str) -> Shape:

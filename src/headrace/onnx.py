@@ -22,7 +22,18 @@ from headrace.runtime.types import TensorType
 __all__ = ["Report", "export", "load"]
 
 # What torch.onnx.export takes and what makes no difference here.
-_IGNORED = frozenset({"verbose", "export_params", "do_constant_folding", "keep_initializers_as_inputs", "training", "dynamo", "optimize", "verify"})
+_IGNORED = frozenset(
+    {
+        "verbose",
+        "export_params",
+        "do_constant_folding",
+        "keep_initializers_as_inputs",
+        "training",
+        "dynamo",
+        "optimize",
+        "verify",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -100,7 +111,11 @@ def _captured(model: Any, args: Any, dynamic_axes: Any) -> tuple[Program, dict[s
     examples = () if args is None else tuple(args) if isinstance(args, tuple | list) else (args,)
     if not isinstance(model, Exported):
         axes = {name: list(named) for name, named in (dynamic_axes or {}).items()}
-        model = trace(model, examples, dynamic=axes) if any(set(named) - {0} for named in axes.values()) else trace(model, examples)
+        model = (
+            trace(model, examples, dynamic=axes)
+            if any(set(named) - {0} for named in axes.values())
+            else trace(model, examples)
+        )
     inputs = [value.name for value in model.program.main.inputs]
     feeds = dict(zip(inputs, map(np.asarray, examples)))
     answers = model.eager(*examples) if examples else ()
@@ -132,7 +147,9 @@ def _renamed(graph: Graph, names: Mapping[str, str], dynamic_axes: Mapping[str, 
     return rename(graph, names, symbols) if names or symbols else graph
 
 
-def _compare(path: Path, feeds: dict[str, np.ndarray], answers: list[np.ndarray], rtol: float, atol: float) -> dict[str, float]:
+def _compare(
+    path: Path, feeds: dict[str, np.ndarray], answers: list[np.ndarray], rtol: float, atol: float
+) -> dict[str, float]:
     if not answers:
         return {}
     from headrace.runtime.model import load as load_model
@@ -148,7 +165,9 @@ def _compare(path: Path, feeds: dict[str, np.ndarray], answers: list[np.ndarray]
         errors[runner] = 0.0
         for index, (output, wanted) in enumerate(zip(outputs, answers, strict=True)):
             if output.shape != wanted.shape or not np.allclose(output, wanted, rtol=rtol, atol=atol, equal_nan=True):
-                raise HeadraceError(f"{path}: output {index} in {runner} differs from the Module: shape {list(output.shape)}, expected {list(wanted.shape)}, within {atol} + {rtol} * |value|")
+                raise HeadraceError(
+                    f"{path}: output {index} in {runner} differs from the Module: shape {list(output.shape)}, expected {list(wanted.shape)}, within {atol} + {rtol} * |value|"
+                )
             gap = np.abs(output.astype(np.float64) - wanted) if wanted.dtype.kind in "fiub" else np.zeros(1)
             errors[runner] = max(errors[runner], float(np.nanmax(gap, initial=0.0)))
     return errors

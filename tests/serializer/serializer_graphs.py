@@ -39,17 +39,30 @@ def inner_block(builder: Builder, operator: str, operands: list[Value]) -> Block
 @st.composite
 def graphs(draw: st.DrawFn) -> Graph:
     """Random graphs over [n, 4] float32: chains and diamonds of unary and binary operators, constants, several outputs."""
-    graph = Graph(Block([Value(f"in{i}", TensorType("float32", (symbol("n"), 4))) for i in range(draw(st.integers(1, 3)))], [], []))
+    graph = Graph(
+        Block(
+            [Value(f"in{i}", TensorType("float32", (symbol("n"), 4))) for i in range(draw(st.integers(1, 3)))], [], []
+        )
+    )
     builder = Builder(graph)
     values = list(graph.inputs)
     for index in range(draw(st.integers(0, 3))):
-        shape = draw(st.sampled_from([(), (4,), (1, 4), (40, 1, 4)])) if index == 2 else draw(st.sampled_from([(), (4,), (1, 4)]))
-        values.append(builder.constant(np.linspace(-1, 1, int(np.prod(shape)), dtype=np.float32).reshape(shape), f"c{index}"))
+        shape = (
+            draw(st.sampled_from([(), (4,), (1, 4), (40, 1, 4)]))
+            if index == 2
+            else draw(st.sampled_from([(), (4,), (1, 4)]))
+        )
+        values.append(
+            builder.constant(np.linspace(-1, 1, int(np.prod(shape)), dtype=np.float32).reshape(shape), f"c{index}")
+        )
     for _ in range(draw(st.integers(1, 8))):
         if draw(st.booleans()):
             operator, operands = draw(st.sampled_from(UNARY)), [draw(st.sampled_from(values))]
         else:
-            operator, operands = draw(st.sampled_from(BINARY)), [draw(st.sampled_from(values)), draw(st.sampled_from(values))]
+            operator, operands = (
+                draw(st.sampled_from(BINARY)),
+                [draw(st.sampled_from(values)), draw(st.sampled_from(values))],
+            )
         values += builder.node(operator, operands, path=draw(st.sampled_from(["", "a.b"])))
     made = [value for node in graph.nodes for value in node.outputs]
     graph.outputs.extend(draw(st.lists(st.sampled_from(made), min_size=1, max_size=3, unique_by=id)))

@@ -32,19 +32,35 @@ def golden_of(graph: Graph) -> Golden:
 def packed(tmp_path: Path) -> bytes:
     graph = make_graph()
     path = tmp_path / "net.hr"
-    archive.save(graph, path, golden=golden_of(graph), properties={"name": "net"}, extra_members={"post/labels.txt": b"a\nb\n", "LICENSE": b"MIT\n"})
+    archive.save(
+        graph,
+        path,
+        golden=golden_of(graph),
+        properties={"name": "net"},
+        extra_members={"post/labels.txt": b"a\nb\n", "LICENSE": b"MIT\n"},
+    )
     return path.read_bytes()
 
 
 def test_round_trip_keeps_graph_and_answers(tmp_path: Path) -> None:
     graph = make_graph()
     path = tmp_path / "net.hr"
-    archive.save(Program({"main": graph}, {"author": "me"}), path, golden=golden_of(graph), properties={"name": "net"}, created="2026-01-02")
+    archive.save(
+        Program({"main": graph}, {"author": "me"}),
+        path,
+        golden=golden_of(graph),
+        properties={"name": "net"},
+        created="2026-01-02",
+    )
     opened = archive.open_program(path)
     assert str(opened.program.main) == str(graph)
     assert opened.program.main.hash() == graph.hash()
     assert opened.program.main.nodes[0].path == "net.scale"
-    assert opened.properties["name"] == "net" and opened.properties["author"] == "me" and opened.properties["created"] == "2026-01-02"
+    assert (
+        opened.properties["name"] == "net"
+        and opened.properties["author"] == "me"
+        and opened.properties["created"] == "2026-01-02"
+    )
     assert opened.golden is not None and (opened.golden.rtol, opened.golden.atol) == (1e-3, 1e-6)
     assert same(run_graph(opened.program.main, opened.golden.inputs[0])["out"], opened.golden.outputs[0]["out"])
 
@@ -110,7 +126,12 @@ def test_any_zip_tool_reads_it_and_members_are_aligned(packed: bytes, tmp_path: 
         for info in file.infolist():
             assert info.compress_type == zipfile.ZIP_STORED
             header = packed[info.header_offset : info.header_offset + 30]
-            start = info.header_offset + 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+            start = (
+                info.header_offset
+                + 30
+                + int.from_bytes(header[26:28], "little")
+                + int.from_bytes(header[28:30], "little")
+            )
             assert start % 64 == 0 and packed[start : start + info.file_size] == file.read(info)
 
 
@@ -157,7 +178,17 @@ def test_states_and_blocks(tmp_path: Path) -> None:
 
     if find("If") is None:
         pytest.skip("the operator If does not exist yet")
-    graph = Graph(Block([Value("x", TensorType("float32", (2,))), Value("c", TensorType("bool", ())), Value("h", TensorType("float32", (2,)))], [], []))
+    graph = Graph(
+        Block(
+            [
+                Value("x", TensorType("float32", (2,))),
+                Value("c", TensorType("bool", ())),
+                Value("h", TensorType("float32", (2,))),
+            ],
+            [],
+            [],
+        )
+    )
     builder = Builder(graph)
     x, c, h = graph.inputs
     blocks = {"then_branch": inner_block(builder, "Add", [x, h]), "else_branch": inner_block(builder, "Sub", [x, h])}
@@ -182,13 +213,32 @@ def test_golden_strings(tmp_path: Path) -> None:
 def test_golden_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     graph = make_graph()
     feeds = feeds_of(graph)
-    for golden in (Golden([{}], [{}]), Golden([{"x": feeds["x"].astype(np.float64)}], [{}]), Golden([feeds], [{"nothing": feeds["x"]}])):
+    for golden in (
+        Golden([{}], [{}]),
+        Golden([{"x": feeds["x"].astype(np.float64)}], [{}]),
+        Golden([feeds], [{"nothing": feeds["x"]}]),
+    ):
         with pytest.raises(LoadError):
             archive.save(graph, tmp_path / "g.hr", golden=golden)
     assert not (tmp_path / "g.hr").exists()
 
 
-@pytest.mark.parametrize("name", ["../x", "/x", "pre/../x", "pre/x.py", "post/x.so", "x.txt", "manifest.json", "graph.pb", "pre//x.txt", "pre/x y.txt", "pre/é.txt"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../x",
+        "/x",
+        "pre/../x",
+        "pre/x.py",
+        "post/x.so",
+        "x.txt",
+        "manifest.json",
+        "graph.pb",
+        "pre//x.txt",
+        "pre/x y.txt",
+        "pre/é.txt",
+    ],
+)
 def test_foreign_members_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(HeadraceError):
         archive.save(make_graph(), tmp_path / "x.hr", extra_members={name: b""})
@@ -199,7 +249,15 @@ def test_inspect(packed: bytes) -> None:
     assert facts["operators"] == ["Add", "Mul", "Relu"]
     assert facts["interface"]["main"]["inputs"] == [{"name": "x", "dtype": "float32", "shape": ["n", 32]}]
     assert facts["interface"]["main"]["batch_dimension"] == "n"
-    assert set(facts["members"]) == {"LICENSE", "golden.safetensors", "graph.pb", "interface.json", "manifest.json", "post/labels.txt", "weights.safetensors"}
+    assert set(facts["members"]) == {
+        "LICENSE",
+        "golden.safetensors",
+        "graph.pb",
+        "interface.json",
+        "manifest.json",
+        "post/labels.txt",
+        "weights.safetensors",
+    }
     assert archive.read_extra(packed) == {"LICENSE": b"MIT\n", "post/labels.txt": b"a\nb\n"}
 
 

@@ -44,7 +44,11 @@ def container(members: Members, names: list[str] | None = None) -> bytes:
 def relisted(members: Members, change: Callable[[dict[str, Any]], None] = lambda _: None) -> Members:
     """The members with a manifest that lists them as they are now, then changed."""
     document = json.loads(members["manifest.json"])
-    document["members"] = {name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in members.items() if name != "manifest.json"}
+    document["members"] = {
+        name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for name, data in members.items()
+        if name != "manifest.json"
+    }
     change(document)
     return {**members, "manifest.json": json.dumps(document).encode()}
 
@@ -80,7 +84,22 @@ def test_stored_by_another_tool(members: Members) -> None:
     refused(buffer.getvalue())
 
 
-@pytest.mark.parametrize("name", ["../evil.txt", "/etc/passwd", "pre/../../x.txt", "pre\\x.txt", "pre//x.txt", "pre/./x.txt", "pre/\x01.txt", "C:x", "x" * 300, "", "pre/"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../evil.txt",
+        "/etc/passwd",
+        "pre/../../x.txt",
+        "pre\\x.txt",
+        "pre//x.txt",
+        "pre/./x.txt",
+        "pre/\x01.txt",
+        "C:x",
+        "x" * 300,
+        "",
+        "pre/",
+    ],
+)
 def test_names_that_lead_elsewhere(members: Members, name: str) -> None:
     refused(relisted({**members, name: b""}))
 
@@ -131,7 +150,7 @@ def test_sizes_beyond_the_file(members: Members) -> None:
 
 def test_too_many_members() -> None:
     names = [f"pre/{index}.txt" for index in range(zip_reader.MEMBER_LIMIT + 1)]
-    refused({name: b"" for name in names}, str(zip_reader.MEMBER_LIMIT))
+    refused(dict.fromkeys(names, b""), str(zip_reader.MEMBER_LIMIT))
 
 
 def test_encrypted_flag_link_mode_and_date(members: Members) -> None:
@@ -143,7 +162,9 @@ def test_encrypted_flag_link_mode_and_date(members: Members) -> None:
         refused(bytes(damaged))
 
 
-@pytest.mark.parametrize("data", [b"", b"PK", b"PK\5\6" + bytes(18), b"not a zip file at all, but long enough to look at"])
+@pytest.mark.parametrize(
+    "data", [b"", b"PK", b"PK\5\6" + bytes(18), b"not a zip file at all, but long enough to look at"]
+)
 def test_no_archive(data: bytes) -> None:
     refused(data)
 
@@ -155,7 +176,9 @@ def test_a_member_too_many(members: Members) -> None:
     refused({**members, "pre/x.txt": b"x"}, "pre/x.txt", "not listed")
 
 
-@pytest.mark.parametrize("name", ["graph.pb", "weights.safetensors", "interface.json", "golden.safetensors", "manifest.json"])
+@pytest.mark.parametrize(
+    "name", ["graph.pb", "weights.safetensors", "interface.json", "golden.safetensors", "manifest.json"]
+)
 def test_a_member_missing(members: Members, name: str) -> None:
     refused({key: data for key, data in members.items() if key != name}, name)
 
@@ -171,7 +194,21 @@ def test_changed_bytes_with_a_right_crc(members: Members) -> None:
     refused({**members, "weights.safetensors": bytes(data)}, "weights.safetensors", "SHA-256")
 
 
-@pytest.mark.parametrize("text", [b"", b"[]", b"{}", b"null", b'{"format": "headrace"}', b"\xff", b"[" * 100_000, b'{"a":1,"a":2}', b'{"a":NaN}', b'{"a":1e999}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b"null",
+        b'{"format": "headrace"}',
+        b"\xff",
+        b"[" * 100_000,
+        b'{"a":1,"a":2}',
+        b'{"a":NaN}',
+        b'{"a":1e999}',
+    ],
+)
 def test_a_manifest_that_is_none(members: Members, text: bytes) -> None:
     refused({**members, "manifest.json": text}, "manifest.json")
 
@@ -193,7 +230,17 @@ def test_manifest_fields(members: Members, key: str, value: object) -> None:
     refused(relisted(members, lambda document: document.update({key: value})))
 
 
-@pytest.mark.parametrize("entry", [{}, {"size": 1}, {"size": "1", "sha256": "0" * 64}, {"size": 1, "sha256": "0" * 63}, {"size": 1, "sha256": "0" * 64, "x": 1}, 1])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {},
+        {"size": 1},
+        {"size": "1", "sha256": "0" * 64},
+        {"size": 1, "sha256": "0" * 63},
+        {"size": 1, "sha256": "0" * 64, "x": 1},
+        1,
+    ],
+)
 def test_manifest_member_entries(members: Members, entry: object) -> None:
     refused(relisted(members, lambda document: document["members"].update({"graph.pb": entry})))
 
@@ -202,7 +249,10 @@ def test_a_newer_minor_version(members: Members) -> None:
     """Loads where its operators exist; is refused by naming those that do not."""
     newer = relisted(members, lambda document: document.update({"format_version": "1.7", "surplus": 1}))
     assert archive.open_program(container(newer)).properties["format_version"] == "1.7"
-    unknown = relisted(members, lambda document: document.update({"format_version": "1.7", "operators": ["Add", "Frobnicate", "Mul", "Relu"]}))
+    unknown = relisted(
+        members,
+        lambda document: document.update({"format_version": "1.7", "operators": ["Add", "Frobnicate", "Mul", "Relu"]}),
+    )
     with pytest.raises(UnsupportedOperator, match="Frobnicate"):
         archive.open_program(container(unknown))
 
@@ -236,7 +286,15 @@ def test_golden_names(key: str) -> None:
 
 @pytest.mark.parametrize(
     ("offsets", "size", "text"),
-    [([0, 5], 4, "[1]"), ([1, 4], 4, "[1]"), ([0, 3, 2, 4], 4, "[3]"), ([0, -1, 4], 4, "[2]"), ([0, 4], 4, "[2]"), ([0, 4], 4, "[-1]"), ([0, 4], 4, "[1, true]")],
+    [
+        ([0, 5], 4, "[1]"),
+        ([1, 4], 4, "[1]"),
+        ([0, 3, 2, 4], 4, "[3]"),
+        ([0, -1, 4], 4, "[2]"),
+        ([0, 4], 4, "[2]"),
+        ([0, 4], 4, "[-1]"),
+        ([0, 4], 4, "[1, true]"),
+    ],
 )
 def test_golden_string_offsets(offsets: list[int], size: int, text: str) -> None:
     arrays = {"0/inputs.offsets/s": np.array(offsets, np.int64), "0/inputs.bytes/s": np.zeros(size, np.uint8)}
@@ -254,6 +312,14 @@ def test_golden_strings_that_are_no_text() -> None:
 
 
 def test_manifest_round_trip() -> None:
-    document = manifest.Manifest({"a": manifest.Digest(1, "0" * 64)}, "p", {"ai.onnx": 28}, ["Add"], {"k": "é"}, "2026", {"cases": 1, "rtol": 0.1, "atol": 0.0})
+    document = manifest.Manifest(
+        {"a": manifest.Digest(1, "0" * 64)},
+        "p",
+        {"ai.onnx": 28},
+        ["Add"],
+        {"k": "é"},
+        "2026",
+        {"cases": 1, "rtol": 0.1, "atol": 0.0},
+    )
     assert manifest.decode(memoryview(document.encode())) == document
     assert strict_json.read(b'{"a": [1, 2.5, null, "x"]}', "here") == {"a": [1, 2.5, None, "x"]}

@@ -22,7 +22,9 @@ def write(folder: Path, fields: dict[str, Any], dims: tuple[int, ...] = (4,)) ->
     for key, value in fields.items():
         tensor.external_data.add(key=key, value=str(value))
     info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None if name == "y" else ["n", 4]) for name in "xy"]
-    graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "g", info[:1], info[1:], initializer=[tensor])
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "w"], ["y"])], "g", info[:1], info[1:], initializer=[tensor]
+    )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     (folder / "m.onnx").write_bytes(proto.SerializeToString())
     return folder / "m.onnx"
@@ -63,7 +65,24 @@ def test_bytes_have_no_folder(folder: Path) -> None:
         open_program(path.read_bytes())
 
 
-@pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "./m.data", "sub/m.data", "..", ".", "", "a\\b", "m.data\0", "m\n.data", "x" * 300, "file://m.data", "sub/../m.data"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../secret",
+        "/etc/hostname",
+        "./m.data",
+        "sub/m.data",
+        "..",
+        ".",
+        "",
+        "a\\b",
+        "m.data\0",
+        "m\n.data",
+        "x" * 300,
+        "file://m.data",
+        "sub/../m.data",
+    ],
+)
 def test_names_that_are_not_plain(folder: Path, name: str) -> None:
     refused(write(folder, {"location": name}))
 

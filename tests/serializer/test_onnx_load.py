@@ -30,7 +30,17 @@ def info(name: str, shape: Any = ("n", 3), dtype: int = F) -> Any:
     return helper.make_tensor_value_info(name, dtype, shape)
 
 
-def model(nodes: list[Any], inputs: Any = None, outputs: Any = None, *, opset: int | None = 20, ir: int = 10, imports: Any = (), functions: Any = (), **graph: Any) -> Any:
+def model(
+    nodes: list[Any],
+    inputs: Any = None,
+    outputs: Any = None,
+    *,
+    opset: int | None = 20,
+    ir: int = 10,
+    imports: Any = (),
+    functions: Any = (),
+    **graph: Any,
+) -> Any:
     body = helper.make_graph(nodes, "g", inputs or [info("x")], outputs or [info("y", None)], **graph)
     opsets = ([helper.make_opsetid("", opset)] if opset else []) + [helper.make_opsetid(*item) for item in imports]
     return helper.make_model(body, opset_imports=opsets, functions=list(functions), ir_version=ir)
@@ -74,7 +84,10 @@ W = numpy_helper.from_array(np.arange(3, dtype=np.float32), "w")
 def test_path_bytes_and_proto(tmp_path: Path) -> None:
     proto = model([node("Add", "x w", "y")], initializer=[W])
     onnx.save(proto, tmp_path / "m.onnx")
-    texts = {str(load(source)) for source in (proto, proto.SerializeToString(), tmp_path / "m.onnx", str(tmp_path / "m.onnx"))}
+    texts = {
+        str(load(source))
+        for source in (proto, proto.SerializeToString(), tmp_path / "m.onnx", str(tmp_path / "m.onnx"))
+    }
     assert len(texts) == 1
 
 
@@ -109,7 +122,9 @@ def test_operator_sets(version: int) -> None:
 
 
 def test_missing_and_repeated_default_domain() -> None:
-    assert load(model([node("Relu", "x", "y")], opset=None, imports=[("ai.onnx.ml", 1)], ir=3)).nodes[0].operator == "Relu"
+    assert (
+        load(model([node("Relu", "x", "y")], opset=None, imports=[("ai.onnx.ml", 1)], ir=3)).nodes[0].operator == "Relu"
+    )
     assert load(model([node("Relu", "x", "y")], imports=[("ai.onnx", 20)])).nodes[0].version == 28
     with pytest.raises(LoadError, match="twice"):
         load(model([node("Relu", "x", "y")], imports=[("ai.onnx", 19)]))
@@ -130,7 +145,14 @@ def test_old_broadcast_and_old_reductions() -> None:
 
 
 def test_outputs_keep_their_names_through_upgrades() -> None:
-    graph = load(model([node("ReduceMean", "x", "y", axes=[1]), node("Relu", "y", "z")], outputs=[info("y", None), info("z", None)], opset=11, ir=7))
+    graph = load(
+        model(
+            [node("ReduceMean", "x", "y", axes=[1]), node("Relu", "y", "z")],
+            outputs=[info("y", None), info("z", None)],
+            opset=11,
+            ir=7,
+        )
+    )
     assert [value.name for value in graph.outputs] == ["y", "z"]
 
 
@@ -146,7 +168,12 @@ def test_outputs_keep_their_names_through_upgrades() -> None:
     ],
 )  # fmt: skip
 def test_constant_nodes_become_constants(attributes: dict[str, Any], wanted: np.ndarray) -> None:
-    graph = load(model([helper.make_node("Constant", [], ["c"], **attributes), node("Relu", "x", "y"), node("Identity", "c", "z")], outputs=[info("y", None), info("z", None, dtypes.of(wanted).onnx)]))
+    graph = load(
+        model(
+            [helper.make_node("Constant", [], ["c"], **attributes), node("Relu", "x", "y"), node("Identity", "c", "z")],
+            outputs=[info("y", None), info("z", None, dtypes.of(wanted).onnx)],
+        )
+    )
     assert [item.operator for item in graph.nodes] == ["Relu", "Identity"]
     assert same(graph.constants["c"], wanted)
 
@@ -198,7 +225,10 @@ def test_tensors_that_are_wrong(tensor: Any) -> None:
 
 
 def test_sparse_tensors() -> None:
-    values, indices = numpy_helper.from_array(np.array([5, 7], np.float32), "w"), numpy_helper.from_array(np.array([0, 2], np.int64), "i")
+    values, indices = (
+        numpy_helper.from_array(np.array([5, 7], np.float32), "w"),
+        numpy_helper.from_array(np.array([0, 2], np.int64), "i"),
+    )
     sparse = helper.make_sparse_tensor(values, indices, [3])
     graph = load(model([node("Add", "x w", "y")], sparse_initializer=[sparse]))
     np.testing.assert_array_equal(graph.constants["w"], [5, 0, 7])
@@ -206,10 +236,15 @@ def test_sparse_tensors() -> None:
     np.testing.assert_array_equal(read_sparse(pairs, ExternalData(None), "s"), [[0, 5], [7, 0]])
 
 
-@pytest.mark.parametrize(("indices", "dims"), [([0, 3], [3]), ([-1, 0], [3]), ([0], [3]), ([[0, 0], [0, 2]], [2, 2]), ([0, 1], [1 << 40]), ([0, 1], [-3])])
+@pytest.mark.parametrize(
+    ("indices", "dims"),
+    [([0, 3], [3]), ([-1, 0], [3]), ([0], [3]), ([[0, 0], [0, 2]], [2, 2]), ([0, 1], [1 << 40]), ([0, 1], [-3])],
+)
 def test_sparse_tensors_that_are_wrong(indices: Any, dims: list[int]) -> None:
     values = numpy_helper.from_array(np.array([5, 7], np.float32), "w")
-    sparse = onnx.SparseTensorProto(values=values, indices=numpy_helper.from_array(np.array(indices, np.int64)), dims=dims)
+    sparse = onnx.SparseTensorProto(
+        values=values, indices=numpy_helper.from_array(np.array(indices, np.int64)), dims=dims
+    )
     with pytest.raises(LoadError, match="sparse"):
         load(model([node("Relu", "x", "y")], sparse_initializer=[sparse]))
 
@@ -251,13 +286,22 @@ def test_unknown_rank_stays_unknown() -> None:
 
 def _branch(operator: str, name: str) -> Any:
     """Both branches use the same inner names, as exporters do; `x` and `w` are captured."""
-    return helper.make_graph([helper.make_node("Constant", [], ["k"], value_float=2.0), node(operator, "x w", "t"), node("Mul", "t k", "r")], name, [], [info("r", None)])
+    return helper.make_graph(
+        [helper.make_node("Constant", [], ["k"], value_float=2.0), node(operator, "x w", "t"), node("Mul", "t k", "r")],
+        name,
+        [],
+        [info("r", None)],
+    )
 
 
 @pytest.mark.parametrize("flag", [True, False])
 def test_if_with_captured_values(flag: bool) -> None:
     needs("If")
-    proto = model([helper.make_node("If", ["c"], ["y"], then_branch=_branch("Add", "a"), else_branch=_branch("Sub", "b"))], [info("x"), info("c", [], TensorProto.BOOL)], initializer=[W])
+    proto = model(
+        [helper.make_node("If", ["c"], ["y"], then_branch=_branch("Add", "a"), else_branch=_branch("Sub", "b"))],
+        [info("x"), info("c", [], TensorProto.BOOL)],
+        initializer=[W],
+    )
     graph = check(proto, {"x": X, "c": np.array(flag)})
     assert len(graph.names()) == len(set(graph.names()))
 
@@ -265,18 +309,40 @@ def test_if_with_captured_values(flag: bool) -> None:
 def test_loop() -> None:
     needs("Loop")
     body = helper.make_graph(
-        [node("Identity", "cond", "go"), node("Add", "carried w", "next"), node("Cast", "i", "f", to=F), node("Add", "next f", "scan")],
+        [
+            node("Identity", "cond", "go"),
+            node("Add", "carried w", "next"),
+            node("Cast", "i", "f", to=F),
+            node("Add", "next f", "scan"),
+        ],
         "body",
-        [helper.make_tensor_value_info("i", TensorProto.INT64, []), helper.make_tensor_value_info("cond", TensorProto.BOOL, []), info("carried", None)],
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("cond", TensorProto.BOOL, []),
+            info("carried", None),
+        ],
         [helper.make_tensor_value_info("go", TensorProto.BOOL, []), info("next", None), info("scan", None)],
     )
-    proto = model([helper.make_node("Loop", ["trips", "", "x"], ["y", "s"], body=body)], [info("x"), info("trips", [], TensorProto.INT64)], [info("y", None), info("s", None)], initializer=[W])
+    proto = model(
+        [helper.make_node("Loop", ["trips", "", "x"], ["y", "s"], body=body)],
+        [info("x"), info("trips", [], TensorProto.INT64)],
+        [info("y", None), info("s", None)],
+        initializer=[W],
+    )
     check(proto, {"x": X, "trips": np.array(3)})
 
 
 def test_names_inside_do_not_leak_out() -> None:
     needs("If")
-    proto = model([helper.make_node("If", ["c"], ["y"], then_branch=_branch("Add", "a"), else_branch=_branch("Sub", "b")), node("Relu", "t", "z")], [info("x"), info("c", [], TensorProto.BOOL)], [info("z", None)], initializer=[W])
+    proto = model(
+        [
+            helper.make_node("If", ["c"], ["y"], then_branch=_branch("Add", "a"), else_branch=_branch("Sub", "b")),
+            node("Relu", "t", "z"),
+        ],
+        [info("x"), info("c", [], TensorProto.BOOL)],
+        [info("z", None)],
+        initializer=[W],
+    )
     with pytest.raises(LoadError, match="'t' is not defined"):
         load(proto)
 
@@ -302,7 +368,13 @@ def test_broken_nodes_are_named(nodes: list[Any]) -> None:
 
 
 def test_broken_interfaces() -> None:
-    for inputs, outputs in (([info("x"), info("x")], None), ([info("")], None), (None, [info("y"), info("y")]), (None, [info("nothing")]), (None, [info("y", None, TensorProto.INT64)])):
+    for inputs, outputs in (
+        ([info("x"), info("x")], None),
+        ([info("")], None),
+        (None, [info("y"), info("y")]),
+        (None, [info("nothing")]),
+        (None, [info("y", None, TensorProto.INT64)]),
+    ):
         with pytest.raises(LoadError):
             load(model([node("Relu", "x", "y")], inputs, outputs))
     proto = model([node("Relu", "x", "y")])
@@ -319,8 +391,19 @@ def test_a_repeated_initializer() -> None:
 # Functions
 
 
-def function(name: str, nodes: list[Any], inputs: str = "a", outputs: str = "b", attributes: Any = (), **more: Any) -> Any:
-    return helper.make_function("local", name, inputs.split(), outputs.split(), nodes, [helper.make_opsetid("", 20), helper.make_opsetid("local", 1)], attributes=list(attributes), **more)
+def function(
+    name: str, nodes: list[Any], inputs: str = "a", outputs: str = "b", attributes: Any = (), **more: Any
+) -> Any:
+    return helper.make_function(
+        "local",
+        name,
+        inputs.split(),
+        outputs.split(),
+        nodes,
+        [helper.make_opsetid("", 20), helper.make_opsetid("local", 1)],
+        attributes=list(attributes),
+        **more,
+    )
 
 
 def call(name: str, inputs: str, outputs: str, **attributes: Any) -> Any:
@@ -330,9 +413,17 @@ def call(name: str, inputs: str, outputs: str, **attributes: Any) -> Any:
 def test_functions_are_inlined() -> None:
     leaky = node("LeakyRelu", "a", "t")
     leaky.attribute.append(onnx.AttributeProto(name="alpha", ref_attr_name="slope", type=onnx.AttributeProto.FLOAT))
-    inner = function("Inner", [leaky, helper.make_node("Constant", [], ["k"], value_float=2.0), node("Mul", "t k", "b")], attributes=["slope"])
-    outer = function("Outer", [call("Inner", "a", "p", slope=0.25), call("Inner", "p", "q", slope=0.5), node("Add", "p q", "b")])
-    graph = check(model([call("Outer", "x", "m"), call("Outer", "m", "y")], imports=[("local", 1)], functions=[inner, outer]))
+    inner = function(
+        "Inner",
+        [leaky, helper.make_node("Constant", [], ["k"], value_float=2.0), node("Mul", "t k", "b")],
+        attributes=["slope"],
+    )
+    outer = function(
+        "Outer", [call("Inner", "a", "p", slope=0.25), call("Inner", "p", "q", slope=0.5), node("Add", "p q", "b")]
+    )
+    graph = check(
+        model([call("Outer", "x", "m"), call("Outer", "m", "y")], imports=[("local", 1)], functions=[inner, outer])
+    )
     assert [value.name for value in graph.outputs] == ["y"]
     assert all(item.domain == "" for item in graph.nodes)
 
@@ -342,17 +433,31 @@ def test_function_defaults_and_absent_attributes() -> None:
     leaky.attribute.append(onnx.AttributeProto(name="alpha", ref_attr_name="slope", type=onnx.AttributeProto.FLOAT))
     with_default = function("D", [leaky], attribute_protos=[helper.make_attribute("slope", 0.5)])
     without = function("N", [leaky], attributes=["slope"])
-    graph = load(model([call("D", "x", "m"), call("N", "m", "y")], imports=[("local", 1)], functions=[with_default, without]))
+    graph = load(
+        model([call("D", "x", "m"), call("N", "m", "y")], imports=[("local", 1)], functions=[with_default, without])
+    )
     assert [item.attributes.get("alpha") for item in graph.nodes] == [0.5, None]
 
 
 def test_recursion_and_explosion_are_refused_before_they_happen() -> None:
     with pytest.raises(LoadError, match="calls itself"):
-        load(model([call("A", "x", "y")], imports=[("local", 1)], functions=[function("A", [call("B", "a", "b")]), function("B", [call("A", "a", "b")])]))
+        load(
+            model(
+                [call("A", "x", "y")],
+                imports=[("local", 1)],
+                functions=[function("A", [call("B", "a", "b")]), function("B", [call("A", "a", "b")])],
+            )
+        )
     layers = [function(f"F{i}", [call(f"F{i + 1}", "a", "t"), call(f"F{i + 1}", "t", "b")]) for i in range(25)]
     start = time.perf_counter()
     with pytest.raises(LoadError, match="nodes after"):
-        load(model([call("F0", "x", "y")], imports=[("local", 1)], functions=[*layers, function("F25", [node("Relu", "a", "b")])]))
+        load(
+            model(
+                [call("F0", "x", "y")],
+                imports=[("local", 1)],
+                functions=[*layers, function("F25", [node("Relu", "a", "b")])],
+            )
+        )
     assert time.perf_counter() - start < 5
 
 
@@ -360,17 +465,32 @@ def test_recursion_and_explosion_are_refused_before_they_happen() -> None:
 
 
 def test_all_unknown_operators_are_listed() -> None:
-    branch = helper.make_graph([helper.make_node("Deep", [], ["r"], domain="z", name="inner")], "b", [], [info("r", None)])
-    nodes = [node("Foo", "x", "a", name="first"), node("Relu", "a", "b"), node("Foo", "b", "c"), helper.make_node("Bar", ["c"], ["y"], domain="my.ops"), helper.make_node("Foo", ["c"], ["q"], sub=branch)]
+    branch = helper.make_graph(
+        [helper.make_node("Deep", [], ["r"], domain="z", name="inner")], "b", [], [info("r", None)]
+    )
+    nodes = [
+        node("Foo", "x", "a", name="first"),
+        node("Relu", "a", "b"),
+        node("Foo", "b", "c"),
+        helper.make_node("Bar", ["c"], ["y"], domain="my.ops"),
+        helper.make_node("Foo", ["c"], ["q"], sub=branch),
+    ]
     with pytest.raises(UnsupportedOperator) as caught:
         load(model(nodes, imports=[("my.ops", 1), ("z", 1)]))
     text = str(caught.value)
-    assert all(word in text for word in ("3 operators", "Foo", "my.ops.Bar", "z.Deep", "'first'", "node 2", "'inner'")), text
+    assert all(
+        word in text for word in ("3 operators", "Foo", "my.ops.Bar", "z.Deep", "'first'", "node 2", "'inner'")
+    ), text
 
 
 def test_attributes_that_are_wrong() -> None:
     relu = node("Relu", "x", "y")
-    for attribute in (onnx.AttributeProto(name="a", type=9), onnx.AttributeProto(name="a"), onnx.AttributeProto(name="", type=2, i=1), onnx.AttributeProto(name="a", ref_attr_name="b", type=2)):
+    for attribute in (
+        onnx.AttributeProto(name="a", type=9),
+        onnx.AttributeProto(name="a"),
+        onnx.AttributeProto(name="", type=2, i=1),
+        onnx.AttributeProto(name="a", ref_attr_name="b", type=2),
+    ):
         proto = model([relu])
         proto.graph.node[0].attribute.append(attribute)
         with pytest.raises(LoadError):
@@ -384,7 +504,9 @@ def test_metadata_and_paths() -> None:
     proto = model([node("Relu", "x", "a", name="/net/block.0/Relu"), node("Neg", "a", "y")])
     proto.metadata_props.add(key="character", value="a\nb")
     proto.graph.metadata_props.add(key="k", value="v")
-    proto.graph.node[1].metadata_props.add(key="pkg.torch.onnx.name_scopes", value="['', 'layers', 'layers.0.linear', 'neg']")
+    proto.graph.node[1].metadata_props.add(
+        key="pkg.torch.onnx.name_scopes", value="['', 'layers', 'layers.0.linear', 'neg']"
+    )
     opened = open_program(proto)
     assert opened.properties == {"character": "a\nb"} == opened.program.metadata
     assert opened.program.main.metadata == {"k": "v"}
@@ -392,6 +514,10 @@ def test_metadata_and_paths() -> None:
 
 
 def test_value_info_fills_in_what_inference_cannot_know() -> None:
-    proto = model([node("Expand", "x s", "t"), node("Relu", "t", "y")], [info("x", [3]), info("s", None, TensorProto.INT64)], value_info=[info("t", ["k", 3])])
+    proto = model(
+        [node("Expand", "x s", "t"), node("Relu", "t", "y")],
+        [info("x", [3]), info("s", None, TensorProto.INT64)],
+        value_info=[info("t", ["k", 3])],
+    )
     t = load(proto).nodes[0].outputs[0]
     assert t is not None and str(t.type) == "float32[k, 3]"

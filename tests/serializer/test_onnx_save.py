@@ -28,7 +28,9 @@ NEWEST_IN_PEER = 24  # operator sets that onnxruntime accepts without complaint
 def peer(source: Any, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(source if isinstance(source, str) else source.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        source if isinstance(source, str) else source.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     return dict(zip([output.name for output in session.get_outputs()], session.run(None, feeds)))
 
 
@@ -104,7 +106,10 @@ def test_split_pad_and_others_with_rules(opset: int) -> None:
     needs("Split", "Pad")
     graph, builder, (x,) = build(("x", "float32", (N, 5)))
     parts = builder.node("Split", [x], {"axis": 1, "num_outputs": 2}, outputs=2)
-    pads, value, axes = (builder.constant(np.array(data, kind)) for data, kind in (([1, 2], np.int64), (0.5, np.float32), ([1], np.int64)))
+    pads, value, axes = (
+        builder.constant(np.array(data, kind))
+        for data, kind in (([1, 2], np.int64), (0.5, np.float32), ([1], np.int64))
+    )
     graph.outputs.extend([*parts, *builder.node("Pad", [x, pads, value, axes])])
     check(graph, feeds_of(graph), opset)
 
@@ -113,7 +118,13 @@ def test_if_blocks() -> None:
     needs("If")
     graph, builder, (x, c) = build(("x", "float32", (N, 3)), ("c", "bool", ()))
     w = builder.constant(np.arange(3, dtype=np.float32), "w")
-    graph.outputs.extend(builder.node("If", [c], {"then_branch": inner_block(builder, "Add", [x, w]), "else_branch": inner_block(builder, "Mul", [x, w])}))
+    graph.outputs.extend(
+        builder.node(
+            "If",
+            [c],
+            {"then_branch": inner_block(builder, "Add", [x, w]), "else_branch": inner_block(builder, "Mul", [x, w])},
+        )
+    )
     for flag in (True, False):
         check(graph, {"x": np.ones((2, 3), np.float32), "c": np.array(flag)})
 
@@ -130,7 +141,9 @@ def test_outputs_that_are_constants_or_inputs_keep_their_names() -> None:
 
 def test_symbolic_dimensions_and_metadata() -> None:
     graph, builder, (x,) = build(("x", "float32", (N, symbol("w"))))
-    graph.outputs.extend(builder.node("Concat", [x, x], {"axis": 1})) if find("Concat") else graph.outputs.extend(builder.node("Relu", [x]))
+    graph.outputs.extend(builder.node("Concat", [x, x], {"axis": 1})) if find("Concat") else graph.outputs.extend(
+        builder.node("Relu", [x])
+    )
     proto = to_model(Program({"main": graph}, {"author": "me"}))
     opened = open_program(proto)
     assert str(opened.program.main.inputs[0].type) == "float32[n, w]"
@@ -160,7 +173,9 @@ def test_external_data(tmp_path: Path) -> None:
     assert (tmp_path / "m.onnx").stat().st_size < 4096 * 4 and (tmp_path / "m.onnx.data").stat().st_size >= 3 * 4096 * 4
     feeds = feeds_of(graph)
     wanted = run_graph(graph, feeds)["out"]
-    np.testing.assert_allclose(run_graph(open_program(tmp_path / "m.onnx").program.main, feeds)["out"], wanted, rtol=1e-6)
+    np.testing.assert_allclose(
+        run_graph(open_program(tmp_path / "m.onnx").program.main, feeds)["out"], wanted, rtol=1e-6
+    )
     np.testing.assert_allclose(peer(str(tmp_path / "m.onnx"), feeds)["out"], wanted, rtol=1e-5)
     onnx.checker.check_model(str(tmp_path / "m.onnx"), full_check=True)
 
@@ -179,7 +194,13 @@ def quantized(rng: np.random.Generator, shape: tuple[int, ...], dtype: str = "in
     return rng.integers(low, low + 255, shape).astype(dtype)
 
 
-ACTIVATIONS = [{}, {"activation": "Relu"}, {"activation": "Clip", "clip_min": -0.5, "clip_max": 1.0}, {"activation": "LeakyRelu", "alpha": 0.2}, {"activation": "Silu"}]
+ACTIVATIONS = [
+    {},
+    {"activation": "Relu"},
+    {"activation": "Clip", "clip_min": -0.5, "clip_max": 1.0},
+    {"activation": "LeakyRelu", "alpha": 0.2},
+    {"activation": "Silu"},
+]
 
 
 @pytest.mark.parametrize("attributes", ACTIVATIONS)
@@ -187,8 +208,13 @@ def test_fused_conv(attributes: dict[str, Any]) -> None:
     needs("FusedConv", domain="headrace")
     rng = np.random.default_rng(0)
     graph, builder, (x, r) = build(("x", "float32", (N, 4, 6, 6)), ("r", "float32", (N, 2, 6, 6)))
-    w, b = builder.constant(rng.standard_normal((2, 4, 3, 3)).astype(np.float32)), builder.constant(np.array([0.5, -1], np.float32))
-    graph.outputs.extend(builder.node("FusedConv", [x, w, b, r], {"pads": (1, 1, 1, 1), **attributes}, domain="headrace", outputs=["y"]))
+    w, b = (
+        builder.constant(rng.standard_normal((2, 4, 3, 3)).astype(np.float32)),
+        builder.constant(np.array([0.5, -1], np.float32)),
+    )
+    graph.outputs.extend(
+        builder.node("FusedConv", [x, w, b, r], {"pads": (1, 1, 1, 1), **attributes}, domain="headrace", outputs=["y"])
+    )
     proto = check(graph, feeds_of(graph))
     assert {item.domain for item in proto.opset_import} == {""}
 
@@ -196,7 +222,9 @@ def test_fused_conv(attributes: dict[str, Any]) -> None:
 @pytest.mark.parametrize("attributes", [{}, {"transA": 1, "activation": "Relu"}, {"transB": 1, "alpha": 0.5}])
 def test_fused_matmul(attributes: dict[str, Any]) -> None:
     needs("FusedMatMul", domain="headrace")
-    graph, builder, (a, b, bias) = build(("a", "float32", (N, 4, 4)), ("b", "float32", (N, 4, 4)), ("bias", "float32", (4,)))
+    graph, builder, (a, b, bias) = build(
+        ("a", "float32", (N, 4, 4)), ("b", "float32", (N, 4, 4)), ("bias", "float32", (4,))
+    )
     graph.outputs.extend(builder.node("FusedMatMul", [a, b, bias], attributes, domain="headrace", outputs=["y"]))
     check(graph, feeds_of(graph))
 
@@ -205,15 +233,29 @@ def scale(builder: Builder, value: float, zero: int, dtype: str) -> list[Value]:
     return [builder.constant(np.float32(value)), builder.constant(np.array(zero, dtype))]
 
 
-@pytest.mark.parametrize("attributes", [{}, {"activation": "Relu"}, {"activation": "Clip", "clip_min": 0.0, "clip_max": 2.0}])
+@pytest.mark.parametrize(
+    "attributes", [{}, {"activation": "Relu"}, {"activation": "Clip", "clip_min": 0.0, "clip_max": 2.0}]
+)
 def test_q_conv(attributes: dict[str, Any]) -> None:
     needs("QConv", domain="headrace")
     rng = np.random.default_rng(0)
     graph, builder, (x, r) = build(("x", "uint8", (N, 4, 6, 6)), ("r", "uint8", (N, 2, 6, 6)))
     w, w_scale = builder.constant(quantized(rng, (2, 4, 3, 3))), builder.constant(np.array([0.01, 0.02], np.float32))
     w_zero, bias = builder.constant(np.zeros(2, np.int8)), builder.constant(np.array([50, -90], np.int32))
-    inputs = [x, *scale(builder, 0.03, 120, "uint8"), w, w_scale, w_zero, *scale(builder, 0.05, 100, "uint8"), bias, r, *scale(builder, 0.04, 3, "uint8")]
-    graph.outputs.extend(builder.node("QConv", inputs, {"pads": (1, 1, 1, 1), **attributes}, domain="headrace", outputs=["y"]))
+    inputs = [
+        x,
+        *scale(builder, 0.03, 120, "uint8"),
+        w,
+        w_scale,
+        w_zero,
+        *scale(builder, 0.05, 100, "uint8"),
+        bias,
+        r,
+        *scale(builder, 0.04, 3, "uint8"),
+    ]
+    graph.outputs.extend(
+        builder.node("QConv", inputs, {"pads": (1, 1, 1, 1), **attributes}, domain="headrace", outputs=["y"])
+    )
     feeds = {"x": quantized(rng, (2, 4, 6, 6), "uint8"), "r": quantized(rng, (2, 2, 6, 6), "uint8")}
     check(graph, feeds, atol=1)  # one step: the float form rounds elsewhere
 
@@ -226,9 +268,26 @@ def test_q_gemm_and_q_add(to_float: bool) -> None:
     w, w_scale = builder.constant(quantized(rng, (8, 4))), builder.constant(np.full(4, 0.01, np.float32))
     inputs = [x, *scale(builder, 0.03, 5, "int8"), w, w_scale, builder.constant(np.zeros(4, np.int8))]
     inputs += [None, None] if to_float else scale(builder, 0.02, -3, "int8")
-    (y,) = builder.node("QGemm", [*inputs, builder.constant(np.arange(4, dtype=np.int32))], {"activation": "Relu"}, domain="headrace", outputs=["y"])
+    (y,) = builder.node(
+        "QGemm",
+        [*inputs, builder.constant(np.arange(4, dtype=np.int32))],
+        {"activation": "Relu"},
+        domain="headrace",
+        outputs=["y"],
+    )
     if not to_float:
-        (y,) = builder.node("QAdd", [y, *scale(builder, 0.02, -3, "int8"), y, *scale(builder, 0.02, -3, "int8"), *scale(builder, 0.05, 0, "int8")], domain="headrace", outputs=["z"])
+        (y,) = builder.node(
+            "QAdd",
+            [
+                y,
+                *scale(builder, 0.02, -3, "int8"),
+                y,
+                *scale(builder, 0.02, -3, "int8"),
+                *scale(builder, 0.05, 0, "int8"),
+            ],
+            domain="headrace",
+            outputs=["z"],
+        )
     graph.outputs.append(y)
     check(graph, {"x": quantized(rng, (3, 8))}, atol=1e-5 if to_float else 1)
 
@@ -238,7 +297,11 @@ def test_dynamic_quantization() -> None:
     rng = np.random.default_rng(0)
     graph, builder, (x,) = build(("x", "float32", (N, 8)))
     w, w_scale = builder.constant(quantized(rng, (8, 4))), builder.constant(np.full(4, 0.01, np.float32))
-    graph.outputs.extend(builder.node("DynamicMatMul", [x, w, w_scale, builder.constant(np.ones(4, np.float32))], domain="headrace", outputs=["y"]))
+    graph.outputs.extend(
+        builder.node(
+            "DynamicMatMul", [x, w, w_scale, builder.constant(np.ones(4, np.float32))], domain="headrace", outputs=["y"]
+        )
+    )
     q, s, z = builder.node("DynamicQuantizeRows", [x], domain="headrace", outputs=["q", "s", "z"])
     graph.outputs.extend([q, s, z])
     feeds = feeds_of(graph)

@@ -10,10 +10,14 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from real_models import Case, runs  # noqa: E402
+from real_models import Case, runs
 
 FOLDER = Path(os.environ.get("HEADRACE_CASES", ""))
-INDEX = json.loads((FOLDER / "index.json").read_text()) if os.environ.get("HEADRACE_CASES") and (FOLDER / "index.json").is_file() else []
+INDEX = (
+    json.loads((FOLDER / "index.json").read_text())
+    if os.environ.get("HEADRACE_CASES") and (FOLDER / "index.json").is_file()
+    else []
+)
 
 pytestmark = pytest.mark.skipif(not INDEX, reason="HEADRACE_CASES does not name a folder of real models")
 

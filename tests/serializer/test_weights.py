@@ -16,7 +16,21 @@ from headrace.runtime import dtypes
 from headrace.runtime.errors import HeadraceError, LoadError
 from headrace.serializer import weights
 
-LIBRARY_TYPES = ["bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32", "float64", "complex64"]
+LIBRARY_TYPES = [
+    "bool",
+    "uint8",
+    "int8",
+    "uint16",
+    "int16",
+    "uint32",
+    "int32",
+    "uint64",
+    "int64",
+    "float16",
+    "float32",
+    "float64",
+    "complex64",
+]
 
 
 def encoded(arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> bytes:
@@ -24,10 +38,19 @@ def encoded(arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = Non
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.dictionaries(st.text(min_size=1, max_size=8), st.tuples(st.sampled_from(LIBRARY_TYPES), st.lists(st.integers(0, 4), max_size=3)), max_size=6))
+@given(
+    st.dictionaries(
+        st.text(min_size=1, max_size=8),
+        st.tuples(st.sampled_from(LIBRARY_TYPES), st.lists(st.integers(0, 4), max_size=3)),
+        max_size=6,
+    )
+)
 def test_the_library_reads_ours_and_we_read_its(parts: dict[str, tuple[str, list[int]]]) -> None:
     parts = {name: part for name, part in parts.items() if name != "__metadata__" and "\ud800" not in name}
-    arrays = {name: np.arange(np.prod(shape, dtype=int)).reshape(shape).astype(dtype) for name, (dtype, shape) in parts.items()}
+    arrays = {
+        name: np.arange(np.prod(shape, dtype=int)).reshape(shape).astype(dtype)
+        for name, (dtype, shape) in parts.items()
+    }
     theirs = safetensors.numpy.load(encoded(arrays))
     ours, _ = weights.decode(memoryview(safetensors.numpy.save(arrays)))
     for name, array in arrays.items():
@@ -49,7 +72,12 @@ def test_four_bits_take_four_bits() -> None:
 
 
 def test_large_arrays_are_aligned() -> None:
-    arrays = {"a": np.zeros(3, np.uint8), "b": np.zeros(64, np.float64), "c": np.zeros(5, np.float32), "d": np.zeros((16, 16), np.int8)}
+    arrays = {
+        "a": np.zeros(3, np.uint8),
+        "b": np.zeros(64, np.float64),
+        "c": np.zeros(5, np.float32),
+        "d": np.zeros((16, 16), np.int8),
+    }
     data = encoded(arrays)
     (length,) = struct.unpack("<Q", data[:8])
     header = json.loads(data[8 : 8 + length])
@@ -105,7 +133,15 @@ def test_the_header_is_bounded() -> None:
         weights.decode(raw(text))
 
 
-@pytest.mark.parametrize(("name", "shape", "stored"), [("float32", (2,), np.zeros(3, np.float32)), ("int4", (3,), np.zeros(3, np.uint8)), ("int4", (3,), np.zeros(2, np.int8)), ("complex128", (1,), np.zeros(15, np.uint8))])
+@pytest.mark.parametrize(
+    ("name", "shape", "stored"),
+    [
+        ("float32", (2,), np.zeros(3, np.float32)),
+        ("int4", (3,), np.zeros(3, np.uint8)),
+        ("int4", (3,), np.zeros(2, np.int8)),
+        ("complex128", (1,), np.zeros(15, np.uint8)),
+    ],
+)
 def test_a_logical_type_must_fit(name: str, shape: tuple[int, ...], stored: np.ndarray) -> None:
     with pytest.raises(LoadError):
         weights.logical(stored, dtypes.BY_NAME[name], shape, "here")
