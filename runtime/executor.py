@@ -33,9 +33,10 @@ def run_graph(graph: Graph, feeds: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_node(operator: Operator, inputs: Sequence[Any], attributes: Mapping[str, Any], outputs: int = 1) -> list[Any]:
-    """One operator alone, with attribute defaults filled in."""
+    """One operator alone, with attribute defaults filled in; its blocks may read their own inputs only."""
+    run = Run(Graph(Block([], [], [])))
     with np.errstate(all="ignore"):
-        return list(operator.reference(list(inputs), operator.complete(attributes), outputs))
+        return list(operator.reference(list(inputs), operator.complete(attributes), outputs, run_block=run.block))
 
 
 class Run:

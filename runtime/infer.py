@@ -23,6 +23,9 @@ from headrace.runtime.types import MapType, OptionalType, SequenceType, TensorTy
 
 # Tensors of at most this many elements are folded while types are inferred.
 KNOWN_LIMIT = 1024
+# Families whose references take time and memory in proportion to their inputs and outputs: only these are folded, so that
+# a hostile attribute (a window of 10**9) costs nothing while a file is loaded.
+_FOLDED = frozenset({"elementwise", "reduce", "shape", "move"})
 
 Symbolic = tuple[Dim, ...] | Dim
 
@@ -148,7 +151,8 @@ class Inference:
             flat = found if isinstance(found, tuple) else (found,)
             if all(isinstance(x, int) for x in flat) and isinstance(value.type, TensorType):
                 self.known[value] = np.asarray(found, dtypes.of(value.type.dtype).numpy)
-        if operator.deterministic and not node.blocks and not any(value in self.symbolic for value in node.outputs):
+        family = type(operator).__module__.split(".")[-2]
+        if family in _FOLDED and operator.deterministic and not any(value in self.symbolic for value in node.outputs):
             self._fold(node, operator, context)
 
     def _fold(self, node: Node, operator: Operator, context: Context) -> None:
@@ -156,12 +160,14 @@ class Inference:
         arrays = context.constants
         if any(array is None and type is not None for array, type in zip(arrays, context.inputs)):
             return
-        if any(array is not None and array.size > KNOWN_LIMIT for array in arrays) or not all(map(_small, node.outputs)):
+        if any(array is not None and (array.size > KNOWN_LIMIT or array.dtype.kind == "O") for array in arrays):
+            return
+        if not all(map(_small, node.outputs)):
             return
         try:
             with np.errstate(all="ignore"):
                 results = operator.reference(list(arrays), context.attributes, len(node.outputs))
-        except Exception:  # noqa: BLE001  whatever is wrong with the values is the run's error, not the graph's
+        except Exception:
             return
         for value, result in zip(node.outputs, results):
             if value is not None and isinstance(result, np.ndarray | np.generic):

@@ -65,7 +65,7 @@ class _Walk:
     def __init__(self, graph: Graph, batch: Expr, inference: Inference) -> None:
         self.graph, self.batch, self.inference = graph, batch, inference
         self.name = str(batch.name)
-        self.tags: dict[Value, int | None] = {value: 0 for value in graph.inputs}
+        self.tags: dict[Value, int | None] = dict.fromkeys(graph.inputs, 0)
         self.reasons: dict[Value, str] = {}  # of MIXED values: the node that mixed
 
     def node(self, node: Node) -> None:

@@ -146,6 +146,9 @@ def floordiv(left: Dim, right: Dim) -> Dim:
             return left
         if isinstance(left, int):
             return left // right
+        inner = _sole_quotient(left)
+        if inner is not None and right > 0:  # (x // a) // b == x // (a * b)
+            return floordiv(inner[0], inner[1] * right)
         whole = {m: c // right for m, c in left.terms if c % right == 0}
         rest = _normal({m: c for m, c in left.terms if c % right})
         if isinstance(rest, int):
@@ -155,6 +158,16 @@ def floordiv(left: Dim, right: Dim) -> Dim:
         return 1
     quotient = _exact_quotient(left, right)
     return _atom("//", left, right) if quotient is None else quotient
+
+
+def _sole_quotient(dim: Expr) -> tuple[Dim, int] | None:
+    """(x, a) where the dimension is x // a with a > 0, and nothing else."""
+    if len(dim.terms) != 1 or dim.terms[0][1] != 1 or len(dim.terms[0][0]) != 1:
+        return None
+    ((atom, power),) = dim.terms[0][0]
+    if power != 1 or not isinstance(atom, tuple) or atom[0] != "//" or not isinstance(atom[2], int) or atom[2] <= 0:
+        return None
+    return atom[1], atom[2]
 
 
 def _exact_quotient(left: Dim, right: Expr) -> Dim | None:

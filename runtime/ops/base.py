@@ -57,7 +57,7 @@ class Out:
 @dataclass(frozen=True)
 class Accuracy:
     """How near every kernel must come to the reference, computed in float64: the error in units in the last place of
-    max(|reference|, scale). From 8 units on (sums, whose terms may cancel) the scale is at least a twentieth of the
+    max(|reference|, scale). From 8 units on (sums, whose terms may cancel) the scale is at least a quarter of the
     largest result. `Accuracy.exact()` allows no difference but that of zeros' signs and NaNs' bits."""
 
     ulp: float = 0.0
@@ -70,9 +70,10 @@ class Accuracy:
 
 @dataclass
 class Sample:
-    """One case of the contract test: arrays (None for an absent input) and attributes."""
+    """One case of the contract test: arrays (None for an absent input; lists for sequences) and attributes. Blocks among
+    the attributes read their own inputs only."""
 
-    inputs: list[np.ndarray | None]
+    inputs: list[Any]
     attributes: dict[str, Any] = field(default_factory=dict)
     outputs: int | None = None  # how many outputs to ask for; None: all that are not optional
     smooth: bool = True  # False: at a kink or a tie, where differences say nothing about the gradient

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -119,6 +119,13 @@ def zip_values(function: Callable[..., Dim | None], *values: Any) -> Any:
     return None if any(item is None for item in found) else found
 
 
+def replacement(builder: Any, node: Any, inputs: Sequence[Any], attributes: Mapping[str, Any] | None = None) -> list[Any]:
+    """What `upgrade` answers where one newer node takes the place of an older one: the same operator and output names."""
+    names = [None if value is None else value.name for value in node.outputs]
+    found: list[Any] = builder.node(node.operator, inputs, attributes, domain=node.domain, outputs=names, name=node.name, path=node.path)
+    return found
+
+
 # Shapes that find mistakes: usual, odd, scalar, empty, of size 1.
 SHAPES: tuple[tuple[int, ...], ...] = ((2, 3), (17,), (), (0, 3), (1, 1), (2, 1, 5))
 # Pairs that broadcast.
@@ -133,7 +140,7 @@ def extremes(dtype: str) -> Array:
     if kind.kind == "f":
         import ml_dtypes
 
-        info = ml_dtypes.finfo(kind.numpy)
+        info: Any = ml_dtypes.finfo(kind.numpy)  # type: ignore[no-untyped-call]
         values = [0.0, -0.0, np.inf, -np.inf, np.nan, float(info.tiny), -float(info.tiny), float(info.max), float(info.min),
                   float(info.smallest_subnormal), float(info.eps), 1.0, -1.0, 0.5, 2.5, -2.5, 87.0, -87.0]  # fmt: skip
         return np.array(values, np.float64).astype(kind.numpy)

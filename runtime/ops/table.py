@@ -45,13 +45,19 @@ class Elementwise(Operator):
         return [TensorType(self.result or context.dtype(0), broadcast_shapes(context))]
 
     def values(self, context: Context) -> list[Any] | None:
-        if self.symbolic is None:
+        symbolic = type(self).symbolic
+        if symbolic is None:
             return None
-        return [zip_values(type(self).symbolic, *(context.value(i) for i in range(len(context.inputs))))]
+        return [zip_values(symbolic, *(context.value(i) for i in range(len(context.inputs))))]
 
     def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
         dtype = numpy_dtype(self.result) if self.result else inputs[0].dtype
         return [compute(type(self).function, inputs, dtype, **attributes)]
+
+    def upgrade(self, node: Any, version: int, builder: Any) -> list[Any] | None:
+        """Version 1 said which buffers might be overwritten."""
+        node.attributes.pop("consumed_inputs", None)
+        return None
 
     def rows(self, tags: Sequence[int | None], context: Context) -> list[int | None]:
         present = [i for i in range(len(context.inputs)) if context.has(i)]

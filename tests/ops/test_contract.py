@@ -305,7 +305,7 @@ def batched(operator: Operator, sample: Sample) -> list[dict[int, int]]:
     """Ways to lay the batch: one input on one axis, or all float inputs on the same axis."""
     shapes = {i: x.shape for i, x in enumerate(sample.inputs) if isinstance(x, np.ndarray) and x.dtype.kind != "O" and x.ndim}
     ways: list[dict[int, int]] = [{i: axis} for i, shape in shapes.items() for axis in range(len(shape)) if shape[axis] > 1]
-    ways += [{i: 0 for i in shapes}] if len(shapes) > 1 and len({shape[0] for shape in shapes.values()}) == 1 else []
+    ways += [dict.fromkeys(shapes, 0)] if len(shapes) > 1 and len({shape[0] for shape in shapes.values()}) == 1 else []
     return [way for way in ways if all(shapes[i][axis] > 1 for i, axis in way.items())]
 
 

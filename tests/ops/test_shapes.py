@@ -8,7 +8,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.runtime import shapes
-from headrace.runtime.shapes import Dim, broadcast, compare, dim_text, equal, floordiv, maximum, minimum, modulo, parse, product, substitute, symbol, symbols
+from headrace.runtime.shapes import (
+    Dim,
+    broadcast,
+    compare,
+    dim_text,
+    equal,
+    floordiv,
+    maximum,
+    minimum,
+    modulo,
+    parse,
+    product,
+    substitute,
+    symbol,
+    symbols,
+)
 
 NAMES = ("a", "b", "n")
 

@@ -120,7 +120,7 @@ def _a(default: float) -> Attr:
     return Attr("float", float(np.float32(default)))
 
 
-ROWS = (
+ROWS: tuple[Unary, ...] = (
     Unary("Celu", celu, _celu_gradient, attributes={"alpha": _a(1.0)}, cases=({}, {"alpha": 2.0}), versions=(12, 28)),
     Unary("Elu", elu, _elu_gradient, attributes={"alpha": _a(1.0)}, cases=({}, {"alpha": 0.5}), versions=(1, 6, 22)),
     Unary("Gelu", gelu, _gelu_gradient, attributes={"approximate": Attr("string", "none", ("none", "tanh"))},

@@ -11,7 +11,7 @@ import numpy as np
 from headrace.runtime import dtypes
 from headrace.runtime.errors import GraphError, RunError
 from headrace.runtime.ops.base import REQUIRED, Accuracy, Attr, Context, In, Operator, Out, Sample
-from headrace.runtime.ops.common import code_of, draw, extremes, is_float, name_of
+from headrace.runtime.ops.common import code_of, draw, extremes, is_float, name_of, replacement
 from headrace.runtime.shapes import Dim
 from headrace.runtime.types import TensorType, Type
 
@@ -43,7 +43,8 @@ def _float8(x: Any, target: dtypes.DType, saturate: bool) -> Any:
     result = x.astype(np.float32).astype(target.numpy)
     if not saturate:
         return result
-    limit = np.float32(ml_dtypes.finfo(target.numpy).max)
+    info: Any = ml_dtypes.finfo(target.numpy)  # type: ignore[no-untyped-call]
+    limit = np.float32(info.max)
     rounded = result.astype(np.float32)
     over = ~np.isnan(x.astype(np.float32)) & (np.isnan(rounded) | np.isinf(rounded))
     return np.where(over, np.copysign(limit, x.astype(np.float32)), rounded).astype(target.numpy)
@@ -172,7 +173,7 @@ class Cast(_Conversion):
         name = {"float": "float32", "double": "float64"}.get(name, name)
         if name not in dtypes.BY_NAME:
             raise GraphError(f"Cast to {to!r}: no such element type")
-        return builder.node("Cast", node.inputs, {"to": code_of(name)}, outputs=[value.name for value in node.outputs], name=node.name)
+        return replacement(builder, node, node.inputs, {"to": code_of(name)})
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
         plain = ("float32", "float64", "float16", "bfloat16", "int8", "int32", "int64", "uint8", "bool")

@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 
 from headrace.runtime.errors import GraphError
+from headrace.runtime.ops.common import replacement
 from headrace.runtime.types import TensorType
 
 
 class LegacyBroadcast:
     """A mixin: before version 7, `broadcast=1` lays the dimensions of B onto those of A beginning at `axis`."""
-
-    name: str
 
     def upgrade(self, node: Any, version: int, builder: Any) -> list[Any] | None:
         if version >= 7 or not ({"axis", "broadcast", "consumed_inputs"} & set(node.attributes)):
@@ -22,7 +21,7 @@ class LegacyBroadcast:
         axis = node.attributes.get("axis")
         if node.attributes.get("broadcast", 0) and axis is not None:
             b = _aligned(builder, a, b, int(axis))
-        return builder.node(self.name, [a, b], outputs=[value.name for value in node.outputs], name=node.name)
+        return replacement(builder, node, [a, b])
 
 
 def _aligned(builder: Any, a: Any, b: Any, axis: int) -> Any:

@@ -56,8 +56,8 @@ class Pow(LegacyBroadcast, Elementwise):
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
         for left, right in PAIRS:
             yield Sample([draw(rng, left, "float32", 0.2, 3), draw(rng, right, "float32")])
-        for right in ("int64", "int32", "uint8", "float64"):
-            yield Sample([draw(rng, (3, 4), "float32", 0.2, 3), draw(rng, (3, 4), right, 0, 3)])
+        for exponent in ("int64", "int32", "uint8", "float64"):
+            yield Sample([draw(rng, (3, 4), "float32", 0.2, 3), draw(rng, (3, 4), exponent, 0, 3)])
         for dtype in ("int32", "int64"):
             yield Sample([draw(rng, (3, 4), dtype), draw(rng, (4,), dtype, 0, 4)])
         for dtype in ("float64", "float16", "bfloat16"):

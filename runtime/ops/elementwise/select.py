@@ -10,9 +10,9 @@ import numpy as np
 from headrace.runtime import dtypes
 from headrace.runtime.errors import GraphError
 from headrace.runtime.ops.base import MIXED, Accuracy, Context, In, Sample
-from headrace.runtime.ops.common import draw, extremes, is_float, ordered, scalar, unbroadcast
+from headrace.runtime.ops.common import draw, extremes, is_float, ordered, replacement, scalar, unbroadcast, zip_values
 from headrace.runtime.ops.table import Elementwise
-from headrace.runtime.shapes import compare
+from headrace.runtime.shapes import Expr, compare
 from headrace.runtime.types import TensorType, Type
 
 
@@ -31,15 +31,8 @@ class Where(Elementwise):
         condition, x, y = context.constant(0), context.value(1), context.value(2)
         if condition is None or condition.ndim > 1 or x is None or y is None:
             return None
-        flags = tuple(map(bool, condition)) if condition.ndim else bool(condition)
-        rows = [value if isinstance(value, tuple) else (value,) for value in (flags, x, y)]
-        length = max(map(len, rows))
-        if any(len(row) not in (1, length) for row in rows):
-            return None
-        flags, x, y = (row if len(row) == length else row * length for row in rows)
-        chosen = tuple(b if c else d for c, b, d in zip(flags, x, y))
-        scalar_result = all(not isinstance(value, tuple) for value in (context.value(1), context.value(2))) and condition.ndim == 0
-        return [chosen[0] if scalar_result else chosen]
+        flags = tuple(map(int, condition)) if condition.ndim else int(condition)
+        return [zip_values(lambda flag, yes, no: yes if flag else no, flags, x, y)]
 
     def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
         return [np.where(*inputs)]
@@ -73,12 +66,11 @@ class Clip(Elementwise):
         return [context.type(0)]
 
     def values(self, context: Context) -> list[Any] | None:
-        x = context.value(0)
-        low, high = context.value(1), context.value(2)
-        items = x if isinstance(x, tuple) else (x,)
-        if x is None or (context.has(1) and low is None) or context.has(2) or not all(compare(i, low) in (0, 1) for i in items):
+        x, low = context.value(0), context.value(1)
+        if x is None or context.has(2) or not isinstance(low, int | Expr):
             return None
-        return [x]
+        items = x if isinstance(x, tuple) else (x,)
+        return [x] if all(compare(item, low) in (0, 1) for item in items) else None
 
     def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
         x, low, high = (*inputs, None, None)[:3]
@@ -135,7 +127,7 @@ class Clip(Elementwise):
         bounds = [
             builder.constant(np.asarray(node.attributes[key], dtype), key) if key in node.attributes else None for key in ("min", "max")
         ]
-        return builder.node(self.name, [x, *bounds], outputs=[value.name for value in node.outputs], name=node.name)
+        return replacement(builder, node, [x, *bounds])
 
 
 class PRelu(Elementwise):
@@ -179,4 +171,4 @@ class PRelu(Elementwise):
             return None
         axes = builder.constant(np.arange(1, x.type.rank - 1, dtype=np.int64), "axes")
         (slope,) = builder.node("Unsqueeze", [slope, axes])
-        return builder.node(self.name, [x, slope], outputs=[value.name for value in node.outputs], name=node.name)
+        return replacement(builder, node, [x, slope])

@@ -18,19 +18,14 @@ class _Variadic(Elementwise):
     """One or more inputs of one dtype; `pair` combines two."""
 
     inputs = (In("data_0", variadic=True),)
-    versions = (1, 6, 8, 13)
+    versions: ClassVar[tuple[int, ...]] = (1, 6, 8, 13)
     types = {"T": dtypes.FLOAT}
     pair: ClassVar[Any]
     in_place = (0,)
 
     @classmethod
-    def function(cls, *arrays: Any) -> Any:  # type: ignore[override]
+    def function(cls, *arrays: Any) -> Any:
         return reduce(cls.pair, arrays)
-
-    def upgrade(self, node: Any, version: int, builder: Any) -> list[Any] | None:
-        if "consumed_inputs" not in node.attributes:
-            return None
-        return builder.node(self.name, node.inputs, outputs=[value.name for value in node.outputs], name=node.name)
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
         for given in (((2, 3),), ((2, 3), (2, 3)), ((3, 1), (1, 4), ()), ((0, 2), (2,)), ((5,), (1,), (2, 5), (5,))):
@@ -53,7 +48,7 @@ class Mean(_Variadic):
     accuracy = Accuracy(8.0)
 
     @classmethod
-    def function(cls, *arrays: Any) -> Any:  # type: ignore[override]
+    def function(cls, *arrays: Any) -> Any:
         total = reduce(np.add, arrays)
         return total / np.asarray(len(arrays), total.dtype)
 

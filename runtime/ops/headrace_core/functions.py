@@ -76,7 +76,7 @@ def _zeta(n: int) -> float:
     """Riemann's zeta of an integer >= 2, by Euler and Maclaurin."""
     cut = 12
     head = math.fsum(k**-n for k in range(1, cut))
-    tail = cut ** (1 - n) / (n - 1) + 0.5 * cut**-n
+    tail = float(cut) ** (1 - n) / (n - 1) + 0.5 * float(cut) ** -n
     factor = float(n) * cut ** (-n - 1)
     for k, b in enumerate(_BERNOULLI, 1):
         tail += b / math.factorial(2 * k) * factor

@@ -55,7 +55,7 @@ class _Drawn(Operator):
         drawn = self.draw(count, dtype, attributes, *key_of(inputs[1]))
         return [drawn.reshape(shape).astype(numpy_dtype(dtype))]
 
-    def draw(self, count: int, dtype: str, attributes: Mapping[str, Any], seed: int, counter: int) -> np.ndarray:
+    def draw(self, count: int, dtype: str, attributes: Mapping[str, Any], seed: int, counter: int) -> Any:
         raise NotImplementedError
 
     def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
@@ -94,7 +94,7 @@ class RandomUniform(_Drawn):
 
     attributes = {**_DTYPE, "low": Attr("float", 0.0), "high": Attr("float", 1.0)}
 
-    def draw(self, count: int, dtype: str, attributes: Mapping[str, Any], seed: int, counter: int) -> np.ndarray:
+    def draw(self, count: int, dtype: str, attributes: Mapping[str, Any], seed: int, counter: int) -> Any:
         drawn = philox.uniform(count, dtype, seed, attributes["id"], counter)
         low, high = np.asarray(attributes["low"], drawn.dtype), np.asarray(attributes["high"], drawn.dtype)
         return drawn * (high - low) + low
@@ -105,7 +105,7 @@ class RandomNormal(_Drawn):
 
     attributes = {**_DTYPE, "mean": Attr("float", 0.0), "scale": Attr("float", 1.0)}
 
-    def draw(self, count: int, dtype: str, attributes: Mapping[str, Any], seed: int, counter: int) -> np.ndarray:
+    def draw(self, count: int, dtype: str, attributes: Mapping[str, Any], seed: int, counter: int) -> Any:
         return philox.normal(count, seed, attributes["id"], counter) * attributes["scale"] + attributes["mean"]
 
 
@@ -121,7 +121,7 @@ class RandomInteger(_Drawn):
             raise GraphError(f"high is {context.attributes['high']}; it must be above low, {context.attributes['low']}")
         return super().infer(context)
 
-    def draw(self, count: int, dtype: str, attributes: Mapping[str, Any], seed: int, counter: int) -> np.ndarray:
+    def draw(self, count: int, dtype: str, attributes: Mapping[str, Any], seed: int, counter: int) -> Any:
         return philox.integers(count, attributes["low"], attributes["high"], seed, attributes["id"], counter)
 
 

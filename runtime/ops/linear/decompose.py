@@ -14,7 +14,15 @@ from headrace.runtime.errors import GraphError
 from headrace.runtime.ops.base import Accuracy, Context, In, Operator, Out, Sample
 from headrace.runtime.ops.common import draw
 from headrace.runtime.ops.linear.matmul import transpose_last
-from headrace.runtime.ops.linear.solve import REAL, batch_rows, constant, last_size, matrices, symmetric, well_conditioned
+from headrace.runtime.ops.linear.solve import (
+    REAL,
+    batch_rows,
+    constant,
+    last_size,
+    matrices,
+    symmetric,
+    well_conditioned,
+)
 from headrace.runtime.shapes import minimum
 from headrace.runtime.types import TensorType, Type
 

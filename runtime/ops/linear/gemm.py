@@ -9,7 +9,16 @@ import numpy as np
 
 from headrace.runtime.errors import GraphError
 from headrace.runtime.ops.base import MIXED, Accuracy, Attr, Context, In, Operator, Sample
-from headrace.runtime.ops.common import broadcast_rows, compute, draw, is_float, ordered, scalar, unbroadcast
+from headrace.runtime.ops.common import (
+    broadcast_rows,
+    compute,
+    draw,
+    is_float,
+    ordered,
+    replacement,
+    scalar,
+    unbroadcast,
+)
 from headrace.runtime.ops.linear.matmul import MULTIPLIED, matmul_rows, matmul_shape
 from headrace.runtime.shapes import broadcast
 from headrace.runtime.types import TensorType, Type
@@ -43,7 +52,7 @@ class Gemm(Operator):
         return [compute(self._product, inputs, inputs[0].dtype, **attributes)]
 
     @staticmethod
-    def _product(a: Any, b: Any, c: Any = None, *, alpha: float, beta: float, transA: int, transB: int) -> Any:  # noqa: N803
+    def _product(a: Any, b: Any, c: Any = None, *, alpha: float, beta: float, transA: int, transB: int) -> Any:
         result = (a.T if transA else a) @ (b.T if transB else b)
         if alpha != 1.0:
             result = result * np.asarray(alpha).astype(result.dtype) if result.dtype.kind == "f" else np.trunc(result * alpha)
@@ -87,7 +96,7 @@ class Gemm(Operator):
         if "broadcast" not in node.attributes:
             return None
         attributes = {key: value for key, value in node.attributes.items() if key != "broadcast"}
-        return builder.node("Gemm", node.inputs, attributes, outputs=[value.name for value in node.outputs], name=node.name)
+        return replacement(builder, node, node.inputs, attributes)
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
         def case(m: int, k: int, n: int, c: tuple[int, ...] | None, dtype: str = "float32", **attributes: Any) -> Sample:

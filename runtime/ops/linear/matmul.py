@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -63,7 +64,13 @@ class MatMul(Operator):
         return [TensorType(context.dtype(), matmul_shape(context.shape(0), context.shape(1)))]
 
     def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
-        return [compute(np.matmul, inputs, inputs[0].dtype)]
+        return [compute(self._product, inputs, inputs[0].dtype)]
+
+    @staticmethod
+    def _product(a: Any, b: Any) -> Any:
+        if a.ndim > 2 and b.ndim == 2:  # one product over all rows, not one for each matrix
+            return np.matmul(a.reshape(math.prod(a.shape[:-1]), a.shape[-1]), b).reshape(*a.shape[:-1], b.shape[1])
+        return np.matmul(a, b)
 
     def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
         a, b = inputs

@@ -31,7 +31,7 @@ def batch_rows(tags: Sequence[int | None], context: Context, outputs: int = 1, m
     rank = context.type(0).rank
     if all(tag is None for tag in tags):
         return [None] * outputs
-    if len([tag for tag in tags if tag is not None]) > 1 or tags[0] in (None, MIXED) or rank is None or tags[0] >= rank - matrix:  # type: ignore[operator]
+    if len([tag for tag in tags if tag is not None]) > 1 or tags[0] in (None, MIXED) or rank is None or tags[0] >= rank - matrix:
         return [MIXED] * outputs
     return [tags[0]] * outputs
 

@@ -10,7 +10,7 @@ import numpy as np
 from headrace.runtime import dtypes
 from headrace.runtime.errors import GraphError
 from headrace.runtime.ops.base import MIXED, Accuracy, Attr, Context, In, Operator, Out, Sample
-from headrace.runtime.ops.common import code_of, compute, draw, is_float, scalar
+from headrace.runtime.ops.common import code_of, compute, draw, is_float, replacement, scalar
 from headrace.runtime.ops.random import philox
 from headrace.runtime.ops.random.standard import seed_of
 from headrace.runtime.types import TensorType, Type
@@ -62,8 +62,7 @@ class Dropout(Operator):
         """Before version 12 the ratio is an attribute, and files say nothing about training: inference is meant."""
         if version >= 12:
             return None
-        names = [None if value is None else value.name for value in node.outputs]
-        return builder.node("Dropout", node.inputs[:1], outputs=names, name=node.name)
+        return replacement(builder, node, node.inputs[:1])
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
         for shape in ((2, 3), (), (0, 2)):

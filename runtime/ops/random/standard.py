@@ -44,13 +44,13 @@ class _Random(Operator):
         return [MIXED] * context.n_outputs
 
 
-def _normal(shape: Sequence[int], dtype: str, attributes: Mapping[str, Any]) -> np.ndarray:
+def _normal(shape: Sequence[int], dtype: str, attributes: Mapping[str, Any]) -> Any:
     count = int(np.prod(shape, dtype=np.int64))
     drawn = philox.normal(count, seed_of(attributes["seed"])).reshape(shape)
     return (drawn * attributes["scale"] + attributes["mean"]).astype(numpy_dtype(dtype))
 
 
-def _uniform(shape: Sequence[int], dtype: str, attributes: Mapping[str, Any]) -> np.ndarray:
+def _uniform(shape: Sequence[int], dtype: str, attributes: Mapping[str, Any]) -> Any:
     count = int(np.prod(shape, dtype=np.int64))
     drawn = philox.uniform(count, dtype, seed_of(attributes["seed"])).reshape(shape)
     low, high = (np.asarray(attributes[key], drawn.dtype) for key in ("low", "high"))

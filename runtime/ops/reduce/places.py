@@ -10,8 +10,8 @@ import numpy as np
 from headrace.runtime import dtypes
 from headrace.runtime.errors import GraphError
 from headrace.runtime.ops.base import MIXED, Accuracy, Attr, Context, In, Operator, Out, Sample
-from headrace.runtime.ops.common import draw, is_float, numpy_dtype, ordered, widen
-from headrace.runtime.shapes import compare
+from headrace.runtime.ops.common import draw, is_float, numpy_dtype, ordered, replacement, widen
+from headrace.runtime.shapes import Expr, compare
 from headrace.runtime.types import TensorType, Type
 
 INDEX = frozenset({"int64"})
@@ -59,7 +59,7 @@ class _ArgExtreme(Operator):
         if tag is None:
             return [None]
         axis = resolve_axis(context.attributes["axis"], rank) if rank else MIXED
-        if tag == MIXED or rank is None or tag == axis:
+        if tag in (MIXED, axis) or rank is None:
             return [MIXED]
         return [tag if context.attributes["keepdims"] or tag < axis else tag - 1]
 
@@ -96,12 +96,12 @@ class TopK(Operator):
         if shape is None:
             return [TensorType(context.dtype(), None), TensorType("int64", None)]
         axis = resolve_axis(context.attributes["axis"], len(shape))
-        k = k[0] if isinstance(k, tuple) and len(k) == 1 else k
-        if k is None:
-            k = context.fresh("top")
-        elif compare(shape[axis], k) == -1:
-            raise GraphError(f"K is {k}, but axis {axis} has {shape[axis]} elements")
-        result = shape[:axis] + (k,) + shape[axis + 1 :]
+        count = k[0] if isinstance(k, tuple) and k else k
+        if not isinstance(count, int | Expr):
+            count = context.fresh("top")
+        elif compare(shape[axis], count) == -1:
+            raise GraphError(f"K is {count}, but axis {axis} has {shape[axis]} elements")
+        result = (*shape[:axis], count, *shape[axis + 1 :])
         return [TensorType(context.dtype(), result), TensorType("int64", result)]
 
     def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
@@ -137,8 +137,7 @@ class TopK(Operator):
             return None
         k = builder.constant(np.array([node.attributes["k"]], np.int64), "k")
         attributes = {key: value for key, value in node.attributes.items() if key != "k"}
-        names = [None if value is None else value.name for value in node.outputs]
-        return builder.node("TopK", [node.inputs[0], k], attributes, outputs=names, name=node.name)
+        return replacement(builder, node, [node.inputs[0], k], attributes)
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
         for axis, largest, k in ((-1, 1, 2), (0, 0, 1), (1, 1, 3), (1, 0, 0)):

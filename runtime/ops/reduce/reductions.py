@@ -11,7 +11,7 @@ import numpy as np
 from headrace.runtime import dtypes
 from headrace.runtime.errors import GraphError
 from headrace.runtime.ops.base import MIXED, Accuracy, Attr, Context, In, Operator, Sample
-from headrace.runtime.ops.common import code_of, compute, draw, extremes, is_float, ordered, scalar
+from headrace.runtime.ops.common import code_of, compute, draw, extremes, is_float, ordered, replacement, scalar
 from headrace.runtime.ops.elementwise.binary import divide
 from headrace.runtime.shapes import Dim, product
 from headrace.runtime.types import TensorType, Type
@@ -116,7 +116,7 @@ class _Reduce(Operator):
             return None
         axes = builder.constant(np.asarray(node.attributes["axes"], np.int64), "axes")
         attributes = {key: value for key, value in node.attributes.items() if key != "axes"}
-        return builder.node(self.name, [node.inputs[0], axes], attributes, outputs=[value.name for value in node.outputs], name=node.name)
+        return replacement(builder, node, [node.inputs[0], axes], attributes)
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
         low, high = self.row.low, self.row.high
