@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from headrace.runtime.errors import InputError
-from headrace.serve import classify
+from headrace.serve import answers
+from headrace.serve.answers import Answer
 from headrace.serve.errors import (
     Meaning,
     ServeError,
@@ -24,9 +25,8 @@ from headrace.serve.errors import (
     unsupported,
 )
 from headrace.serve.manager import Manager
-from headrace.serve.request import NO_PARAMETERS, InferRequest, InferResponse, OutputTensor, Parameters
+from headrace.serve.request import InferRequest, InferResponse
 from headrace.serve.scheduler import Job
-from headrace.serve.validate import Port
 from headrace.serve.version import ModelVersion
 
 log = logging.getLogger("headrace.serve")
@@ -41,7 +41,6 @@ EXTENSIONS = (
     "statistics",
 )
 DEFAULT_MAX_INFLIGHT = 1024
-Answer = dict[str, Any]
 
 
 @functools.cache
@@ -118,34 +117,11 @@ class DataPlane:
 
     def model_metadata(self, name: str, version: str) -> Answer:
         with self._handle(name, version) as found:
-            siblings = [v.number for v in self.manager.versions() if v.name == name]
-            return {
-                "name": name,
-                "versions": sorted(siblings, key=int),
-                "platform": found.platform,
-                "inputs": [_tensor(port) for port in found.interface.inputs],
-                "outputs": [_tensor(port) for port in found.interface.outputs],
-                "properties": dict(found.properties),
-            }
+            return answers.metadata(found, [v.number for v in self.manager.versions() if v.name == name])
 
     def model_config(self, name: str, version: str) -> Answer:
         with self._handle(name, version) as found:
-            policy, batching = found.scheduler.policy, found.interface.max_batch_size
-            config: Answer = {
-                "name": name,
-                "platform": found.platform,
-                "backend": "headrace",
-                "version_policy": {"latest": {"num_versions": 1}},
-                "max_batch_size": batching,
-                "input": [_config_tensor(port, batching) for port in found.interface.inputs],
-                "output": [_config_tensor(port, batching) for port in found.interface.outputs],
-                "instance_group": [{"name": f"{name}_0", "count": policy.instances, "kind": "KIND_CPU"}],
-                "model_transaction_policy": {"decoupled": False},
-            }
-            if batching:
-                delay = round(policy.max_delay * 1e6)
-                config["dynamic_batching"] = {"max_queue_delay_microseconds": delay}
-            return config
+            return answers.config(found)
 
     def statistics(self, name: str, version: str) -> Answer:
         versions = self.manager.versions()
@@ -171,7 +147,7 @@ class DataPlane:
             feeds, rows, ports = version.interface.check(request)
             job = Job(feeds, rows, self._deadline(request, version, started))
             outputs = version.scheduler.run(job, request.watch)
-            return _response(request, version, ports, outputs, job)
+            return answers.inference(request, version, ports, outputs, job)
         except ServeError as error:
             meaning = error.meaning
             raise
@@ -295,46 +271,6 @@ class _Handle:
 
     def __exit__(self, *_: object) -> None:
         self._manager.release(self._version)
-
-
-def _tensor(port: Port) -> Answer:
-    return {"name": port.name, "datatype": port.datatype.name, "shape": port.wire_shape}
-
-
-def _config_tensor(port: Port, batching: int) -> Answer:
-    dims = port.wire_shape[1:] if batching else port.wire_shape
-    return {"name": port.name, "data_type": port.datatype.config, "dims": dims}
-
-
-def _response(
-    request: InferRequest, version: ModelVersion, ports: tuple[Port, ...], outputs: Mapping[str, Any], job: Job
-) -> InferResponse:
-    classes = {o.name: o.parameters["classification"] for o in request.outputs if "classification" in o.parameters}
-    tensors = []
-    for port in ports:
-        array, datatype = outputs[port.name], port.datatype
-        if datatype.size and array.dtype != datatype.dtype:
-            raise TypeError(f"output {port.name!r} came as {array.dtype}, the interface says {datatype.name}")
-        if port.name in classes:
-            batched = version.interface.max_batch_size > 0
-            tensors.append(OutputTensor(port.name, "BYTES", classify.top(array, int(classes[port.name]), batched)))
-        else:
-            tensors.append(OutputTensor(port.name, datatype.name, array))
-    parameters = _explain(job) if request.parameters.get("headrace_explain") else NO_PARAMETERS
-    return InferResponse(request.model, version.number, request.id, tensors, parameters)
-
-
-def _explain(job: Job) -> Parameters:
-    ran = job.execution
-    if ran is None:
-        return NO_PARAMETERS
-    return {
-        "headrace_queue_us": round((ran.started - job.enqueued) * 1e6),
-        "headrace_assemble_us": round((ran.assembled - ran.started) * 1e6),
-        "headrace_compute_us": round((ran.computed - ran.assembled) * 1e6),
-        "headrace_batch_rows": ran.rows,
-        "headrace_batch_release": ran.reason,
-    }
 
 
 def _translate(error: Exception, request: InferRequest) -> ServeError:

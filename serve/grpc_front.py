@@ -3,9 +3,7 @@
 Handlers are registered with raw bytes. grpc.aio is never used: one header with a non-UTF-8 byte ends its accept loop.
 """
 
-import contextlib
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +21,7 @@ from headrace.serve.dataplane import DataPlane
 from headrace.serve.errors import Meaning, ServeError, bad_argument, overloaded
 from headrace.serve.grpc_codec import read_infer, read_parameters, stream_answer, stream_error, write_infer
 from headrace.serve.request import InferRequest, InferResponse
+from headrace.serve.sockets import close_sockets
 
 SERVICE = "inference.GRPCInferenceService"
 ALIAS_SERVICE = "inference.model_repository.ModelRepositoryService"  # the same three verbs, as MLServer names them
@@ -103,7 +102,7 @@ class GrpcFront:
         """
         self._stopping.set()
         time.sleep(min(grace, FLUSH_SECONDS))
-        _close_sockets(self.port)
+        close_sockets(self.port)
         self._server.stop(grace).wait()
 
     # ---- the table of methods ----
@@ -265,23 +264,6 @@ class GrpcFront:
                     return
         finally:
             self._watchers.release()
-
-
-def _close_sockets(port: int) -> None:
-    """Shut down the TCP sockets of this process on its own `port`, the listening one first, so that no client comes
-    back before the server is gone (Linux; elsewhere a no-op)."""
-    folder = "/proc/self/fd"
-    found: list[tuple[bool, socket.socket]] = []
-    for name in os.listdir(folder) if os.path.isdir(folder) else ():
-        with contextlib.suppress(OSError):  # closed meanwhile
-            if os.readlink(f"{folder}/{name}").startswith("socket:"):
-                copy = socket.socket(fileno=os.dup(int(name)))
-                listening = bool(copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-                found.append((not listening, copy))
-    for _, copy in sorted(found, key=lambda item: item[0]):
-        with contextlib.suppress(OSError), copy:
-            if copy.family in (socket.AF_INET, socket.AF_INET6) and copy.getsockname()[1] == port:
-                copy.shutdown(socket.SHUT_RDWR)
 
 
 class _Table(grpc.GenericRpcHandler):  # type: ignore[misc, unused-ignore]

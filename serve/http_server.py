@@ -7,112 +7,28 @@ away cancels it.
 
 import contextlib
 import logging
-import select
 import selectors
 import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import h11
 
 from headrace.serve.config import Limits
-from headrace.serve.datatypes import Buffer
+from headrace.serve.http_connection import Application, Connection, HttpRequest, HttpResponse, send
 
 log = logging.getLogger("headrace.serve")
 
 READ_BYTES = 256 * 1024
 MAX_TARGET_BYTES = 8 * 1024
-WRITE_SECONDS = 30.0
 BODY_WINDOW_SECONDS = 10.0
 BODY_WINDOW_BYTES = 10 * 1024  # at least 1 KiB/s
 SWEEP_SECONDS = 0.5
 LINGER_SECONDS = 2.0  # reading on after a refusal, so that a client still sending sees the answer and no reset
-
-Headers = list[tuple[bytes, bytes]]
-
-
-@dataclass(slots=True)
-class HttpRequest:
-    """A complete request. `headers` have lower-case names; `watch` registers a callback for a client that left."""
-
-    method: str
-    target: str
-    headers: dict[bytes, bytes]
-    body: bytearray
-    local: bool
-    watch: Callable[[Callable[[], None]], bool]
-
-
-@dataclass(slots=True)
-class HttpResponse:
-    """Status, body in pieces (sent without joining them) and headers besides length and connection."""
-
-    status: int
-    body: Sequence[Buffer] = ()
-    headers: Headers = field(default_factory=list)
-
-
-class Application(Protocol):
-    """What answers requests, on threads of the pool. It raises nothing."""
-
-    @property
-    def closing(self) -> bool:
-        """True when clients should be told to take their next request elsewhere."""
-        ...
-
-    def __call__(self, request: HttpRequest) -> HttpResponse: ...
-
-    def refuse(self, status: int, text: str) -> HttpResponse:
-        """The answer to a request that is no request."""
-        ...
-
-
-class _Connection:
-    """One client. The reading thread owns it, except `answer`, which one thread of the pool runs while `busy`."""
-
-    def __init__(self, sock: socket.socket, limits: Limits, now: float) -> None:
-        self.sock = sock
-        peer = sock.getpeername()
-        self.local = isinstance(peer, str) or peer[0].startswith("127.") or peer[0] in ("::1", "::ffff:127.0.0.1")
-        self.h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.max_header_bytes)
-        self.request: h11.Request | None = None
-        self.body = bytearray()
-        self.busy = False
-        self.watched = True  # registered with the selector
-        self.quiet_since = now  # idle, or reading a head, since then
-        self.reading = False  # bytes of an unfinished request have come
-        self.window = (now, 0)  # of the body: start and bytes then
-        self.linger_until: float | None = None  # refused: what still comes is thrown away
-        self._lock = threading.Lock()
-        self._gone = False
-        self._on_gone: list[Callable[[], None]] = []
-
-    def watch(self, callback: Callable[[], None]) -> bool:
-        with self._lock:
-            if not self._gone:
-                self._on_gone.append(callback)
-            return not self._gone
-
-    def set_gone(self) -> None:
-        with self._lock:
-            self._gone, callbacks = True, self._on_gone
-            self._on_gone = []
-        for callback in callbacks:
-            callback()
-
-    def next_cycle(self, now: float) -> bool:
-        """Ready for another request on this connection; False when it must be closed."""
-        if self._gone or self.h11.our_state is not h11.DONE or self.h11.their_state is not h11.DONE:
-            return False
-        self.h11.start_next_cycle()
-        self.request, self.body, self.busy, self.reading, self.quiet_since = None, bytearray(), False, False, now
-        self._on_gone = []
-        return True
 
 
 class HttpServer:
@@ -128,8 +44,8 @@ class HttpServer:
         self._listener.setblocking(False)
         self.port: int = self._listener.getsockname()[1]
         self._selector = selectors.DefaultSelector()
-        self._connections: set[_Connection] = set()
-        self._answered: deque[tuple[_Connection, bool]] = deque()
+        self._connections: set[Connection] = set()
+        self._answered: deque[tuple[Connection, bool]] = deque()
         self._wake, self._woken = socket.socketpair()
         self._woken.setblocking(False)
         self._wake.setblocking(False)
@@ -178,7 +94,7 @@ class HttpServer:
             if self._stop_at is not None and self._stopped(now):
                 return
 
-    def _guard(self, step: Callable[..., None], connection: _Connection, *rest: Any) -> None:
+    def _guard(self, step: Callable[..., None], connection: Connection, *rest: Any) -> None:
         """No connection may end the loop."""
         try:
             step(connection, *rest)
@@ -200,14 +116,14 @@ class HttpServer:
             try:
                 sock.setblocking(False)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                connection = _Connection(sock, self._limits, time.monotonic())
+                connection = Connection(sock, self._limits, time.monotonic())
             except OSError:
                 sock.close()
                 continue
             self._connections.add(connection)
             self._selector.register(sock, selectors.EVENT_READ, connection)
 
-    def _readable(self, connection: _Connection) -> None:
+    def _readable(self, connection: Connection) -> None:
         if connection.busy:
             if connection.sock.recv(1, socket.MSG_PEEK):  # the next request already: read it after the answer
                 self._unwatch(connection)
@@ -229,7 +145,7 @@ class HttpServer:
             return
         self._advance(connection)
 
-    def _advance(self, connection: _Connection) -> None:
+    def _advance(self, connection: Connection) -> None:
         """Take events until more bytes are needed or a request is complete."""
         while True:
             try:
@@ -242,7 +158,7 @@ class HttpServer:
             if event is h11.NEED_DATA:
                 if connection.h11.they_are_waiting_for_100_continue:
                     go_on = connection.h11.send(h11.InformationalResponse(status_code=100, headers=[]))
-                    _send(connection.sock, [go_on or b""])
+                    send(connection.sock, [go_on or b""])
                 return
             if isinstance(event, h11.Request):
                 connection.request = event
@@ -283,7 +199,7 @@ class HttpServer:
     def _too_long(self) -> str:
         return f"the body is longer than {self._limits.max_message_bytes} bytes"
 
-    def _refuse(self, connection: _Connection, status: int, text: str) -> None:
+    def _refuse(self, connection: Connection, status: int, text: str) -> None:
         """Answer what cannot be a request, and close once the client has stopped sending."""
         try:
             if connection.h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
@@ -294,7 +210,7 @@ class HttpServer:
             return
         connection.linger_until = time.monotonic() + LINGER_SECONDS
 
-    def _continue(self, connection: _Connection, keep: bool) -> None:
+    def _continue(self, connection: Connection, keep: bool) -> None:
         now = time.monotonic()
         if not keep or self._stop_at is not None or not connection.next_cycle(now):
             self._close(connection)
@@ -345,12 +261,12 @@ class HttpServer:
         self._woken.close()
         return True
 
-    def _unwatch(self, connection: _Connection) -> None:
+    def _unwatch(self, connection: Connection) -> None:
         if connection.watched:
             self._selector.unregister(connection.sock)
             connection.watched = False
 
-    def _close(self, connection: _Connection) -> None:
+    def _close(self, connection: Connection) -> None:
         if connection in self._connections:
             self._connections.discard(connection)
             self._unwatch(connection)
@@ -366,7 +282,7 @@ class HttpServer:
 
     # ---- threads of the pool ----
 
-    def _answer(self, connection: _Connection) -> None:
+    def _answer(self, connection: Connection) -> None:
         keep = False
         try:
             head = connection.request
@@ -389,37 +305,19 @@ class HttpServer:
         self._answered.append((connection, keep))
         self._poke()
 
-    def _write(self, connection: _Connection, response: HttpResponse, *, close: bool) -> None:
+    def _write(self, connection: Connection, response: HttpResponse, *, close: bool) -> None:
         size = sum(len(part) for part in response.body)
         headers = [*response.headers, (b"content-length", b"%d" % size)]
         if close:
             headers.append((b"connection", b"close"))
-        send = connection.h11.send_with_data_passthrough
-        parts: list[Any] = list(send(h11.Response(status_code=response.status, headers=headers)) or [])
+        encode = connection.h11.send_with_data_passthrough
+        parts: list[Any] = list(encode(h11.Response(status_code=response.status, headers=headers)) or [])
         head_only = connection.request is not None and connection.request.method == b"HEAD"
         for part in response.body if not head_only else ():
-            parts += send(h11.Data(data=part)) or []  # type: ignore[arg-type]
-        parts += send(h11.EndOfMessage()) or []
-        _send(connection.sock, parts)
+            parts += encode(h11.Data(data=part)) or []  # type: ignore[arg-type]
+        parts += encode(h11.EndOfMessage()) or []
+        send(connection.sock, parts)
 
     def _poke(self) -> None:
         with contextlib.suppress(OSError):  # full: the loop is about to wake anyway; closed: it has ended
             self._wake.send(b"\0")
-
-
-def _send(sock: socket.socket, parts: Sequence[Buffer]) -> None:
-    """Send all parts on a non-blocking socket. OSError when the client left or takes nothing for WRITE_SECONDS."""
-    views = deque(memoryview(part) for part in parts if len(part))
-    while views:
-        try:
-            sent = sock.sendmsg(list(views)[:64])
-        except BlockingIOError:
-            poll = select.poll()
-            poll.register(sock, select.POLLOUT)
-            if not poll.poll(WRITE_SECONDS * 1000):
-                raise TimeoutError("the client takes no data") from None
-            continue
-        while views and sent >= len(views[0]):
-            sent -= len(views.popleft())
-        if sent:
-            views[0] = views[0][sent:]

@@ -1,11 +1,11 @@
 """The metrics listener: one page. The renderer is imported with the first scrape, not at start."""
 
 from headrace.serve.dataplane import DataPlane
-from headrace.serve.http_server import HttpRequest, HttpResponse
+from headrace.serve.http_connection import HttpRequest, HttpResponse
 
 
 class MetricsPage:
-    """An `http_server.Application` with one page, /metrics."""
+    """An `http_connection.Application` with one page, /metrics."""
 
     closing = False
 

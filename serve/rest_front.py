@@ -12,7 +12,7 @@ from headrace.serve.config import Limits
 from headrace.serve.dataplane import DataPlane
 from headrace.serve.datatypes import Buffer
 from headrace.serve.errors import Meaning, ServeError, bad_argument, quoted
-from headrace.serve.http_server import HttpRequest, HttpResponse
+from headrace.serve.http_connection import HttpRequest, HttpResponse
 
 log = logging.getLogger("headrace.serve")
 
@@ -38,7 +38,7 @@ Routes = dict[str, Handler]
 
 
 class RestFront:
-    """An `http_server.Application`."""
+    """An `http_connection.Application`."""
 
     def __init__(self, plane: DataPlane, limits: Limits) -> None:
         self._plane = plane

@@ -9,7 +9,8 @@ import pytest
 from conftest import LIMITS
 
 from headrace.serve.config import Limits
-from headrace.serve.http_server import HttpResponse, HttpServer
+from headrace.serve.http_connection import HttpResponse
+from headrace.serve.http_server import HttpServer
 
 
 class Echo:

@@ -1,0 +1,84 @@
+"""What the data plane answers about models and with results: dictionaries with the field names of the protocol."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from headrace.serve import classify
+from headrace.serve.request import NO_PARAMETERS, InferRequest, InferResponse, OutputTensor, Parameters
+from headrace.serve.scheduler import Job
+from headrace.serve.validate import Port
+from headrace.serve.version import ModelVersion
+
+Answer = dict[str, Any]
+
+
+def metadata(version: ModelVersion, numbers: list[str]) -> Answer:
+    """ModelMetadataResponse; `numbers` are the versions of the model that are ready."""
+    return {
+        "name": version.name,
+        "versions": sorted(numbers, key=int),
+        "platform": version.platform,
+        "inputs": [_tensor(port) for port in version.interface.inputs],
+        "outputs": [_tensor(port) for port in version.interface.outputs],
+        "properties": dict(version.properties),
+    }
+
+
+def config(version: ModelVersion) -> Answer:
+    """ModelConfig: `dims` are without the batch dimension where the model is batched."""
+    policy, batching = version.scheduler.policy, version.interface.max_batch_size
+    answer: Answer = {
+        "name": version.name,
+        "platform": version.platform,
+        "backend": "headrace",
+        "version_policy": {"latest": {"num_versions": 1}},
+        "max_batch_size": batching,
+        "input": [_config_tensor(port, batching) for port in version.interface.inputs],
+        "output": [_config_tensor(port, batching) for port in version.interface.outputs],
+        "instance_group": [{"name": f"{version.name}_0", "count": policy.instances, "kind": "KIND_CPU"}],
+        "model_transaction_policy": {"decoupled": False},
+    }
+    if batching:
+        answer["dynamic_batching"] = {"max_queue_delay_microseconds": round(policy.max_delay * 1e6)}
+    return answer
+
+
+def _tensor(port: Port) -> Answer:
+    return {"name": port.name, "datatype": port.datatype.name, "shape": port.wire_shape}
+
+
+def _config_tensor(port: Port, batching: int) -> Answer:
+    dims = port.wire_shape[1:] if batching else port.wire_shape
+    return {"name": port.name, "data_type": port.datatype.config, "dims": dims}
+
+
+def inference(
+    request: InferRequest, version: ModelVersion, ports: tuple[Port, ...], outputs: Mapping[str, Any], job: Job
+) -> InferResponse:
+    """The answer to a request. TypeError when an output is not what the interface says: a defect of the runtime."""
+    classes = {o.name: o.parameters["classification"] for o in request.outputs if "classification" in o.parameters}
+    tensors = []
+    for port in ports:
+        array, datatype = outputs[port.name], port.datatype
+        if datatype.size and array.dtype != datatype.dtype:
+            raise TypeError(f"output {port.name!r} came as {array.dtype}, the interface says {datatype.name}")
+        if port.name in classes:
+            batched = version.interface.max_batch_size > 0
+            tensors.append(OutputTensor(port.name, "BYTES", classify.top(array, int(classes[port.name]), batched)))
+        else:
+            tensors.append(OutputTensor(port.name, datatype.name, array))
+    parameters = _explain(job) if request.parameters.get("headrace_explain") else NO_PARAMETERS
+    return InferResponse(request.model, version.number, request.id, tensors, parameters)
+
+
+def _explain(job: Job) -> Parameters:
+    ran = job.execution
+    if ran is None:
+        return NO_PARAMETERS
+    return {
+        "headrace_queue_us": round((ran.started - job.enqueued) * 1e6),
+        "headrace_assemble_us": round((ran.assembled - ran.started) * 1e6),
+        "headrace_compute_us": round((ran.computed - ran.assembled) * 1e6),
+        "headrace_batch_rows": ran.rows,
+        "headrace_batch_release": ran.reason,
+    }

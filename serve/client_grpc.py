@@ -1,0 +1,107 @@
+"""The client's gRPC transport."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import grpc
+import numpy as np
+
+from headrace.protos import inference_pb2 as pb
+from headrace.serve.datatypes import DATATYPES, Array, Buffer, decode_bytes, of_array, to_wire
+from headrace.serve.errors import Meaning, ServeError
+from headrace.serve.grpc_front import CODES, SERVICE
+
+MAX_MESSAGE_BYTES = 2**31 - 1
+MEANINGS = {code: meaning for meaning, code in CODES.items() if meaning is not Meaning.TOO_LARGE}
+
+
+def read_array(datatype: str, shape: Any, data: Buffer) -> Array:
+    """An output from its raw form."""
+    row = DATATYPES[datatype]
+    shape = tuple(int(size) for size in shape)
+    if row.size == 0:
+        return decode_bytes(data, int(np.prod(shape, dtype=np.int64))).reshape(shape)
+    return np.frombuffer(data, row.dtype).reshape(shape)
+
+
+class GrpcTransport:
+    """A `client.Transport` over one channel."""
+
+    def __init__(self, target: str, timeout: float) -> None:
+        self._timeout = timeout
+        limit = MAX_MESSAGE_BYTES
+        self._channel = grpc.insecure_channel(
+            target,
+            options=[
+                ("grpc.max_receive_message_length", limit),
+                ("grpc.max_send_message_length", limit),
+                ("grpc.use_local_subchannel_pool", 1),  # a connection of our own: one HTTP/2 stream limit a client
+            ],
+        )
+        self._methods: dict[str, Any] = {}
+
+    def infer(self, name: str, version: str, inputs: Mapping[str, Array], outputs: list[str]) -> dict[str, Array]:
+        request = pb.ModelInferRequest(model_name=name, model_version=version)
+        for key, array in inputs.items():
+            request.inputs.add(name=key, datatype=of_array(array).name, shape=array.shape)
+            request.raw_input_contents.append(bytes(to_wire(array)))
+        for key in outputs:
+            request.outputs.add(name=key)
+        answer = self._send("ModelInfer", request)
+        raw = answer.raw_output_contents
+        if len(raw) != len(answer.outputs):
+            raise ServeError(Meaning.INTERNAL, "the server answered without raw contents")
+        return {o.name: read_array(o.datatype, o.shape, data) for o, data in zip(answer.outputs, raw)}
+
+    def call(self, verb: str, name: str, version: str) -> Any:
+        if verb == "ready":
+            if not name:
+                return self._send("ServerReady", pb.ServerReadyRequest()).ready
+            return self._send("ModelReady", pb.ModelReadyRequest(name=name, version=version)).ready
+        if verb == "index":
+            models = self._send("RepositoryIndex", pb.RepositoryIndexRequest()).models
+            return [{"name": m.name, "version": m.version, "state": m.state, "reason": m.reason} for m in models]
+        if verb == "load":
+            return self._send("RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name=name))
+        if verb == "unload":
+            return self._send("RepositoryModelUnload", pb.RepositoryModelUnloadRequest(model_name=name))
+        if verb == "metadata":
+            if not name:
+                return _plain(self._send("ServerMetadata", pb.ServerMetadataRequest()))
+            return _plain(self._send("ModelMetadata", pb.ModelMetadataRequest(name=name, version=version)))
+        if verb == "config":
+            return _plain(self._send("ModelConfig", pb.ModelConfigRequest(name=name, version=version)).config)
+        answer = self._send("ModelStatistics", pb.ModelStatisticsRequest(name=name, version=version))
+        return [_plain(row) for row in answer.model_stats]
+
+    def _send(self, method: str, request: Any) -> Any:
+        call = self._methods.get(method)
+        if call is None:
+            call = self._methods[method] = self._channel.unary_unary(
+                f"/{SERVICE}/{method}",
+                request_serializer=type(request).SerializeToString,
+                response_deserializer=getattr(pb, f"{method}Response").FromString,
+            )
+        try:
+            return call(request, timeout=self._timeout)
+        except grpc.RpcError as error:
+            meaning = MEANINGS.get(error.code(), Meaning.INTERNAL)
+            raise ServeError(meaning, error.details() or error.code().name) from None
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+def _plain(message: Any) -> Any:
+    """The set fields of a message as dictionaries and lists, names as in the protocol."""
+    out: dict[str, Any] = {}
+    for field, value in message.ListFields():
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            out[field.name] = {k: v if isinstance(v, (str, int)) else _plain(v) for k, v in value.items()}
+        elif field.message_type is not None:
+            out[field.name] = _plain(value) if not hasattr(value, "append") else [_plain(item) for item in value]
+        elif field.enum_type is not None:
+            out[field.name] = field.enum_type.values_by_number[value].name
+        else:
+            out[field.name] = list(value) if hasattr(value, "append") else value
+    return out

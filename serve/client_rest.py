@@ -1,0 +1,126 @@
+"""The client's REST transport."""
+
+import http.client
+import json
+import threading
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import numpy as np
+
+from headrace.serve.client_grpc import read_array
+from headrace.serve.datatypes import DATATYPES, Array, of_array, to_wire
+from headrace.serve.errors import Meaning, ServeError
+from headrace.serve.rest_front import STATUS
+
+
+class RestTransport:
+    """A `client.Transport` with one connection a thread."""
+
+    def __init__(self, url: str, timeout: float) -> None:
+        parts = urlsplit(url)
+        if not parts.hostname or parts.path not in ("", "/"):
+            raise ServeError(Meaning.BAD_ARGUMENT, f"url {url!r}: expected http://host:port")
+        self._host, self._port, self._timeout = parts.hostname, parts.port or 80, timeout
+        self._local = threading.local()  # a connection a thread
+        self._open: list[http.client.HTTPConnection] = []
+
+    def infer(self, name: str, version: str, inputs: Mapping[str, Array], outputs: list[str]) -> dict[str, Array]:
+        tensors, parts = [], []
+        for key, array in inputs.items():
+            data = to_wire(array)
+            parts.append(data)
+            tensors.append(
+                {
+                    "name": key,
+                    "datatype": of_array(array).name,
+                    "shape": list(array.shape),
+                    "parameters": {"binary_data_size": len(data)},
+                }
+            )
+        document: dict[str, Any] = {"inputs": tensors, "parameters": {"binary_data_output": True}}
+        if outputs:
+            document["outputs"] = [{"name": key, "parameters": {"binary_data": True}} for key in outputs]
+        head = json.dumps(document).encode()
+        headers = {"Inference-Header-Content-Length": str(len(head))}
+        answer, body = self._exchange("POST", f"{_path(name, version)}/infer", b"".join([head, *parts]), headers)
+        length = int(answer.getheader("Inference-Header-Content-Length") or len(body))
+        result, at = {}, length
+        for output in json.loads(body[:length])["outputs"]:
+            size = output.get("parameters", {}).get("binary_data_size")
+            if size is None:
+                row = DATATYPES[output["datatype"]]
+                flat = [item.encode() for item in output["data"]] if row.size == 0 else output["data"]
+                result[output["name"]] = np.array(flat, row.dtype).reshape(output["shape"])
+            else:
+                result[output["name"]] = read_array(
+                    output["datatype"], output["shape"], memoryview(body)[at : at + size]
+                )
+                at += size
+        return result
+
+    def call(self, verb: str, name: str, version: str) -> Any:
+        if verb == "ready":
+            path = f"{_path(name, version)}/ready" if name else "/v2/health/ready"
+            return self._exchange("GET", path, allow=(400,))[0].status == 200
+        if verb == "index":
+            return json.loads(self._exchange("POST", "/v2/repository/index", b"{}")[1])
+        if verb in ("load", "unload"):
+            return self._exchange("POST", f"/v2/repository/models/{quote(name, safe='')}/{verb}", b"{}")
+        path = _path(name, version) if name else "/v2/models" if verb == "statistics" else "/v2"
+        suffix = {"metadata": "", "config": "/config", "statistics": "/stats"}[verb]
+        document = json.loads(self._exchange("GET", path + suffix)[1])
+        return document["model_stats"] if verb == "statistics" else document
+
+    def _exchange(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        allow: tuple[int, ...] = (),
+    ) -> tuple[http.client.HTTPResponse, bytes]:
+        connection = self._connection()
+        used = connection.sock is not None
+        try:
+            try:
+                connection.request(method, path, body, dict(headers or {}))
+                answer = connection.getresponse()
+            except ConnectionError:  # an idle connection that the server closed meanwhile: once more on a new one
+                connection.close()
+                if not used:
+                    raise
+                connection.request(method, path, body, dict(headers or {}))
+                answer = connection.getresponse()
+            data = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            expired = isinstance(error, TimeoutError)
+            text = f"no answer within {self._timeout} s" if expired else f"the server cannot be reached ({error})"
+            raise ServeError(Meaning.EXPIRED if expired else Meaning.UNAVAILABLE, text) from None
+        if answer.status == 200 or answer.status in allow:
+            return answer, data
+        meaning = next((m for m, status in STATUS.items() if status == answer.status), Meaning.INTERNAL)
+        try:
+            text = str(json.loads(data)["error"])
+        except (ValueError, KeyError, TypeError):
+            text = f"HTTP status {answer.status}"
+        raise ServeError(meaning, text)
+
+    def _connection(self) -> http.client.HTTPConnection:
+        connection: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
+            self._local.connection = connection
+            self._open.append(connection)
+        return connection
+
+    def close(self) -> None:
+        for connection in self._open:
+            connection.close()
+
+
+def _path(name: str, version: str) -> str:
+    path = f"/v2/models/{quote(name, safe='')}"
+    return f"{path}/versions/{quote(version, safe='')}" if version else path
