@@ -1,0 +1,15 @@
+"""torch.nn.functional: layers without state."""
+
+from __future__ import annotations
+
+from headrace.nn.functional.activation import *  # noqa: F403
+from headrace.nn.functional.attention import *  # noqa: F403
+from headrace.nn.functional.convolution import *  # noqa: F403
+from headrace.nn.functional.distance import *  # noqa: F403
+from headrace.nn.functional.dropout import *  # noqa: F403
+from headrace.nn.functional.linear import *  # noqa: F403
+from headrace.nn.functional.loss import *  # noqa: F403
+from headrace.nn.functional.normalization import *  # noqa: F403
+from headrace.nn.functional.padding import *  # noqa: F403
+from headrace.nn.functional.pooling import *  # noqa: F403
+from headrace.nn.functional.vision import *  # noqa: F403
