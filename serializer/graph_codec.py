@@ -322,7 +322,7 @@ def _read_tensor(message: Any, where: str) -> np.ndarray:
         return array.reshape(shape)
     raw = np.frombuffer(data, np.uint8)
     if dtype.name == "bool":
-        return (raw != 0).reshape(shape)
+        return np.asarray(raw != 0).reshape(shape)
     if dtype.bits < 8:
         raw = raw & np.uint8((1 << dtype.bits) - 1)
     return raw.view(dtype.numpy).reshape(shape)

@@ -94,14 +94,15 @@ def pack(array: np.ndarray, dtype: DType) -> np.ndarray:
     padded = np.zeros(-(-fields.size // per_byte) * per_byte, np.uint8)
     padded[: fields.size] = fields
     shifts = np.arange(per_byte, dtype=np.uint8) * np.uint8(dtype.bits)
-    return np.bitwise_or.reduce(padded.reshape(-1, per_byte) << shifts, axis=1)
+    return np.asarray(np.bitwise_or.reduce(padded.reshape(-1, per_byte) << shifts, axis=1))
 
 
 def unpack(packed: np.ndarray, dtype: DType, count: int) -> np.ndarray:
     """`count` elements of a 2- or 4-bit type out of packed bytes."""
     shifts = np.arange(8 // dtype.bits, dtype=np.uint8) * np.uint8(dtype.bits)
     fields = (packed[:, None] >> shifts) & np.uint8((1 << dtype.bits) - 1)
-    return fields.reshape(-1)[:count].view(dtype.numpy)
+    found: np.ndarray = fields.reshape(-1)[:count].view(dtype.numpy)
+    return found
 
 
 def decode(
@@ -163,7 +164,7 @@ def _check_cover(spans: Iterable[tuple[str, tuple[int, int]]], size: int, where:
 
 def _view(data: memoryview, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
     if dtype.name == "bool":
-        return (np.frombuffer(data, np.uint8) != 0).reshape(shape)  # a byte of 2 would be a third truth value
+        return np.asarray(np.frombuffer(data, np.uint8) != 0).reshape(shape)  # a byte of 2 would be a third truth value
     array = np.frombuffer(data, np.uint8)
     if array.size and array.ctypes.data % dtype.itemsize:
         array = array.copy()  # a foreign file need not align its data
@@ -173,4 +174,4 @@ def _view(data: memoryview, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _bytes_of(array: np.ndarray) -> memoryview:
-    return memoryview(array.reshape(-1).view(np.uint8)) if array.size else memoryview(b"")
+    return array.reshape(-1).view(np.uint8).data if array.size else memoryview(b"")

@@ -108,7 +108,7 @@ def write_attribute(name: str, value: Any, write_block: Callable[[Block, str], A
     """The AttributeProto of one value. Raises TypeError for what has no form."""
     import onnx
 
-    proto = onnx.AttributeProto(name=name)
+    proto: Any = onnx.AttributeProto(name=name)
     match value:
         case bool() | int() | np.integer():
             proto.type, proto.i = 2, int(value)

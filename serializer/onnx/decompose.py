@@ -49,7 +49,7 @@ def _copy(block: Block, builder: Builder, known: dict[int, Value]) -> None:
     for node in block.nodes:
         inputs = [None if value is None else known[id(value)] for value in node.inputs]
         if node.domain == "headrace":
-            results = _expand(node, inputs, builder)
+            results: list[Value | None] = [*_expand(node, inputs, builder)]
         else:
             results = [None if value is None else Value(value.name, value.type) for value in node.outputs]
             attributes = {
@@ -107,7 +107,10 @@ def _expand(node: Node, inputs: list[Value | None], builder: Builder) -> list[Va
 
 def activate(F: Any, y: Any, attributes: Mapping[str, Any]) -> Any:
     """The fused operators' `activation`, with its parameters."""
-    get = lambda key, default: default if attributes.get(key) is None else float(attributes[key])  # noqa: E731
+
+    def get(key: str, default: float) -> float:
+        return default if attributes.get(key) is None else float(attributes[key])
+
     match attributes.get("activation") or "":
         case "":
             return y

@@ -149,6 +149,11 @@ def _copy(
     )  # fmt: skip
 
 
+def _int(node: Node, key: str) -> int:
+    value = node.attributes.get(key, 0)
+    return value if isinstance(value, int) else 0
+
+
 def _input(node: Node, index: int) -> Value | None:
     return node.inputs[index] if index < len(node.inputs) else None
 
@@ -181,7 +186,7 @@ def _split(node: Node, version: int, graph: Graph, constant: Any) -> Node:
     if version >= 18 or "num_outputs" not in node.attributes:
         return node
     attributes = {key: value for key, value in node.attributes.items() if key != "num_outputs"}
-    data, count, axis = node.inputs[0], int(node.attributes["num_outputs"]), int(attributes.get("axis", 0))
+    data, count, axis = node.inputs[0], _int(node, "num_outputs"), _int(node, "axis")
     size = (
         data.type.shape[axis]
         if data is not None and isinstance(data.type, TensorType) and data.type.shape is not None
@@ -221,7 +226,7 @@ def _dft(node: Node, version: int, graph: Graph, constant: Any) -> Node:
     """20 made the axis an input."""
     if version >= 20:
         return node
-    axis = int(_array(node, 2, graph, "the axis", version)) if _input(node, 2) is not None else -2
+    axis = int(_array(node, 2, graph, "the axis", version).item()) if _input(node, 2) is not None else -2
     return _copy(node, inputs=node.inputs[:2], attributes={**node.attributes, "axis": axis})
 
 

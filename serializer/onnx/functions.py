@@ -74,7 +74,7 @@ def schema_function(node: Node, version: int) -> Any | None:
     import onnx
 
     try:
-        schema = onnx.defs.get_schema(node.operator, version, node.domain)
+        schema: Any = onnx.defs.get_schema(node.operator, version, node.domain)
     except onnx.defs.SchemaError:
         return None
     if schema.has_function:
@@ -99,7 +99,7 @@ def has_schema_function(operator: str, domain: str, version: int) -> bool:
     import onnx
 
     try:
-        schema = onnx.defs.get_schema(operator, version, domain)
+        schema: Any = onnx.defs.get_schema(operator, version, domain)
     except onnx.defs.SchemaError:
         return False
     return bool(schema.has_function or schema.has_context_dependent_function)

@@ -18,7 +18,7 @@ from headrace.serializer.onnx import upgrade
 from headrace.serializer.onnx.attributes import read_attributes
 from headrace.serializer.onnx.external import ExternalData
 from headrace.serializer.onnx.functions import DEPTH_LIMIT, NODE_LIMIT, Functions, domain_of, schema_function
-from headrace.serializer.onnx.support import is_function_call
+from headrace.serializer.onnx.support import called
 from headrace.serializer.onnx.tensors import SPARSE_LIMIT, read_sparse, read_tensor
 from headrace.serializer.onnx.types import PATH_KEY, Symbols, read_type
 
@@ -173,16 +173,19 @@ class Reader:
         if not proto.op_type or max(len(proto.input), len(proto.output)) > _ARITY_LIMIT:
             raise LoadError(f"{where}: has no operator, or more than {_ARITY_LIMIT} inputs or outputs")
         inputs = [scope.find(name, where) for name in proto.input]
-        read_block = lambda graph, attribute: self._block(
-            graph, scope, _given_types(proto.op_type, inputs), f"{where} / {attribute}"
-        )  # noqa: E731
+
+        def read_block(graph: Any, attribute: str) -> Block:
+            return self._block(graph, scope, _given_types(proto.op_type, inputs), f"{where} / {attribute}")
+
         attributes = read_attributes(proto.attribute, scope.call, self.external, read_block, self._spend, where)
         domain = domain_of(proto)
         if proto.op_type == "Constant" and not domain:
             self._constant(_constant_array(attributes, where), proto.output[0] if proto.output else "", scope, where)
             return
-        if is_function_call(proto, self.functions):
-            results = self._call(self.functions.find(proto), inputs, attributes, scope, proto, where)
+        function = called(proto, self.functions)
+        results: Sequence[Value | None]
+        if function is not None:
+            results = self._call(function, inputs, attributes, scope, proto, where)
         else:
             results = self._operator(proto, domain, inputs, attributes, scope, hints, where)
         for name, value in zip(proto.output, results):
@@ -248,10 +251,10 @@ class Reader:
         reader._weights(proto, scope)
         reader._nodes(proto, scope)
         for info in proto.output:
-            value = scope.find(info.name, f"{where}, outputs")
-            if value is None:
+            result = scope.find(info.name, f"{where}, outputs")
+            if result is None:
                 raise LoadError(f"{where}: an output has no name")
-            block.outputs.append(value)
+            block.outputs.append(result)
         return block
 
     def _call(

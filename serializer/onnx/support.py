@@ -27,13 +27,12 @@ def require_operators(model: Any, functions: Functions, opsets: Mapping[str, int
     raise UnsupportedOperator(f"uses {count} that headrace does not have: " + "; ".join(lines))
 
 
-def is_function_call(node: Any, functions: Functions) -> bool:
-    """A call of a local function. The functions that our own export writes for the domain "headrace" give way to the
-    operators they stand for."""
+def called(node: Any, functions: Functions) -> Any:
+    """The local function that a node calls, or None. The functions that stand for operators of the domain "headrace" give
+    way to these."""
     function = functions.find(node)
-    return function is not None and not (
-        domain_of(node) in ("", "headrace") and find(node.op_type, domain_of(node)) is not None
-    )
+    own = domain_of(node) in ("", "headrace") and find(node.op_type, domain_of(node)) is not None
+    return None if own else function
 
 
 def _collect(
@@ -49,8 +48,8 @@ def _collect(
         here = f"{place}node {index}" + (f" {node.name!r}" if node.name else "")
         for attribute, graph in inner_graphs(node):
             _collect(graph.node, f"{here} / {attribute} / ", functions, opsets, missing, seen)
-        if is_function_call(node, functions):
-            function = functions.find(node)
+        function = called(node, functions)
+        if function is not None:
             if id(function) not in seen:
                 seen.add(id(function))
                 versions = {domain_of(item): int(item.version) for item in function.opset_import}

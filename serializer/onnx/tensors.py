@@ -85,7 +85,7 @@ def _from_bytes(data: memoryview, dtype: DType, shape: tuple[int, ...], where: s
     if dtype.bits < 8:
         return unpack(np.frombuffer(data, np.uint8), dtype, count).reshape(shape)
     if dtype.name == "bool":
-        return (np.frombuffer(data, np.uint8) != 0).reshape(shape)
+        return np.asarray(np.frombuffer(data, np.uint8) != 0).reshape(shape)
     array = np.frombuffer(data, np.uint8)
     if array.ctypes.data % dtype.itemsize:
         array = array.copy()  # kernels read aligned elements only
@@ -108,7 +108,7 @@ def _from_field(values: Any, dtype: DType, shape: tuple[int, ...], where: str) -
         return np.array(values, dtype.numpy).reshape(shape)
     plain = np.array(values, np.int32)
     if dtype.name == "bool":
-        return (plain != 0).reshape(shape)
+        return np.asarray(plain != 0).reshape(shape)
     low, high = _plain_range(dtype)
     if plain.size and not (low <= plain.min() and plain.max() <= high):
         raise LoadError(f"{where}: an element lies outside {dtype}: allowed are {low} to {high}")

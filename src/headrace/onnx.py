@@ -140,7 +140,9 @@ def _renamed(graph: Graph, names: Mapping[str, str], dynamic_axes: Mapping[str, 
     for value in graph.inputs:
         wanted = dynamic_axes.get(names.get(value.name, value.name), {})
         shape = value.type.shape if isinstance(value.type, TensorType) else None
-        for axis, name in wanted.items() if isinstance(wanted, Mapping) and shape is not None else ():
+        if shape is None or not isinstance(wanted, Mapping):
+            continue
+        for axis, name in wanted.items():
             dim = shape[axis]
             if not isinstance(dim, int) and dim.name is not None:
                 symbols[dim.name] = name
@@ -156,7 +158,7 @@ def _compare(
 
     found = {"headrace": list(load_model(path).run(feeds).values())}
     if find_spec("onnxruntime") is not None:
-        import onnxruntime
+        import onnxruntime  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         found["onnxruntime"] = session.run(None, feeds)
