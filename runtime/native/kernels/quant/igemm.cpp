@@ -1,0 +1,97 @@
+#include "kernels/quant/igemm.h"
+
+#include <algorithm>
+
+#include "kernels/gemm/common.h"
+#include "kernels/gemm/tiers.h"
+
+namespace hr {
+
+HR_TIER_TABLE(IntTable, int_kernels);
+
+const IntTable& int_table() { return HR_OF_TIER(int_kernels, cpu_tier()); }
+
+namespace {
+
+constexpr int64_t kRowBytes = 160 << 10;    // of prepared A in one block of rows
+constexpr int64_t kTable = 8192;            // row pointers on the stack
+
+}  // namespace
+
+void pack_int(const IntTable& t, const uint8_t* w, int64_t lds, int64_t ldk, int64_t ldn, bool shift, int64_t segments, int64_t k, int64_t n,
+              int8_t* out, int32_t* sums) {
+    const int64_t units = units_of(t, k), panels = ceil_div(n, t.nr);
+    const uint8_t flip = shift ? 0x80 : 0;
+    std::fill(sums, sums + panels * t.nr, 0);
+    for (int64_t p = 0; p < panels; p++)
+        for (int64_t s = 0; s < segments; s++) {
+            int8_t* to = out + (p * segments + s) * units * t.nr * t.unit;
+            std::memset(to, 0, size_t(units * t.nr * t.unit));
+            const int64_t n0 = p * t.nr, width = std::min<int64_t>(t.nr, n - n0);
+            for (int64_t i = 0; i < k; i++) {
+                int8_t* row = to + i / t.unit * t.nr * t.unit + i % t.unit;
+                const uint8_t* from = w + s * lds + i * ldk + n0 * ldn;
+                for (int64_t j = 0; j < width; j++) {
+                    const int8_t value = int8_t(from[j * ldn] ^ flip);
+                    row[j * t.unit] = value;
+                    sums[n0 + j] += value;
+                }
+            }
+        }
+}
+
+GemmPlan plan_int(const IntTable& t, const IntProblem& p, int threads) {
+    const int64_t panels = std::max<int64_t>(1, ceil_div(p.n, t.nr));
+    const int64_t most = std::clamp<int64_t>(kRowBytes / std::max<int64_t>(1, p.row_bytes) / t.mr * t.mr, 2 * t.mr, 1020 / t.mr * t.mr);
+    int64_t row_blocks = std::max<int64_t>(1, ceil_div(p.m, most)), groups = 1;
+    const double work = double(p.m) * double(p.n) * double(p.segments * p.k);
+    if (threads > 1 && work > 128 * 1024) {
+        const int64_t wanted = std::min<int64_t>(4 * threads, int64_t(work / (64 * 1024)) + 1);
+        if (row_blocks < wanted) row_blocks = std::max<int64_t>(row_blocks, std::min(wanted, p.m / (4 * t.mr)));
+        if (row_blocks < wanted) groups = std::min(panels, ceil_div(wanted, row_blocks));
+    }
+    GemmPlan plan;
+    plan.row_block = std::max<int64_t>(1, round_up(ceil_div(std::max<int64_t>(p.m, 1), row_blocks), t.mr));
+    plan.row_blocks = std::max<int64_t>(1, ceil_div(p.m, plan.row_block));
+    plan.panel_group = ceil_div(panels, groups);
+    plan.panel_groups = ceil_div(panels, plan.panel_group);
+    return plan;
+}
+
+void run_int_task(const IntTable& t, const IntProblem& p, const GemmPlan& plan, int64_t task) {
+    const int64_t row0 = task / plan.panel_groups * plan.row_block, row1 = std::min(p.m, row0 + plan.row_block);
+    const int64_t col0 = task % plan.panel_groups * plan.panel_group * t.nr;
+    const int64_t col1 = std::min(p.n, col0 + plan.panel_group * t.nr);
+    if (row0 >= row1 || col0 >= col1) return;
+    if (p.segments * t.mr > kTable) throw std::invalid_argument("an integer convolution of " + std::to_string(p.segments) + " taps");
+
+    const void* table[kTable];
+    int32_t sums[1024];
+    const int64_t most = std::min<int64_t>(1020 / t.mr * t.mr, kTable / std::max<int64_t>(p.segments, 1) / t.mr * t.mr);
+    for (int64_t m0 = row0; m0 < row1; m0 += most) {
+        IntBlock g;
+        g.rows = table, g.stride = g.m = std::min(most, row1 - m0);
+        p.rows->fill(table, g.stride, 0, p.segments, m0, m0 + g.m);
+        g.segments = p.segments, g.units = units_of(t, p.k);
+        g.panel_stride = int_panel(t, p.segments, p.k);
+        g.b = p.b + col0 / t.nr * g.panel_stride, g.n = col1 - col0;
+        g.ldc = p.ldc, g.c = static_cast<char*>(p.c) + (m0 * p.ldc + col0) * int64_t(item_size(p.epilogue.out));
+        IntEpilogue e = p.epilogue;
+        const auto columns = [&](auto*& pointer) { if (pointer) pointer += col0; };
+        columns(e.col), columns(e.w_zero), columns(e.col_sum), columns(e.scale), columns(e.bias);
+        if (e.row_shift) e.row_shift += m0;
+        if (e.row_scale) e.row_scale += m0;
+        if (e.r) e.r = static_cast<const char*>(e.r) + m0 * e.ldr + col0;
+        if (e.w_zero) {
+            for (int64_t m = 0; m < g.m; m++) {
+                sums[m] = -p.sum_shift + (e.row_shift ? int32_t(p.segments * p.k) * e.row_shift[m] : 0);
+                for (int64_t s = 0; s < p.segments; s++) sums[m] += t.sum(table[s * g.stride + m], p.k);
+            }
+            e.row_sum = sums;
+        }
+        g.epilogue = e;
+        t.block(g);
+    }
+}
+
+}  // namespace hr

@@ -1,0 +1,238 @@
+// Integer products: headrace.QGemm, QLinearMatMul, MatMulInteger, headrace.MatMulIntegerToFloat, headrace.DynamicMatMul.
+#include <algorithm>
+
+#include "kernels/quant/params.h"
+#include "kernels/quant/rows.h"
+#include "pool.h"
+
+namespace hr {
+
+namespace {
+
+constexpr int64_t kPreparedBytes = 1 << 20;     // of A at a time
+
+class QGemmKernel final : public Kernel {
+public:
+    QGemmKernel(const NodeInfo& node, const Slots& slots, IntOut out, const Activation& act) : table_(int_table()), slots_(slots), act_(act) {
+        dynamic_ = node.op == "headrace.DynamicMatMul";
+        type_ = out == IntOut::s32 ? DType::i32 : out == IntOut::f32 ? DType::f32 : out == IntOut::i8 ? DType::i8 : DType::u8;
+        rule_.table = &table_, rule_.slots = slots, rule_.out = out;
+        rule_.x_signed = node.inputs[slots.x] == DType::i8, rule_.w_signed = node.inputs[slots.w] == DType::i8;
+        if (!dynamic_) rule_.read_activation(node);
+        r_signed_ = slots.r >= 0 && slots.r < int(node.inputs.size()) && node.inputs[slots.r] == DType::i8;
+        const auto constant = [&](int i) { return i >= 0 && i < int(node.constants.size()) ? node.constants[i] : nullptr; };
+        const Tensor* w = constant(slots.w);
+        if (!w || w->shape.rank != 2) return;
+        packed_ = Packed<int8_t>(int_packed(table_, 1, w->shape[0], w->shape[1]));
+        sums_ = Packed<int32_t>(round_up(w->shape[1], table_.nr));
+        pack(w->as<uint8_t>(), w->shape[0], w->shape[1], packed_.get(), sums_.get());
+        fixed_ = true;
+        for (int i : rule_.inputs())
+            if (i >= 0 && i < int(node.inputs.size()) && node.inputs[i] != DType::none && !constant(i)) fixed_ = false;
+        if (fixed_) {
+            rule(w->shape[1]).fill(params_, constant, sums_.get(), nullptr);
+            const Tensor* zero = constant(slots.x_zero);
+            fixed_ = !zero || zero->count() == 1;
+        }
+    }
+
+    void shape(ShapeContext& c) const override {
+        const Shape out = output(c.in(slots_.x).shape, c.in(slots_.w).shape);
+        c.out(0, type_, out);
+        Scratch scratch;
+        plan(sizes(c.in(slots_.x).shape, c.in(slots_.w).shape), scratch);
+        c.scratch = scratch.used();
+    }
+
+    void run(RunContext& c) const override {
+        const Sizes z = sizes(c.in(slots_.x).shape, c.in(slots_.w).shape);
+        if (z.m == 0 || z.n == 0 || z.batch == 0) return;
+        Scratch scratch(c.scratch);
+        const Memory mem = plan(z, scratch);
+        const auto given = [&](int i) { return i >= 0 && c.has(i) ? &c.in(i) : nullptr; };
+        const Tensor* x_zero = given(slots_.x_zero);
+        const bool row_zeros = x_zero && x_zero->count() > 1;
+        if (row_zeros && x_zero->count() != z.m * (z.fold ? 1 : z.batch))
+            throw std::invalid_argument("the zero point of A is " + text(x_zero->shape) + "; allowed: one, or one a row");
+        const char* x = static_cast<const char*>(c.in(slots_.x).data);
+        const int64_t x_item = dynamic_ ? 4 : 1, y_item = int64_t(item_size(type_));
+        for (int64_t i = 0; i < z.batch; i++) {
+            const int8_t* b = packed_.get();
+            const int32_t* sums = sums_.get();
+            if (!packed_) {
+                const int64_t at = z.b_count == z.batch ? i : broadcast_index(z.b_batch, z.batch_shape, i);
+                pack(c.in(slots_.w).as<uint8_t>() + at * z.k * z.n, z.k, z.n, mem.b, mem.sums);
+                b = mem.b, sums = mem.sums;
+            }
+            Params own;
+            if (!fixed_) {
+                Scratch room(mem.params);
+                rule(z.n).fill(own, given, sums, &room);
+            }
+            const Params& params = fixed_ ? params_ : own;
+            IntEpilogue e = params.epilogue;
+            if (dynamic_ || !rule_.activation.empty()) {
+                if (dynamic_) e.act = act_;
+            }
+            if (slots_.r >= 0 && c.has(slots_.r)) {
+                if (c.in(slots_.r).shape != c.out(0).shape) throw std::invalid_argument("the residual is " + text(c.in(slots_.r).shape) + ", the result " + text(c.out(0).shape));
+                e.r = c.in(slots_.r).as<uint8_t>(), e.ldr = z.n, e.r_signed = r_signed_;
+            }
+            const int64_t from = z.a_count == z.batch ? i : broadcast_index(z.a_batch, z.batch_shape, i);
+            run_rows(z, x + from * z.m * z.k * x_item, row_zeros ? x_zero : nullptr, from * z.m, params, e, b, sums,
+                     static_cast<char*>(c.out(0).data) + i * z.m * z.n * y_item, mem, *c.pool);
+        }
+    }
+
+    bool reads_data(int input) const override { return !(input == slots_.w && packed_); }
+    size_t packed_bytes() const override { return packed_.bytes() + sums_.bytes(); }
+    std::string variant() const override { return std::string("gemm_int8_") + table_.tier; }
+
+private:
+    struct Sizes {
+        int64_t m, n, k, batch, a_count, b_count;
+        Shape a_batch, b_batch, batch_shape;
+        bool fold;
+    };
+    struct Memory {
+        char* params = nullptr;
+        uint8_t* a = nullptr;
+        int8_t* b = nullptr;
+        int32_t *sums = nullptr, *row_shift = nullptr;
+        float* row_scale = nullptr;
+    };
+
+    static Shape leading(const Shape& s) {
+        Shape out;
+        for (int i = 0; i + 2 < s.rank; i++) out.push(s.d[i]);
+        return out;
+    }
+
+    Sizes sizes(const Shape& a, const Shape& b) const {
+        if (a.rank == 0 || b.rank == 0) throw std::invalid_argument("a matrix product takes no scalars");
+        const Shape a2 = a.rank == 1 ? Shape{1, a.d[0]} : a, b2 = b.rank == 1 ? Shape{b.d[0], 1} : b;
+        if (a2[-1] != b2[-2]) throw std::invalid_argument("cannot multiply " + text(a) + " by " + text(b));
+        Sizes z{};
+        z.m = a2[-2], z.k = a2[-1], z.n = b2[-1];
+        z.a_batch = leading(a2), z.b_batch = leading(b2), z.batch_shape = broadcast(z.a_batch, z.b_batch);
+        z.a_count = z.a_batch.count(), z.b_count = z.b_batch.count(), z.batch = z.batch_shape.count();
+        z.fold = z.b_count == 1 && z.a_count == z.batch;
+        if (z.fold) {
+            z.m *= z.batch, z.batch = z.a_count = 1;
+            z.a_batch = z.b_batch = z.batch_shape = Shape{};
+        }
+        return z;
+    }
+
+    Shape output(const Shape& a, const Shape& b) const {
+        const Shape a2 = a.rank == 1 ? Shape{1, a.d[0]} : a, b2 = b.rank == 1 ? Shape{b.d[0], 1} : b;
+        sizes(a, b);
+        Shape out = broadcast(leading(a2), leading(b2));
+        if (a.rank > 1) out.push(a2[-2]);
+        if (b.rank > 1) out.push(b2[-1]);
+        return out;
+    }
+
+    ParamsRule rule(int64_t n) const {
+        ParamsRule r = rule_;
+        r.n = n, r.ld = round_up(n, table_.nr);
+        return r;
+    }
+
+    void pack(const uint8_t* w, int64_t k, int64_t n, int8_t* out, int32_t* sums) const {
+        pack_int(table_, w, 0, n, 1, !rule_.w_signed, 1, k, n, out, sums);
+    }
+
+    int64_t row_bytes(int64_t k) const { return round_up(k, table_.unit) * table_.item; }
+    int64_t rows_at_once(const Sizes& z) const {
+        return std::clamp<int64_t>(kPreparedBytes / std::max<int64_t>(1, row_bytes(z.k)) / table_.mr * table_.mr, table_.mr, std::max<int64_t>(z.m, 1));
+    }
+
+    Memory plan(const Sizes& z, Scratch& s) const {
+        Memory mem;
+        mem.a = s.take<uint8_t>(rows_at_once(z) * row_bytes(z.k));
+        mem.row_shift = s.take<int32_t>(rows_at_once(z)), mem.row_scale = s.take<float>(rows_at_once(z));
+        if (!packed_) mem.b = s.take<int8_t>(int_packed(table_, 1, z.k, z.n)), mem.sums = s.take<int32_t>(round_up(z.n, table_.nr));
+        if (!fixed_) mem.params = s.take<char>(int64_t(rule(z.n).scratch_bytes()));
+        return mem;
+    }
+
+    void run_rows(const Sizes& z, const char* x, const Tensor* x_zero, int64_t zero_at, const Params& params, const IntEpilogue& e, const int8_t* b,
+                  const int32_t* sums, char* y, const Memory& mem, ThreadPool& pool) const {
+        const int64_t stride = row_bytes(z.k), step = rows_at_once(z), y_item = int64_t(item_size(type_));
+        const bool bytes = table_.item == 1;
+        for (int64_t m0 = 0; m0 < z.m; m0 += step) {
+            const int64_t rows = std::min(step, z.m - m0);
+            pool.parallel(rows, std::max<int64_t>(1, 16384 / (z.k + 1)), [&](int64_t begin, int64_t end) {
+                for (int64_t m = begin; m < end; m++) {
+                    uint8_t* to = mem.a + m * stride;
+                    if (dynamic_) {
+                        const RowLevels row = row_levels(table_, reinterpret_cast<const float*>(x) + (m0 + m) * z.k, z.k);
+                        prepare_row(table_, reinterpret_cast<const float*>(x) + (m0 + m) * z.k, z.k, row, to);
+                        mem.row_scale[m] = row.scale, mem.row_shift[m] = -row.zero;
+                        continue;
+                    }
+                    const int32_t zero = x_zero ? int_at(x_zero, zero_at + m0 + m) : params.x_raw_zero;
+                    if (x_zero) mem.row_shift[m] = -(zero + (rule_.x_signed ? 128 : 0));
+                    table_.prepare(reinterpret_cast<const uint8_t*>(x) + (m0 + m) * z.k, rule_.x_signed, zero, z.k, to);
+                }
+            });
+            const MatrixRows source(mem.a, stride);
+            IntProblem p{rows, z.n, 1, z.k, &source, b, y + m0 * z.n * y_item, z.n, e, stride, int32_t(z.k) * params.x_zero};
+            if (p.epilogue.r) p.epilogue.r = static_cast<const uint8_t*>(e.r) + m0 * z.n;
+            if (dynamic_) p.epilogue.row_scale = mem.row_scale;
+            if (bytes && (dynamic_ || x_zero)) {
+                // Zero points a row: what the columns hold for one zero point of all rows does not apply.
+                p.epilogue.row_shift = mem.row_shift, p.epilogue.col_sum = sums;
+                p.sum_shift = 0;
+            }
+            const GemmPlan plan = plan_int(table_, p, pool.threads());
+            pool.parallel(plan.tasks(), 1, [&](int64_t begin, int64_t end) {
+                for (int64_t task = begin; task < end; task++) run_int_task(table_, p, plan, task);
+            });
+        }
+    }
+
+    const IntTable& table_;
+    Slots slots_;
+    Activation act_;
+    bool dynamic_ = false, fixed_ = false, r_signed_ = false;
+    DType type_;
+    ParamsRule rule_;
+    Packed<int8_t> packed_;
+    Packed<int32_t> sums_;
+    Params params_;
+};
+
+std::unique_ptr<Kernel> make_qgemm(const NodeInfo& node) {
+    const auto type = [&](int i) { return i >= 0 && i < int(node.inputs.size()) ? node.inputs[i] : DType::none; };
+    Slots s;
+    IntOut out = IntOut::s32;
+    Activation act;
+    if (node.op == "MatMulInteger") {
+        s.x_zero = 2, s.w_zero = 3;
+    } else if (node.op == "headrace.MatMulIntegerToFloat") {
+        s.x_scale = 2, s.w_scale = 3, s.x_zero = 4, s.w_zero = 5, s.real_bias = 6, out = IntOut::f32;
+    } else if (node.op == "headrace.DynamicMatMul") {
+        s.w_scale = 2, s.real_bias = 3, out = IntOut::f32;
+        if (type(0) != DType::f32 || type(1) != DType::i8 || !read_activation(node, act)) return nullptr;
+    } else {
+        s.x_scale = 1, s.x_zero = 2, s.w = 3, s.w_scale = 4, s.w_zero = 5, s.y_scale = 6, s.y_zero = 7;
+        if (node.op == "headrace.QGemm") s.bias = 8, s.r = 9, s.r_scale = 10, s.r_zero = 11;
+        out = type(7) == DType::none ? IntOut::f32 : node.outputs[0] == DType::i8 ? IntOut::i8 : IntOut::u8;
+    }
+    if (node.op != "headrace.DynamicMatMul" && (!is_int8(type(s.x)) || !is_int8(type(s.w)))) return nullptr;
+    for (int i : {s.x_scale, s.w_scale, s.y_scale, s.r_scale, s.real_bias})
+        if (type(i) != DType::none && type(i) != DType::f32) return nullptr;
+    return std::make_unique<QGemmKernel>(node, s, out, act);
+}
+
+HR_KERNEL("headrace.QGemm", make_qgemm);
+HR_KERNEL("QLinearMatMul", make_qgemm);
+HR_KERNEL("MatMulInteger", make_qgemm);
+HR_KERNEL("headrace.MatMulIntegerToFloat", make_qgemm);
+HR_KERNEL("headrace.DynamicMatMul", make_qgemm);
+
+}  // namespace
+
+}  // namespace hr
