@@ -15,7 +15,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,7 @@ METHODS = ("static", "dynamic")
 COMPARED = 32  # batches that output errors are taken over
 RECORDED = 4  # batches of golden data
 ROWS = 8  # of each of these, where the model has a batch dimension
+CHUNK = 64  # rows that are run at once; larger batches are cut
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,9 @@ def quantize(
     """Quantize a model to int8; write it to `output` (.hr) where that is given.
 
     source: a path (.hr, .onnx), an exported program, a Program with one entry point, or a Graph.
-    calibration: representative inputs; an .npz file (arrays by input name: one batch), a folder of .npz files (a batch
+    calibration: representative inputs; an .npz file (arrays by input name), a folder of .npz files (a batch
         each) or .npy files (for a model of one input), or an iterable of dicts. Static quantization needs it; dynamic
-        uses it for the report only, and random inputs without it.
+        uses it for the report only, and random inputs without it. Batches of more than 64 rows are cut.
     labels: (inputs by name, class numbers), for accuracy before and after.
     observer: how activation ranges are taken: minmax, moving-average, percentile, entropy, mse.
     max_drop: the largest loss of accuracy allowed, in percentage points; needs labels. Layers go back to float32, the
@@ -139,7 +140,19 @@ def _batches(calibration: Any, graph: Graph) -> Iterable[Feeds]:
         missing = [name for name in names if name not in batch]
         if missing:
             raise HeadraceError(f"calibration {place} has no array {missing[0]!r}; it has {', '.join(batch) or 'none'}; inputs: {', '.join(names)}")
-        yield {value.name: _typed(batch[value.name], value.type) for value in graph.inputs}
+        yield from _chunks({value.name: _typed(batch[value.name], value.type) for value in graph.inputs}, graph, CHUNK)
+
+
+def _chunks(feeds: Feeds, graph: Graph, size: int) -> Iterator[Feeds]:
+    """The feeds cut along the batch dimension, where all inputs have the same symbolic first dimension."""
+    firsts = {value.type.shape[0] if isinstance(value.type, TensorType) and value.type.shape else 0 for value in graph.inputs}
+    rows = {np.shape(array)[0] if np.ndim(array) else 0 for array in feeds.values()}
+    if len(firsts) != 1 or isinstance(firsts.pop(), int) or len(rows) != 1:
+        yield feeds
+        return
+    (total,) = rows
+    for start in range(0, max(total, 1), size):
+        yield {name: np.ascontiguousarray(array[start : start + size]) for name, array in feeds.items()}
 
 
 def _typed(array: Any, type: object) -> np.ndarray:
@@ -250,7 +263,9 @@ class _Work:
         if self.labels is None:
             raise HeadraceError("accuracy needs labels")
         feeds, classes = self.labels
-        return 100.0 * report.accuracy(runner(graph)(feeds), classes)
+        parts = _run_all(graph, list(_chunks(feeds, graph, CHUNK)))
+        whole = {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0]} if len(parts) > 1 else parts[0]
+        return 100.0 * report.accuracy(whole, classes)
 
     def signal(self, graph: Graph) -> float:
         """The least SQNR of an output, in dB."""
@@ -290,7 +305,7 @@ class _Work:
 
     def golden(self, graph: Graph) -> Golden:
         """The integer model's own answers on the first batches, a few rows of each."""
-        inputs = [_first_rows(feeds, graph) for feeds in self.compared[:RECORDED]]
+        inputs = [dict(next(_chunks(feeds, graph, ROWS))) for feeds in self.compared[:RECORDED]]
         return Golden(inputs, _run_all(graph, inputs), rtol=1e-4, atol=1e-5)
 
 
@@ -307,16 +322,12 @@ def _labels(labels: Any, graph: Graph) -> tuple[Feeds, np.ndarray]:
         feeds, classes = labels
     except (TypeError, ValueError):
         raise HeadraceError("labels must be a pair: inputs by name, and class numbers") from None
-    (checked,) = _batches([feeds], graph)
+    names = [value.name for value in graph.inputs]
+    missing = [name for name in names if name not in feeds]
+    if missing:
+        raise HeadraceError(f"the labelled data has no array {missing[0]!r}; it has {', '.join(feeds)}; inputs: {', '.join(names)}")
+    checked = {value.name: _typed(feeds[value.name], value.type) for value in graph.inputs}
     return checked, np.asarray(classes).ravel()
-
-
-def _first_rows(feeds: Feeds, graph: Graph) -> dict[str, np.ndarray]:
-    """At most ROWS rows, where all inputs have the same symbolic first dimension."""
-    firsts = {value.type.shape[0] if isinstance(value.type, TensorType) and value.type.shape else 0 for value in graph.inputs}
-    if len(firsts) != 1 or isinstance(firsts.pop(), int):
-        return dict(feeds)
-    return {name: np.ascontiguousarray(array[:ROWS]) for name, array in feeds.items()}
 
 
 def _run_all(graph: Graph, batches: Sequence[Feeds]) -> list[dict[str, Any]]:

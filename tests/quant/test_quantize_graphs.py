@@ -288,3 +288,18 @@ def test_biases_take_up_the_mean_error_of_weights(kind: str) -> None:
         mean = np.mean([error.mean(axis=tuple(a for a in range(error.ndim) if a != 1)) for error in errors], axis=0)
         drift.append(np.abs(mean).max())
     assert drift[0] < 0.4 * drift[1], drift
+
+
+def test_large_batches_are_cut() -> None:
+    graph = mlp()
+    (large,) = data(graph, 1, 150)
+    cut = [{"x": large["x"][start : start + 64]} for start in (0, 64, 128)]
+    a, b = (quantization.quantize(graph, calibration=batches, labels=labelled(graph, 130)) for batches in ([large], cut))
+    assert a.calibration == b.calibration and a.calibration["batches"] == 3
+    assert a.report == b.report and a.report["accuracy"]["samples"] == 130
+
+
+def test_quantize_is_a_verb() -> None:
+    import headrace
+
+    assert headrace.quantize is quantization.quantize
