@@ -13,7 +13,7 @@ from headrace.runtime.builder import Builder
 from headrace.runtime.errors import GraphError, LoadError
 from headrace.runtime.graph import Block, Graph, Node, Value
 from headrace.runtime.ops import find
-from headrace.runtime.types import TensorType, Type
+from headrace.runtime.types import SequenceType, TensorType, Type
 from headrace.serializer.onnx import upgrade
 from headrace.serializer.onnx.attributes import read_attributes
 from headrace.serializer.onnx.external import ExternalData
@@ -173,12 +173,16 @@ class Reader:
         if not proto.op_type or max(len(proto.input), len(proto.output)) > _ARITY_LIMIT:
             raise LoadError(f"{where}: has no operator, or more than {_ARITY_LIMIT} inputs or outputs")
         inputs = [scope.find(name, where) for name in proto.input]
+        domain = domain_of(proto)
+        known = self._known_condition(proto, domain, inputs)
+        if known is not None:
+            self._define(proto, self._branch(proto, known, scope, where), scope, where)
+            return
 
         def read_block(graph: Any, attribute: str) -> Block:
-            return self._block(graph, scope, _given_types(proto.op_type, inputs), f"{where} / {attribute}")
+            return self._block(graph, scope, _given_types(proto, inputs), f"{where} / {attribute}")
 
         attributes = read_attributes(proto.attribute, scope.call, self.external, read_block, self._spend, where)
-        domain = domain_of(proto)
         if proto.op_type == "Constant" and not domain:
             self._constant(_constant_array(attributes, where), proto.output[0] if proto.output else "", scope, where)
             return
@@ -188,6 +192,10 @@ class Reader:
             results = self._call(function, inputs, attributes, scope, proto, where)
         else:
             results = self._operator(proto, domain, inputs, attributes, scope, hints, where)
+        self._define(proto, results, scope, where)
+
+    @staticmethod
+    def _define(proto: Any, results: Sequence[Value | None], scope: Scope, where: str) -> None:
         for name, value in zip(proto.output, results):
             if name:
                 scope.define(name, value, where)
@@ -286,25 +294,67 @@ class Reader:
         start = len(self.builder.nodes)
         for index, node in enumerate(function.node):
             self.node(node, body, hints, f"{where} / {function.name} / node {index} ({node.op_type})")
+        return self._inlined(
+            start, proto, [body.find(name, where) for name in function.output[: len(proto.output)]], scope
+        )
+
+    def _inlined(self, start: int, proto: Any, results: list[Value | None], scope: Scope) -> list[Value | None]:
+        """What nodes from `start` on made in place of one node, under the names of that node's outputs."""
         made = {id(value) for new in self.builder.nodes[start:] for value in new.outputs}
-        results = [body.find(name, where) for name in function.output]
         for name, value in zip(proto.output, results):
             if name and value is not None and id(value) in made:
                 value.name = self._name(name, scope)
                 made.discard(id(value))
         return results
 
+    def _known_condition(self, proto: Any, domain: str, inputs: Sequence[Value | None]) -> bool | None:
+        """The condition of an If, where it is the same whenever the If runs: not inside a loop, whose sizes may change."""
+        if proto.op_type != "If" or domain or len(inputs) != 1 or self.builder.block is not self.builder.graph.block:
+            return None
+        array = self.builder.inference.constant(inputs[0])
+        return bool(array.item()) if array is not None and array.dtype == np.bool_ and array.size == 1 else None
 
-def _given_types(operator: str, inputs: Sequence[Value | None]) -> list[Type | None]:
-    """What a loop's inputs say about the inputs of its body. Sizes may change from trip to trip."""
-    if operator != "Loop":
-        return []
-    carried = [None if value is None else value.type for value in inputs[2:]]
-    return [
-        TensorType("int64", ()),
-        TensorType("bool", ()),
-        *(type.with_shape(None) if isinstance(type, TensorType) else type for type in carried),
-    ]
+    def _branch(self, proto: Any, condition: bool, scope: Scope, where: str) -> list[Value | None]:
+        """The branch of an If whose condition is known, in place of the If: the other one may not even be possible."""
+        key = "then_branch" if condition else "else_branch"
+        graph = next((item.g for item in proto.attribute if item.name == key), None)
+        if graph is None or len(proto.output) > len(graph.output) or scope.depth >= DEPTH_LIMIT:
+            raise LoadError(
+                f"{where}: an If needs both branches with its {len(proto.output)} outputs, {DEPTH_LIMIT} deep at most"
+            )
+        inner, start = scope.inner(), len(self.builder.nodes)
+        self._weights(graph, inner)
+        self._nodes(graph, inner)
+        return self._inlined(start, proto, [inner.find(info.name, where) for info in graph.output], scope)
+
+
+def _given_types(proto: Any, inputs: Sequence[Value | None]) -> list[Type | None]:
+    """What the inputs of a node say about the inputs of its inner graph. Carried sizes may change from trip to trip."""
+    types = [None if value is None else value.type for value in inputs]
+    match proto.op_type:
+        case "Loop":
+            return [TensorType("int64", ()), TensorType("bool", ()), *map(_any_shape, types[2:])]
+        case "Scan":
+            numbers = {item.name: list(item.ints) or [item.i] for item in proto.attribute}
+            first = len(types) - numbers.get("num_scan_inputs", [0])[0]
+            axes = numbers.get("scan_input_axes", [0] * len(types))
+            return [*map(_any_shape, types[:first]), *map(_slice, types[first:], axes)]
+        case "SequenceMap":
+            return [type.element if isinstance(type, SequenceType) else type for type in types]
+    return []
+
+
+def _any_shape(type: Type | None) -> Type | None:
+    return type.with_shape(None) if isinstance(type, TensorType) else type
+
+
+def _slice(type: Type | None, axis: int) -> Type | None:
+    """The type of one index along `axis`."""
+    if not isinstance(type, TensorType) or not type.shape:
+        return type
+    dims = list(type.shape)
+    del dims[axis % len(dims)]
+    return type.with_shape(tuple(dims))
 
 
 def _constant_array(attributes: Mapping[str, Any], where: str) -> np.ndarray:

@@ -521,3 +521,55 @@ def test_value_info_fills_in_what_inference_cannot_know() -> None:
     )
     t = load(proto).nodes[0].outputs[0]
     assert t is not None and str(t.type) == "float32[k, 3]"
+
+
+@pytest.mark.parametrize(
+    ("operator", "inputs", "attributes"),
+    [("HardSwish", "x", {}), ("LayerNormalization", "x w", {"axis": -1}), ("Clip", "x low", {})],
+)
+def test_standard_bodies_stand_in_for_missing_operators(
+    operator: str, inputs: str, attributes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operator without a class here, whose definition in the standard is a function, is read as that function."""
+    from headrace.serializer.onnx import reader, support
+
+    def hidden(name, domain=""):
+        return None if (name, domain) == (operator, "") else find(name, domain)
+
+    monkeypatch.setattr(support, "find", hidden)
+    monkeypatch.setattr(reader, "find", hidden)
+    low = numpy_helper.from_array(np.float32(0.5), "low")
+    graph = check(model([node(operator, inputs, "y", **attributes)], initializer=[W, low]))
+    assert operator not in {item.operator for item in graph.nodes}
+
+
+def test_a_known_condition_leaves_one_branch() -> None:
+    condition = helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(np.array(True)))
+    impossible = helper.make_graph([node("Reshape", "w bad", "r")], "b", [], [info("r", None)])
+    bad = numpy_helper.from_array(np.array([99, 99], np.int64), "bad")
+    proto = model(
+        [condition, helper.make_node("If", ["c"], ["y"], then_branch=_branch("Add", "a"), else_branch=impossible)],
+        initializer=[W, bad],
+    )
+    graph = load(proto)
+    assert [item.operator for item in graph.nodes] == ["Add", "Mul"] and graph.outputs[0].name == "y"
+    np.testing.assert_array_equal(run_graph(graph, {"x": X})["y"], (X + np.arange(3, dtype=np.float32)) * 2)
+
+
+def test_scan_with_untyped_body() -> None:
+    """The body's inputs take their types from the inputs of the node."""
+    body = helper.make_graph(
+        [node("Add", "s i", "t"), node("Identity", "t", "o")],
+        "body",
+        [onnx.ValueInfoProto(name="s"), onnx.ValueInfoProto(name="i")],
+        [onnx.ValueInfoProto(name="t"), onnx.ValueInfoProto(name="o")],
+    )
+    proto = model(
+        [helper.make_node("Scan", ["w", "x"], ["y", "z"], body=body, num_scan_inputs=1)],
+        outputs=[info("y", None), info("z", None)],
+        initializer=[W],
+    )
+    found = run_graph(load(proto), {"x": X})
+    sums = np.cumsum(np.vstack([np.arange(3, dtype=np.float32), X]), axis=0)[1:]
+    np.testing.assert_array_equal(found["z"], sums)
+    np.testing.assert_array_equal(found["y"], sums[-1])
