@@ -95,7 +95,8 @@ class Tensor:
 
     def numel(self) -> int:
         """The number of elements."""
-        return self._data.size
+        size = self._data.size
+        return size if size >= 0 else Size(self._data.shape).numel()
 
     nelement = numel
 

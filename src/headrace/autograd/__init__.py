@@ -3,5 +3,10 @@
 from __future__ import annotations
 
 import headrace.tensors  # noqa: F401
+from headrace.autograd import functional
+from headrace.autograd.anomaly import detect_anomaly, set_detect_anomaly
 from headrace.autograd.engine import backward, grad
+from headrace.autograd.function import Function, once_differentiable
+from headrace.autograd.gradcheck import gradcheck, gradgradcheck
 from headrace.autograd.mode import enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
+from headrace.tensors import Tensor as Variable
