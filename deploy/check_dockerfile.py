@@ -37,27 +37,46 @@ def instructions(text):
 
 class Stage:
     def __init__(self, tree):
-        self.tree, self.env, self.user, self.entry, self.command, self.health = tree, {"PATH": BASE_PATH}, None, [], [], []
+        self.tree, self.env, self.user, self.entry, self.command, self.health = (
+            tree,
+            {"PATH": BASE_PATH},
+            None,
+            [],
+            [],
+            [],
+        )
 
     def chroot(self, command, user=None, **keywords):
         arguments = ["chroot", *([f"--userspec={user}"] if user else []), str(self.tree), *command]
-        return subprocess.Popen(arguments, env={"HOME": "/root", "LANG": "C.UTF-8", **self.env, **self.lent()}, **keywords)
+        return subprocess.Popen(
+            arguments, env={"HOME": "/root", "LANG": "C.UTF-8", **self.env, **self.lent()}, **keywords
+        )
 
     def lent(self):
         """Settings of the host's package clients, for build steps only."""
-        return {key: value for key, value in os.environ.items() if key.lower() in ("http_proxy", "https_proxy", "no_proxy") or key.startswith("PIP_")}
+        return {
+            key: value
+            for key, value in os.environ.items()
+            if key.lower() in ("http_proxy", "https_proxy", "no_proxy") or key.startswith("PIP_")
+        }
 
     def inside(self, path):
         return self.tree / str(path).lstrip("/")
 
 
-LENT = ["/etc/resolv.conf", "/etc/hosts", "/etc/pip.conf", "/etc/ssl/certs/ca-certificates.crt", *glob.glob("/etc/apt/apt.conf.d/99*")]
+LENT = [
+    "/etc/resolv.conf",
+    "/etc/hosts",
+    "/etc/pip.conf",
+    "/etc/ssl/certs/ca-certificates.crt",
+    *glob.glob("/etc/apt/apt.conf.d/99*"),
+]
 
 
 def lend(stage):
     """Copy the host's name resolution, certificates and client settings in; answer a function that takes them out."""
     new = []
-    for name in LENT + [p for p in os.environ.get("HEADRACE_DOCKERFILE_LEND", "").split(":") if p]:
+    for name in LENT:
         source, target = Path(name), stage.inside(name)
         if source.exists() and not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -82,8 +101,16 @@ def copy(sources, target, stage, origin):
         into = stage.inside(target)
         into.mkdir(parents=True, exist_ok=True)
         if origin == ROOT:  # the build context: what git knows, so that nothing local slips in
-            names = subprocess.run(["git", "ls-files", "-z", "--", source], cwd=ROOT, check=True, capture_output=True).stdout
-            subprocess.run(["tar", "-cf", "-", "--null", "-T", "-"], cwd=ROOT, check=True, input=names, stdout=(pipe := open(into / ".context.tar", "wb")))
+            names = subprocess.run(
+                ["git", "ls-files", "-z", "--", source], cwd=ROOT, check=True, capture_output=True
+            ).stdout
+            subprocess.run(
+                ["tar", "-cf", "-", "--null", "-T", "-"],
+                cwd=ROOT,
+                check=True,
+                input=names,
+                stdout=(pipe := open(into / ".context.tar", "wb")),
+            )
             pipe.close()
             subprocess.run(["tar", "-xf", ".context.tar"], cwd=into, check=True)
             (into / ".context.tar").unlink()
@@ -157,7 +184,11 @@ def main():
         sys.exit("chroot needs root")
     Path(options.work).mkdir(parents=True, exist_ok=True)
     last = build(options)
-    size = int(subprocess.run(["du", "-sx", "--block-size=1", str(last.tree)], check=True, capture_output=True, text=True).stdout.split()[0])
+    size = int(
+        subprocess.run(
+            ["du", "-sx", "--block-size=1", str(last.tree)], check=True, capture_output=True, text=True
+        ).stdout.split()[0]
+    )
     print(f"last stage: {size / 1e6:.0f} MB on disk")
     return serve(last, options.models)
 
