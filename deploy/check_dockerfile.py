@@ -101,19 +101,10 @@ def copy(sources, target, stage, origin):
         into = stage.inside(target)
         into.mkdir(parents=True, exist_ok=True)
         if origin == ROOT:  # the build context: what git knows, so that nothing local slips in
-            names = subprocess.run(
-                ["git", "ls-files", "-z", "--", source], cwd=ROOT, check=True, capture_output=True
-            ).stdout
-            subprocess.run(
-                ["tar", "-cf", "-", "--null", "-T", "-"],
-                cwd=ROOT,
-                check=True,
-                input=names,
-                stdout=(pipe := open(into / ".context.tar", "wb")),
-            )
-            pipe.close()
-            subprocess.run(["tar", "-xf", ".context.tar"], cwd=into, check=True)
-            (into / ".context.tar").unlink()
+            listed = subprocess.run(["git", "ls-files", "-z", "--", source], cwd=ROOT, check=True, capture_output=True)
+            pack = ["tar", "-cf", "-", "--null", "-T", "-"]
+            packed = subprocess.run(pack, cwd=ROOT, check=True, input=listed.stdout, capture_output=True)
+            subprocess.run(["tar", "-xf", "-"], cwd=into, check=True, input=packed.stdout)
         else:
             subprocess.run(["cp", "-a", f"{where}/.", str(into)], check=True)
 
