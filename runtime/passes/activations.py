@@ -47,14 +47,14 @@ def _hard(node: Node, scope: Scope) -> Patch | None:
 
 def _swish(node: Node, scope: Scope) -> Patch | None:
     found = match(_SWISH, node, scope)
-    if found is None or find("Swish") is None:
+    if found is None:
         return None
     return Patch(found.nodes, [scope.node("Swish", [found["x"]], node.outputs[0], {"alpha": 1.0}, like=node)])
 
 
 def _scaled_swish(node: Node, scope: Scope) -> Patch | None:
     found = match(_SCALED_SWISH, node, scope)
-    if found is None or find("Swish") is None:
+    if found is None:
         return None
     alpha = scope.scalar(found["alpha"])
     if alpha is None or not _no_wider(found["alpha"], found["x"]):
@@ -64,7 +64,7 @@ def _scaled_swish(node: Node, scope: Scope) -> Patch | None:
 
 def _mish(node: Node, scope: Scope) -> Patch | None:
     found = match(_MISH, node, scope)
-    if found is None or find("Mish") is None:
+    if found is None:
         return None
     return Patch(found.nodes, [scope.node("Mish", [found["x"]], node.outputs[0], like=node)])
 
@@ -109,7 +109,7 @@ def _clip(node: Node, scope: Scope) -> dict[str, object] | None:
 
 
 def allowed(operator: str, form: dict[str, object] | None) -> bool:
-    """Whether the fused operator knows this activation and takes these attributes."""
+    """Whether the fused operator of domain headrace knows this activation and takes these attributes."""
     known = find(operator, "headrace")
     if known is None or form is None:
         return False

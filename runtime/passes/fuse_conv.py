@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from headrace.runtime import dtypes
 from headrace.runtime.graph import Graph, Node, Value
-from headrace.runtime.ops import find
 from headrace.runtime.passes.activations import allowed, fused_form
 from headrace.runtime.passes.rewrite import Patch, Scope, dtype, other_input, rewrite, same_shape
 
@@ -13,8 +12,6 @@ ORDER = 80
 
 
 def run(graph: Graph) -> Graph:
-    if find("FusedConv", "headrace") is None:
-        return graph
     return rewrite(graph, {"Conv": _conv, "headrace.FusedConv": _conv})
 
 

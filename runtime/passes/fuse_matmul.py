@@ -11,7 +11,6 @@ import numpy as np
 
 from headrace.runtime import dtypes
 from headrace.runtime.graph import Graph, Node, Value
-from headrace.runtime.ops import find
 from headrace.runtime.passes.activations import allowed, fused_form
 from headrace.runtime.passes.identities import permutation
 from headrace.runtime.passes.rewrite import (
@@ -32,8 +31,6 @@ ORDER = 82
 
 
 def run(graph: Graph) -> Graph:
-    if find("FusedMatMul", "headrace") is None:
-        return graph
     return rewrite(graph, {"MatMul": _matmul, "Gemm": _gemm, "headrace.FusedMatMul": _matmul})
 
 

@@ -1,7 +1,8 @@
 """Dynamic quantization: int8 weights, activations quantized row by row while running. Needs no data.
 
 MatMul and Gemm with constant weights become headrace.DynamicMatMul, with the bias and an activation that follow. Each row
-has its own scale and zero point, so a row's answer does not depend on the rows beside it.
+has its own scale and zero point, so a row's answer does not depend on the rows beside it. Large tables that Gather reads
+row by row (embeddings) become int8 with a scale for each row.
 """
 
 from __future__ import annotations
@@ -10,23 +11,33 @@ from collections.abc import Collection
 
 import numpy as np
 
+from headrace.runtime import dtypes
 from headrace.runtime.graph import Graph, Node, Value
 from headrace.runtime.passes.activations import allowed, fused_form
-from headrace.runtime.passes.rewrite import Patch, Scope, attribute, other_input, rank, rewrite
+from headrace.runtime.passes.rewrite import Patch, Scope, attribute, integer, made, other_input, rank, rewrite
 from headrace.runtime.quant import schemes
 from headrace.runtime.quant.static import Layer, layers_of, prepare
 
 LEAST = 32  # weights with a smaller side are not worth it: quantizing the rows costs more than the product saves
 
 
+TABLE = 1 << 16  # elements of the smallest table that is quantized
+
+
 def dynamic_layers(graph: Graph) -> list[Layer]:
-    """The layers that dynamic quantization takes, in order."""
-    return [layer for layer in layers_of(graph) if layer.node.kind != "Conv" and _large_enough(layer, graph)]
+    """The layers that dynamic quantization takes: products in order, then tables."""
+    products = [layer for layer in layers_of(graph) if layer.node.kind != "Conv" and _large_enough(layer, graph)]
+    return products + [Layer(made(node).name, node, 0, made(node), weights_at=0) for node in graph.nodes if _is_table(node, graph)]
 
 
 def _large_enough(layer: Layer, graph: Graph) -> bool:
-    weights = graph.constant_of(layer.node.inputs[1])
+    weights = graph.constant_of(layer.weights)
     return weights is not None and min(weights.shape) >= LEAST
+
+
+def _is_table(node: Node, graph: Graph) -> bool:
+    table = graph.constant_of(node.inputs[0]) if node.kind == "Gather" else None
+    return table is not None and table.dtype == np.float32 and table.ndim == 2 and table.size >= TABLE and integer(node, "axis") == 0
 
 
 def quantize_dynamic(graph: Graph, *, kept: Collection[str] = ()) -> Graph:
@@ -35,9 +46,23 @@ def quantize_dynamic(graph: Graph, *, kept: Collection[str] = ()) -> Graph:
     layers = {id(layer.node): layer for layer in dynamic_layers(prepared) if layer.name not in kept}
 
     def rule(node: Node, scope: Scope) -> Patch | None:
-        return _replace(layers[id(node)], scope) if id(node) in layers else None
+        layer = layers.get(id(node))
+        if layer is None:
+            return None
+        return _replace_table(layer, scope) if node.kind == "Gather" else _replace(layer, scope)
 
-    return rewrite(prepared, {"MatMul": rule, "Gemm": rule})
+    return rewrite(prepared, {"MatMul": rule, "Gemm": rule, "Gather": rule})
+
+
+def _replace_table(layer: Layer, scope: Scope) -> Patch:
+    """The rows of integers, as floats, times the scales of the rows."""
+    node, name, indices = layer.node, layer.weights.name, layer.node.inputs[1]
+    integers, scheme = schemes.weights(np.asarray(scope.array(layer.weights)), 0)
+    rows = scope.node("Gather", [scope.constant(integers, f"{name}_quantized"), indices], f"{name}_rows", like=node)
+    numbers = scope.node("Cast", [rows.outputs[0]], f"{name}_numbers", {"to": dtypes.of("float32").onnx}, like=node)
+    scale = scope.node("Gather", [scope.constant(scheme.scale[:, None], f"{name}_scale"), indices], f"{name}_scales", like=node)
+    product = scope.node("Mul", [numbers.outputs[0], scale.outputs[0]], node.outputs[0], like=node)
+    return Patch([node], [rows, numbers, scale, product])
 
 
 def _replace(layer: Layer, scope: Scope) -> Patch:

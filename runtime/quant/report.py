@@ -72,7 +72,7 @@ def weight_rows(before: Graph, layers: Sequence[Any], quantized: Mapping[str, np
     dequantized weights of the layers that were quantized, by layer name."""
     rows = []
     for layer in layers:
-        weights = before.constant_of(layer.node.inputs[1])
+        weights = before.constant_of(layer.weights)
         if weights is None:
             continue
         row: dict[str, Any] = {"name": layer.name, "operator": layer.node.kind, "shape": list(weights.shape), "int8": layer.name in quantized}

@@ -51,6 +51,13 @@ class Layer:
     axis: int
     end: Value
     residual: Value | None = None
+    weights_at: int = 1  # which input the weights are
+
+    @property
+    def weights(self) -> Value:
+        value = self.node.inputs[self.weights_at]
+        assert value is not None  # a layer has weights
+        return value
 
     @property
     def input(self) -> Value:

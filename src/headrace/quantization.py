@@ -311,7 +311,7 @@ class _Work:
 
 def _rounded(graph: Graph, layer: Layer) -> np.ndarray:
     """What a layer's weights are after quantization."""
-    array = graph.constant_of(layer.node.inputs[1])
+    array = graph.constant_of(layer.weights)
     assert array is not None  # a layer has constant weights
     integers, scheme = schemes.weights(array, layer.axis)
     return scheme.dequantize(integers, layer.axis)

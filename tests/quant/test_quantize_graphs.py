@@ -303,3 +303,14 @@ def test_quantize_is_a_verb() -> None:
     import headrace
 
     assert headrace.quantize is quantization.quantize
+
+
+def test_large_tables_become_rows_of_integers() -> None:
+    rng = np.random.default_rng(7)
+    table = normal(rng, 1100, 64) * np.linspace(0.01, 10, 1100, dtype=np.float32)[:, None]
+    graph = make(lambda o, i: o.MatMul(o.Gather(o.const(table), i), o.const(normal(rng, 64, 32))), i=("int64", ("n", 5)))
+    result = quantization.quantize(graph, method="dynamic", calibration=[{"i": rng.integers(0, 1100, (3, 5))}])
+    assert count(result.program.main) == {"Gather": 2, "Cast": 1, "Mul": 1, "headrace.DynamicMatMul": 1}
+    assert result.report["bytes"]["int8"] < 0.3 * result.report["bytes"]["float"]
+    assert [row["operator"] for row in result.report["layers"]] == ["MatMul", "Gather"]
+    assert result.report["outputs"][0]["sqnr_db"] > 35
