@@ -28,7 +28,8 @@ _REDUCTIONS = (
     "ReduceLogSumExp",
     "ReduceSumSquare",
 )
-_TYPE_NAMES = {"float32": "float", "float64": "double"}
+# Where ONNX's name of an element type is not ours without the underscore.
+_TYPE_NAMES = {"float32": "float", "float64": "double", "float4_e2m1fn": "float4e2m1", "float8_e8m0fnu": "float8e8m0"}
 
 
 def downgrade(node: Node, version: int, graph: Graph, constant: Callable[[np.ndarray, str], Value]) -> Node:
@@ -62,7 +63,7 @@ def fit(node: Node, version: int) -> Node:
         raise GraphError(
             f"{node.label()}: in operator set {version} it has {schema.min_input} to {schema.max_input} inputs, here {count}"
         )
-    _check_types(node, schema, version)
+    _check_types(node, version)
     return _copy(node, inputs=node.inputs[:count], attributes=attributes)
 
 
@@ -79,32 +80,31 @@ def schema_of(operator: str, domain: str, version: int) -> Any:
 
 
 @cache
-def _allowed(operator: str, domain: str, version: int) -> tuple[list[frozenset[str]], bool]:
-    """The type texts of each formal input, and whether the last is variadic."""
-    schema = schema_of(operator, domain, version)
-    return [frozenset(item.types) for item in schema.inputs], bool(schema.inputs) and schema.inputs[
-        -1
-    ].option.name == "Variadic"
+def _allowed(operator: str, domain: str, version: int, side: str) -> tuple[list[frozenset[str]], bool]:
+    """The type texts of each formal input or output, and whether the last is variadic."""
+    formals = getattr(schema_of(operator, domain, version), side)
+    return [frozenset(item.types) for item in formals], bool(formals) and formals[-1].option.name == "Variadic"
 
 
-def _check_types(node: Node, schema: Any, version: int) -> None:
-    formals, variadic = _allowed(node.operator, node.domain, version)
-    for index, value in enumerate(node.inputs):
-        if value is None or value.type is None or not formals:
-            continue
-        types = formals[min(index, len(formals) - 1)] if variadic else formals[index]
-        text = type_name(value.type)
-        if types and text not in types:
-            raise GraphError(
-                f"{node.label()}: input {index} is {text}, which operator set {version} does not take there"
-            )
+def _check_types(node: Node, version: int) -> None:
+    for side, values in (("inputs", node.inputs), ("outputs", node.outputs)):
+        formals, variadic = _allowed(node.operator, node.domain, version, side)
+        for index, value in enumerate(values):
+            if value is None or value.type is None or not formals:
+                continue
+            types = formals[min(index, len(formals) - 1)] if variadic else formals[index]
+            text = type_name(value.type)
+            if types and text not in types:
+                raise GraphError(
+                    f"{node.label()}: {side[:-1]} {index} is {text}, which operator set {version} does not take there"
+                )
 
 
 def type_name(type: Type) -> str:
     """The text that ONNX schemas have for a type."""
     match type:
         case TensorType(dtype=dtype):
-            return f"tensor({_TYPE_NAMES.get(dtype, dtype.replace('float8_', 'float8').replace('float4_', 'float4'))})"
+            return f"tensor({_TYPE_NAMES.get(dtype, dtype.replace('_', ''))})"
         case SequenceType(element=element):
             return f"seq({type_name(element)})"
         case OptionalType(element=element):
@@ -239,6 +239,13 @@ def _group_normalization(node: Node, version: int, graph: Graph, constant: Any) 
     return node
 
 
+def _pool(node: Node, version: int, graph: Graph, constant: Any) -> Node:
+    """Before 22 a window that begins in the padding behind the data counts where ceil_mode is set."""
+    if version < 22 and node.attributes.get("ceil_mode"):
+        raise GraphError(f"{node.label()}: operator set {version} has another ceil_mode; 22 is the first with this one")
+    return node
+
+
 _RULES: dict[str, tuple[Callable[..., Node], ...]] = {
     **dict.fromkeys(_REDUCTIONS, (_reduction,)),
     "Split": (_split,),
@@ -246,4 +253,5 @@ _RULES: dict[str, tuple[Callable[..., Node], ...]] = {
     "GridSample": (_grid_sample,),
     "DFT": (_dft,),
     "GroupNormalization": (_group_normalization,),
+    **dict.fromkeys(("AveragePool", "MaxPool", "LpPool"), (_pool,)),
 }

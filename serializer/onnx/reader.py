@@ -49,7 +49,18 @@ def read_main(model: Any, opsets: Mapping[str, int], functions: Functions, exter
     builder = Builder(graph)
     builder.names.update(name for node in proto.node for name in node.output)
     Reader(builder, symbols, functions, external).main(proto, scope)
+    _drop_unread(graph)
     return graph
+
+
+def _drop_unread(graph: Graph) -> None:
+    """Forget constants that nothing reads: those of branches not taken, and what upgrades turned into attributes."""
+    read = {id(value) for node in graph.block.walk() for value in node.inputs}
+    for node in graph.block.walk():
+        read.update(id(value) for block in node.blocks.values() for value in block.outputs)
+    read.update(map(id, graph.outputs))
+    for name in [name for name, value in graph.values.items() if id(value) not in read]:
+        del graph.constants[name], graph.values[name]
 
 
 def _input_type(info: Any, symbols: Symbols) -> Type:

@@ -188,7 +188,9 @@ class _Writer:
 
         proto = onnx.GraphProto(name=name)
         proto.node.extend(self._nodes(block))
-        for values, infos in ((block.inputs, proto.input), (block.outputs, proto.output)):
+        own = {id(value) for node in block.nodes for value in node.outputs}
+        outputs = [value if id(value) in own else self._passed_on(value, proto) for value in block.outputs]
+        for values, infos in ((block.inputs, proto.input), (outputs, proto.output)):
             for value in values:
                 self._use(value)
                 type = None if value.type is None else write_type(value.type)
@@ -196,6 +198,12 @@ class _Writer:
                     dim.Clear()
                 infos.append(onnx.ValueInfoProto(name=value.name, type=type))
         return proto
+
+    def _passed_on(self, value: Value, proto: Any) -> Value:
+        """A value from elsewhere as an output of an inner graph, which must be made inside."""
+        copy = Value(self._fresh(value.name), value.type)
+        proto.node.append(node_proto(Node("Identity", [self._use(value)], [copy])))
+        return copy
 
     def _use(self, value: Value | None) -> Value | None:
         """Note that a value is read: a constant that somebody reads becomes an initializer."""
