@@ -36,7 +36,7 @@ def optimize(graph: Graph, *, skip: Collection[str] = ()) -> Graph:
     Raises GraphError for a graph that breaks a rule, ValueError for an unknown name in `skip`.
     """
     from headrace.runtime.infer import infer_graph
-    from headrace.runtime.passes.rewrite import clone, drop_dead
+    from headrace.runtime.passes.edit import clone, drop_dead
 
     passes = portable()
     unknown = set(skip) - {name for name, _ in passes}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from headrace.runtime.graph import Graph, Node, Value
 from headrace.runtime.ops import find
 from headrace.runtime.passes.pattern import any_value, constant, match, near, one_of, op
-from headrace.runtime.passes.rewrite import Patch, Scope, attribute, dtype, number, rank, rewrite
+from headrace.runtime.passes.rewrite import Patch, rewrite
+from headrace.runtime.passes.scope import Scope, attribute, dtype, number, rank
 
 PORTABLE = True
 ORDER = 43

@@ -14,19 +14,9 @@ import numpy as np
 
 from headrace.runtime import dtypes
 from headrace.runtime.graph import Graph, Node, Value
-from headrace.runtime.passes.rewrite import (
-    Patch,
-    Scope,
-    attribute,
-    copy_node,
-    dtype,
-    integer,
-    is_float,
-    made,
-    number,
-    rank,
-    rewrite,
-)
+from headrace.runtime.passes.edit import copy_node
+from headrace.runtime.passes.rewrite import Patch, rewrite
+from headrace.runtime.passes.scope import Scope, attribute, dtype, integer, is_float, made, number, rank
 
 PORTABLE = True
 ORDER = 50

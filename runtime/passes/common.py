@@ -9,7 +9,9 @@ import numpy as np
 from headrace.runtime import dtypes
 from headrace.runtime.graph import Block, Graph, Node, Value
 from headrace.runtime.ops import find
-from headrace.runtime.passes.rewrite import Patch, Scope, drop_dead, rewrite, substitute_block
+from headrace.runtime.passes.edit import drop_dead, substitute_block
+from headrace.runtime.passes.rewrite import Patch, rewrite
+from headrace.runtime.passes.scope import Scope
 
 PORTABLE = True
 ORDER = 35

@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from headrace.runtime.graph import Graph, Node
-from headrace.runtime.passes.rewrite import Patch, Scope, rewrite
+from headrace.runtime.passes.rewrite import Patch, rewrite
+from headrace.runtime.passes.scope import Scope
 
 PORTABLE = True
 ORDER = 10

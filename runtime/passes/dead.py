@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from headrace.runtime.graph import Graph
-from headrace.runtime.passes.rewrite import drop_dead
+from headrace.runtime.passes.edit import drop_dead
 
 PORTABLE = True
 ORDER = 90

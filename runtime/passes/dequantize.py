@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from headrace.runtime.graph import Graph, Node
 from headrace.runtime.passes.fold import compute
-from headrace.runtime.passes.rewrite import Patch, Scope, rewrite
+from headrace.runtime.passes.rewrite import Patch, rewrite
+from headrace.runtime.passes.scope import Scope
 
 PORTABLE = True
 ORDER = 70

@@ -11,7 +11,8 @@ import numpy as np
 from headrace.runtime import dtypes
 from headrace.runtime.graph import Graph, Node, Value
 from headrace.runtime.ops import find
-from headrace.runtime.passes.rewrite import Patch, Scope, rewrite
+from headrace.runtime.passes.rewrite import Patch, rewrite
+from headrace.runtime.passes.scope import Scope
 from headrace.runtime.shapes import product
 from headrace.runtime.types import TensorType
 

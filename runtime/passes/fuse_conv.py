@@ -5,7 +5,8 @@ from __future__ import annotations
 from headrace.runtime import dtypes
 from headrace.runtime.graph import Graph, Node, Value
 from headrace.runtime.passes.activations import allowed, fused_form
-from headrace.runtime.passes.rewrite import Patch, Scope, dtype, other_input, rewrite, same_shape
+from headrace.runtime.passes.rewrite import Patch, rewrite
+from headrace.runtime.passes.scope import Scope, dtype, other_input, same_shape
 
 PORTABLE = True
 ORDER = 80

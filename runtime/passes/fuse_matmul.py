@@ -13,18 +13,8 @@ from headrace.runtime import dtypes
 from headrace.runtime.graph import Graph, Node, Value
 from headrace.runtime.passes.activations import allowed, fused_form
 from headrace.runtime.passes.identities import permutation
-from headrace.runtime.passes.rewrite import (
-    Patch,
-    Scope,
-    attribute,
-    dtype,
-    is_float,
-    number,
-    other_input,
-    rank,
-    rewrite,
-    same_shape,
-)
+from headrace.runtime.passes.rewrite import Patch, rewrite
+from headrace.runtime.passes.scope import Scope, attribute, dtype, is_float, number, other_input, rank, same_shape
 
 PORTABLE = True
 ORDER = 82

@@ -9,7 +9,8 @@ import math
 
 from headrace.runtime.graph import Graph, Node
 from headrace.runtime.passes.pattern import Pattern, any_value, match, one_of, op
-from headrace.runtime.passes.rewrite import Patch, Scope, rewrite
+from headrace.runtime.passes.rewrite import Patch, rewrite
+from headrace.runtime.passes.scope import Scope
 
 PORTABLE = True
 ORDER = 42

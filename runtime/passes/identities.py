@@ -7,7 +7,8 @@ from __future__ import annotations
 import numpy as np
 
 from headrace.runtime.graph import Graph, Node, Value
-from headrace.runtime.passes.rewrite import Patch, Rule, Scope, attribute, dtype, rank, rewrite, same_shape
+from headrace.runtime.passes.rewrite import Patch, Rule, rewrite
+from headrace.runtime.passes.scope import Scope, attribute, dtype, rank, same_shape
 
 PORTABLE = True
 ORDER = 20

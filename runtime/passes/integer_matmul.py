@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from headrace.runtime.graph import Graph, Node, Value
-from headrace.runtime.passes.rewrite import Patch, Scope, dtype, other_input, rank, rewrite, shape
+from headrace.runtime.passes.rewrite import Patch, rewrite
+from headrace.runtime.passes.scope import Scope, dtype, other_input, rank, shape
 
 PORTABLE = True
 ORDER = 66

@@ -10,7 +10,8 @@ import numpy as np
 from headrace.runtime import dtypes
 from headrace.runtime.graph import Graph, Node, Value
 from headrace.runtime.passes.pattern import Pattern, any_value, constant, match, one_of, op
-from headrace.runtime.passes.rewrite import Patch, Scope, dtype, made, other_input, rank, rewrite, shape
+from headrace.runtime.passes.rewrite import Patch, rewrite
+from headrace.runtime.passes.scope import Scope, dtype, made, other_input, rank, shape
 
 PORTABLE = True
 ORDER = 41

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from headrace.runtime.graph import Node, Value
-from headrace.runtime.passes.rewrite import Scope, attribute, rank
+from headrace.runtime.passes.scope import Scope, attribute, rank
 
 RELATIVE = 1e-4  # exporters print sqrt(2) with as few as five digits
 

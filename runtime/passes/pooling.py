@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from headrace.runtime import dtypes
 from headrace.runtime.graph import Graph, Node
-from headrace.runtime.passes.rewrite import Patch, Scope, attribute, dtype, made, rank, rewrite
+from headrace.runtime.passes.rewrite import Patch, rewrite
+from headrace.runtime.passes.scope import Scope, attribute, dtype, made, rank
 
 PORTABLE = True
 ORDER = 45

@@ -17,17 +17,8 @@ import numpy as np
 from headrace.runtime.graph import Graph, Node, Value
 from headrace.runtime.passes.activations import fused_form
 from headrace.runtime.passes.quantized import INT8, Params, Quantized, activation, dequantized, quantizer
-from headrace.runtime.passes.rewrite import (
-    Patch,
-    Scope,
-    attribute,
-    is_float,
-    made,
-    other_input,
-    rank,
-    rewrite,
-    same_shape,
-)
+from headrace.runtime.passes.rewrite import Patch, rewrite
+from headrace.runtime.passes.scope import Scope, attribute, is_float, made, other_input, rank, same_shape
 from headrace.runtime.types import TensorType
 
 PORTABLE = True

@@ -10,9 +10,11 @@ from __future__ import annotations
 import numpy as np
 
 from headrace.runtime.graph import Graph, Node, Value
+from headrace.runtime.passes.edit import copy_node
 from headrace.runtime.passes.identities import permutation
 from headrace.runtime.passes.quantized import Params, Quantized, activation, dequantized, quantizer
-from headrace.runtime.passes.rewrite import Patch, Scope, copy_node, made, rewrite
+from headrace.runtime.passes.rewrite import Patch, rewrite
+from headrace.runtime.passes.scope import Scope, made
 from headrace.runtime.types import TensorType
 
 PORTABLE = True

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from headrace.runtime.graph import Graph, Node
-from headrace.runtime.passes.rewrite import Patch, Scope, attribute, rank, rewrite, same_shape
+from headrace.runtime.passes.rewrite import Patch, rewrite
+from headrace.runtime.passes.scope import Scope, attribute, rank, same_shape
 
 PORTABLE = True
 ORDER = 64

@@ -11,7 +11,7 @@ import numpy as np
 
 from headrace.runtime import dtypes
 from headrace.runtime.graph import Node, Value
-from headrace.runtime.passes.rewrite import Scope, attribute, dtype, integer, rank
+from headrace.runtime.passes.scope import Scope, attribute, dtype, integer, rank
 
 INT8 = ("uint8", "int8")
 

@@ -10,7 +10,9 @@ import numpy as np
 
 from headrace.runtime.graph import Graph, Node
 from headrace.runtime.infer import Inference, infer_graph
-from headrace.runtime.passes.rewrite import Patch, Scope, attribute, clone, rewrite, shape
+from headrace.runtime.passes.edit import clone
+from headrace.runtime.passes.rewrite import Patch, rewrite
+from headrace.runtime.passes.scope import Scope, attribute, shape
 from headrace.runtime.shapes import Shape
 
 PORTABLE = True

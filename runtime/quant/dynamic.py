@@ -14,7 +14,8 @@ import numpy as np
 from headrace.runtime import dtypes
 from headrace.runtime.graph import Graph, Node, Value
 from headrace.runtime.passes.activations import allowed, fused_form
-from headrace.runtime.passes.rewrite import Patch, Scope, attribute, integer, made, other_input, rank, rewrite
+from headrace.runtime.passes.rewrite import Patch, rewrite
+from headrace.runtime.passes.scope import Scope, attribute, integer, made, other_input, rank
 from headrace.runtime.quant import schemes
 from headrace.runtime.quant.static import Layer, layers_of, prepare
 

@@ -17,21 +17,8 @@ import numpy as np
 from headrace.runtime.graph import Block, Graph, Node, Value
 from headrace.runtime.passes import optimize
 from headrace.runtime.passes.affine import weights_name
-from headrace.runtime.passes.rewrite import (
-    Names,
-    Scope,
-    attribute,
-    copy_node,
-    drop_dead,
-    dtype,
-    in_order,
-    integer,
-    made,
-    other_input,
-    rank,
-    same_shape,
-    substitute,
-)
+from headrace.runtime.passes.edit import copy_node, drop_dead, in_order, substitute
+from headrace.runtime.passes.scope import Names, Scope, attribute, dtype, integer, made, other_input, rank, same_shape
 from headrace.runtime.quant import schemes
 from headrace.runtime.quant.calibrate import Feeds, Progress, Ranges, Statistics, calibrate
 from headrace.runtime.quant.unfuse import unfuse

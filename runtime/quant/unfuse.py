@@ -10,7 +10,8 @@ import numpy as np
 
 from headrace.runtime import dtypes
 from headrace.runtime.graph import Graph, Node, Value
-from headrace.runtime.passes.rewrite import Patch, Scope, dtype, made, number, rank, rewrite
+from headrace.runtime.passes.rewrite import Patch, rewrite
+from headrace.runtime.passes.scope import Scope, dtype, made, number, rank
 
 _CONV = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
 

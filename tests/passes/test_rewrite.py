@@ -8,8 +8,10 @@ from headrace.runtime.builder import Builder
 from headrace.runtime.errors import GraphError
 from headrace.runtime.graph import Block, Graph, Node, Value
 from headrace.runtime.passes import optimize, portable
+from headrace.runtime.passes.edit import clone, drop_dead, in_order
 from headrace.runtime.passes.pattern import any_value, constant, match, one_of, op
-from headrace.runtime.passes.rewrite import Names, Patch, Scope, clone, drop_dead, in_order, rewrite
+from headrace.runtime.passes.rewrite import Patch, rewrite
+from headrace.runtime.passes.scope import Names, Scope
 from headrace.runtime.types import TensorType
 
 F = "float32"
