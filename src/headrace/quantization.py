@@ -15,7 +15,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,16 +23,15 @@ from typing import Any
 
 import numpy as np
 
-from headrace.runtime import dtypes
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.graph import Graph, Program
 from headrace.runtime.model import READERS, Golden
 from headrace.runtime.quant import contract, report, schemes
 from headrace.runtime.quant.calibrate import Feeds, Progress, Statistics, digest, runner
+from headrace.runtime.quant.data import CHUNK, batches, chunks, random_batches, typed
 from headrace.runtime.quant.dynamic import dynamic_layers, quantize_dynamic
 from headrace.runtime.quant.observers import OBSERVERS
 from headrace.runtime.quant.static import Layer, insert, joined, layers_of, measure, plan, prepare
-from headrace.runtime.types import TensorType
 
 __all__ = ["QuantizeResult", "quantize"]
 
@@ -40,7 +39,6 @@ METHODS = ("static", "dynamic")
 COMPARED = 32  # batches that output errors are taken over
 RECORDED = 4  # batches of golden data
 ROWS = 8  # of each of these, where the model has a batch dimension
-CHUNK = 64  # rows that are run at once; larger batches are cut
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def quantize(
     """
     _check_arguments(method, observer, calibration, labels, max_drop)
     graph, properties = _open(source)
-    data = list(_batches(calibration, graph)) if calibration is not None else []
+    data = list(batches(calibration, graph)) if calibration is not None else []
     work = _Work(graph, prepare(graph), data, method, observer, labels, progress)
     outcome = work.outcome(max_drop)
     result = QuantizeResult(Program({graph.name: outcome.graph}), work.report(outcome), work.calibration())
@@ -130,84 +128,6 @@ def _only_entry(program: Program) -> Graph:
     return program.main
 
 
-# ---- the data
-
-
-def _batches(calibration: Any, graph: Graph) -> Iterable[Feeds]:
-    """Batches as dicts by input name, each checked to feed every input."""
-    names = [value.name for value in graph.inputs]
-    for place, batch in _sources(calibration, names):
-        missing = [name for name in names if name not in batch]
-        if missing:
-            raise HeadraceError(f"calibration {place} has no array {missing[0]!r}; it has {', '.join(batch) or 'none'}; inputs: {', '.join(names)}")
-        yield from _chunks({value.name: _typed(batch[value.name], value.type) for value in graph.inputs}, graph, CHUNK)
-
-
-def _chunks(feeds: Feeds, graph: Graph, size: int) -> Iterator[Feeds]:
-    """The feeds cut along the batch dimension, where all inputs have the same symbolic first dimension."""
-    firsts = {value.type.shape[0] if isinstance(value.type, TensorType) and value.type.shape else 0 for value in graph.inputs}
-    rows = {np.shape(array)[0] if np.ndim(array) else 0 for array in feeds.values()}
-    if len(firsts) != 1 or isinstance(firsts.pop(), int) or len(rows) != 1:
-        yield feeds
-        return
-    (total,) = rows
-    for start in range(0, max(total, 1), size):
-        yield {name: np.ascontiguousarray(array[start : start + size]) for name, array in feeds.items()}
-
-
-def _typed(array: Any, type: object) -> np.ndarray:
-    """Floats in the input's float type: data is often kept in float64."""
-    array = np.asarray(array)
-    if isinstance(type, TensorType) and type.dtype in dtypes.FLOAT and array.dtype.kind == "f":
-        return np.asarray(array, dtypes.of(type.dtype).numpy)
-    return np.asarray(array)
-
-
-def _sources(calibration: Any, names: Sequence[str]) -> Iterable[tuple[str, Mapping[str, Any]]]:
-    if not isinstance(calibration, str | os.PathLike):
-        for index, batch in enumerate(calibration):
-            if not isinstance(batch, Mapping):
-                raise HeadraceError(f"calibration batch {index} is a {type(batch).__name__}; allowed is a dict of arrays by input name")
-            yield f"batch {index}", batch
-        return
-    path = Path(calibration)
-    files = sorted([*path.glob("*.npz"), *path.glob("*.npy")]) if path.is_dir() else [path]
-    if not files:
-        raise HeadraceError(f"calibration folder {path.name} has no .npz and no .npy file")
-    for file in files:
-        yield file.name, _read(file, names)
-
-
-def _read(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """One file of plain arrays; never a pickle."""
-    try:
-        loaded = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise HeadraceError(f"calibration {path.name} cannot be read as .npz or .npy: {error}") from None
-    if isinstance(loaded, np.ndarray):
-        if len(names) != 1:
-            raise HeadraceError(f"calibration {path.name} is one array, but the model has inputs {', '.join(names)}; allowed is .npz")
-        return {names[0]: loaded}
-    with loaded:
-        return {name: loaded[name] for name in loaded.files}
-
-
-def _random_batches(graph: Graph, count: int = 4) -> list[Feeds]:
-    """Inputs of the interface's types without any meaning, always the same."""
-    rng = np.random.default_rng(0)
-    return [{value.name: _random(rng, value.name, value.type) for value in graph.inputs} for _ in range(count)]
-
-
-def _random(rng: np.random.Generator, name: str, type: object) -> np.ndarray:
-    if not isinstance(type, TensorType) or type.shape is None or dtypes.of(type.dtype).kind not in "fiub":
-        raise HeadraceError(f"input {name!r} is {type}; give calibration data for the report")
-    kind = dtypes.of(type.dtype)
-    dims = [dim if isinstance(dim, int) else 2 for dim in type.shape]
-    if kind.kind == "f":
-        return rng.standard_normal(dims).astype(kind.numpy)
-    return rng.integers(0, 2, dims).astype(kind.numpy)
-
-
 # ---- the work
 
 
@@ -222,7 +142,7 @@ class _Work:
         self.labels = _labels(labels, graph) if labels is not None else None
         self.layers: list[Layer] = layers_of(prepared) if method == "static" else dynamic_layers(prepared)
         self.statistics = self._measure(progress) if method == "static" else Statistics()
-        self.compared = (data or _random_batches(graph))[:COMPARED]
+        self.compared = (data or random_batches(graph))[:COMPARED]
         self._reference: list[dict[str, Any]] | None = None
         self._float_score: float | None = None
 
@@ -263,7 +183,7 @@ class _Work:
         if self.labels is None:
             raise HeadraceError("accuracy needs labels")
         feeds, classes = self.labels
-        parts = _run_all(graph, list(_chunks(feeds, graph, CHUNK)))
+        parts = _run_all(graph, list(chunks(feeds, graph, CHUNK)))
         whole = {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0]} if len(parts) > 1 else parts[0]
         return 100.0 * report.accuracy(whole, classes)
 
@@ -305,7 +225,7 @@ class _Work:
 
     def golden(self, graph: Graph) -> Golden:
         """The integer model's own answers on the first batches, a few rows of each."""
-        inputs = [dict(next(_chunks(feeds, graph, ROWS))) for feeds in self.compared[:RECORDED]]
+        inputs = [dict(next(chunks(feeds, graph, ROWS))) for feeds in self.compared[:RECORDED]]
         return Golden(inputs, _run_all(graph, inputs), rtol=1e-4, atol=1e-5)
 
 
@@ -326,7 +246,7 @@ def _labels(labels: Any, graph: Graph) -> tuple[Feeds, np.ndarray]:
     missing = [name for name in names if name not in feeds]
     if missing:
         raise HeadraceError(f"the labelled data has no array {missing[0]!r}; it has {', '.join(feeds)}; inputs: {', '.join(names)}")
-    checked = {value.name: _typed(feeds[value.name], value.type) for value in graph.inputs}
+    checked = {value.name: typed(feeds[value.name], value.type) for value in graph.inputs}
     return checked, np.asarray(classes).ravel()
 
 
