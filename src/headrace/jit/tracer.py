@@ -1,4 +1,9 @@
-"""The tracer: receives every operator call while a program runs once on abstract data, and builds the graph."""
+"""The tracer: while it listens (MODE.tracer), every operator that runs on a traced tensor becomes a node.
+
+`autograd.tape.run` asks the tracer first. Operators on traced tensors are added to the graph through BuilderNamespace and
+answer tensors whose data is `Abstract`. Operators on weights alone run at once, so that their values stay at hand, and are
+recorded as well, so that the graph reads the weights by name; nodes that no output needs are dropped in the end.
+"""
 
 from __future__ import annotations
 
@@ -8,191 +13,254 @@ from typing import Any
 
 import numpy as np
 
-from headrace.autograd.tape import Call, replay
-from headrace.jit.abstract import Abstract, SymInt, TraceError, dim_of, place, size
+from headrace.autograd import tape
+from headrace.autograd.mode import MODE
+from headrace.jit.abstract import Abstract
+from headrace.jit.errors import TraceError, here
+from headrace.jit.sizes import SymInt, dim_of
+from headrace.jit.state import State
 from headrace.runtime import dtypes
 from headrace.runtime.builder import Builder
-from headrace.runtime.errors import GraphError
+from headrace.runtime.errors import HeadraceError
 from headrace.runtime.graph import Block, Graph, Value
-from headrace.runtime.shapes import Dim, Expr
+from headrace.runtime.namespaces import BuilderNamespace
+from headrace.runtime.shapes import Dim, Expr, bounds
 from headrace.runtime.types import TensorType
 from headrace.tensors import Tensor, wrap
 
+_SMALL = 64  # constants of at most this many elements are written once per content
+
 
 class Tracer:
-    """Builds one graph. `names` maps the identity of parameters and buffers to their state_dict keys, `paths` that of
-    modules to their dotted paths."""
+    """Records one graph. `state` knows the parameters and buffers by name."""
 
-    def __init__(self, names: Mapping[int, str] | None = None, paths: Mapping[int, str] | None = None) -> None:
-        self.graph = Graph(Block([], [], []))
+    def __init__(self, name: str, state: State) -> None:
+        self.graph = Graph(Block([], [], []), name=name)
         self.builder = Builder(self.graph)
-        self.names, self.paths = dict(names or {}), dict(paths or {})
-        self.path = ""
-        self._constants: dict[int, tuple[Any, Value]] = {}  # identity -> (the array, kept alive, and its value)
-        self._symbols: dict[str, tuple[Value, int]] = {}  # symbol -> where its size can be read
-        self._sizes: dict[Dim, Value] = {}  # dimension -> int64 [1]
+        self.operators = BuilderNamespace(self.builder)
+        self.state = state
+        self._named: dict[str, Value] = {}  # parameters and buffers that were read
+        self._known: dict[int, tuple[np.ndarray, Any, int, Value]] = {}  # id of an array -> array, storage, version, value
+        self._small: dict[Any, Value] = {}
+        self._symbols: dict[str, tuple[Value, int]] = {}  # symbol -> a value and the axis that has it as its size
+        self._sizes: dict[Dim, Value] = {}
+
+    def input(self, name: str, array: np.ndarray, shape: tuple[Dim, ...]) -> Tensor:
+        """A traced input of the graph, with the dtype of an example and a symbolic shape."""
+        value = self.builder.input(name, TensorType(dtypes.of(array).name, shape))
+        return self._tensor(value)
+
+    # ---------------------------------------------------------------- operators
+
+    def run(self, call: tape.Call, inputs: Sequence[Any], attributes: Mapping[str, Any], outputs: int) -> Any:
+        """Record one operator; None where it has nothing to do with the graph and shall just run."""
+        for x in inputs:
+            if isinstance(x, Tensor) and x._base is not None:
+                tape.sync(x)
+        if any(isinstance(x, Tensor) and type(x._data) is Abstract for x in inputs):
+            found = [self._tensor(value) for value in self._record(call, inputs, attributes, outputs)]
+            if call.view and isinstance(inputs[0], Tensor):
+                for index, tensor in enumerate(found):
+                    _link(tensor, inputs, (call, tuple(inputs[1:]), attributes, outputs, index))
+            return found[0] if outputs == 1 else tuple(found)
+        if any(self._find(x) is not None for x in inputs):
+            return self._run_on_weights(call, inputs, attributes, outputs)
+        return None
+
+    def _record(self, call: tape.Call, inputs: Sequence[Any], attributes: Mapping[str, Any], outputs: int) -> list[Value]:
+        values = [self.value(x) for x in inputs]
+        if call.operator.kind == "Identity" and values[0] is not None:
+            return [values[0]]  # values never change: no node is needed
+        try:
+            found = self.operators.apply(call.operator, values, _given(call, attributes), outputs)
+        except HeadraceError as error:
+            raise TraceError(f"{here()}{error}") from error
+        for value in found:
+            self._learn(value)
+        return found
+
+    def _run_on_weights(self, call: tape.Call, inputs: Sequence[Any], attributes: Mapping[str, Any], outputs: int) -> Any:
+        with self.paused():
+            found = tape.run(call, inputs, attributes, outputs)
+        for tensor, value in zip([found] if outputs == 1 else found, self._record(call, inputs, attributes, outputs)):
+            self._remember(tensor._data, tensor._storage, value)
+        return found
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Operators inside run as if nobody listened."""
+        before, MODE.tracer = MODE.tracer, None
+        try:
+            yield
+        finally:
+            MODE.tracer = before
+
+    @contextlib.contextmanager
+    def module(self, module: Any) -> Iterator[None]:
+        """Nodes recorded inside carry the path of the module."""
+        before = self.operators.path
+        self.operators.path = self.state.path(module)
+        try:
+            yield
+        finally:
+            self.operators.path = before
 
     # ---------------------------------------------------------------- values
 
-    def input(self, name: str, dtype: str, shape: tuple[Dim, ...]) -> Tensor:
-        """Add an input of the graph; answers the traced tensor."""
-        self.builder.inference._symbols.update(d.name for d in shape if isinstance(d, Expr) and d.name)
-        return self.tensor(self.builder.input(name, TensorType(dtype, shape)))
-
-    def tensor(self, value: Value) -> Tensor:
-        """The traced tensor of a value. TraceError where not even its rank is known."""
-        kind = value.type
-        if not isinstance(kind, TensorType) or kind.shape is None:
-            raise TraceError(f"{place()}: the result %{value.name} has type {kind}; a traced tensor needs a known rank")
-        for axis, dim in enumerate(kind.shape):
-            if isinstance(dim, Expr) and dim.name is not None:
-                self._symbols.setdefault(dim.name, (value, axis))
-        return wrap(Abstract(value, dtypes.of(kind.dtype).numpy, tuple(map(size, kind.shape))))
-
     def value(self, x: Any) -> Value | None:
-        """The graph's value for an operator's input: traced data, a parameter (by its name), or a constant."""
+        """The value behind an operator's input: a traced tensor, a weight, or a constant."""
         if x is None:
             return None
         data = x._data if isinstance(x, Tensor) else x
         if type(data) is Abstract:
             return data.value
-        owner = x if isinstance(x, Tensor) else data
-        known = self._constants.get(id(owner))
-        if known is None:
-            name = self.names.get(id(owner), "")
-            if not name and data.size <= 16:
-                known = self._small(data)
-            else:
-                known = (owner, self.builder.constant(np.array(data), name))
-            self._constants[id(owner)] = (owner, known[1])
-        return known[1]
+        found = self._find(x)
+        if found is not None:
+            return found
+        if data.size <= _SMALL and data.dtype.kind != "O":
+            key = (data.dtype, data.shape, data.tobytes())
+            if key not in self._small:
+                self._small[key] = self.builder.constant(data.copy())
+            return self._small[key]
+        value = self.builder.constant(data.copy() if isinstance(x, Tensor) else data)
+        if isinstance(x, Tensor):
+            self._remember(data, x._storage, value)
+        return value
 
-    def _small(self, data: np.ndarray) -> tuple[Any, Value]:
-        """Small constants without a name are shared by value."""
-        key = hash((data.dtype.str, data.shape, data.tobytes()))
-        found = self._constants.get(~key)
-        if found is None:
-            found = self._constants[~key] = (None, self.builder.constant(np.array(data), ""))
-        return found
-
-    # ---------------------------------------------------------------- calls
-
-    def run(self, call: Call, inputs: Sequence[Any], attributes: Mapping[str, Any], outputs: int) -> Any:
-        """Record a call, if it touches traced data; None: it does not, and may run at once."""
-        from headrace.autograd.tape import sync
-
-        for x in inputs:
-            if isinstance(x, Tensor) and x._base is not None:
-                sync(x)
-        if not any(isinstance(x, Tensor) and type(x._data) is Abstract for x in inputs):
+    def _find(self, x: Any) -> Value | None:
+        """The value of a weight, of what was computed from weights, or of a constant seen before, unless it was written
+        since."""
+        data = x._data if isinstance(x, Tensor) else x
+        if type(data) is not np.ndarray:
             return None
-        operator = call.operator
-        defaults = operator.attributes
-        given = {k: v for k, v in attributes.items() if v is not None and v != defaults[k].default}
-        try:
-            values = self.builder.node(
-                operator.name, [self.value(x) for x in inputs], given, domain=operator.domain, outputs=outputs, path=self.path
-            )
-        except GraphError as error:
-            raise TraceError(f"{place()}: {error}") from error
-        found = [self.tensor(value) for value in values]
-        x = inputs[0]
-        if call.view and isinstance(x, Tensor) and type(x._data) is Abstract:
-            for index, tensor in enumerate(found):
-                tensor._base = x if x._base is None else x._base
-                tensor._generation = tensor._base._generation
-                tensor._chain = (*x._chain, (call, tuple(inputs[1:]), attributes, outputs, index))
-                tensor._storage = x._storage
-        return found[0] if outputs == 1 else tuple(found)
+        known = self._known.get(id(data))
+        if known is not None:
+            return known[3] if known[1].version == known[2] else None
+        name = self.state.name_of(data)
+        return None if name is None else self._weight(name, data)
 
-    @contextlib.contextmanager
-    def module(self, module: Any) -> Iterator[None]:
-        """Nodes recorded inside carry the module's path."""
-        before = self.path
-        self.path = self.paths.get(id(module), before)
-        try:
-            yield
-        finally:
-            self.path = before
+    def _weight(self, name: str, data: np.ndarray) -> Value:
+        """The constant that holds a copy of a parameter or buffer under its own name."""
+        if name not in self._named:
+            self._named[name] = self.builder.constant(data.copy(), name)
+        return self._named[name]
 
-    # ---------------------------------------------------------------- sizes
+    def _remember(self, data: np.ndarray, storage: Any, value: Value) -> None:
+        self._known[id(data)] = (data, storage, storage.version, value)
 
-    def size_value(self, dim: Dim) -> Value:
-        """A dimension as an int64 [1] value of the graph."""
-        found = self._sizes.get(dim)
-        if found is None:
-            found = self._sizes[dim] = self._make_size(dim)
-        return found
+    def _tensor(self, value: Value) -> Tensor:
+        self._learn(value)
+        return wrap(Abstract(value))
 
-    def _make_size(self, dim: Dim) -> Value:
-        if isinstance(dim, int):
-            return self._small(np.array([dim], np.int64))[1]
-        if dim.name is not None:
-            value, axis = self._symbols[dim.name]
-            return self._node("Shape", [value], {"start": axis, "end": axis + 1})
-        total: Value | None = None
-        for monomial, coefficient in dim.terms:
-            term = self._monomial(monomial, coefficient)
-            total = term if total is None else self._node("Add", [total, term])
-        assert total is not None
-        return total
+    def _learn(self, value: Value) -> None:
+        """Where sizes can be read from: the first value that has a symbol as one of its dimensions."""
+        if isinstance(value.type, TensorType):
+            for axis, dim in enumerate(value.type.shape or ()):
+                if isinstance(dim, Expr) and dim.name is not None:
+                    self._symbols.setdefault(dim.name, (value, axis))
 
-    def _monomial(self, monomial: Any, coefficient: int) -> Value:
-        product: Value | None = None
-        for atom, power in monomial:
-            factor = self.size_value(Expr({((atom, 1),): 1})) if isinstance(atom, str) else self._atom(atom)
-            for _ in range(power):
-                product = factor if product is None else self._node("Mul", [product, factor])
-        if product is None:
-            return self.size_value(coefficient)
-        return product if coefficient == 1 else self._node("Mul", [product, self.size_value(coefficient)])
+    # ---------------------------------------------------------------- sizes as tensors
 
-    def _atom(self, atom: Any) -> Value:
-        kind, left, right = atom
-        a, b = self.size_value(left), self.size_value(right)
-        return self._node({"//": "Div", "%": "Mod", "min": "Min", "max": "Max"}[kind], [a, b])
-
-    def _node(self, op: str, inputs: list[Value], attributes: dict[str, Any] | None = None) -> Value:
-        return self.builder.node(op, inputs, attributes, path=self.path)[0]
-
-    def size_tensor(self, value: SymInt) -> Tensor:
-        """A size as a traced 0-d int64 tensor."""
-        axes = self._small(np.array([0], np.int64))[1]
-        return self.tensor(self._node("Squeeze", [self.size_value(dim_of(value)), axes]))
+    def size_tensor(self, size: SymInt) -> Tensor:
+        """A symbolic size as a traced int64 tensor of rank 0."""
+        return self._tensor(self.operators.Squeeze(self._size(size.expr), self._axes(0)))
 
     def shape_input(self, dims: Sequence[Any]) -> Tensor:
-        """Sizes as a traced int64 vector."""
-        pieces: list[Value] = []
-        run: list[int] = []
-
-        def flush() -> None:
-            if run:
-                pieces.append(self._small(np.array(run, np.int64))[1])
-                run.clear()
-
-        for d in dims:
-            if isinstance(d, Tensor):
-                flush()
-                pieces.append(self._node("Reshape", [self.value(d), self._small(np.array([1], np.int64))[1]]))  # type: ignore[list-item]
-            elif isinstance(d, SymInt):
-                flush()
-                pieces.append(self.size_value(d.expr))
+        """A shape (ints, symbolic sizes, tensors of rank 0) as a traced int64 tensor of rank 1."""
+        parts: list[Any] = []
+        for dim in dims:
+            if isinstance(dim, Tensor):
+                parts.append(self._element(dim))
+                continue
+            known = dim_of(dim)
+            known = int(dim) if known is None else known
+            if isinstance(known, Expr):
+                parts.append(self._size(known))
+            elif parts and isinstance(parts[-1], list):
+                parts[-1].append(known)
             else:
-                run.append(int(d))
-        flush()
-        return self.tensor(pieces[0] if len(pieces) == 1 else self._node("Concat", pieces, {"axis": 0}))
+                parts.append([known])
+        values = [self._axes(*part) if isinstance(part, list) else part for part in parts]
+        return self._tensor(values[0] if len(values) == 1 else self.operators.Concat(*values, axis=0))
 
-    # ---------------------------------------------------------------- writes through views
+    def _element(self, x: Tensor) -> Value:
+        F, value = self.operators, self.value(x)
+        if F.dtype(value) != "int64":
+            value = F.Cast(value, to=dtypes.of("int64").onnx)
+        return F.Reshape(value, self._axes(1))  # type: ignore[no-any-return]
 
-    def write(self, base: Tensor, chain: Sequence[Any], value: Tensor) -> None:
-        """The base takes a new value where the chain shows it: places are found by sending a numbered twin of the base
-        through the same views."""
-        from headrace.autograd.tape import ops
-        from headrace.functional.creation import arange
-        from headrace.functional.shape import reshape
+    def _size(self, dim: Dim) -> Value:
+        """An int64 value [1] that is a dimension: a polynomial is computed from the shapes of the tensors that have its
+        symbols."""
+        if isinstance(dim, int):
+            return self._axes(dim)
+        if dim not in self._sizes:
+            total: Value | None = None
+            for monomial, coefficient in dim.terms:
+                factors = [self._atom(atom) for atom, power in monomial for _ in range(power)]
+                if coefficient != 1 or not factors:
+                    factors.append(self._axes(coefficient))
+                term = factors[0]
+                for factor in factors[1:]:
+                    term = self.operators.Mul(term, factor)
+                total = term if total is None else self.operators.Add(total, term)
+            assert total is not None
+            self._sizes[dim] = total
+        return self._sizes[dim]
 
-        shape = tuple(base.shape)
-        numbers = reshape(arange(base.shape.numel()), shape)
-        places = reshape(replay(chain, numbers), (-1,))
-        flat = ops.ScatterElements(reshape(base, (-1,)), places, reshape(value, (-1,)), axis=0)
-        base._data = reshape(flat, shape)._data
+    def _atom(self, atom: Any) -> Value:
+        F = self.operators
+        if isinstance(atom, str):
+            if atom not in self._symbols:
+                raise TraceError(f"{here()}no tensor has the size '{atom}' as a dimension of its own, so that it cannot be computed in the graph")
+            if atom not in self._sizes:
+                value, axis = self._symbols[atom]
+                self._sizes[atom] = F.Shape(value, start=axis, end=axis + 1)  # type: ignore[index]
+            return self._sizes[atom]  # type: ignore[index]
+        kind, left, right = atom
+        a, b = self._size(left), self._size(right)
+        match kind:
+            case "min":
+                return F.Min(a, b)  # type: ignore[no-any-return]
+            case "max":
+                return F.Max(a, b)  # type: ignore[no-any-return]
+            case "%":
+                return F.Mod(a, b)  # type: ignore[no-any-return]
+        if bounds(left)[0] < 0:  # Div of whole numbers cuts toward 0, // toward the smaller
+            a = F.Sub(a, F.Mod(a, b))
+        return F.Div(a, b)  # type: ignore[no-any-return]
+
+    def _axes(self, *numbers: int) -> Value:
+        value = self.value(np.array(numbers, np.int64))
+        assert value is not None
+        return value
+
+    # ---------------------------------------------------------------- in-place code
+
+    def write(self, base: Tensor, chain: Sequence[Any], result: Tensor) -> None:
+        """A write through a view: the base takes the value that it has after the write."""
+        from headrace.jit.views import written
+
+        base._data = written(base, chain, result)._data
+
+
+def _link(tensor: Tensor, inputs: Sequence[Any], step: Any) -> None:
+    """Make a traced result a view of the operator's first input."""
+    x = inputs[0]
+    base = x if x._base is None else x._base
+    tensor._storage, tensor._base, tensor._generation = x._storage, base, base._generation
+    tensor._chain = (*x._chain, step)
+
+
+def _given(call: tape.Call, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes that differ from their defaults, lists as tuples."""
+    found = {}
+    for key, value in attributes.items():
+        value = tuple(value) if isinstance(value, list) else value
+        default = call.operator.attributes[key].default
+        if isinstance(value, np.ndarray) or type(value) is not type(default) or value != default:
+            found[key] = value
+    return found
+
+
+__all__ = ["Tracer"]

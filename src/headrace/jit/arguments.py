@@ -1,0 +1,131 @@
+"""The inputs of a trace: example values bound to forward's parameters, leaf by leaf, and which dimensions are symbolic."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from headrace.jit.errors import TraceError
+from headrace.jit.tree import flatten, is_leaf, rebuild
+from headrace.nn.module import Module
+from headrace.runtime.shapes import Dim, symbol
+from headrace.tensors import Tensor, concrete, wrap
+
+BATCH = "batch"
+Dynamic = Mapping[Any, Mapping[int, str | None] | Sequence[int]] | None
+
+
+class Arguments:
+    """Example arguments of a callable. Tensors and arrays among them, also inside tuples, lists and dicts, are inputs of
+    the graph; everything else (numbers, None, texts) is a constant of the call."""
+
+    def __init__(self, function: Callable[..., Any], examples: Any) -> None:
+        positional, named = _given(examples)
+        entry = function.forward if isinstance(function, Module) else function
+        try:
+            self._bound = inspect.signature(entry).bind(*positional, **named)
+        except TypeError as error:
+            raise TraceError(f"the example inputs do not fit {inspect.signature(entry)}: {error}") from error
+        leaves = [leaf for name, value in self._named() for leaf in flatten(value, name)]
+        self.names = unique([name for name, _ in leaves])
+        self.examples = [as_array(value) for _, value in leaves]
+        if not leaves:
+            raise TraceError("a trace needs at least one tensor or array among the example inputs")
+
+    def _named(self) -> list[tuple[str, Any]]:
+        """(name, value) of each argument, *args and **kwargs taken apart."""
+        found: list[tuple[str, Any]] = []
+        for name, value in self._bound.arguments.items():
+            kind = self._bound.signature.parameters[name].kind
+            if kind is inspect.Parameter.VAR_KEYWORD:
+                found += value.items()
+            else:
+                found.append((name, value))
+        return found
+
+    def call(self, function: Callable[..., Any], leaves: Iterable[Tensor]) -> Any:
+        """The function called with these tensors in the places of the examples."""
+        following = iter(leaves)
+        bound = self._bound.signature.bind_partial()
+        for name, value in self._bound.arguments.items():
+            bound.arguments[name] = rebuild(value, following)
+        return function(*bound.args, **bound.kwargs)
+
+    def shapes(self, dynamic: Dynamic) -> dict[str, tuple[Dim, ...]]:
+        """The shape of each input, symbolic where wanted. TraceError for an input or axis that does not exist, and for one
+        symbol with two sizes."""
+        wanted = self._wanted(dynamic)
+        sizes: dict[str, tuple[int, str]] = {}
+        found = {}
+        for name, array in zip(self.names, self.examples):
+            shape: list[Dim] = list(array.shape)
+            for axis, dim in sorted(wanted[name].items()):
+                size, first = sizes.setdefault(dim, (array.shape[axis], f"dimension {axis} of {name!r}"))
+                if size != array.shape[axis]:
+                    raise TraceError(f"the size '{dim}' is {size} as {first} but {array.shape[axis]} as dimension {axis} of {name!r}; give them two names in dynamic=")
+                shape[axis] = symbol(dim)
+            found[name] = tuple(shape)
+        return found
+
+    def _wanted(self, dynamic: Dynamic) -> dict[str, dict[int, str]]:
+        """Input -> axis -> symbol."""
+        wanted: dict[str, dict[int, str]] = {name: {} for name in self.names}
+        if dynamic is None or len(dynamic):
+            first = next((a.shape[0] for a in self.examples if a.ndim), None)
+            for name, array in zip(self.names, self.examples):
+                if array.ndim and array.shape[0] == first:  # another size is no batch: it stays as it is
+                    wanted[name][0] = BATCH
+        for key, axes in (dynamic or {}).items():
+            name = self._name(key)
+            rank = self.examples[self.names.index(name)].ndim
+            if isinstance(axes, Mapping) and not axes:
+                wanted[name].clear()
+            for axis, dim in axes.items() if isinstance(axes, Mapping) else ((a, True) for a in axes):
+                if not isinstance(axis, int) or not -rank <= axis < rank:
+                    raise TraceError(f"dynamic: {name!r} has no dimension {axis}; its rank is {rank}")
+                axis %= rank
+                wanted[name].pop(axis, None)
+                if dim is not None and dim is not False:
+                    wanted[name][axis] = dim if isinstance(dim, str) else BATCH if axis == 0 else f"{name}_{axis}"
+        return wanted
+
+    def _name(self, key: Any) -> str:
+        if isinstance(key, int) and -len(self.names) <= key < len(self.names):
+            return self.names[key]
+        if key in self.names:
+            return str(key)
+        raise TraceError(f"dynamic: there is no input {key!r}; the inputs: {', '.join(self.names)}")
+
+
+def _given(examples: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Example inputs as positional and named arguments."""
+    if isinstance(examples, Mapping):
+        return (), dict(examples)
+    if isinstance(examples, tuple | list) and not is_leaf(examples):
+        return tuple(examples), {}
+    return (examples,), {}
+
+
+def as_array(value: Any) -> np.ndarray:
+    """The array behind a tensor, an array, or nested lists of numbers."""
+    return concrete(value, "an example input") if isinstance(value, Tensor) else np.asarray(value)
+
+
+def as_tensor(value: Any) -> Tensor:
+    """A tensor without history."""
+    return wrap(as_array(value))
+
+
+def unique(names: Sequence[str]) -> list[str]:
+    """The names, the second of a kind with a number."""
+    found: list[str] = []
+    for name in names:
+        candidate, count = name, 1
+        while candidate in found:
+            count += 1
+            candidate = f"{name}_{count}"
+        found.append(candidate)
+    return found

@@ -1,0 +1,121 @@
+"""TraceError: what a trace cannot express, where it stands in the user's code, and how to write it instead."""
+
+from __future__ import annotations
+
+import linecache
+import os
+import sys
+from types import FrameType
+from typing import NoReturn
+
+import numpy as np
+
+import headrace
+from headrace.runtime.errors import HeadraceError
+
+
+class TraceError(HeadraceError):
+    """The traced code cannot become a graph; the text names file, line, construct and a rewrite."""
+
+
+# Frames of these folders are the library's, not the user's.
+_LIBRARY = tuple(os.path.dirname(os.path.abspath(module.__file__)) + os.sep for module in (headrace, np) if module.__file__)
+
+# How the library was entered -> what the user wrote.
+_ENTRIES = {
+    "__bool__": "bool()",
+    "__int__": "int()",
+    "__float__": "float()",
+    "__complex__": "complex()",
+    "__index__": "range() or an index",
+    "__array__": "numpy()",
+    "__contains__": "in",
+    "item": "item()",
+    "tolist": "tolist()",
+    "numpy": "numpy()",
+}
+
+_REWRITES = {
+    "item()": "keep the tensor: a tensor of one element takes part in arithmetic as a number does",
+    "tolist()": "index or unbind the tensor, and go on with tensors",
+    "numpy()": "use the functions of headrace in place of NumPy's",
+    "tensor()": "use torch.stack, torch.cat or torch.full, which keep traced values",
+    "in": "(x == value).any() is the answer as a tensor",
+    "range() or an index": "index with a tensor (x[i] becomes a Gather), or loop over a number that is known before the graph runs",
+}
+_REWRITES.update(dict.fromkeys(("int()", "float()", "complex()"), _REWRITES["item()"]))
+
+
+def refuse_value(construct: str) -> NoReturn:
+    """TraceError for code that reads the values of a traced tensor."""
+    frame, entry = _user_frame()
+    construct = _ENTRIES.get(entry, construct)
+    line = source_line(frame)
+    branch = _branch(line) if construct in ("bool()", "in") else ""
+    rewrite = _REWRITES.get(construct, "")
+    if construct == "bool()" or branch:
+        construct, rewrite = branch or "bool()", _branch_rewrite(branch)
+    advice = f" Rewrite: {rewrite}." if rewrite else ""
+    raise TraceError(f"{place(frame)}{construct} needs values of a traced tensor, which are known only when the graph runs.{advice}")
+
+
+def refuse_size(construct: str, size: object) -> NoReturn:
+    """TraceError for code that needs the number behind a symbolic size."""
+    frame, entry = _user_frame()
+    construct = _ENTRIES.get(entry, construct)
+    rewrite = "leave out int(), a size is a whole number already; or " if construct == "int()" else ""
+    raise TraceError(
+        f"{place(frame)}{construct} needs the number behind the symbolic size '{size}', which is known only when the graph"
+        f" runs. Rewrite: {rewrite}declare the dimension static, for one input by trace(..., dynamic={{'x': {{0: None}}}}),"
+        " for all by trace(..., dynamic={})."
+    )
+
+
+def here() -> str:
+    """ "file:line: `source`: " of the user's code that is running, or nothing."""
+    return place(_user_frame()[0])
+
+
+def place(frame: FrameType | None) -> str:
+    if frame is None:
+        return ""
+    line = source_line(frame)
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}: " + (f"`{line}`: " if line else "")
+
+
+def source_line(frame: FrameType | None) -> str:
+    return "" if frame is None else linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+
+
+def _user_frame() -> tuple[FrameType | None, str]:
+    """The innermost frame outside the library, and the name of the library's function that it called."""
+    frame: FrameType | None = sys._getframe(1)
+    entry = ""
+    while frame is not None and frame.f_code.co_filename.startswith(_LIBRARY):
+        entry = frame.f_code.co_name
+        frame = frame.f_back
+    return frame, entry
+
+
+def _branch(line: str) -> str:
+    """What kind of statement asks for the truth of a value."""
+    for word in ("if", "elif", "while", "assert"):
+        if line.startswith(f"{word} "):
+            return "a Python `if`" if word == "elif" else f"a Python `{word}`"
+    for word in (" if ", " and ", " or "):
+        if word in line:
+            return f"a Python `{word.strip()}`"
+    return "not" if line.startswith("not ") or " not " in line else ""
+
+
+def _branch_rewrite(branch: str) -> str:
+    match branch:
+        case "a Python `while`":
+            return "a loop with a number of steps that is known before the graph runs, and torch.where inside"
+        case "a Python `assert`":
+            return "check shapes and dtypes instead, or check the values before the model is called"
+        case "a Python `and`" | "a Python `or`":
+            return "torch.logical_and and torch.logical_or (or & and |) work element by element"
+        case "not":
+            return "torch.logical_not (or ~) works element by element"
+    return "torch.where(condition, a, b) computes both and picks element by element"
