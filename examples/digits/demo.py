@@ -106,7 +106,7 @@ with tempfile.TemporaryDirectory(prefix="headrace-demo-") as scratch:
                 table.add_row(name, protocol, f"{right:.2%}", f"{p50:.2f}", f"{p99:.2f}")
         for rows in zip(*(picture(image) for image in x_test[:5])):
             console.print("  " + "   ".join(rows))
-        console.print("  " + "   ".join(f"{f'label {guess}, truth {truth}':<16}" for guess, truth in zip(guesses[:5], y_test[:5])) + "\n")
+        console.print("  " + "   ".join(f"{f'label {guess}, truth {truth}':<16}" for guess, truth in zip(guesses[:4], y_test[:4])) + "\n")
         console.print(table)
     finally:
         server.terminate()
