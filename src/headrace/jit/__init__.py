@@ -8,10 +8,19 @@
 
 from __future__ import annotations
 
+import headrace.functional  # noqa: F401  attaches the tensor methods
+from headrace.autograd.mode import MODE
+from headrace.autograd.tape import ops as operators
 from headrace.jit.errors import TraceError
 from headrace.jit.exported import Exported
 from headrace.jit.files import Loaded, load, save
 from headrace.jit.sizes import SymInt
 from headrace.jit.trace import trace
 
-__all__ = ["Exported", "Loaded", "SymInt", "TraceError", "load", "save", "trace"]
+
+def is_tracing() -> bool:
+    """Whether a trace is running."""
+    return MODE.tracer is not None
+
+
+__all__ = ["Exported", "Loaded", "SymInt", "TraceError", "is_tracing", "load", "operators", "save", "trace"]

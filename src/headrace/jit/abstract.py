@@ -33,15 +33,18 @@ class Abstract:
         return len(self.shape)
 
     @property
-    def size(self) -> Any:
-        total: Any = 1
+    def size(self) -> int:
+        """The number of elements; -1 where it is symbolic (Tensor.numel() has the expression)."""
+        total = 1
         for dim in self.shape:
-            total = total * dim
+            if not isinstance(dim, int):
+                return -1
+            total *= dim
         return total
 
     @property
-    def nbytes(self) -> Any:
-        return self.size * self.dtype.itemsize
+    def itemsize(self) -> int:
+        return self.dtype.itemsize
 
     @property
     def strides(self) -> tuple[Any, ...]:

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from headrace.jit.errors import TraceError
-from headrace.jit.tree import flatten, is_leaf, rebuild
+from headrace.jit.tree import flatten, rebuild
 from headrace.nn.module import Module
 from headrace.runtime.shapes import Dim, symbol
 from headrace.tensors import Tensor, concrete, wrap
 
 BATCH = "batch"
-Dynamic = Mapping[Any, Mapping[int, str | None] | Sequence[int]] | None
+Dynamic = Mapping[Any, Mapping[int, str | None] | Sequence[int] | None] | None
 
 
 class Arguments:
@@ -23,35 +23,40 @@ class Arguments:
     the graph; everything else (numbers, None, texts) is a constant of the call."""
 
     def __init__(self, function: Callable[..., Any], examples: Any) -> None:
-        positional, named = _given(examples)
-        entry = function.forward if isinstance(function, Module) else function
-        try:
-            self._bound = inspect.signature(entry).bind(*positional, **named)
-        except TypeError as error:
-            raise TraceError(f"the example inputs do not fit {inspect.signature(entry)}: {error}") from error
-        leaves = [leaf for name, value in self._named() for leaf in flatten(value, name)]
+        self._signature = inspect.signature(function.forward if isinstance(function, Module) else function)
+        self._bound = self._bind(examples)
+        leaves = self._leaves(self._bound)
         self.names = unique([name for name, _ in leaves])
         self.examples = [as_array(value) for _, value in leaves]
         if not leaves:
             raise TraceError("a trace needs at least one tensor or array among the example inputs")
 
-    def _named(self) -> list[tuple[str, Any]]:
-        """(name, value) of each argument, *args and **kwargs taken apart."""
+    def _bind(self, examples: Any) -> inspect.BoundArguments:
+        """Arguments by parameter. A mapping holds named arguments, a tuple or list positional ones."""
+        try:
+            if isinstance(examples, Mapping):
+                return self._signature.bind(**examples)
+            return self._signature.bind(*(examples if isinstance(examples, tuple | list) else (examples,)))
+        except TypeError as error:
+            raise TraceError(f"the example inputs do not fit {self._signature}: {error}") from error
+
+    def _leaves(self, bound: inspect.BoundArguments) -> list[tuple[str, Any]]:
+        """(name, leaf) of the tensors and arrays; those of *args are called args_0, ..., those of **kwargs by their keys."""
         found: list[tuple[str, Any]] = []
-        for name, value in self._bound.arguments.items():
-            kind = self._bound.signature.parameters[name].kind
-            if kind is inspect.Parameter.VAR_KEYWORD:
-                found += value.items()
-            else:
-                found.append((name, value))
+        for name, value in bound.arguments.items():
+            named = self._signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
+            found += flatten(value, "" if named else name)
         return found
+
+    def arrays(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> list[np.ndarray]:
+        """The inputs of the graph among other arguments."""
+        return [as_array(leaf) for _, leaf in self._leaves(self._signature.bind(*args, **(kwargs or {})))]
 
     def call(self, function: Callable[..., Any], leaves: Iterable[Tensor]) -> Any:
         """The function called with these tensors in the places of the examples."""
         following = iter(leaves)
-        bound = self._bound.signature.bind_partial()
-        for name, value in self._bound.arguments.items():
-            bound.arguments[name] = rebuild(value, following)
+        arguments = {name: rebuild(value, following) for name, value in self._bound.arguments.items()}
+        bound = inspect.BoundArguments(self._signature, arguments)  # type: ignore[arg-type]
         return function(*bound.args, **bound.kwargs)
 
     def shapes(self, dynamic: Dynamic) -> dict[str, tuple[Dim, ...]]:
@@ -76,20 +81,20 @@ class Arguments:
         if dynamic is None or len(dynamic):
             first = next((a.shape[0] for a in self.examples if a.ndim), None)
             for name, array in zip(self.names, self.examples):
-                if array.ndim and array.shape[0] == first:  # another size is no batch: it stays as it is
-                    wanted[name][0] = BATCH
+                if array.ndim:
+                    wanted[name][0] = BATCH if array.shape[0] == first else f"{name}_0"
         for key, axes in (dynamic or {}).items():
             name = self._name(key)
             rank = self.examples[self.names.index(name)].ndim
-            if isinstance(axes, Mapping) and not axes:
+            if not axes:
                 wanted[name].clear()
-            for axis, dim in axes.items() if isinstance(axes, Mapping) else ((a, True) for a in axes):
+            for axis, dim in axes.items() if isinstance(axes, Mapping) else ((a, True) for a in axes or ()):
                 if not isinstance(axis, int) or not -rank <= axis < rank:
                     raise TraceError(f"dynamic: {name!r} has no dimension {axis}; its rank is {rank}")
                 axis %= rank
-                wanted[name].pop(axis, None)
+                own = wanted[name].pop(axis, f"{name}_{axis}")
                 if dim is not None and dim is not False:
-                    wanted[name][axis] = dim if isinstance(dim, str) else BATCH if axis == 0 else f"{name}_{axis}"
+                    wanted[name][axis] = dim if isinstance(dim, str) else own
         return wanted
 
     def _name(self, key: Any) -> str:
@@ -98,15 +103,6 @@ class Arguments:
         if key in self.names:
             return str(key)
         raise TraceError(f"dynamic: there is no input {key!r}; the inputs: {', '.join(self.names)}")
-
-
-def _given(examples: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Example inputs as positional and named arguments."""
-    if isinstance(examples, Mapping):
-        return (), dict(examples)
-    if isinstance(examples, tuple | list) and not is_leaf(examples):
-        return tuple(examples), {}
-    return (examples,), {}
 
 
 def as_array(value: Any) -> np.ndarray:

@@ -45,7 +45,7 @@ class _Printer:
             return "None"
         array = self.graph.constant_of(value)
         if array is not None:
-            return _inline(array) or f'weights["{value.name}"]'
+            return (value.name.startswith("constant") and _inline(array)) or f"weights[{value.name!r}]"
         found = self._names.get(value)
         if found is None:
             found = "".join(c if c.isalnum() or c == "_" else "_" for c in value.name) or "x"
@@ -66,7 +66,7 @@ class _Printer:
         arguments = [self.name(value) for value in node.inputs]
         if len(node.outputs) > 1:
             arguments.append(f"outputs={len(node.outputs)}")
-        arguments += [f"{key}={_text(value)}" for key, value in sorted(node.attributes.items())]
+        arguments += [f"{key}={_text(value)}" for key, value in node.attributes.items()]
         call = f"F.{node.operator}" if node.domain in ("", "headrace") else f"F.op({node.domain!r}, {node.operator!r})"
         names = ", ".join("_" if value is None else self.name(value) for value in node.outputs)
         yield f"{names} = {call}({', '.join(arguments)})"
@@ -84,6 +84,11 @@ def _inline(array: np.ndarray) -> str:
 
 
 def _text(value: Any) -> str:
+    """An attribute as Python."""
     if isinstance(value, np.ndarray):
         return f"torch.tensor({value.tolist()}, dtype=torch.{value.dtype.name}).numpy()"
-    return repr(tuple(value) if isinstance(value, list) else value)
+    if isinstance(value, tuple | list):
+        return "(" + "".join(f"{_text(item)}, " for item in value).rstrip(" " if len(value) == 1 else ", ") + ")"
+    if isinstance(value, float):
+        return repr(float(value)) if np.isfinite(value) else f'float("{value}")'
+    return repr(value)

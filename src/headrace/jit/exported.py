@@ -1,33 +1,48 @@
-"""Exported: what a trace answers. The program, its text, its Python code, and the comparison with the original."""
+"""Exported: what a trace answers. The program, its text, its Python code, and the original to compare with."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from headrace.autograd.mode import MODE
-from headrace.jit.arguments import as_array
+from headrace.autograd.mode import MODE, no_grad
+from headrace.jit.arguments import Arguments, as_array, as_tensor
+from headrace.jit.code import graph_code
 from headrace.jit.errors import TraceError
 from headrace.jit.sizes import SymInt
+from headrace.jit.state import State
 from headrace.jit.tree import flatten, is_leaf, rebuild
 from headrace.runtime.graph import Graph, Program
 from headrace.runtime.model import Model
 from headrace.tensors import Tensor, wrap
 
-TOLERANCE = 1e-4  # of the largest magnitude of an output
+
+class Origin:
+    """What was traced, as a function of arrays in the order of the graph's inputs."""
+
+    def __init__(self, function: Callable[..., Any], arguments: Arguments, state: State) -> None:
+        self.function, self._arguments, self._state = function, arguments, state
+
+    def __call__(self, *arrays: Any) -> tuple[np.ndarray, ...]:
+        _check_count(arrays, self._arguments.names)
+        with self._state.evaluation(), no_grad():
+            answer = self._arguments.call(self.function, map(as_tensor, arrays))
+        return tuple(as_array(leaf) for _, leaf in output_leaves(answer))
 
 
 class Exported:
-    """A captured program. Call it with tensors as the original, or `run` it on arrays."""
+    """A captured program. Call it with tensors as the original, or `run` it on arrays.
 
-    def __init__(self, program: Program, inputs: Sequence[str], examples: Sequence[np.ndarray], tree: Any, eager: Callable[..., Any], expected: Any) -> None:
-        self.program = program
-        self.examples = tuple(examples)
-        self._inputs, self._tree, self._eager = tuple(inputs), tree, eager
-        self.report = self._compare(expected)
+    program: the entry points; `structure`: the arguments that it was traced with; `origin`: the original; `report`: one line
+    about how near the graph comes to it.
+    """
+
+    def __init__(self, program: Program, structure: Arguments, tree: Any, origin: Origin) -> None:
+        self.program, self.structure, self.origin, self.report = program, structure, origin, ""
+        self._tree = tree
 
     @property
     def graph(self) -> Graph:
@@ -36,15 +51,13 @@ class Exported:
 
     @property
     def code(self) -> str:
-        """Python that computes the same under headrace: `main(x, ..., weights)` with the constants by name. See `weights`."""
-        from headrace.jit.code import graph_code
-
+        """Python that computes the same under headrace: `forward(<inputs>, weights)`, with `weights` as below."""
         return graph_code(self.graph)
 
     @property
-    def weights(self) -> dict[str, np.ndarray]:
-        """The constants of the graph by name: the `weights` that `code` takes. Shared with the graph, not to be written."""
-        return dict(self.graph.constants)
+    def weights(self) -> dict[str, Tensor]:
+        """The constants of the graph by name, sharing its memory: not to be written."""
+        return {name: wrap(array) for name, array in self.graph.constants.items()}
 
     @cached_property
     def model(self) -> Model:
@@ -52,21 +65,20 @@ class Exported:
         return Model(self.graph)
 
     def run(self, *arrays: Any) -> tuple[np.ndarray, ...]:
-        """The graph's outputs for arrays (or tensors) in the order of the inputs."""
-        if len(arrays) != len(self._inputs):
-            raise TypeError(f"{len(arrays)} inputs for {', '.join(self._inputs)}")
-        return tuple(self.model.run({name: as_array(a) for name, a in zip(self._inputs, arrays)}).values())
+        """The graph's outputs for arrays (or tensors) in the order of its inputs."""
+        names = self.structure.names
+        _check_count(arrays, names)
+        answers = self.model.run({name: as_array(array) for name, array in zip(names, arrays)})
+        return tuple(answers[value.name] for value in self.graph.outputs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The graph's outputs as tensors, in the tree that the original answers. Arguments in the order of the inputs, or by
-        their names; tensors may stand inside tuples, lists and dicts as they do in the original's arguments."""
-        leaves = [leaf for arg in args for _, leaf in flatten(arg, "")]
-        leaves += [leaf for name in self._inputs if name in kwargs for _, leaf in flatten(kwargs[name], "")]
-        return rebuild(self._tree, map(wrap, self.run(*leaves)), _is_output)
+        """As the original: the same arguments, and tensors in the same tuples and dicts as answer."""
+        arrays = self.structure.arrays(args, kwargs)
+        return rebuild(self._tree, map(wrap, self.run(*arrays)), _is_output)
 
     def eager(self, *arrays: Any) -> tuple[np.ndarray, ...]:
-        """The outputs of the original itself, in evaluation mode and without gradients, flat in the order of the graph's."""
-        return _arrays(self._eager(*arrays))
+        """The outputs of the original itself, in evaluation mode and without gradients, in the order of the graph's."""
+        return self.origin(*arrays)
 
     def save(self, path: Any) -> None:
         """Write the program as a `.hr` archive. See jit.save."""
@@ -74,78 +86,49 @@ class Exported:
 
         save(self, path)
 
-    def _compare(self, expected: Any) -> str:
-        """The largest deviation from the original on the examples, as one line. TraceError where it is too large."""
-        worst, where = 0.0, ""
-        for value, got, want in zip(self.graph.outputs, self.run(*self.examples), _arrays(expected), strict=True):
-            error = deviation(got, want)
-            if error > TOLERANCE:
-                raise TraceError(
-                    f"output {value.name!r} of the graph deviates from the original by {error:.2g} of its range on the example inputs;"
-                    f" allowed are {TOLERANCE:g}. Random numbers, or state that outlives a call, do this: pass them as inputs"
-                )
-            if error > worst:
-                worst, where = error, f" (output {value.name!r})"
-        count = sum(1 for _ in self.graph.block.walk())
-        return f"{self.graph.name}: {count} nodes, {len(self.graph.constants)} constants; largest deviation from the original {worst:.2g} of its range{where}"
-
     def __repr__(self) -> str:
         return f"Exported({self.report})"
 
 
-def deviation(got: np.ndarray, want: np.ndarray) -> float:
-    """The largest difference in units of the largest magnitude wanted; infinite where shapes, dtypes, NaNs or (of whole
-    numbers) values differ."""
-    if got.shape != want.shape or got.dtype != want.dtype:
-        return float("inf")
-    if want.dtype.kind not in "fV":
-        return 0.0 if np.array_equal(got, want) else float("inf")
-    a, b = got.astype(np.float64), want.astype(np.float64)
-    unequal = ~((a == b) | (np.isnan(a) & np.isnan(b)))
-    if not unequal.any():
-        return 0.0
-    if not np.isfinite(a[unequal]).all() or not np.isfinite(b[unequal]).all():
-        return float("inf")
-    largest = float(np.abs(b[np.isfinite(b)]).max())
-    return float(np.abs(a - b)[unequal].max()) / max(largest, 1e-6)
+def _check_count(arrays: tuple[Any, ...], names: list[str]) -> None:
+    if len(arrays) != len(names):
+        raise TypeError(f"the program has {len(names)} inputs ({', '.join(names)}); given: {len(arrays)}")
+
+
+# -------------------------------------------------------------------- answers
+
+
+def output_leaves(tree: Any) -> list[tuple[str, Tensor]]:
+    """(name, tensor) of every output; numbers and sizes become tensors of rank 0. TraceError for what is none."""
+    prepared = rebuild(tree, map(_tensor, _items(tree)), _is_item)
+    found = flatten(prepared, "output" if not hasattr(tree, "items") else "")
+    if not found:
+        raise TraceError(f"the traced code answers {type(tree).__name__} without a tensor; allowed: tensors, and tuples, lists and dicts of them")
+    return found
 
 
 def _is_output(value: Any) -> bool:
     return is_leaf(value) or isinstance(value, bool | int | float | SymInt)
 
 
-def output_leaves(tree: Any) -> list[tuple[str, Tensor]]:
-    """(name, tensor) of every output; numbers and sizes become tensors of rank 0. TraceError for what is none."""
-    top = "" if isinstance(tree, dict) else "output"
-    found = flatten(_tensors(tree), top)
-    if not found:
-        raise TraceError(f"the traced code answers {type(tree).__name__}, which holds no tensor; allowed: tensors, and tuples, lists and dicts of them")
-    return found
+def _is_item(value: Any) -> bool:
+    return not isinstance(value, tuple | list) and not hasattr(value, "items")
 
 
-def _tensors(tree: Any) -> Any:
-    """The tree with numbers and sizes as tensors."""
-    if isinstance(tree, SymInt):
-        return MODE.tracer.size_tensor(tree)
-    if isinstance(tree, bool | int | float | np.ndarray | np.generic):
-        from headrace.functional.creation import tensor
-
-        return tensor(tree)
-    if isinstance(tree, Tensor) or tree is None or isinstance(tree, str):
-        return tree
-    if isinstance(tree, tuple | list | dict) or hasattr(tree, "items"):
-        leaf = lambda value: not isinstance(value, tuple | list) and not hasattr(value, "items")  # noqa: E731
-        return rebuild(tree, map(_tensors, _walk(tree, leaf)), leaf)
-    raise TraceError(f"an output is a {type(tree).__name__}; allowed: tensors, and tuples, lists and dicts of them")
-
-
-def _walk(tree: Any, leaf: Callable[[Any], bool]) -> Any:
-    if leaf(tree):
+def _items(tree: Any) -> Iterator[Any]:
+    if _is_item(tree):
         yield tree
     else:
         for item in tree.values() if hasattr(tree, "values") else tree:
-            yield from _walk(item, leaf)
+            yield from _items(item)
 
 
-def _arrays(tree: Any) -> tuple[np.ndarray, ...]:
-    return tuple(as_array(leaf) for _, leaf in output_leaves(tree))
+def _tensor(value: Any) -> Any:
+    """An item of an answer as a tensor; None and texts stay as they are."""
+    if isinstance(value, SymInt):
+        return MODE.tracer.size_tensor(value)
+    if _is_output(value) and not isinstance(value, Tensor):
+        return as_tensor(np.asarray(value, np.float32) if isinstance(value, float) else value)
+    if isinstance(value, Tensor) or value is None or isinstance(value, str):
+        return value
+    raise TraceError(f"an output is a {type(value).__name__}; allowed: tensors, and tuples, lists and dicts of them")

@@ -89,6 +89,7 @@ class Loaded:
 
 
 def _golden(exported: Exported) -> Golden:
-    inputs = dict(zip((value.name for value in exported.graph.inputs), exported.examples))
-    outputs = dict(zip((value.name for value in exported.graph.outputs), exported.run(*exported.examples)))
+    examples = exported.structure.examples
+    inputs = dict(zip(exported.structure.names, examples))
+    outputs = dict(zip((value.name for value in exported.graph.outputs), exported.run(*examples)))
     return Golden([inputs], [outputs])

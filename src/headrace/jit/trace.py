@@ -13,18 +13,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from headrace.autograd.mode import MODE, no_grad
 from headrace.jit.arguments import Arguments, Dynamic, unique
+from headrace.jit.compare import compare
 from headrace.jit.errors import TraceError
-from headrace.jit.exported import Exported, output_leaves
+from headrace.jit.exported import Exported, Origin, output_leaves
 from headrace.jit.sizes import symbolic_len
 from headrace.jit.state import State
 from headrace.jit.tracer import Tracer
 from headrace.runtime.graph import Graph, Program, Value
 from headrace.runtime.passes.rewrite import drop_dead
-from headrace.runtime.types import TensorType
 from headrace.tensors import Tensor
 
 
@@ -34,7 +32,7 @@ def trace(module_or_function: Callable[..., Any], example_inputs: Any, *, dynami
     example_inputs: what it is called with: one tensor or array, a tuple of arguments, or a dict of named ones. Tensors may
         stand inside tuples, lists and dicts.
     dynamic: which dimensions are symbolic. None: dimension 0 of every input ("batch"; inputs whose dimension 0 has another
-        size than the first input's keep it). {}: none. Else {input name or index: {axis: symbol} or [axis, ...]} on top of
+        size than the first input's get a symbol of their own, "mask_0"). {}: none. Else {input name or index: {axis: symbol} or [axis, ...]} on top of
         dimension 0; a symbol of None makes that dimension static, an empty dict the whole input.
     name: the name of the entry point.
 
@@ -46,24 +44,12 @@ def trace(module_or_function: Callable[..., Any], example_inputs: Any, *, dynami
     arguments = Arguments(module_or_function, example_inputs)
     shapes = arguments.shapes(dynamic)
     state = State(module_or_function)
-    eager = _eager(module_or_function, arguments, state)
-    expected = eager(*arguments.examples)
-    graph, structure = _record(module_or_function, arguments, shapes, state, name)
-    return Exported(Program({name: graph}), arguments.names, arguments.examples, structure, eager, expected)
-
-
-def _eager(function: Callable[..., Any], arguments: Arguments, state: State) -> Callable[..., Any]:
-    """The original, on arrays: a tree of tensors in evaluation mode and without gradients."""
-
-    def run(*arrays: Any) -> Any:
-        from headrace.jit.arguments import as_tensor
-
-        if len(arrays) != len(arguments.names):
-            raise TypeError(f"{len(arrays)} inputs for {', '.join(arguments.names)}")
-        with state.evaluation(), no_grad():
-            return arguments.call(function, map(as_tensor, arrays))
-
-    return run
+    origin = Origin(module_or_function, arguments, state)
+    expected = origin(*arguments.examples)  # first, so that the original's own errors are seen as they are
+    graph, tree = _record(module_or_function, arguments, shapes, state, name)
+    exported = Exported(Program({name: graph}), arguments, tree, origin)
+    exported.report = compare(exported, expected)
+    return exported
 
 
 def _record(function: Callable[..., Any], arguments: Arguments, shapes: dict[str, Any], state: State, name: str) -> tuple[Graph, Any]:
