@@ -54,7 +54,7 @@ def fit(node: Node, version: int) -> Node:
             continue
         if key in schema.attributes:
             attributes[key] = _typed(value, schema.attributes[key].type.name)
-        elif operator is None or key not in operator.attributes or value != operator.attributes[key].default:
+        elif operator is None or key not in operator.attributes or not _equal(value, operator.attributes[key].default):
             raise GraphError(f"{node.label()}: operator set {version} does not have the attribute {key!r}")
     count = len(node.inputs)
     while count and node.inputs[count - 1] is None:
@@ -65,6 +65,10 @@ def fit(node: Node, version: int) -> Node:
         )
     _check_types(node, version)
     return _copy(node, inputs=node.inputs[:count], attributes=attributes)
+
+
+def _equal(value: Any, default: Any) -> bool:
+    return not isinstance(value, np.ndarray) and bool(value == default)
 
 
 @cache
@@ -90,7 +94,7 @@ def _check_types(node: Node, version: int) -> None:
     for side, values in (("inputs", node.inputs), ("outputs", node.outputs)):
         formals, variadic = _allowed(node.operator, node.domain, version, side)
         for index, value in enumerate(values):
-            if value is None or value.type is None or not formals:
+            if value is None or value.type is None or not formals or _is_rows_of_maps(value.type):
                 continue
             types = formals[min(index, len(formals) - 1)] if variadic else formals[index]
             text = type_name(value.type)
@@ -98,6 +102,11 @@ def _check_types(node: Node, version: int) -> None:
                 raise GraphError(
                     f"{node.label()}: {side[:-1]} {index} is {text}, which operator set {version} does not take there"
                 )
+
+
+def _is_rows_of_maps(type: Type) -> bool:
+    """What the runtime's tabular operators take where ONNX says map: one map for each row."""
+    return isinstance(type, SequenceType) and isinstance(type.element, MapType)
 
 
 def type_name(type: Type) -> str:
@@ -110,7 +119,7 @@ def type_name(type: Type) -> str:
         case OptionalType(element=element):
             return f"optional({type_name(element)})"
         case MapType(key=key, value=value):
-            return f"map({_TYPE_NAMES.get(key, key)}, {type_name(value)})"
+            return f"map({key},{type_name(value)})"
 
 
 def _typed(value: Any, kind: str) -> Any:

@@ -7,7 +7,7 @@ the Module itself answers; where onnxruntime is installed, with that too.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +17,6 @@ import numpy as np
 
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.graph import Graph, Program
-from headrace.runtime.types import TensorType
 
 __all__ = ["Report", "export", "load"]
 
@@ -78,10 +77,11 @@ def export(
     if not os.fspath(f):
         raise TypeError("export() needs the path of the file to write")
     from headrace.serializer.onnx.save import save
+    from headrace.serializer.rename import rename
 
-    program, feeds, answers = _captured(model, args, dynamic_axes)
+    program, feeds, answers = _captured(model, args, input_names, dynamic_axes)
     names = _names(program.main, input_names, output_names)
-    graph = _renamed(program.main, names, dynamic_axes or {})
+    graph = rename(program.main, names) if names else program.main
     path = Path(f)
     before = path.read_bytes() if path.exists() else None
     save(Program({graph.name: graph}, program.metadata), path, opset=opset_version, external_data=external_data)
@@ -100,7 +100,9 @@ def load(source: Any) -> Graph:
     return open_program(source).program.main
 
 
-def _captured(model: Any, args: Any, dynamic_axes: Any) -> tuple[Program, dict[str, np.ndarray], list[np.ndarray]]:
+def _captured(
+    model: Any, args: Any, input_names: Sequence[str] | None, dynamic_axes: Mapping[str, Any] | None
+) -> tuple[Program, dict[str, np.ndarray], list[np.ndarray]]:
     """The program, example feeds by name, and the Module's own answers in the order of the outputs."""
     if isinstance(model, Graph):
         return Program({model.name: model}), {}, []
@@ -109,18 +111,29 @@ def _captured(model: Any, args: Any, dynamic_axes: Any) -> tuple[Program, dict[s
     from headrace.jit import Exported, trace
 
     examples = () if args is None else tuple(args) if isinstance(args, tuple | list) else (args,)
-    if not isinstance(model, Exported):
-        axes = {name: list(named) for name, named in (dynamic_axes or {}).items()}
-        model = (
-            trace(model, examples, dynamic=axes)
-            if any(set(named) - {0} for named in axes.values())
-            else trace(model, examples)
-        )
-    inputs = [value.name for value in model.program.main.inputs]
-    feeds = dict(zip(inputs, map(np.asarray, examples)))
-    answers = model.eager(*examples) if examples else ()
-    answers = answers if isinstance(answers, tuple | list) else (answers,)
-    return model.program, feeds, [np.asarray(answer) for answer in answers]
+    traced = not isinstance(model, Exported)
+    exported = trace(model, examples) if traced else model
+    names = [value.name for value in exported.graph.inputs]
+    if dynamic_axes and traced:
+        known = dict(zip(input_names or names, names))  # what the file calls an input -> what the Module calls it
+        wanted = {
+            known[name]: axes for name, axes in dynamic_axes.items() if name in known
+        }  # outputs follow from inputs
+        exported = trace(model, examples, dynamic=wanted)
+    arrays = list(_leaves(examples))
+    answers = list(exported.eager(*arrays)) if traced and arrays else []
+    return exported.program, dict(zip(names, arrays)), answers
+
+
+def _leaves(value: Any) -> Iterator[np.ndarray]:
+    """The arrays in nested arguments, in order."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, tuple | list):
+        for item in value:
+            yield from _leaves(item)
+    elif value is not None:
+        yield np.asarray(value.detach().numpy() if hasattr(value, "detach") else value)
 
 
 def _names(graph: Graph, inputs: Sequence[str] | None, outputs: Sequence[str] | None) -> dict[str, str]:
@@ -131,22 +144,6 @@ def _names(graph: Graph, inputs: Sequence[str] | None, outputs: Sequence[str] | 
             raise HeadraceError(f"{len(given)} names for {len(values)} {what}: {', '.join(given)}")
         names.update({value.name: name for value, name in zip(values, given or ()) if value.name != name})
     return names
-
-
-def _renamed(graph: Graph, names: Mapping[str, str], dynamic_axes: Mapping[str, Any]) -> Graph:
-    from headrace.serializer.rename import rename
-
-    symbols: dict[str, str] = {}
-    for value in graph.inputs:
-        wanted = dynamic_axes.get(names.get(value.name, value.name), {})
-        shape = value.type.shape if isinstance(value.type, TensorType) else None
-        if shape is None or not isinstance(wanted, Mapping):
-            continue
-        for axis, name in wanted.items():
-            dim = shape[axis]
-            if not isinstance(dim, int) and dim.name is not None:
-                symbols[dim.name] = name
-    return rename(graph, names, symbols) if names or symbols else graph
 
 
 def _compare(
