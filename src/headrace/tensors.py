@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from headrace import scalar_types
-from headrace.autograd.mode import MODE
 from headrace.devices import CPU, check_device, device
 from headrace.scalar_types import dtype
 
