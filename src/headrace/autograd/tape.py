@@ -345,7 +345,7 @@ def sync(view: Tensor) -> None:
     finally:
         MODE.grad = before
     view._node, view._index, view._generation = fresh._node, fresh._index, base._generation
-    if type(view._data) is not ndarray:
+    if type(view._data) is not ndarray or type(fresh._data) is not ndarray:
         view._data = fresh._data
 
 
@@ -378,10 +378,9 @@ def check_write(tensor: Tensor) -> None:
 def adopt(tensor: Tensor, result: Tensor) -> Tensor:
     """Write `result` (same shape) into `tensor` in place, and give it the result's history."""
     check_write(tensor)
-    data = tensor._data
-    if type(data) is not ndarray:
+    data, source = tensor._data, result._data
+    if type(data) is not ndarray or type(source) is not ndarray:
         return _adopt_traced(tensor, result)
-    source = result._data
     if source.shape != data.shape:
         raise RuntimeError(f"output with shape {list(data.shape)} doesn't match the broadcast shape {list(source.shape)}")
     np.copyto(data, source, casting="unsafe")

@@ -31,10 +31,9 @@ from headrace.tensors import Tensor, check_dim, wrap
 def copy_of(x: Tensor) -> Tensor:
     """A copy in memory of its own; gradients flow through."""
     found = ops.Identity(x)
+    found._base, found._chain, found._storage = None, (), type(found._storage)()
     if type(found._data) is np.ndarray:
         found._data = x._data.copy()
-        found._base, found._chain = None, ()
-        found._storage = type(found._storage)()
         if found._node is not None:
             found._node.outputs = [found._data]
             found._node.stores[-1] = found._storage
@@ -80,6 +79,12 @@ def reshape(input: Tensor, *shape: Any) -> Tensor:
     if len(symbolic) == 1 and 0 not in wanted[: symbolic[0]] + wanted[symbolic[0] + 1 :]:
         wanted = tuple(-1 if i == symbolic[0] else d for i, d in enumerate(wanted))
         return ops.Reshape(input, axes_input(wanted))
+    if symbolic and 0 not in [d for d in wanted if not is_symbolic(d)]:
+        # Sizes that stay where they are need not be computed: 0 says "as it is" to Reshape.
+        own = input._data.shape
+        kept = [i for i in symbolic if i < len(own) and getattr(own[i], "expr", None) == getattr(wanted[i], "expr", wanted)]
+        wanted = tuple(0 if i in kept else d for i, d in enumerate(wanted))
+        return ops.Reshape(input, shape_input(wanted))
     if symbolic:
         return ops.Reshape(input, shape_input(wanted), allowzero=1)
     return ops.Reshape(input, axes_input(wanted), allowzero=1) if 0 in wanted else ops.Reshape(input, axes_input(wanted))
@@ -289,6 +294,8 @@ def broadcast_shapes(*shapes: Any) -> Any:
     """The common shape of several. RuntimeError where there is none."""
     from headrace.tensors import Size
 
+    if any(is_symbolic(d) for shape in shapes if not isinstance(shape, int) for d in shape):
+        return Size(MODE.tracer.broadcast_shapes(shapes))
     try:
         return Size(np.broadcast_shapes(*((s,) if isinstance(s, int) else tuple(s) for s in shapes)))
     except ValueError as error:
@@ -380,7 +387,7 @@ def cat(tensors: Any, dim: int = 0) -> Tensor:
         raise TypeError("expected Tensor as element in argument 0")
     if any(x._data.ndim == 0 for x in given):
         raise RuntimeError("zero-dimensional tensor cannot be concatenated")
-    kept = [x for x in given if x._data.shape != (0,)] or given[:1]
+    kept = [x for x in given if x._data.ndim > 1 or x._data.size] or given[:1]
     if len({x._data.ndim for x in kept}) > 1:
         raise RuntimeError(f"Tensors must have same number of dimensions: got {kept[0]._data.ndim} and {next(x._data.ndim for x in kept if x._data.ndim != kept[0]._data.ndim)}")
     axis = check_dim(dim, kept[0]._data.ndim)

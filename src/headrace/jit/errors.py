@@ -6,11 +6,12 @@ import linecache
 import os
 import sys
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
 import headrace
+from headrace.autograd.mode import MODE
 from headrace.runtime.errors import HeadraceError
 
 
@@ -59,16 +60,17 @@ def refuse_value(construct: str) -> NoReturn:
     raise TraceError(f"{place(frame)}{construct} needs values of a traced tensor, which are known only when the graph runs.{advice}")
 
 
-def refuse_size(construct: str, size: object) -> NoReturn:
+def refuse_size(construct: str, size: Any) -> NoReturn:
     """TraceError for code that needs the number behind a symbolic size."""
     frame, entry = _user_frame()
     construct = _ENTRIES.get(entry, construct)
+    places = MODE.tracer.static_advice(size.expr) if MODE.tracer is not None else ""
     rewrite = "leave out int(), a size is a whole number already; or " if construct == "int()" else ""
-    raise TraceError(
-        f"{place(frame)}{construct} needs the number behind the symbolic size '{size}', which is known only when the graph"
-        f" runs. Rewrite: {rewrite}declare the dimension static, for one input by trace(..., dynamic={{'x': {{0: None}}}}),"
-        " for all by trace(..., dynamic={})."
-    )
+    if places:
+        rewrite += f"declare the dimension static, trace(..., dynamic={{{places}}}), or everything, trace(..., dynamic={{}})"
+    else:
+        rewrite = "the size depends on values; mask with torch.where instead of selecting"
+    raise TraceError(f"{place(frame)}{construct} needs the number behind the symbolic size '{size}', which is known only when the graph runs. Rewrite: {rewrite}.")
 
 
 def here() -> str:

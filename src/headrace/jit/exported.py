@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -101,7 +101,7 @@ def _check_count(arrays: tuple[Any, ...], names: list[str]) -> None:
 def output_leaves(tree: Any) -> list[tuple[str, Tensor]]:
     """(name, tensor) of every output; numbers and sizes become tensors of rank 0. TraceError for what is none."""
     prepared = rebuild(tree, map(_tensor, _items(tree)), _is_item)
-    found = flatten(prepared, "output" if not hasattr(tree, "items") else "")
+    found = flatten(prepared, "" if isinstance(tree, Mapping) or hasattr(tree, "_fields") else "output")
     if not found:
         raise TraceError(f"the traced code answers {type(tree).__name__} without a tensor; allowed: tensors, and tuples, lists and dicts of them")
     return found
@@ -112,14 +112,14 @@ def _is_output(value: Any) -> bool:
 
 
 def _is_item(value: Any) -> bool:
-    return not isinstance(value, tuple | list) and not hasattr(value, "items")
+    return not isinstance(value, tuple | list | Mapping)
 
 
 def _items(tree: Any) -> Iterator[Any]:
     if _is_item(tree):
         yield tree
     else:
-        for item in tree.values() if hasattr(tree, "values") else tree:
+        for item in tree.values() if isinstance(tree, Mapping) else tree:
             yield from _items(item)
 
 

@@ -17,14 +17,14 @@ from headrace.autograd import tape
 from headrace.autograd.mode import MODE
 from headrace.jit.abstract import Abstract
 from headrace.jit.errors import TraceError, here
-from headrace.jit.sizes import SymInt, dim_of
+from headrace.jit.sizes import SymInt, dim_of, size_of
 from headrace.jit.state import State
 from headrace.runtime import dtypes
 from headrace.runtime.builder import Builder
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.graph import Block, Graph, Value
 from headrace.runtime.namespaces import BuilderNamespace
-from headrace.runtime.shapes import Dim, Expr, bounds
+from headrace.runtime.shapes import Dim, Expr, bounds, broadcast, symbols
 from headrace.runtime.types import TensorType
 from headrace.tensors import Tensor, wrap
 
@@ -111,6 +111,8 @@ class Tracer:
         """The value behind an operator's input: a traced tensor, a weight, or a constant."""
         if x is None:
             return None
+        if isinstance(x, Tensor):
+            tape.sync(x)
         data = x._data if isinstance(x, Tensor) else x
         if type(data) is Abstract:
             return data.value
@@ -158,6 +160,15 @@ class Tracer:
             for axis, dim in enumerate(value.type.shape or ()):
                 if isinstance(dim, Expr) and dim.name is not None:
                     self._symbols.setdefault(dim.name, (value, axis))
+
+    def static_advice(self, dim: Expr) -> str:
+        """How to make a size a plain number, as a rewrite of the call of trace; "" where it depends on values."""
+        places: dict[str, list[str]] = {}
+        for value in self.graph.inputs:
+            for axis, d in enumerate(value.type.shape or ()) if isinstance(value.type, TensorType) else ():
+                if isinstance(d, Expr) and symbols(d) & symbols(dim):
+                    places.setdefault(value.name, []).append(f"{axis}: None")
+        return ", ".join(f"{name!r}: {{{', '.join(axes)}}}" for name, axes in places.items())
 
     # ---------------------------------------------------------------- sizes as tensors
 
@@ -234,6 +245,14 @@ class Tracer:
         value = self.value(np.array(numbers, np.int64))
         assert value is not None
         return value
+
+    def broadcast_shapes(self, shapes: Sequence[Any]) -> tuple[Any, ...]:
+        """The common shape of several, sizes as the user sees them."""
+        total: tuple[Dim, ...] = ()
+        for shape in shapes:
+            dims = (shape,) if isinstance(shape, int) else tuple(shape)
+            total = broadcast(total, tuple(dim_of(d) for d in dims))  # type: ignore[arg-type, misc]
+        return tuple(map(size_of, total))
 
     # ---------------------------------------------------------------- in-place code
 

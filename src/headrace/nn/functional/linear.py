@@ -62,7 +62,7 @@ def embedding(
     if max_norm is not None:
         _renorm(weight, np.unique(data), max_norm, norm_type)
     index = cast(input, scalar_types.int64)
-    if (padding_idx is None and not scale_grad_by_freq) or weight._node is None:
+    if (padding_idx is None and not scale_grad_by_freq) or weight._node is None or not MODE.grad:
         return ops.Gather(weight, index, axis=0)
     found = ops.Gather(weight, index, axis=0)
     factor = np.ones(data.shape, weight._data.dtype)
