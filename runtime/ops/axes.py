@@ -31,7 +31,7 @@ def axes_of(axes: Iterable[int], rank: int, what: str = "axes") -> tuple[int, ..
 def known_shape(context: Context, index: int = 0, ranks: Sequence[int] | None = None, least: int = 0) -> Shape | None:
     """The shape of an input; GraphError where its rank is not allowed."""
     shape = context.shape(index)
-    if shape is not None and (ranks is not None and len(shape) not in ranks or len(shape) < least):
+    if shape is not None and ((ranks is not None and len(shape) not in ranks) or len(shape) < least):
         allowed = f"at least {least}" if ranks is None else " or ".join(map(str, ranks))
         raise GraphError(f"input {index} has rank {len(shape)}; allowed: {allowed}")
     return shape
@@ -63,7 +63,13 @@ def kept_rows(tags: Sequence[int | None], blocked: Iterable[int] | None = (), ou
     tag = tags[0]
     if all(item is None for item in tags):
         return [None] * outputs
-    if tag is None or tag == MIXED or any(item is not None for item in tags[1:]) or blocked is None or tag in set(blocked):
+    if (
+        tag is None
+        or tag == MIXED
+        or any(item is not None for item in tags[1:])
+        or blocked is None
+        or tag in set(blocked)
+    ):
         return [MIXED] * outputs
     return [tag] * outputs
 
@@ -103,6 +109,16 @@ def uniform_axis(shape: Shape, candidates: Iterable[int]) -> int | None:
 def ceildiv(left: Dim, right: int) -> Dim:
     """left / right, rounded up."""
     return (left + (right - 1)) // right
+
+
+def sizes_of(shape: Iterable[Dim]) -> tuple[int, ...]:
+    """A shape whose sizes are all known, as integers."""
+    return tuple(int(size) for size in shape)  # type: ignore[arg-type]
+
+
+def count_of(shape: Iterable[Dim]) -> int:
+    """The number of elements of a shape whose sizes are all known."""
+    return int(product(shape))  # type: ignore[arg-type]
 
 
 def int64(*values: int) -> Any:

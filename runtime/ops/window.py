@@ -71,8 +71,10 @@ class Window:
             count = span // stride + 1
         else:  # a window that would begin in the padding behind the data is left out
             count = minimum(ceildiv(span, stride) + 1, (size + (begin - 1)) // stride + 1)
-        if isinstance(count, int) and count < 0 or isinstance(span, int) and span < 0 and span <= -stride:
-            raise GraphError(f"spatial axis {axis} has size {size}, padded by {begin} and {end}: too small for a window of {extent}")
+        if (isinstance(count, int) and count < 0) or (isinstance(span, int) and span < 0 and span <= -stride):
+            raise GraphError(
+                f"spatial axis {axis} has size {size}, padded by {begin} and {end}: too small for a window of {extent}"
+            )
         return count
 
     def resolve(self, sizes: Sequence[int]) -> Window:
@@ -101,9 +103,12 @@ class Window:
         """For each kernel position: its offsets in the padded array, and the slices that pick its element of all windows."""
         for place in cartesian(*(range(k) for k in self.kernel)):
             offsets = tuple(p * d for p, d in zip(place, self.dilations))
-            yield offsets, tuple(
-                slice(o, o + (count - 1) * stride + 1, stride) if count else slice(0, 0)
-                for o, count, stride in zip(offsets, counts, self.strides)
+            yield (
+                offsets,
+                tuple(
+                    slice(o, o + (count - 1) * stride + 1, stride) if count else slice(0, 0)
+                    for o, count, stride in zip(offsets, counts, self.strides)
+                ),
             )
 
 
@@ -121,17 +126,15 @@ def patches(padded: np.ndarray, window: Window, counts: Sequence[int]) -> np.nda
 
 def scatter(columns: np.ndarray, window: Window, sizes: Sequence[int], counts: Sequence[int]) -> np.ndarray:
     """The opposite of `patches`: columns [N, C, *kernel, *counts] summed into [N, C, *sizes]; pads fall away."""
-    rank = len(sizes)
     padded = tuple(max((c - 1) * s + e, b + size) if c else b + size
                    for c, s, e, b, size in zip(counts, window.strides, window.extents, map(_positive, window.begin), sizes))  # fmt: skip
     shifts = tuple(max(0, -b) for b in window.begin)  # negative pads: the columns do not reach the first elements
     total = np.zeros((*columns.shape[:2], *(p + s for p, s in zip(padded, shifts))), columns.dtype)
     places = cartesian(*(range(k) for k in window.kernel))
     for place, (_, slices) in zip(places, window.taps(counts)):
-        moved = tuple(slice(s.start + shift, s.stop + shift, s.step) for s, shift in zip(slices, shifts))
-        total[(slice(None), slice(None), *moved)] += columns[(slice(None), slice(None), *place)]
+        moved: Any = tuple(slice(s.start + shift, s.stop + shift, s.step) for s, shift in zip(slices, shifts))
+        total[(slice(None), slice(None), *moved)] += columns[np.index_exp[:, :] + place]
     crop = tuple(slice(max(0, b), max(0, b) + size) for b, size in zip(window.begin, sizes))
-    assert len(crop) == rank
     return total[(slice(None), slice(None), *crop)]
 
 

@@ -22,7 +22,7 @@ def merged(left: Type | None, right: Type | None, fresh: Callable[[str], Dim], w
         found = merged(inner[0], inner[1], fresh, what)
         return None if found is None else OptionalType(found)
     if isinstance(left, SequenceType | OptionalType) and type(left) is type(right):
-        found = merged(left.element, right.element, fresh, what)  # type: ignore[union-attr]
+        found = merged(left.element, right.element, fresh, what)
         return None if found is None else type(left)(found)
     if not isinstance(left, TensorType) or not isinstance(right, TensorType):
         if left == right:
@@ -37,7 +37,9 @@ def merged(left: Type | None, right: Type | None, fresh: Callable[[str], Dim], w
 
 
 def settled(
-    infer: Callable[[Sequence[Type | None]], list[Type | None]], initial: Sequence[Type | None], fresh: Callable[[str], Dim]
+    infer: Callable[[Sequence[Type | None]], list[Type | None]],
+    initial: Sequence[Type | None],
+    fresh: Callable[[str], Dim],
 ) -> tuple[list[Type | None], list[Type | None]]:
     """Types of loop-carried values that hold on every trip: (all outputs of the last look at the body, final types).
 
@@ -69,14 +71,18 @@ def _wider(before: Type | None, after: Type | None, varying: set[int], fresh: Ca
     if not changed:
         return before
     varying |= changed
-    return TensorType(before.dtype, tuple(fresh("trip") if axis in changed else size for axis, size in enumerate(before.shape)))
+    return TensorType(
+        before.dtype, tuple(fresh("trip") if axis in changed else size for axis, size in enumerate(before.shape))
+    )
 
 
 def _renamed(type: Type | None, varying: set[int], fresh: Callable[[str], Dim]) -> Type | None:
     """What leaves the loop: a changing size is none of the symbols inside it."""
     if not varying or not isinstance(type, TensorType) or type.shape is None:
         return type
-    return TensorType(type.dtype, tuple(fresh("looped") if axis in varying else size for axis, size in enumerate(type.shape)))
+    return TensorType(
+        type.dtype, tuple(fresh("looped") if axis in varying else size for axis, size in enumerate(type.shape))
+    )
 
 
 def stacked(parts: Sequence[Any], axis: int, type: Type | None) -> Any:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from headrace.runtime import dtypes
 from headrace.runtime.errors import GraphError
-from headrace.runtime.ops.base import REQUIRED, Accuracy, Attr, Context, In, Operator, Out
+from headrace.runtime.graph import Block, Node, Value
+from headrace.runtime.ops.base import REQUIRED, Accuracy, Attr, Context, In, Operator, Out, Sample
+from headrace.runtime.ops.common import draw
 from headrace.runtime.ops.control._blocks import merged
 from headrace.runtime.types import Type
 
@@ -36,9 +38,19 @@ class If(Operator):
             return list(yes if bool(condition.ravel()[0]) else no)
         return [merged(a, b, context.fresh, f"output {i} of If") for i, (a, b) in enumerate(zip(yes, no))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         chosen = "then_branch" if bool(np.ravel(inputs[0])[0]) else "else_branch"
         return list(run_block(attributes[chosen], []))
 
     def rows(self, tags: Sequence[int | None], context: Context) -> list[int | None]:
         return [-1] * context.n_outputs  # what the blocks read from outside is not seen here
+
+    def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
+        def block(size: int) -> Block:
+            y = Value(f"y{size}")
+            return Block([], [Node("Constant", [], [y], {"value": draw(rng, (size, 2), "float32")})], [y])
+
+        for condition in (True, False):
+            yield Sample([np.array(condition)], {"then_branch": block(2), "else_branch": block(3)})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -194,7 +194,7 @@ class FeatureVectorizer(Operator):
     domain = "ai.onnx.ml"
     inputs = (In("X", NUMBERS, variadic=True),)
     outputs = (Out("Y", FLOAT32),)
-    types: Mapping[str, frozenset[str]] = {}
+    types: ClassVar[Mapping[str, frozenset[str]]] = {}
     attributes = {"inputdimensions": Attr("ints")}
     accuracy = Accuracy.exact()
     differentiable = False

@@ -57,7 +57,9 @@ class LabelEncoder(Operator):
             raise GraphError(f"there are {keys.size} keys and {values.size} values")
         return [TensorType(dtypes.of(values).name, context.shape())]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         keys, values = (_column(attributes, side) for side in ("keys", "values"))
         default = attributes["default_tensor"]
         if default is None:
@@ -70,9 +72,14 @@ class LabelEncoder(Operator):
         return [look_up(inputs[0], table, default, values.dtype)]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
-        yield Sample([np.array([["a", "x"], ["c", "b"]], object)], {"keys_strings": ("a", "b", "c"), "values_int64s": (5, 6, 7), "default_int64": 42})
+        yield Sample(
+            [np.array([["a", "x"], ["c", "b"]], object)],
+            {"keys_strings": ("a", "b", "c"), "values_int64s": (5, 6, 7), "default_int64": 42},
+        )
         yield Sample([np.array([1, 9], np.int64)], {"keys_int64s": (1, 2), "values_strings": ("one", "two")})
-        yield Sample([np.array([0.5, np.nan], np.float32)], {"keys_floats": (0.5, float("nan")), "values_floats": (1.5, 2.5)})
+        yield Sample(
+            [np.array([0.5, np.nan], np.float32)], {"keys_floats": (0.5, float("nan")), "values_floats": (1.5, 2.5)}
+        )
         yield Sample([np.array(["a", "z"], object)], {
             "keys_tensor": np.array(["a", "b"], object), "values_tensor": np.array([3, 4], np.int16), "default_tensor": np.array([7], np.int16)})  # fmt: skip
 
@@ -86,7 +93,11 @@ class LabelEncoder(Operator):
         names = tuple(node.attributes.pop("classes_strings", ()))
         numbers = tuple(range(len(names)))
         text = isinstance(node.inputs[0].type, TensorType) and node.inputs[0].type.dtype == "string"
-        node.attributes |= {"keys_strings": names, "values_int64s": numbers} if text else {"keys_int64s": numbers, "values_strings": names}
+        node.attributes |= (
+            {"keys_strings": names, "values_int64s": numbers}
+            if text
+            else {"keys_int64s": numbers, "values_strings": names}
+        )
 
 
 class CategoryMapper(Operator):
@@ -107,7 +118,9 @@ class CategoryMapper(Operator):
             raise GraphError("CategoryMapper needs equally many cats_int64s and cats_strings")
         return [TensorType("int64" if context.dtype() == "string" else "string", context.shape())]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         numbers, names = attributes["cats_int64s"], attributes["cats_strings"]
         if inputs[0].dtype.kind == "O":
             return [look_up(inputs[0], dict(zip(names, numbers)), attributes["default_int64"], np.int64)]

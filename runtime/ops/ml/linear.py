@@ -55,7 +55,9 @@ class LinearClassifier(Operator):
         rows = rows_of(context)
         return [TensorType(kind, (rows,)), TensorType("float32", (rows, len(labels)))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         kind, labels = string_or_int(attributes, integers="classlabels_ints")
         scores = linear(inputs[0], attributes["coefficients"], attributes["intercepts"])
         transform = attributes["post_transform"]
@@ -72,10 +74,29 @@ class LinearClassifier(Operator):
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
         coefficients, x = tuple(float(v) for v in rng.normal(size=9)), draw(rng, (5, 3), "float32")
         for transform in ("NONE", "SOFTMAX", "LOGISTIC"):
-            yield Sample([x], {"coefficients": coefficients, "intercepts": (0.5, -0.5, 0.0), "classlabels_ints": (4, 5, 7), "post_transform": transform})
+            yield Sample(
+                [x],
+                {
+                    "coefficients": coefficients,
+                    "intercepts": (0.5, -0.5, 0.0),
+                    "classlabels_ints": (4, 5, 7),
+                    "post_transform": transform,
+                },
+            )
         both = tuple(-c for c in coefficients[:3]) + coefficients[:3]
-        yield Sample([x], {"coefficients": both, "intercepts": (0.1, -0.1), "classlabels_strings": ("no", "yes"), "post_transform": "LOGISTIC"})
-        yield Sample([draw(rng, (4, 3), "int64")], {"coefficients": coefficients, "classlabels_ints": (0, 1, 2)})
+        yield Sample(
+            [x],
+            {
+                "coefficients": both,
+                "intercepts": (0.1, -0.1),
+                "classlabels_strings": ("no", "yes"),
+                "post_transform": "LOGISTIC",
+            },
+        )
+        yield Sample(
+            [draw(rng, (4, 3), "int64")],
+            {"coefficients": coefficients, "intercepts": (0.0, 0.5, 0.0), "classlabels_ints": (0, 1, 2)},
+        )
 
     def rows(self, tags: Sequence[int | None], context: Context) -> list[int | None]:
         return batch_first(tags, 2)
@@ -88,15 +109,26 @@ class LinearRegressor(Operator):
     inputs = (In("X"),)
     outputs = (Out("Y", FLOAT32),)
     types = {"T": NUMBERS}
-    attributes = {"coefficients": Attr("floats", REQUIRED), "intercepts": Attr("floats"), "post_transform": TRANSFORM, "targets": Attr("int", 1)}
+    attributes = {
+        "coefficients": Attr("floats", REQUIRED),
+        "intercepts": Attr("floats"),
+        "post_transform": TRANSFORM,
+        "targets": Attr("int", 1),
+    }
     accuracy = Accuracy(64.0)
     differentiable = False
 
     def infer(self, context: Context) -> list[Type | None]:
         return [TensorType("float32", (rows_of(context), context.attributes["targets"]))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
-        return [post_transform(linear(inputs[0], attributes["coefficients"], attributes["intercepts"]), attributes["post_transform"])]
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
+        return [
+            post_transform(
+                linear(inputs[0], attributes["coefficients"], attributes["intercepts"]), attributes["post_transform"]
+            )
+        ]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
         x = draw(rng, (5, 3), "float32")

@@ -57,7 +57,9 @@ class SVMRegressor(Operator):
     def infer(self, context: Context) -> list[Type | None]:
         return [TensorType("float32", (rows_of(context), 1))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x, weights = np.atleast_2d(inputs[0]).astype(np.float64), doubles(attributes["coefficients"])
         count = attributes["n_supports"]
         values = kernel(x, doubles(attributes["support_vectors"]).reshape(count, -1), attributes) if count else x
@@ -67,7 +69,13 @@ class SVMRegressor(Operator):
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
         vectors, weights = tuple(map(float, rng.normal(size=12))), tuple(map(float, rng.normal(size=4)))
-        base = {"support_vectors": vectors, "coefficients": weights, "rho": (0.3,), "n_supports": 4, "kernel_params": (0.4, 0.1, 3.0)}
+        base = {
+            "support_vectors": vectors,
+            "coefficients": weights,
+            "rho": (0.3,),
+            "n_supports": 4,
+            "kernel_params": (0.4, 0.1, 3.0),
+        }
         for kind in ("LINEAR", "RBF", "POLY", "SIGMOID"):
             yield Sample([draw(rng, (5, 3), "float32", -1, 1)], {**base, "kernel_type": kind})
         yield Sample([draw(rng, (5, 3), "float32")], {**base, "kernel_type": "RBF", "one_class": 1})
@@ -103,7 +111,9 @@ class SVMClassifier(Operator):
         rows = rows_of(context)
         return [TensorType(kind, (rows,)), TensorType("float32", (rows, width))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         kind, labels = string_or_int(attributes, integers="classlabels_ints")
         x = np.atleast_2d(inputs[0]).astype(np.float64)
         names = np.array(labels, object if kind == "string" else np.int64)
@@ -121,11 +131,24 @@ class SVMClassifier(Operator):
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
         vectors, weights = tuple(map(float, rng.normal(size=18))), tuple(map(float, rng.normal(size=12)))
-        base = {"support_vectors": vectors, "coefficients": weights, "rho": (0.3, -0.2, 0.1), "vectors_per_class": (2, 3, 1), "classlabels_ints": (0, 1, 2), "kernel_params": (0.4, 0.1, 3.0)}
+        base = {
+            "support_vectors": vectors,
+            "coefficients": weights,
+            "rho": (0.3, -0.2, 0.1),
+            "vectors_per_class": (2, 3, 1),
+            "classlabels_ints": (0, 1, 2),
+            "kernel_params": (0.4, 0.1, 3.0),
+        }
         x = draw(rng, (6, 3), "float32", -1, 1)
         yield Sample([x], {**base, "kernel_type": "RBF"})
         yield Sample([x], {**base, "kernel_type": "RBF", "prob_a": (-1.0, -1.5, -0.7), "prob_b": (0.1, 0.2, -0.1)})
-        two = {"support_vectors": vectors[:9], "coefficients": weights[:3], "rho": (0.2,), "vectors_per_class": (2, 1), "kernel_params": (0.4, 0.1, 3.0)}
+        two = {
+            "support_vectors": vectors[:9],
+            "coefficients": weights[:3],
+            "rho": (0.2,),
+            "vectors_per_class": (2, 1),
+            "kernel_params": (0.4, 0.1, 3.0),
+        }
         yield Sample([x], {**two, "classlabels_strings": ("a", "b"), "kernel_type": "POLY"})
 
     def rows(self, tags: Sequence[int | None], context: Context) -> list[int | None]:
@@ -140,10 +163,15 @@ def pairwise(x: Any, attributes: Mapping[str, Any], classes: int) -> tuple[Any, 
     values = kernel(x, doubles(attributes["support_vectors"]).reshape(total, -1), attributes)
     weights, rho = doubles(attributes["coefficients"]).reshape(-1, total), doubles(attributes["rho"])
     parts = [slice(end - size, end) for end, size in zip(ends, sizes)]
-    scores, votes = [], np.zeros((len(x), classes))
+    scores: list[Any] = []
+    votes = np.zeros((len(x), classes))
     for i in range(classes):
         for j in range(i + 1, classes):
-            score = values[:, parts[i]] @ weights[j - 1, parts[i]] + values[:, parts[j]] @ weights[i, parts[j]] + rho[len(scores)]
+            score = (
+                values[:, parts[i]] @ weights[j - 1, parts[i]]
+                + values[:, parts[j]] @ weights[i, parts[j]]
+                + rho[len(scores)]
+            )
             votes[:, i] += score > 0
             votes[:, j] += score <= 0
             scores.append(score)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -130,7 +130,7 @@ def leaf_weights(
 
 class _Trees(Operator):
     domain = "ai.onnx.ml"
-    versions = (1, 3, 5)
+    versions: ClassVar[tuple[int, ...]] = (1, 3, 5)
     inputs = (In("X"),)
     types = {"T": NUMBERS}
     accuracy = Accuracy(32.0)
@@ -264,7 +264,8 @@ class TreeEnsembleRegressor(_Trees):
 
 def aggregate(weights: Any, function: str) -> Any:
     """[rows, trees, targets] over the trees."""
-    return {"SUM": np.sum, "AVERAGE": np.mean, "MIN": np.min, "MAX": np.max}[function](weights, axis=1)
+    functions: dict[str, Any] = {"SUM": np.sum, "AVERAGE": np.mean, "MIN": np.min, "MAX": np.max}
+    return functions[function](weights, axis=1)
 
 
 class TreeEnsemble(_Trees):
@@ -299,13 +300,14 @@ class TreeEnsemble(_Trees):
 
     def _forest(self, attributes: Mapping[str, Any]) -> tuple[Forest, Any]:
         inner, leaves = len(attributes["nodes_featureids"]), len(attributes["leaf_targetids"])
-        place = lambda ids, leafs: np.array(
-            [inner + i if leaf else i for i, leaf in zip(ids, leafs)] + list(range(inner, inner + leaves)), np.int64
-        )  # noqa: E731
-        mode = np.concatenate(
-            [self.CODES[np.asarray(attributes["nodes_modes"]).astype(np.int64)], np.full(leaves, LEAF, np.int8)]
-        )
-        fill = lambda values: np.concatenate([np.asarray(values), np.zeros(leaves, np.asarray(values).dtype)])  # noqa: E731
+
+        def place(ids: Any, leafs: Any) -> Any:
+            nodes = [inner + i if leaf else i for i, leaf in zip(ids, leafs)]
+            return np.array(nodes + list(range(inner, inner + leaves)), np.int64)
+
+        def fill(values: Any) -> Any:
+            return np.concatenate([np.asarray(values), np.zeros(leaves, np.asarray(values).dtype)])
+
         tracks = attributes["nodes_missing_value_tracks_true"]
         missing = np.array([*tracks, *[0] * leaves], bool) if tracks and any(tracks) else None
         sets, members = iter(self._sets(attributes)), {}

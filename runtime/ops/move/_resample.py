@@ -20,7 +20,9 @@ def coordinates(mode: str, size: int, count: int, scale: float, roi: tuple[float
             place = x / scale
         case "tf_crop_and_resize":
             start, end = roi
-            place = start * (size - 1) + (x * (end - start) * (size - 1) / (length - 1) if length != 1 else x * 0 + (end - start) * (size - 1) / 2)
+            place = start * (size - 1) + (
+                x * (end - start) * (size - 1) / (length - 1) if length != 1 else x * 0 + (end - start) * (size - 1) / 2
+            )
             outside = (place < 0) | (place > size - 1)
         case "pytorch_half_pixel":
             place = (x + 0.5) / scale - 0.5 if length != 1 else x * 0 - 0.5

@@ -48,7 +48,9 @@ def sample(x: Any, places: Sequence[Any], mode: str, padding: str, borders: Sequ
         weight: Any = 1
         for axis, tap in enumerate(taps):
             weight = weight * factors[axis][tap]
-        total = total + channels_last[(batch, *(indices[axis][tap] for axis, tap in enumerate(taps)))] * weight[..., None].astype(x.dtype)
+        total = total + channels_last[(batch, *(indices[axis][tap] for axis, tap in enumerate(taps)))] * weight[
+            ..., None
+        ].astype(x.dtype)
     return np.moveaxis(total, -1, 1)
 
 
@@ -58,7 +60,13 @@ def _axis(place: Any, size: int, mode: str, padding: str, border: tuple[float, f
     part = place - base
     indices, factors = [], []
     for tap in TAPS[mode]:
-        weight = np.ones_like(part) if mode == "nearest" else 1 - np.abs(part - tap) if mode == "linear" else cubic(part - tap, -0.75)
+        weight = (
+            np.ones_like(part)
+            if mode == "nearest"
+            else 1 - np.abs(part - tap)
+            if mode == "linear"
+            else cubic(part - tap, -0.75)
+        )
         at = base + tap
         if padding == "zeros":
             weight = np.where((at < 0) | (at > size - 1), 0, weight)

@@ -46,17 +46,23 @@ class Gather(Operator):
     def values(self, context: Context) -> list[Any] | None:
         data, indices = context.value(0), context.value(1)
         flat = indices if isinstance(indices, tuple) else (indices,)
-        if not isinstance(data, tuple) or not all(isinstance(place, int) and -len(data) <= place < len(data) for place in flat):
+        if not isinstance(data, tuple) or not all(
+            isinstance(place, int) and -len(data) <= place < len(data) for place in flat
+        ):
             return None
-        picked = tuple(data[place] for place in flat)
+        picked = tuple(data[place] for place in flat)  # type: ignore[index]
         return [picked if isinstance(indices, tuple) else picked[0]]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         data, indices = inputs
         axis = axis_of(attributes["axis"], data.ndim)
         return [np.take(data, checked(indices, data.shape[axis]), axis=axis)]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         return [F.GatherGrad(grads[0], inputs[1], F.Shape(inputs[0]), axis=attributes["axis"]), None]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
@@ -95,10 +101,13 @@ class GatherGrad(Operator):
         target, dy, indices = context.value(2), context.shape(0), context.shape(1)
         if isinstance(target, tuple):
             return [TensorType(context.dtype(), target)]
-        known = dy is not None and indices is not None
-        return [TensorType(context.dtype(), fresh_shape(context, len(dy) - len(indices) + 1, "gather") if known else None)]  # type: ignore[arg-type]
+        if dy is None or indices is None:
+            return [TensorType(context.dtype())]
+        return [TensorType(context.dtype(), fresh_shape(context, len(dy) - len(indices) + 1, "gather"))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         dy, indices, shape = inputs
         target = sized(shape)
         axis = axis_of(attributes["axis"], len(target))
@@ -107,14 +116,18 @@ class GatherGrad(Operator):
         np.add.at(total, checked(indices, target[axis]), moved)
         return [np.ascontiguousarray(np.moveaxis(total, 0, axis)).astype(dy.dtype)]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         return [F.Gather(grads[0], inputs[1], axis=attributes["axis"]), None, None]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
         for axis in (0, 1, -1):
             shape = [4, 3, 5]
             dy_shape = (*shape[: axis % 3], 2, 2, *shape[axis % 3 + 1 :])
-            yield Sample([draw(rng, dy_shape, "float32"), np.array([[0, 2], [-1, 2]], np.int64), int64(*shape)], {"axis": axis})
+            yield Sample(
+                [draw(rng, dy_shape, "float32"), np.array([[0, 2], [-1, 2]], np.int64), int64(*shape)], {"axis": axis}
+            )
         yield Sample([draw(rng, (3,), "float32"), np.array(1, np.int64), int64(4, 3)])
 
 
@@ -136,12 +149,19 @@ class GatherElements(Operator):
             axis_of(context.attributes["axis"], len(data))
         return [TensorType(context.dtype(), indices)]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         data, indices = inputs
         return [data[element_index(indices, data.shape, axis_of(attributes["axis"], data.ndim))]]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
-        return [F.ScatterElements(zeros_like(F, inputs[0]), inputs[1], grads[0], axis=attributes["axis"], reduction="add"), None]
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
+        return [
+            F.ScatterElements(zeros_like(F, inputs[0]), inputs[1], grads[0], axis=attributes["axis"], reduction="add"),
+            None,
+        ]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
         for axis in (0, 1, -1):
@@ -184,11 +204,15 @@ class GatherND(Operator):
             raise GraphError(f"batch_dims {batch} and tuples of {indices[-1]} do not fit data of rank {len(data)}")
         return [TensorType(context.dtype(), (*indices[:-1], *data[batch + indices[-1] :]))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         data, indices = inputs
         return [data[tuple_index(indices, data.shape, attributes["batch_dims"])]]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         if attributes["batch_dims"]:
             raise NotImplementedError("GatherND has no gradient where batch_dims is not 0")
         return [F.ScatterND(zeros_like(F, inputs[0]), inputs[1], grads[0], reduction="add"), None]
@@ -209,5 +233,12 @@ class GatherND(Operator):
 
 def tuple_index(indices: Any, shape: Sequence[int], batch: int = 0) -> tuple[Any, ...]:
     """The NumPy index that tuples in the last axis of `indices` stand for."""
-    leading = [line.reshape(*line.shape, *[1] * (indices.ndim - 1 - batch)) for line in np.ogrid[tuple(slice(n) for n in indices.shape[:batch])]] if batch else []
+    leading = (
+        [
+            line.reshape(*line.shape, *[1] * (indices.ndim - 1 - batch))
+            for line in np.ogrid[tuple(slice(n) for n in indices.shape[:batch])]
+        ]
+        if batch
+        else []
+    )
     return (*leading, *(checked(indices[..., place], shape[batch + place]) for place in range(indices.shape[-1])))

@@ -36,11 +36,15 @@ class GridSample(Operator):
         x, grid = known_shape(context, 0, least=3), known_shape(context, 1, least=3)
         if x is None or grid is None:
             return [TensorType(context.dtype())]
-        if len(x) != len(grid) or isinstance(grid[-1], int) and grid[-1] != len(x) - 2:
-            raise GraphError(f"the grid has shape {list(grid)}; allowed for X of rank {len(x)}: [N, {len(x) - 2} sizes, {len(x) - 2}]")
+        if len(x) != len(grid) or (isinstance(grid[-1], int) and grid[-1] != len(x) - 2):
+            raise GraphError(
+                f"the grid has shape {list(grid)}; allowed for X of rank {len(x)}: [N, {len(x) - 2} sizes, {len(x) - 2}]"
+            )
         return [TensorType(context.dtype(), (x[0], x[1], *grid[1:-1]))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x, grid = widen(inputs[0]), widen(inputs[1])
         corners = attributes["align_corners"]
         borders = [(0.0, size - 1.0) if corners else (-0.5, size - 0.5) for size in x.shape[2:]]
@@ -48,7 +52,11 @@ class GridSample(Operator):
         for axis, size in enumerate(x.shape[2:]):
             n = grid[..., -1 - axis]
             places.append((n + 1) / 2 * (size - 1) if corners else ((n + 1) * size - 1) / 2)
-        return [np.ascontiguousarray(sample(x, places, attributes["mode"], attributes["padding_mode"], borders)).astype(inputs[0].dtype)]
+        return [
+            np.ascontiguousarray(sample(x, places, attributes["mode"], attributes["padding_mode"], borders)).astype(
+                inputs[0].dtype
+            )
+        ]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
         x, grid = draw(rng, (2, 3, 5, 6), "float32"), draw(rng, (2, 3, 4, 2), "float32", -1.4, 1.4)
@@ -86,7 +94,9 @@ class AffineGrid(Operator):
             return [TensorType(context.dtype())]
         return [TensorType(context.dtype(), (theta[0], *(context.fresh("grid") for _ in range(theta[1])), theta[1]))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         theta, sizes = widen(inputs[0]), sized(inputs[1])[2:]
         lines = []
         for size in sizes:
@@ -106,4 +116,6 @@ class AffineGrid(Operator):
 
     def rows(self, tags: Sequence[int | None], context: Context) -> list[int | None]:
         known = context.value(1) is not None
-        return [None if all(tag is None for tag in tags) else 0 if tags[0] == 0 and (tags[1] is None or known) else MIXED]
+        return [
+            None if all(tag is None for tag in tags) else 0 if tags[0] == 0 and (tags[1] is None or known) else MIXED
+        ]

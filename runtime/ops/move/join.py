@@ -19,6 +19,7 @@ from headrace.runtime.ops.axes import (
     joint_rows,
     kept_rows,
     length_of,
+    sizes_of,
 )
 from headrace.runtime.ops.base import MIXED, REQUIRED, Accuracy, Attr, Context, In, Operator, Out, Sample
 from headrace.runtime.ops.common import draw, numpy_dtype
@@ -65,10 +66,14 @@ class Concat(Operator):
             joined += value
         return [tuple(joined)]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         return [np.concatenate(inputs, axis=attributes["axis"])]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         axis = axis_of(attributes["axis"], F.rank(outputs[0]))
         if len(inputs) == 1:
             return [grads[0]]
@@ -76,7 +81,12 @@ class Concat(Operator):
         return list(F.Split(grads[0], sizes, axis=axis, outputs=len(inputs)))
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
-        for shapes, axis in ((((2, 3), (2, 1)), 1), (((2, 3, 4), (1, 3, 4), (0, 3, 4)), 0), (((2, 3),), -1), (((2, 3, 2), (2, 3, 5)), -1)):
+        for shapes, axis in (
+            (((2, 3), (2, 1)), 1),
+            (((2, 3, 4), (1, 3, 4), (0, 3, 4)), 0),
+            (((2, 3),), -1),
+            (((2, 3, 2), (2, 3, 5)), -1),
+        ):
             yield Sample([draw(rng, shape, "float32") for shape in shapes], {"axis": axis})
         yield Sample([draw(rng, (2,), "string"), draw(rng, (3,), "string")], {"axis": 0})
         yield Sample([draw(rng, (2, 2), "int64"), draw(rng, (2, 3), "int64")], {"axis": 1})
@@ -148,17 +158,22 @@ class Split(Operator):
         sizes = self._sizes(context, shape[0])
         if not all(isinstance(size, int) for size in sizes):
             return None
-        ends = np.cumsum(sizes)
-        return [value[end - size : end] for size, end in zip(sizes, ends)]  # type: ignore[misc]
+        ends = np.cumsum(sizes_of(sizes)).tolist()
+        return [value[end - size : end] for size, end in zip(sizes, ends)]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x, axis = inputs[0], attributes["axis"]
-        sizes = inputs[1] if len(inputs) > 1 and inputs[1] is not None else _parts(x.shape[axis], attributes["num_outputs"] or n_outputs)
-        if int(np.sum(sizes)) != x.shape[axis] or np.min(sizes, initial=0) < 0:
-            raise RunError(f"split is {list(map(int, sizes))}; allowed: sizes whose sum is {x.shape[axis]}")
+        given = inputs[1] if len(inputs) > 1 else None
+        sizes = sizes_of(_parts(x.shape[axis], attributes["num_outputs"] or n_outputs) if given is None else given)
+        if sum(sizes) != x.shape[axis] or min(sizes, default=0) < 0:
+            raise RunError(f"split is {list(sizes)}; allowed: sizes whose sum is {x.shape[axis]}")
         return np.split(x, np.cumsum(sizes)[:-1].astype(int), axis=axis)
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         parts = [_zeros_like(F, y) if g is None else g for y, g in zip(outputs, grads)]
         joined = F.Concat(*parts, axis=attributes["axis"]) if len(parts) > 1 else parts[0]
         return [joined, None][: len(inputs)]
@@ -171,7 +186,9 @@ class Split(Operator):
 
     def rows(self, tags: Sequence[int | None], context: Context) -> list[int | None]:
         rank = context.type(0).rank
-        return kept_rows(tags, None if rank is None else (axis_of(context.attributes["axis"], rank),), context.n_outputs)
+        return kept_rows(
+            tags, None if rank is None else (axis_of(context.attributes["axis"], rank),), context.n_outputs
+        )
 
     def upgrade(self, node: Any, version: int, builder: Any) -> Any:
         if version < 13:
@@ -211,12 +228,16 @@ class Tile(Operator):
             raise GraphError(f"repeats has {len(repeats)} elements; the input has rank {len(shape)}")
         return [TensorType(context.dtype(), tuple(size * count for size, count in zip(shape, repeats)))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         repeats = tuple(int(count) for count in inputs[1])
         sized([size * count for size, count in zip(inputs[0].shape, repeats)])
         return [np.tile(inputs[0], repeats)]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         """The gradient as [repeats_0, size_0, repeats_1, size_1, ...], summed over the repeats."""
         x, repeats = inputs
         rank = F.rank(x)
@@ -246,7 +267,9 @@ class Tile(Operator):
         ones = builder.constant(np.ones(x.type.rank, np.int64))
         place = builder.node("Reshape", [axis, builder.constant(int64(1))])[0]
         place = builder.node("Cast", [place], {"to": dtypes.of("int64").onnx})[0]
-        count = builder.node("Cast", [builder.node("Reshape", [tiles, builder.constant(int64(1))])[0]], {"to": dtypes.of("int64").onnx})[0]
+        count = builder.node(
+            "Cast", [builder.node("Reshape", [tiles, builder.constant(int64(1))])[0]], {"to": dtypes.of("int64").onnx}
+        )[0]
         repeats = builder.node("ScatterElements", [ones, place, count], {"axis": 0})[0]
         return builder.node("Tile", [x, repeats])
 
@@ -254,5 +277,3 @@ class Tile(Operator):
 def is_known(value: Any) -> bool:
     """Whether a graph value is a tensor of known rank."""
     return isinstance(value.type, TensorType) and value.type.rank is not None
-
-

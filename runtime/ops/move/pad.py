@@ -47,14 +47,18 @@ class Pad(Operator):
                 raise GraphError(f"axis {axis} of size {shape[axis]} is cropped to {sizes[axis]}")
         return [TensorType(context.dtype(), tuple(sizes))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x, pads, value, axes = (*inputs, None, None)[:4]
         widths = pad_widths(x.ndim, pads, axes)
         result = x
         fill = numpy_fill(x.dtype) if value is None else np.reshape(value, ())
         sized([max(0, size + before + after) for size, (before, after) in zip(x.shape, widths)])
         if attributes["mode"] == "constant":
-            crop = tuple(slice(max(0, -before), max(0, size - max(0, -after))) for size, (before, after) in zip(x.shape, widths))
+            crop = tuple(
+                slice(max(0, -before), max(0, size - max(0, -after))) for size, (before, after) in zip(x.shape, widths)
+            )
             grown = [(max(0, before), max(0, after)) for before, after in widths]
             padded = np.full([part + b + a for part, (b, a) in zip(x[crop].shape, grown)], fill, x.dtype)
             padded[tuple(slice(b, b + part) for part, (b, _) in zip(x[crop].shape, grown))] = x[crop]
@@ -64,7 +68,9 @@ class Pad(Operator):
                 result = np.take(result, source(result.shape[axis], before, after, attributes["mode"]), axis=axis)
         return [result.copy() if result is x else result]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         x, pads, value, axes = (*inputs, None, None)[:4]
         if attributes["mode"] == "constant":
             dx = F.Pad(grads[0], F.Neg(pads), None, axes)
@@ -156,7 +162,9 @@ class PadGrad(Operator):
             return [TensorType(context.dtype(), target)]
         return [TensorType(context.dtype(), None if rank is None else fresh_shape(context, rank, "padded"))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         dy, shape, pads, axes = (*inputs, None)[:4]
         total = dy
         for axis, (before, after) in enumerate(pad_widths(dy.ndim, pads, axes)):
@@ -168,7 +176,9 @@ class PadGrad(Operator):
             total = np.moveaxis(folded, 0, axis)
         return [np.ascontiguousarray(total)]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         _, _, pads, axes = (*inputs, None)[:4]
         return [F.Pad(grads[0], pads, None, axes, mode=attributes["mode"]), None, None, None][: len(inputs)]
 

@@ -18,7 +18,15 @@ from headrace.runtime.ops.shape.create import sized
 from headrace.runtime.shapes import Dim
 from headrace.runtime.types import TensorType, Type
 
-COORDINATES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric", "tf_crop_and_resize", "tf_half_pixel_for_nn")
+COORDINATES = (
+    "half_pixel",
+    "half_pixel_symmetric",
+    "pytorch_half_pixel",
+    "align_corners",
+    "asymmetric",
+    "tf_crop_and_resize",
+    "tf_half_pixel_for_nn",
+)
 RESIZE = {
     "antialias": Attr("int", 0, (0, 1)),
     "axes": Attr("ints"),
@@ -39,7 +47,9 @@ def given(array: Any) -> Any:
     return None if array is None or np.size(array) == 0 else array
 
 
-def plan(shape: Sequence[int], roi: Any, scales: Any, sizes: Any, attributes: Mapping[str, Any]) -> list[tuple[int, int, float, tuple[float, float]]]:
+def plan(
+    shape: Sequence[int], roi: Any, scales: Any, sizes: Any, attributes: Mapping[str, Any]
+) -> list[tuple[int, int, float, tuple[float, float]]]:
     """(axis, output size, scale, roi) of each resized axis. RunError where inputs do not fit."""
     rank = len(shape)
     axes = axes_of(range(rank) if attributes["axes"] is None else attributes["axes"], rank)
@@ -71,7 +81,12 @@ class Resize(Operator):
     """Resamples axes to `sizes`, or by `scales`."""
 
     versions = (10, 11, 13, 18, 19)
-    inputs = (In("X", "T1"), In("roi", FLOATS, optional=True), In("scales", frozenset({"float32"}), optional=True), In("sizes", INT64, optional=True))
+    inputs = (
+        In("X", "T1"),
+        In("roi", FLOATS, optional=True),
+        In("scales", frozenset({"float32"}), optional=True),
+        In("sizes", INT64, optional=True),
+    )
     outputs = (Out("Y", "T1"),)
     types = {"T1": dtypes.NUMERIC | {"bool"}}
     attributes = RESIZE
@@ -82,7 +97,9 @@ class Resize(Operator):
         shape = context.shape()
         if shape is None:
             return [TensorType(context.dtype())]
-        axes = axes_of(range(len(shape)) if context.attributes["axes"] is None else context.attributes["axes"], len(shape))
+        axes = axes_of(
+            range(len(shape)) if context.attributes["axes"] is None else context.attributes["axes"], len(shape)
+        )
         sizes: list[Dim] = list(shape)
         wanted, scales = context.value(3) if context.has(3) else None, context.constant(2)
         for place, axis in enumerate(axes):
@@ -99,24 +116,34 @@ class Resize(Operator):
                 sizes[axis] = size
         return [TensorType(context.dtype(), tuple(sizes))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x, roi, scales, sizes = (*inputs, None, None, None)[:4]
         steps = plan(x.shape, roi, scales, sizes, attributes)
         sized([next((size for axis, size, _, _ in steps if axis == place), old) for place, old in enumerate(x.shape)])
         y = widen(x) if x.dtype.kind not in "iub" or attributes["mode"] == "nearest" else x.astype(np.float32)
         for axis, count, scale, region in steps:
-            place, outside = coordinates(attributes["coordinate_transformation_mode"], x.shape[axis], count, scale, region)
+            place, outside = coordinates(
+                attributes["coordinate_transformation_mode"], x.shape[axis], count, scale, region
+            )
             if count == x.shape[axis] and scale == 1 and not outside.any() and np.array_equal(place, np.arange(count)):
                 continue
             y = apply_axis(y, axis, *weights(place, x.shape[axis], scale, attributes))
             if outside.any():
-                y = np.where(outside.reshape([-1 if p == axis else 1 for p in range(x.ndim)]), y.dtype.type(attributes["extrapolation_value"]), y)
+                y = np.where(
+                    outside.reshape([-1 if p == axis else 1 for p in range(x.ndim)]),
+                    y.dtype.type(attributes["extrapolation_value"]),
+                    y,
+                )
         if x.dtype.kind in "iu" and y.dtype.kind == "f":
             limits = np.iinfo(x.dtype)
             y = np.clip(np.rint(y) if attributes["mode"] == "cubic" else np.trunc(y), limits.min, limits.max)
         return [y.astype(x.dtype)]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         passed = {key: value for key, value in attributes.items() if value is not None}
         return [F.ResizeGrad(grads[0], F.Shape(inputs[0]), *inputs[1:], **passed)] + [None] * (len(inputs) - 1)
 
@@ -132,9 +159,14 @@ class Resize(Operator):
             yield Sample([x, None, None, sizes], {"mode": "nearest", "nearest_mode": nearest})
         yield Sample([x, None, down], {"mode": "cubic", "exclude_outside": 1, "cubic_coeff_a": -0.5})
         yield Sample([x, None, down], {"mode": "linear", "antialias": 1})
-        yield Sample([x, None, None, int64(7, 3)], {"mode": "linear", "axes": (2, 3), "keep_aspect_ratio_policy": "not_larger"})
+        yield Sample(
+            [x, None, None, int64(7, 3)], {"mode": "linear", "axes": (2, 3), "keep_aspect_ratio_policy": "not_larger"}
+        )
         roi = np.array([0, 0, 0.4, 0.6, 1, 1, 0.6, 1.2], np.float32)
-        yield Sample([x, roi, None, int64(1, 2, 3, 3)], {"mode": "linear", "coordinate_transformation_mode": "tf_crop_and_resize", "extrapolation_value": 9.0})
+        yield Sample(
+            [x, roi, None, int64(1, 2, 3, 3)],
+            {"mode": "linear", "coordinate_transformation_mode": "tf_crop_and_resize", "extrapolation_value": 9.0},
+        )
 
     def rows(self, tags: Sequence[int | None], context: Context) -> list[int | None]:
         before, after = context.shape(), self.infer(context)[0]
@@ -180,25 +212,36 @@ class ResizeGrad(Operator):
             return [TensorType(context.dtype(), target)]
         return [TensorType(context.dtype(), None if rank is None else fresh_shape(context, rank, "resized"))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         dy, shape, roi, scales, sizes = (*inputs, None, None, None)[:5]
         target = sized(shape)
         dx = widen(dy)
         for axis, count, scale, region in plan(target, roi, scales, sizes, attributes):
-            place, outside = coordinates(attributes["coordinate_transformation_mode"], target[axis], count, scale, region)
+            place, outside = coordinates(
+                attributes["coordinate_transformation_mode"], target[axis], count, scale, region
+            )
             indices, factors = weights(place, target[axis], scale, attributes)
             factors = np.where(outside[:, None], 0, factors)
             dx = apply_axis_transposed(dx, axis, target[axis], indices, factors)
         return [np.ascontiguousarray(dx).astype(dy.dtype)]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         passed = {key: value for key, value in attributes.items() if value is not None} | {"extrapolation_value": 0.0}
         return [F.Resize(grads[0], *inputs[2:], **passed)] + [None] * (len(inputs) - 1)
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
         for mode in ("nearest", "linear", "cubic"):
-            yield Sample([draw(rng, (1, 2, 10, 12), "float32"), int64(1, 2, 5, 4), None, np.array([1, 1, 2, 3], np.float32)], {"mode": mode})
-            yield Sample([draw(rng, (1, 2, 7, 3), "float32"), int64(1, 2, 5, 4), None, None, int64(1, 2, 7, 3)], {"mode": mode})
+            yield Sample(
+                [draw(rng, (1, 2, 10, 12), "float32"), int64(1, 2, 5, 4), None, np.array([1, 1, 2, 3], np.float32)],
+                {"mode": mode},
+            )
+            yield Sample(
+                [draw(rng, (1, 2, 7, 3), "float32"), int64(1, 2, 5, 4), None, None, int64(1, 2, 7, 3)], {"mode": mode}
+            )
 
 
 class Upsample(Operator):
@@ -214,9 +257,15 @@ class Upsample(Operator):
         shape, scales = context.shape(), context.constant(1)
         if shape is None or scales is None:
             return [TensorType(context.dtype(), None if shape is None else fresh_shape(context, len(shape), "resized"))]
-        return [TensorType(context.dtype(), tuple(scaled(size, float(scale), context) for size, scale in zip(shape, scales)))]
+        return [
+            TensorType(
+                context.dtype(), tuple(scaled(size, float(scale), context) for size, scale in zip(shape, scales))
+            )
+        ]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         full = {"mode": attributes["mode"].replace("bilinear", "linear"), **legacy_attributes(inputs[1])}
         resize = Resize()
         return resize.reference([inputs[0], None, inputs[1]], resize.complete(full))
@@ -231,5 +280,8 @@ class Upsample(Operator):
             node.attributes["scales"] = scales
         attribute_to_input(node, builder, "scales", 1, np.float32)
         scales = builder.graph.constant_of(node.inputs[1])
-        attributes = {"mode": node.attributes.get("mode", "nearest").replace("bilinear", "linear"), **legacy_attributes(scales)}
+        attributes = {
+            "mode": node.attributes.get("mode", "nearest").replace("bilinear", "linear"),
+            **legacy_attributes(scales),
+        }
         return builder.node("Resize", [node.inputs[0], None, node.inputs[1]], attributes)

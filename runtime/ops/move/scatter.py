@@ -13,7 +13,7 @@ from headrace.runtime.ops.axes import axis_of, int64
 from headrace.runtime.ops.base import Accuracy, Attr, Context, In, Operator, Out, Sample
 from headrace.runtime.ops.common import draw
 from headrace.runtime.ops.move.gather import INDEX, element_index, tuple_index
-from headrace.runtime.types import TensorType, Type
+from headrace.runtime.types import Type
 
 REDUCTION = Attr("string", "none", ("none", "add", "mul", "max", "min"))
 
@@ -44,13 +44,22 @@ class ScatterElements(_Scatter):
     inputs = (In("data"), In("indices", "Tind"), In("updates"))
     attributes = {"axis": Attr("int", 0), "reduction": REDUCTION}
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         data, indices, updates = inputs
         result = data.copy()
-        write(result, element_index(indices, data.shape, axis_of(attributes["axis"], data.ndim)), updates, attributes["reduction"])
+        write(
+            result,
+            element_index(indices, data.shape, axis_of(attributes["axis"], data.ndim)),
+            updates,
+            attributes["reduction"],
+        )
         return [result]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         g, indices, axis = grads[0], inputs[1], attributes["axis"]
         for_updates = F.GatherElements(g, indices, axis=axis)
         if attributes["reduction"] == "add":
@@ -65,8 +74,13 @@ class ScatterElements(_Scatter):
             indices = np.stack([rng.permutation(4)[:3] for _ in range(4)], axis=1 - axis) - 2
             yield Sample([draw(rng, (4, 4), "float32"), indices, draw(rng, indices.shape, "float32")], {"axis": axis})
         for reduction in ("add", "mul", "max", "min"):
-            yield Sample([draw(rng, (5,), "int64"), int64(1, 1, -1), draw(rng, (3,), "int64")], {"reduction": reduction})
-        yield Sample([draw(rng, (5, 2), "float32"), np.array([[1, 1], [1, 0]]), draw(rng, (2, 2), "float32")], {"reduction": "add"})
+            yield Sample(
+                [draw(rng, (5,), "int64"), int64(1, 1, -1), draw(rng, (3,), "int64")], {"reduction": reduction}
+            )
+        yield Sample(
+            [draw(rng, (5, 2), "float32"), np.array([[1, 1], [1, 0]]), draw(rng, (2, 2), "float32")],
+            {"reduction": "add"},
+        )
 
 
 class Scatter(_Scatter):
@@ -77,11 +91,15 @@ class Scatter(_Scatter):
     attributes = {"axis": Attr("int", 0)}
     differentiable = False
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         return ScatterElements().reference(inputs, {"axis": attributes["axis"], "reduction": "none"})
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
-        yield Sample([draw(rng, (4, 4), "float32"), np.array([[1, 0], [2, 3]]), draw(rng, (2, 2), "float32")], {"axis": 1})
+        yield Sample(
+            [draw(rng, (4, 4), "float32"), np.array([[1, 0], [2, 3]]), draw(rng, (2, 2), "float32")], {"axis": 1}
+        )
 
     def upgrade(self, node: Any, version: int, builder: Any) -> Any:
         return builder.node("ScatterElements", node.inputs, {"axis": node.attributes.get("axis", 0)})
@@ -94,13 +112,17 @@ class ScatterND(_Scatter):
     inputs = (In("data"), In("indices", frozenset({"int64"})), In("updates"))
     attributes = {"reduction": REDUCTION}
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         data, indices, updates = inputs
         result = data.copy()
         write(result, tuple_index(indices, data.shape), updates, attributes["reduction"])
         return [result]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         g, indices = grads[0], inputs[1]
         for_updates = F.GatherND(g, indices)
         if attributes["reduction"] == "add":
@@ -113,8 +135,13 @@ class ScatterND(_Scatter):
         yield Sample([draw(rng, (4, 3), "float32"), np.array([[0], [-1]]), draw(rng, (2, 3), "float32")])
         yield Sample([draw(rng, (4, 3), "float32"), np.array([[0, 1], [2, 2]]), draw(rng, (2,), "float32")])
         for reduction in ("add", "mul", "max", "min"):
-            yield Sample([draw(rng, (4,), "int64"), np.array([[1], [1], [3]]), draw(rng, (3,), "int64")], {"reduction": reduction})
-        yield Sample([draw(rng, (4,), "float32"), np.array([[1], [1], [3]]), draw(rng, (3,), "float32")], {"reduction": "add"})
+            yield Sample(
+                [draw(rng, (4,), "int64"), np.array([[1], [1], [3]]), draw(rng, (3,), "int64")],
+                {"reduction": reduction},
+            )
+        yield Sample(
+            [draw(rng, (4,), "float32"), np.array([[1], [1], [3]]), draw(rng, (3,), "float32")], {"reduction": "add"}
+        )
 
 
 class TensorScatter(_Scatter):
@@ -133,7 +160,9 @@ class TensorScatter(_Scatter):
             raise GraphError("axis is 0, the batch; allowed: any other")
         return [context.type(0)]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         cache, update, starts = (*inputs, None)[:3]
         axis = axis_of(attributes["axis"], cache.ndim)
         size, count = cache.shape[axis], update.shape[axis]
@@ -152,5 +181,3 @@ class TensorScatter(_Scatter):
         yield Sample([cache, update, int64(0, 3)])
         yield Sample([cache, update, int64(4, 3)], {"mode": "circular"})
         yield Sample([cache, update])
-
-

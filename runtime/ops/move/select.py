@@ -33,13 +33,17 @@ class Trilu(Operator):
     def infer(self, context: Context) -> list[Type | None]:
         return [TensorType(context.dtype(), known_shape(context, least=2))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x, k = inputs[0], int(np.ravel(inputs[1])[0]) if len(inputs) > 1 and inputs[1] is not None else 0
         rows, columns = np.ogrid[: x.shape[-2], : x.shape[-1]]
         keep = columns - rows >= k if attributes["upper"] else columns - rows <= k
         return [np.where(keep, x, np.zeros((), x.dtype))]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         return [F.Trilu(grads[0], *inputs[1:], upper=attributes["upper"]), None][: len(inputs)]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
@@ -77,7 +81,9 @@ class OneHot(Operator):
         size: Dim = context.fresh("depth") if depth is None else depth
         return [TensorType(context.dtype(2), (*shape[:axis], size, *shape[axis:]))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         indices, depth, values = inputs[0].astype(np.int64), int(np.ravel(inputs[1])[0]), inputs[2]
         axis = axis_of(attributes["axis"], indices.ndim + 1)
         sized((*indices.shape, depth))
@@ -87,7 +93,10 @@ class OneHot(Operator):
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
         for axis in (-1, 0, 1):
-            yield Sample([np.array([[1, -2], [7, 0]], np.int64), np.array(4, np.int64), np.array([0.5, 2], np.float32)], {"axis": axis})
+            yield Sample(
+                [np.array([[1, -2], [7, 0]], np.int64), np.array(4, np.int64), np.array([0.5, 2], np.float32)],
+                {"axis": axis},
+            )
 
     def rows(self, tags: Sequence[int | None], context: Context) -> list[int | None]:
         (tag,), rank = kept_rows(tags), context.type(0).rank
@@ -110,7 +119,9 @@ class NonZero(Operator):
         first: Dim = context.fresh("rank") if rank is None else max(rank, 1)
         return [TensorType("int64", (first, context.fresh("nonzero")))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         return [np.array(np.nonzero(np.atleast_1d(inputs[0])), np.int64)]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
@@ -140,7 +151,9 @@ class Compress(Operator):
         axis = axis_of(axis, len(shape))
         return [TensorType(context.dtype(), (*shape[:axis], count, *shape[axis + 1 :]))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         return [np.compress(inputs[1], inputs[0], axis=attributes["axis"])]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
@@ -154,7 +167,12 @@ class Unique(Operator):
     """The distinct elements (or entries of `axis`), sorted or in order of first occurrence; first indices, inverse, counts."""
 
     versions = (11, 28)
-    outputs = (Out("Y"), Out("indices", INT64, optional=True), Out("inverse_indices", INT64, optional=True), Out("counts", INT64, optional=True))
+    outputs = (
+        Out("Y"),
+        Out("indices", INT64, optional=True),
+        Out("inverse_indices", INT64, optional=True),
+        Out("counts", INT64, optional=True),
+    )
     types = {"T": dtypes.ANY}
     attributes = {"axis": Attr("int"), "sorted": Attr("int", 1, (0, 1))}
     accuracy = Accuracy.exact()
@@ -172,12 +190,17 @@ class Unique(Operator):
             axis = axis_of(axis, len(shape))
             first = TensorType(context.dtype(), (*shape[:axis], count, *shape[axis + 1 :]))
             inverse = TensorType("int64", (shape[axis],))
-        return [first, vector, inverse, vector][: context.n_outputs]
+        found: list[Type | None] = [first, vector, inverse, vector]
+        return found[: context.n_outputs]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x, axis = inputs[0], attributes["axis"]
         data = x.astype(str) if x.dtype.kind == "O" else x
-        values, first, inverse, counts = np.unique(data, return_index=True, return_inverse=True, return_counts=True, axis=axis)
+        values, first, inverse, counts = np.unique(
+            data, return_index=True, return_inverse=True, return_counts=True, axis=axis
+        )
         if not attributes["sorted"]:
             order = np.argsort(first)
             rank = np.argsort(order)
@@ -204,11 +227,15 @@ class ReverseSequence(Operator):
 
     def infer(self, context: Context) -> list[Type | None]:
         shape = known_shape(context, least=2)
-        if shape is not None and _axis(context.attributes, "batch_axis", len(shape)) == _axis(context.attributes, "time_axis", len(shape)):
+        if shape is not None and _axis(context.attributes, "batch_axis", len(shape)) == _axis(
+            context.attributes, "time_axis", len(shape)
+        ):
             raise GraphError("batch_axis and time_axis are the same")
         return [TensorType(context.dtype(), shape)]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x, lengths = inputs
         batch, time = (_axis(attributes, name, x.ndim) for name in ("batch_axis", "time_axis"))
         moved = np.moveaxis(x, (batch, time), (0, 1))
@@ -217,8 +244,15 @@ class ReverseSequence(Operator):
         picked = moved[np.arange(moved.shape[0])[:, None], places]
         return [np.ascontiguousarray(np.moveaxis(picked, (0, 1), (batch, time)))]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
-        return [F.ReverseSequence(grads[0], inputs[1], batch_axis=attributes["batch_axis"], time_axis=attributes["time_axis"]), None]
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
+        return [
+            F.ReverseSequence(
+                grads[0], inputs[1], batch_axis=attributes["batch_axis"], time_axis=attributes["time_axis"]
+            ),
+            None,
+        ]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
         yield Sample([draw(rng, (4, 3, 2), "float32"), int64(4, 1, 2)])

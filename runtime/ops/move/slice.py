@@ -25,7 +25,13 @@ class Slice(Operator):
     """data[starts:ends:steps] along `axes`, by NumPy's rules."""
 
     versions = (1, 10, 11, 13)
-    inputs = (In("data"), In("starts", "Tind"), In("ends", "Tind"), In("axes", "Tind", optional=True), In("steps", "Tind", optional=True))
+    inputs = (
+        In("data"),
+        In("starts", "Tind"),
+        In("ends", "Tind"),
+        In("axes", "Tind", optional=True),
+        In("steps", "Tind", optional=True),
+    )
     outputs = (Out("output"),)
     types = {"T": dtypes.ANY, "Tind": INDEX}
     accuracy = Accuracy.exact()
@@ -42,8 +48,9 @@ class Slice(Operator):
         steps = context.value(4) if context.has(4) else (1,) * len(axes)
         sizes = list(shape)
         for place, axis in enumerate(axes):
-            bounds = [None if not isinstance(given, tuple) else given[place] for given in (starts, ends, steps)]
-            sizes[axis] = context.fresh("sliced") if None in bounds else sliced(shape[axis], *bounds, context)  # type: ignore[arg-type]
+            start, end, step = (given[place] if isinstance(given, tuple) else None for given in (starts, ends, steps))
+            known = start is not None and end is not None and step is not None
+            sizes[axis] = sliced(shape[axis], start, end, step, context) if known else context.fresh("sliced")  # type: ignore[arg-type]
         return tuple(sizes)
 
     @staticmethod
@@ -60,16 +67,23 @@ class Slice(Operator):
 
     def values(self, context: Context) -> list[Any] | None:
         value = context.value(0)
-        parts = [integers(context, index) if context.has(index) else (default,) for index, default in ((1, 0), (2, 0), (4, 1))]
+        parts = [
+            integers(context, index) if context.has(index) else (default,)
+            for index, default in ((1, 0), (2, 0), (4, 1))
+        ]
         if not isinstance(value, tuple) or any(part is None or len(part) != 1 for part in parts):
             return None
         start, end, step = (part[0] for part in parts)  # type: ignore[index]
         return [value[_python_slice(len(value), start, end, step)]]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         return [inputs[0][slices(inputs[0].shape, inputs[1:])].copy()]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         dx = F.SliceGrad(grads[0], F.Shape(inputs[0]), *inputs[1:])
         return [dx] + [None] * (len(inputs) - 1)
 
@@ -88,7 +102,10 @@ class Slice(Operator):
         if tags[0] is None or tags[0] == MIXED or shape is None:
             return [None if all(tag is None for tag in tags) else MIXED]
         axes, after = self._axes(context, len(shape)), self._shape(context, shape)
-        whole = axes is not None and (tags[0] not in axes or after[tags[0]] == shape[tags[0]] and integers(context, 4) in (None, (1,) * len(axes)))
+        whole = axes is not None and (
+            tags[0] not in axes
+            or (after[tags[0]] == shape[tags[0]] and integers(context, 4) in (None, (1,) * len(axes)))
+        )
         return kept_rows([tags[0]], () if whole else None)
 
     def upgrade(self, node: Any, version: int, builder: Any) -> Any:
@@ -104,7 +121,13 @@ def sliced(size: Dim, start: Dim, end: Dim, step: Dim, context: Context) -> Dim:
     if not isinstance(step, int) or step == 0:
         return context.fresh("sliced")
     if step < 0:
-        whole = step == -1 and isinstance(start, int) and isinstance(end, int) and (start == -1 or start >= FAR) and end <= -FAR
+        whole = (
+            step == -1
+            and isinstance(start, int)
+            and isinstance(end, int)
+            and (start == -1 or start >= FAR)
+            and end <= -FAR
+        )
         return size if whole else context.fresh("sliced")
     first, last = _bound(size, start), _bound(size, end)
     if first is None or last is None:
@@ -135,8 +158,8 @@ def _python_slice(size: int, start: int, end: int, step: int) -> slice:
 
 def slices(shape: Sequence[int], given: Sequence[Any]) -> tuple[slice, ...]:
     """One slice for each axis, from the arrays starts, ends, axes?, steps?."""
-    starts, ends, axes, steps = (None if item is None else np.ravel(item).tolist() for item in (*given, None, None)[:4])
-    axes = axes_of(range(len(starts)) if axes is None else axes, len(shape))
+    starts, ends, axes, steps = ([] if item is None else np.ravel(item).tolist() for item in (*given, None, None)[:4])
+    axes = axes_of(axes or range(len(starts)), len(shape))
     picked = [slice(None)] * len(shape)
     for axis, start, end, step in zip(axes, starts, ends, steps or [1] * len(starts)):
         picked[axis] = _python_slice(shape[axis], start, end, step)
@@ -158,19 +181,23 @@ class SliceGrad(Operator):
             return [TensorType(context.dtype(), target)]
         return [TensorType(context.dtype(), None if rank is None else fresh_shape(context, rank, "sliced"))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         total = np.zeros(sized(inputs[1]), inputs[0].dtype)
         total[slices(total.shape, inputs[2:])] = inputs[0]
         return [total]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         return [F.Slice(grads[0], *inputs[2:])] + [None] * (len(inputs) - 1)
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
         for sample in Slice().samples(rng):
             x, *rest = sample.inputs
-            part = x[slices(x.shape, rest)].copy()  # type: ignore[union-attr,index]
-            yield Sample([part, int64(*x.shape), *rest])  # type: ignore[union-attr]
+            part = x[slices(x.shape, rest)].copy()
+            yield Sample([part, int64(*x.shape), *rest])
 
 
 class CenterCropPad(Operator):
@@ -194,7 +221,9 @@ class CenterCropPad(Operator):
             sizes[axis] = target[place] if isinstance(target, tuple) else context.fresh("crop")
         return [TensorType(context.dtype(), tuple(sizes))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x, target = inputs
         axes = axes_of(attributes["axes"] or range(x.ndim), x.ndim)
         if len(axes) != len(target):

@@ -35,16 +35,26 @@ class Transpose(Operator):
     def values(self, context: Context) -> list[Any] | None:
         return [context.value(0)]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         return [np.ascontiguousarray(np.transpose(inputs[0], order(attributes, inputs[0].ndim))).reshape(
             tuple(inputs[0].shape[axis] for axis in order(attributes, inputs[0].ndim)))]  # fmt: skip
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         back = np.argsort(order(attributes, F.rank(inputs[0])))
         return [F.Transpose(grads[0], perm=tuple(int(axis) for axis in back))]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
-        for shape, perm in (((2, 3, 4), None), ((2, 3, 4), (1, 2, 0)), ((2, 3, 4, 5), (0, 2, 1, 3)), ((), None), ((3, 0), (1, 0))):
+        for shape, perm in (
+            ((2, 3, 4), None),
+            ((2, 3, 4), (1, 2, 0)),
+            ((2, 3, 4, 5), (0, 2, 1, 3)),
+            ((), None),
+            ((3, 0), (1, 0)),
+        ):
             yield Sample([draw(rng, shape, "float32")], {} if perm is None else {"perm": perm})
         yield Sample([draw(rng, (2, 3), "string")])
         yield Sample([draw(rng, (17, 33), "int8")])
@@ -85,7 +95,9 @@ class DepthToSpace(Operator):
             raise GraphError(f"there are {c} channels; allowed: a multiple of {b * b}")
         return [TensorType(context.dtype(), (n, c // (b * b), h * b, w * b))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         (n, c, h, w), b = inputs[0].shape, attributes["blocksize"]
         depth = c // (b * b)
         if attributes["mode"] == "DCR":
@@ -94,7 +106,9 @@ class DepthToSpace(Operator):
             blocks = inputs[0].reshape(n, depth, b, b, h, w).transpose(0, 1, 4, 2, 5, 3)
         return [blocks.reshape(n, depth, h * b, w * b)]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         return [F.SpaceToDepth(grads[0], blocksize=attributes["blocksize"], mode=attributes["mode"])]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
@@ -126,17 +140,22 @@ class SpaceToDepth(Operator):
                 raise GraphError(f"a spatial size is {size}; allowed: a multiple of {b}")
         return [TensorType(context.dtype(), (n, c * (b * b), h // b, w // b))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         (n, c, h, w), b = inputs[0].shape, attributes["blocksize"]
         blocks = inputs[0].reshape(n, c, h // b, b, w // b, b)
         axes = (0, 3, 5, 1, 2, 4) if attributes["mode"] == "DCR" else (0, 1, 3, 5, 2, 4)
         return [blocks.transpose(axes).reshape(n, c * b * b, h // b, w // b)]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         return [F.DepthToSpace(grads[0], blocksize=attributes["blocksize"], mode=attributes["mode"])]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
         yield Sample([draw(rng, (2, 3, 4, 6), "float32")], {"blocksize": 2})
+        yield Sample([draw(rng, (2, 3, 4, 6), "float32")], {"blocksize": 2, "mode": "CRD"})
         yield Sample([draw(rng, (1, 2, 3, 3), "int8")], {"blocksize": 3})
 
     def rows(self, tags: Sequence[int | None], context: Context) -> list[int | None]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from headrace.runtime.ops.axes import sizes_of
 from headrace.runtime.ops.window import Window, patches, scatter
 
 # Images are taken one by one where the patches of all would need more elements than this.
@@ -18,16 +19,17 @@ PATCH_LIMIT = 1 << 24
 
 def convolve(x: Any, w: Any, window: Window, groups: int) -> Any:
     """The convolution; accumulates in the dtype of the inputs."""
-    counts = tuple(int(size) for size in window.output(x.shape[2:]))
+    counts = sizes_of(window.output(x.shape[2:]))
     window = window.resolve(x.shape[2:])
     batch, channels, features = x.shape[0], x.shape[1], w.shape[0]
     padded = window.pad(x, 0, counts)
     weights = w.reshape(groups, features // groups, -1)
     y = np.empty((batch, features, *counts), np.result_type(x, w))
     for part in _parts(batch, channels * int(np.prod(window.kernel)) * int(np.prod(counts))):
-        columns = patches(padded[part], window, counts).reshape(len(range(batch)[part]), groups, weights.shape[2], int(np.prod(counts)))
+        columns = patches(padded[part], window, counts).reshape(
+            len(range(batch)[part]), groups, weights.shape[2], int(np.prod(counts))
+        )
         y[part] = np.matmul(weights, columns).reshape(-1, features, *counts)
-    assert channels == w.shape[1] * groups
     return y
 
 

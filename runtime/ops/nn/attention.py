@@ -83,7 +83,12 @@ class Attention(Operator):
         In("Q", "T1"), In("K", "T1"), In("V", "T2"), In("attn_mask", MASKS, optional=True), In("past_key", "T1", optional=True),
         In("past_value", "T2", optional=True), In("nonpad_kv_seqlen", frozenset({"int64"}), optional=True),
     )  # fmt: skip
-    outputs = (Out("Y", "T1"), Out("present_key", "T1", optional=True), Out("present_value", "T2", optional=True), Out("qk_matmul_output", "T1", optional=True))
+    outputs = (
+        Out("Y", "T1"),
+        Out("present_key", "T1", optional=True),
+        Out("present_value", "T2", optional=True),
+        Out("qk_matmul_output", "T1", optional=True),
+    )
     types = {"T1": dtypes.FLOAT, "T2": dtypes.FLOAT}
     attributes = {
         "is_causal": Attr("int", 0, (0, 1)), "kv_num_heads": Attr("int"), "q_num_heads": Attr("int"),
@@ -97,7 +102,7 @@ class Attention(Operator):
     def infer(self, context: Context) -> list[Type | None]:
         q, k, v = (known_shape(context, i, (3, 4)) for i in range(3))
         if q is None or k is None or v is None:
-            return [TensorType(context.dtype(i)) for i in (0, 1, 2, 0)][: context.n_outputs]
+            return [TensorType(context.dtype(i)) for i in (0, 1, 2, 0)[: context.n_outputs]]
         flat = len(q) == 3
         heads, shared = (context.attributes[name] for name in ("q_num_heads", "kv_num_heads"))
         if flat and (not heads or not shared):
@@ -111,17 +116,24 @@ class Attention(Operator):
         v_size: Dim = floordiv(v[2], shared) if flat else v[3]
         y = (q[0], q[1], v_size * heads) if flat else (*q[:3], v_size)
         shapes = [y, (q[0], shared, length, k_size), (q[0], shared, length, v_size), (q[0], heads, q[-2], length)]
-        return [TensorType(context.dtype(i), shape) for i, shape in zip((0, 1, 2, 0), shapes)][: context.n_outputs]
+        return [TensorType(context.dtype(i), shape) for i, shape in zip((0, 1, 2, 0)[: context.n_outputs], shapes)]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         q, k, v, mask, past_k, past_v, padded = (*inputs, *[None] * 4)[:7]
-        if (past_k is None) != (past_v is None) or padded is not None and past_k is not None:
+        if (past_k is None) != (past_v is None) or (padded is not None and past_k is not None):
             raise RunError("past_key comes with past_value and without nonpad_kv_seqlen")
         flat = q.ndim == 3
-        q, k, v = (split_heads(x, attributes[name] or 0) for x, name in ((q, "q_num_heads"), (k, "kv_num_heads"), (v, "kv_num_heads")))
+        q, k, v = (
+            split_heads(x, attributes[name] or 0)
+            for x, name in ((q, "q_num_heads"), (k, "kv_num_heads"), (v, "kv_num_heads"))
+        )
         k = k if past_k is None else np.concatenate([past_k, k], axis=2)
         v = v if past_v is None else np.concatenate([past_v, v], axis=2)
-        offset: Any = padded.reshape(-1) - q.shape[2] if padded is not None else past_k.shape[2] if past_k is not None else 0
+        offset: Any = (
+            padded.reshape(-1) - q.shape[2] if padded is not None else past_k.shape[2] if past_k is not None else 0
+        )
         bias = bias_of(q, k.shape[2], mask, offset, padded, attributes)
         scores = self._scores(q, k, attributes)
         shown = scores
@@ -136,7 +148,9 @@ class Attention(Operator):
             shown = weights
         y = matmul(weights.astype(q.dtype), _repeated(v, q.shape[1]))
         y = join_heads(y) if flat else y
-        return [np.ascontiguousarray(item) for item in (y.astype(inputs[0].dtype), k, v, shown.astype(q.dtype))][: max(1, n_outputs)]
+        return [np.ascontiguousarray(item) for item in (y.astype(inputs[0].dtype), k, v, shown.astype(q.dtype))][
+            : max(1, n_outputs)
+        ]
 
     @staticmethod
     def _scores(q: Any, k: Any, attributes: Mapping[str, Any]) -> Any:
@@ -152,7 +166,11 @@ class Attention(Operator):
         yield Sample([q, k, v])
         yield Sample([q, k, v], {"is_causal": 1, "softcap": 2.0, "scale": 0.1})
         yield Sample([q, k, v, rng.random((4, 6)) < 0.7], outputs=4)
-        yield Sample([q, k[:, :1], v[:, :1], None, draw(rng, (2, 1, 2, 8), "float32"), draw(rng, (2, 1, 2, 8), "float32")], {"is_causal": 1}, outputs=3)
+        yield Sample(
+            [q, k[:, :1], v[:, :1], None, draw(rng, (2, 1, 2, 8), "float32"), draw(rng, (2, 1, 2, 8), "float32")],
+            {"is_causal": 1},
+            outputs=3,
+        )
         yield Sample([q, k, v, None, None, None, int64(6, 5)], {"is_causal": 1, "left_window_size": 2})
         flat = [draw(rng, shape, "float32") for shape in ((2, 4, 24), (2, 6, 8), (2, 6, 8))]
         yield Sample(flat, {"q_num_heads": 3, "kv_num_heads": 1, "qk_matmul_output_mode": 3}, outputs=4)
@@ -178,16 +196,24 @@ class RotaryEmbedding(Operator):
     versions = (23,)
     inputs = (In("X"), In("cos_cache"), In("sin_cache"), In("position_ids", frozenset({"int64"}), optional=True))
     types = {"T": dtypes.FLOAT}
-    attributes = {"interleaved": Attr("int", 0, (0, 1)), "num_heads": Attr("int", 0), "rotary_embedding_dim": Attr("int", 0)}
+    attributes = {
+        "interleaved": Attr("int", 0, (0, 1)),
+        "num_heads": Attr("int", 0),
+        "rotary_embedding_dim": Attr("int", 0),
+    }
     accuracy = Accuracy(16.0)
     differentiable = False
 
     def infer(self, context: Context) -> list[Type | None]:
         return [TensorType(context.dtype(), known_shape(context, 0, (3, 4)))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x, cos, sin, places = (*inputs, None)[:4]
-        turned = x.swapaxes(1, 2) if x.ndim == 4 else x.reshape(*x.shape[:2], attributes["num_heads"], -1)  # [batch, length, heads, size]
+        turned = (
+            x.swapaxes(1, 2) if x.ndim == 4 else x.reshape(*x.shape[:2], attributes["num_heads"], -1)
+        )  # [batch, length, heads, size]
         size = attributes["rotary_embedding_dim"] or turned.shape[3]
         part, rest = turned[..., :size], turned[..., size:]
         cos, sin = (table if places is None else table[places] for table in (cos, sin))
@@ -197,12 +223,20 @@ class RotaryEmbedding(Operator):
         else:
             a, b = part[..., : size // 2], part[..., size // 2 :]
         real, imaginary = a * cos - b * sin, a * sin + b * cos
-        mixed = np.stack([real, imaginary], axis=-1).reshape(part.shape) if attributes["interleaved"] else np.concatenate([real, imaginary], axis=-1)
+        mixed = (
+            np.stack([real, imaginary], axis=-1).reshape(part.shape)
+            if attributes["interleaved"]
+            else np.concatenate([real, imaginary], axis=-1)
+        )
         y = np.concatenate([mixed, rest], axis=-1)
         return [np.ascontiguousarray(y.swapaxes(1, 2) if x.ndim == 4 else y.reshape(x.shape)).astype(x.dtype)]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
-        x, cos, sin = draw(rng, (2, 3, 4, 8), "float32"), draw(rng, (9, 4), "float32", -1, 1), draw(rng, (9, 4), "float32", -1, 1)
+        x, cos, sin = (
+            draw(rng, (2, 3, 4, 8), "float32"),
+            draw(rng, (9, 4), "float32", -1, 1),
+            draw(rng, (9, 4), "float32", -1, 1),
+        )
         places = rng.integers(0, 9, (2, 4))
         yield Sample([x, cos, sin, places])
         yield Sample([x, cos, sin, places], {"interleaved": 1})
@@ -211,5 +245,11 @@ class RotaryEmbedding(Operator):
 
     def rows(self, tags: Sequence[int | None], context: Context) -> list[int | None]:
         if context.has(3):  # tables are shared, positions carry the batch
-            return [0 if tags[0] == tags[3] == 0 and tags[1] is None and tags[2] is None else None if all(t is None for t in tags) else MIXED]
+            return [
+                0
+                if tags[0] == tags[3] == 0 and tags[1] is None and tags[2] is None
+                else None
+                if all(t is None for t in tags)
+                else MIXED
+            ]
         return [0 if all(tag == 0 for tag in tags) else None if all(tag is None for tag in tags) else MIXED]

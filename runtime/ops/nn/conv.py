@@ -9,7 +9,7 @@ import numpy as np
 
 from headrace.runtime import dtypes
 from headrace.runtime.errors import GraphError
-from headrace.runtime.ops.axes import batch_first, fresh_shape, int64, known_shape
+from headrace.runtime.ops.axes import batch_first, fresh_shape, int64, sizes_of
 from headrace.runtime.ops.base import Accuracy, Attr, Context, In, Operator, Out, Sample
 from headrace.runtime.ops.common import compute, draw
 from headrace.runtime.ops.nn._convolve import convolve, input_gradient, weight_gradient
@@ -106,9 +106,13 @@ class Conv(Operator):
     prepack = (1, 2)
 
     def infer(self, context: Context) -> list[Type | None]:
-        return [TensorType(context.dtype(), conv_shape(context.shape(0), context.shape(1), context.attributes, context))]
+        return [
+            TensorType(context.dtype(), conv_shape(context.shape(0), context.shape(1), context.attributes, context))
+        ]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x, w, bias = (*inputs, None)[:3]
         window = window_of(attributes, w.shape)
 
@@ -117,7 +121,9 @@ class Conv(Operator):
 
         return [compute(run, [x, w] if bias is None else [x, w, bias], x.dtype)]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         x, w, bias = (*inputs, None)[:3]
         given = passed(attributes)
         dx = F.ConvInputGrad(grads[0], w, F.Shape(x), **given)
@@ -156,19 +162,25 @@ class ConvInputGrad(Operator):
             return [TensorType(context.dtype(), target)]
         return [TensorType(context.dtype(), None if rank is None else fresh_shape(context, rank, "conv"))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         dy, w, shape = inputs
         window, sizes = window_of(attributes, w.shape), tuple(int(size) for size in shape[2:])
         return [compute(lambda dy, w: input_gradient(dy, w, sizes, window, attributes["group"]), [dy, w], dy.dtype)]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         dy, w, _ = inputs
         given = passed(attributes)
         return [F.Conv(grads[0], w, **given), F.ConvWeightGrad(dy, grads[0], F.Shape(w), **given), None]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
         for x, w, attributes in CASES:
-            yield Sample([draw(rng, _counts(x, w, attributes), "float32"), draw(rng, w, "float32"), int64(*x)], attributes)
+            yield Sample(
+                [draw(rng, _counts(x, w, attributes), "float32"), draw(rng, w, "float32"), int64(*x)], attributes
+            )
 
     def rows(self, tags: Sequence[int | None], context: Context) -> list[int | None]:
         return batch_first(tags[:2])
@@ -190,19 +202,25 @@ class ConvWeightGrad(Operator):
             return [TensorType(context.dtype(), target)]
         return [TensorType(context.dtype(), None if rank is None else fresh_shape(context, rank, "conv"))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         dy, x, shape = inputs
         window = window_of(attributes, shape)
         return [compute(lambda dy, x: weight_gradient(dy, x, window, attributes["group"]), [dy, x], dy.dtype)]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         dy, x, _ = inputs
         given = passed(attributes)
         return [F.Conv(x, grads[0], **given), F.ConvInputGrad(dy, grads[0], F.Shape(x), **given), None]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
         for x, w, attributes in CASES:
-            yield Sample([draw(rng, _counts(x, w, attributes), "float32"), draw(rng, x, "float32"), int64(*w)], attributes)
+            yield Sample(
+                [draw(rng, _counts(x, w, attributes), "float32"), draw(rng, x, "float32"), int64(*w)], attributes
+            )
 
 
 def _counts(x: tuple[int, ...], w: tuple[int, ...], attributes: Mapping[str, Any]) -> tuple[int, ...]:
@@ -234,17 +252,21 @@ class ConvTranspose(Operator):
             sizes, _ = transposed_sizes(x[2:], kernel, context.attributes)
         return [TensorType(context.dtype(), (x[0], w[1] * context.attributes["group"], *sizes))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x, w, bias = (*inputs, None)[:3]
         sizes, window = transposed_sizes(x.shape[2:], w.shape[2:], attributes)
 
         def run(x: Any, w: Any, *bias: Any) -> Any:
-            y = input_gradient(x, w, tuple(map(int, sizes)), window, attributes["group"])
+            y = input_gradient(x, w, sizes_of(sizes), window, attributes["group"])
             return add_bias(y, bias[0] if bias else None)
 
         return [compute(run, [x, w] if bias is None else [x, w, bias], x.dtype)]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         x, w, bias = (*inputs, None)[:3]
         x_shape, w_shape = F.type(x).shape, F.type(w).shape
         if attributes["auto_pad"] != "NOTSET" or attributes["output_shape"] is not None:  # pads follow from the sizes
@@ -269,8 +291,11 @@ class ConvTranspose(Operator):
             ((2, 3, 2, 3, 2), (3, 2, 2, 2, 2), {"strides": (2, 1, 2)}),
         ):
             yield Sample([draw(rng, x, "float32"), draw(rng, w, "float32")], attributes)
-            features = w[1] * attributes.get("group", 1)
-            yield Sample([draw(rng, x, "float32"), draw(rng, w, "float32"), draw(rng, (features,), "float32")], attributes)
+            groups: Any = attributes.get("group", 1)
+            features = w[1] * groups
+            yield Sample(
+                [draw(rng, x, "float32"), draw(rng, w, "float32"), draw(rng, (features,), "float32")], attributes
+            )
 
     def rows(self, tags: Sequence[int | None], context: Context) -> list[int | None]:
         return batch_first(tags)
@@ -283,18 +308,26 @@ def transposed_sizes(sizes: Sequence[Dim], kernel: Sequence[Dim], attributes: Ma
     rank = len(kernel)
     extra = attributes.get("output_padding") or (0,) * rank
     wanted, auto_pad = attributes.get("output_shape"), attributes.get("auto_pad") or "NOTSET"
-    if len(extra) != rank or wanted is not None and len(wanted) not in (rank, rank + 2):
+    if len(extra) != rank or (wanted is not None and len(wanted) not in (rank, rank + 2)):
         raise GraphError(f"output_padding and output_shape must hold {rank} integers")
     full = [(size - 1) * s + o + e for size, s, o, e in zip(sizes, window.strides, extra, window.extents)]
     if wanted is None and not auto_pad.startswith("SAME"):
         begin, end = ((0,) * rank,) * 2 if auto_pad == "VALID" else (window.begin, window.end)
         output = tuple(size - b - e for size, b, e in zip(full, begin, end))
     else:
-        output = tuple(wanted[-rank:]) if wanted is not None else tuple(size * s for size, s in zip(sizes, window.strides))
-        total = [size - out for size, out in zip(full, output)]
-        if any(not isinstance(size, int) for size in total):
-            raise GraphError("output_shape needs an input of known size")
-        low = tuple(size // 2 if size > 0 else 0 for size in total)  # type: ignore[operator]
-        high = tuple(size - part if size > 0 else size for size, part in zip(total, low))
-        begin, end = (low, high) if auto_pad == "SAME_UPPER" else (tuple(max(0, h) for h in high), tuple(l + min(0, h) for l, h in zip(low, high)))  # type: ignore[assignment]
+        output = (
+            tuple(wanted[-rank:]) if wanted is not None else tuple(size * s for size, s in zip(sizes, window.strides))
+        )
+        begin, end = _shared_out([size - out for size, out in zip(full, output)], auto_pad == "SAME_UPPER")
     return output, Window(window.kernel, window.strides, window.dilations, tuple(begin), tuple(end))
+
+
+def _shared_out(totals: Sequence[Dim], more_behind: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Padding in total as padding in front and behind; what is odd goes to one end. Less than 0 adds elements behind."""
+    if any(not isinstance(size, int) for size in totals):
+        raise GraphError("output_shape needs an input of known size")
+    sizes = sizes_of(totals)
+    half = tuple(max(0, size) // 2 for size in sizes)
+    rest = tuple(max(0, size) - part for size, part in zip(sizes, half))
+    begin, end = (half, rest) if more_behind else (rest, half)
+    return begin, tuple(part + min(0, size) for part, size in zip(end, sizes))

@@ -31,9 +31,13 @@ class DeformConv(Operator):
     differentiable = False
 
     def infer(self, context: Context) -> list[Type | None]:
-        return [TensorType(context.dtype(), conv_shape(context.shape(0), context.shape(1), context.attributes, context))]
+        return [
+            TensorType(context.dtype(), conv_shape(context.shape(0), context.shape(1), context.attributes, context))
+        ]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x, w, offset, bias, mask = (*inputs, None, None)[:5]
         given = [item for item in (bias, mask) if item is not None]
 
@@ -46,8 +50,19 @@ class DeformConv(Operator):
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
         x, w = draw(rng, (1, 4, 5, 4), "float32"), draw(rng, (2, 2, 2, 2), "float32")
-        yield Sample([x, w, draw(rng, (1, 16, 4, 3), "float32", -1, 1), draw(rng, (2,), "float32"), draw(rng, (1, 8, 4, 3), "float32", 0, 1)], {"group": 2, "offset_group": 2})
-        yield Sample([x, draw(rng, (3, 4, 2, 2), "float32"), draw(rng, (1, 8, 6, 5), "float32", -1, 1)], {"pads": (1, 1, 1, 1)})
+        yield Sample(
+            [
+                x,
+                w,
+                draw(rng, (1, 16, 4, 3), "float32", -1, 1),
+                draw(rng, (2,), "float32"),
+                draw(rng, (1, 8, 4, 3), "float32", 0, 1),
+            ],
+            {"group": 2, "offset_group": 2},
+        )
+        yield Sample(
+            [x, draw(rng, (3, 4, 2, 2), "float32"), draw(rng, (1, 8, 6, 5), "float32", -1, 1)], {"pads": (1, 1, 1, 1)}
+        )
 
     def rows(self, tags: Sequence[int | None], context: Context) -> list[int | None]:
         data = [tags[i] for i in (0, 2, 4) if i < len(tags) and context.has(i)]

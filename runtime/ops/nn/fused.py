@@ -9,7 +9,7 @@ import numpy as np
 
 from headrace.runtime import dtypes
 from headrace.runtime.errors import GraphError
-from headrace.runtime.ops.axes import batch_first
+from headrace.runtime.ops.axes import batch_first, sizes_of
 from headrace.runtime.ops.base import MIXED, Accuracy, Attr, Context, In, Operator, Sample
 from headrace.runtime.ops.common import broadcast_rows, compute, draw
 from headrace.runtime.ops.linear.matmul import matmul_rows, matmul_shape
@@ -58,7 +58,7 @@ class FusedConv(Operator):
             extra: dict[str, Any] = {"activation": names[index % len(names)]}
             if extra["activation"] == "Clip":
                 extra |= {"clip_min": 0.0, "clip_max": 6.0}
-            counts = tuple(map(int, conv_shape(x, w, {**defaults, **given}, Context([], {})) or ()))  # type: ignore[call-overload]
+            counts = sizes_of(conv_shape(x, w, {**defaults, **given}, Context([], {})) or ())
             yield Sample(
                 [draw(rng, x, "float32"), draw(rng, w, "float32"), draw(rng, w[:1], "float32")], {**given, **extra}
             )
@@ -66,9 +66,11 @@ class FusedConv(Operator):
                 [draw(rng, x, "float32"), draw(rng, w, "float32"), None, draw(rng, counts, "float32")],
                 {**given, **extra},
             )
-        x, w = draw(rng, (1, 3, 6, 6), "float32"), draw(rng, (4, 3, 3, 3), "float32")
+        image, weight = draw(rng, (1, 3, 6, 6), "float32"), draw(rng, (4, 3, 3, 3), "float32")
         for name in names:
-            yield Sample([x, w, draw(rng, (4,), "float32"), draw(rng, (1, 4, 4, 4), "float32")], {"activation": name})
+            yield Sample(
+                [image, weight, draw(rng, (4,), "float32"), draw(rng, (1, 4, 4, 4), "float32")], {"activation": name}
+            )
 
     def rows(self, tags: Sequence[int | None], context: Context) -> list[int | None]:
         if len(tags) > 3 and context.has(3):

@@ -55,15 +55,26 @@ class LinearAttention(Operator):
         if q is None or v is None:
             return [TensorType(context.dtype()), TensorType(state)]
         size = v[2] // shared
-        return [TensorType(context.dtype(), (q[0], q[1], size * heads)), TensorType(state, (q[0], shared, q[2] // heads, size))]
+        return [
+            TensorType(context.dtype(), (q[0], q[1], size * heads)),
+            TensorType(state, (q[0], shared, q[2] // heads, size)),
+        ]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         query, key, value, past, decay, beta = (*inputs, None, None, None)[:6]
         heads, shared = attributes["q_num_heads"], attributes["kv_num_heads"]
-        q, k, v = (split_heads(x.astype(np.float32), count) for x, count in ((query, heads), (key, shared), (value, shared)))
+        q, k, v = (
+            split_heads(x.astype(np.float32), count) for x, count in ((query, heads), (key, shared), (value, shared))
+        )
         kept = None if decay is None else np.exp(split_heads(decay.astype(np.float32), shared))[..., None]
         rate = None if beta is None else beta.astype(np.float32).swapaxes(1, 2)[..., None]
-        state = np.zeros((q.shape[0], shared, q.shape[3], v.shape[3]), np.float32) if past is None else past.astype(np.float32)
+        state = (
+            np.zeros((q.shape[0], shared, q.shape[3], v.shape[3]), np.float32)
+            if past is None
+            else past.astype(np.float32)
+        )
         scale = np.float32(attributes["scale"] or 1 / np.sqrt(q.shape[3]))
         y = np.empty((*q.shape[:3], v.shape[3]), np.float32)
         for time in range(q.shape[2]):
@@ -73,7 +84,9 @@ class LinearAttention(Operator):
                 v_t = rate[:, :, time] * (v_t - np.einsum("bhdm,bhd->bhm", state, k_t))
             state = state + k_t[..., None] * v_t[..., None, :]
             y[:, :, time] = scale * np.einsum("bhd,bhdm->bhm", q[:, :, time], _repeated(state, heads))
-        return [join_heads(y).astype(query.dtype), state.astype(query.dtype if past is None else past.dtype)][: max(1, n_outputs)]
+        return [join_heads(y).astype(query.dtype), state.astype(query.dtype if past is None else past.dtype)][
+            : max(1, n_outputs)
+        ]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
         q, k, v = (draw(rng, (2, 5, n), "float32", -1, 1) for n in (8, 4, 6))
@@ -104,7 +117,9 @@ class CausalConvWithState(Operator):
         state = None if x is None or w is None else (x[0], x[1], w[2] - 1)
         return [TensorType(context.dtype(), x), TensorType(context.dtype(), state)]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x, w, bias, past = (*inputs, None, None)[:4]
         reach = w.shape[2] - 1
         past = np.zeros((*x.shape[:2], reach), x.dtype) if past is None else past
@@ -119,11 +134,15 @@ class CausalConvWithState(Operator):
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
         x, w = draw(rng, (2, 3, 6), "float32"), draw(rng, (3, 1, 4), "float32")
         yield Sample([x, w])
-        yield Sample([x[:, :, :1].copy(), w, draw(rng, (3,), "float32"), draw(rng, (2, 3, 3), "float32")], {"activation": "silu"})
+        yield Sample(
+            [x[:, :, :1].copy(), w, draw(rng, (3,), "float32"), draw(rng, (2, 3, 3), "float32")], {"activation": "silu"}
+        )
 
     def rows(self, tags: Sequence[int | None], context: Context) -> list[int | None]:
         present = [i for i in range(len(tags)) if context.has(i)]
-        return _all_first([tags[i] for i in present], context.n_outputs, [present.index(i) for i in (1, 2) if i in present])
+        return _all_first(
+            [tags[i] for i in present], context.n_outputs, [present.index(i) for i in (1, 2) if i in present]
+        )
 
 
 class FlexAttention(Operator):
@@ -133,7 +152,12 @@ class FlexAttention(Operator):
     inputs = (In("Q", "T1"), In("K", "T1"), In("V", "T2"))
     outputs = (Out("Y", "T2"),)
     types = {"T1": dtypes.FLOAT, "T2": dtypes.FLOAT}
-    attributes = {"prob_mod": Attr("block"), "scale": Attr("float"), "score_mod": Attr("block"), "softmax_precision": Attr("int")}
+    attributes = {
+        "prob_mod": Attr("block"),
+        "scale": Attr("float"),
+        "score_mod": Attr("block"),
+        "softmax_precision": Attr("int"),
+    }
     accuracy = Accuracy(64.0)
     differentiable = False
 
@@ -142,7 +166,9 @@ class FlexAttention(Operator):
         scores = None if q is None or k is None else (*q[:3], k[2])
         for name in ("score_mod", "prob_mod"):
             if context.attributes[name] is not None and context.infer_block is not None:
-                context.infer_block(context.attributes[name], [TensorType(self._precision(context.dtype(), context.attributes), scores)])
+                context.infer_block(
+                    context.attributes[name], [TensorType(self._precision(context.dtype(), context.attributes), scores)]
+                )
         return [TensorType(context.dtype(2), None if q is None or v is None else (*q[:3], v[3]))]
 
     @staticmethod
@@ -150,13 +176,19 @@ class FlexAttention(Operator):
         code = attributes["softmax_precision"]
         return name_of(code) if code is not None else "float32" if dtype in ("float16", "bfloat16") else dtype
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         q, k, v = inputs
         if q.shape[1] % k.shape[1] or k.shape[1] != v.shape[1]:
             raise RunError(f"there are {q.shape[1]} query heads; allowed: a multiple of the {k.shape[1]} key heads")
         dtype = numpy_dtype(self._precision(dtypes.of(q).name, attributes))
         root = np.asarray(np.sqrt(np.float32(attributes["scale"] or 1 / np.sqrt(q.shape[3])))).astype(q.dtype)
-        scores = np.matmul(widen(q * root), np.swapaxes(widen(_repeated(k, q.shape[1]) * root), 2, 3)).astype(q.dtype).astype(dtype)
+        scores = (
+            np.matmul(widen(q * root), np.swapaxes(widen(_repeated(k, q.shape[1]) * root), 2, 3))
+            .astype(q.dtype)
+            .astype(dtype)
+        )
         if attributes["score_mod"] is not None:
             scores = run_block(attributes["score_mod"], [scores])[0]
         exponentials = np.exp(scores - np.max(scores, axis=-1, keepdims=True))
@@ -166,4 +198,6 @@ class FlexAttention(Operator):
         return [np.matmul(weights, _repeated(v, q.shape[1]).astype(dtype)).astype(v.dtype)]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
-        yield Sample([draw(rng, (2, 4, 3, 8), "float32"), draw(rng, (2, 2, 5, 8), "float32"), draw(rng, (2, 2, 5, 6), "float32")])
+        yield Sample(
+            [draw(rng, (2, 4, 3, 8), "float32"), draw(rng, (2, 2, 5, 8), "float32"), draw(rng, (2, 2, 5, 6), "float32")]
+        )

@@ -22,7 +22,9 @@ LOSS = {"ignore_index": Attr("int"), "reduction": Attr("string", "mean", ("none"
 
 def picked_loss(log_p: Any, labels: Any, weights: Any, attributes: Mapping[str, Any]) -> Any:
     """-weight[label] * log_p[label], reduced. A mean divides by the sum of the weights that took part."""
-    ignored = np.zeros(labels.shape, bool) if attributes["ignore_index"] is None else labels == attributes["ignore_index"]
+    ignored = (
+        np.zeros(labels.shape, bool) if attributes["ignore_index"] is None else labels == attributes["ignore_index"]
+    )
     safe = np.where(ignored, 0, labels)
     if safe.size and (safe.min() < 0 or safe.max() >= log_p.shape[1]):
         raise RunError(f"a label is outside of 0 .. {log_p.shape[1] - 1}")
@@ -63,7 +65,9 @@ class _Loss(Operator):
             raise GraphError(f"labels have rank {len(labels)}; allowed: {len(scores) - 1}")
         if context.attributes["reduction"] != "none":
             return TensorType(context.dtype(), ())
-        return TensorType(context.dtype(), labels if labels is not None else None if scores is None else (scores[0], *scores[2:]))
+        return TensorType(
+            context.dtype(), labels if labels is not None else None if scores is None else (scores[0], *scores[2:])
+        )
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
         for shape in ((4, 5), (2, 3, 4), (2, 3, 2, 2)):
@@ -71,7 +75,10 @@ class _Loss(Operator):
             labels = rng.integers(0, shape[1], (shape[0], *shape[2:]))
             for reduction in ("none", "sum", "mean"):
                 yield Sample([scores, labels], {"reduction": reduction})
-                yield Sample([scores, labels, draw(rng, shape[1:2], "float32", 0.2, 2)], {"reduction": reduction, "ignore_index": 1})
+                yield Sample(
+                    [scores, labels, draw(rng, shape[1:2], "float32", 0.2, 2)],
+                    {"reduction": reduction, "ignore_index": 1},
+                )
 
 
 class SoftmaxCrossEntropyLoss(_Loss):
@@ -82,15 +89,20 @@ class SoftmaxCrossEntropyLoss(_Loss):
     outputs = (Out("output"), Out("log_prob", optional=True))
 
     def infer(self, context: Context) -> list[Type | None]:
-        return [self.loss_type(context), TensorType(context.dtype(), context.shape())][: max(1, context.n_outputs)]
+        found: list[Type | None] = [self.loss_type(context), TensorType(context.dtype(), context.shape())]
+        return found[: max(1, context.n_outputs)]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         scores, labels, weights = (*inputs, None)[:3]
         log_p = log_softmax(widen(scores), 1)
         loss = picked_loss(log_p, labels, None if weights is None else widen(weights), attributes)
         return [np.asarray(item).astype(scores.dtype) for item in (loss, log_p)][: max(1, n_outputs)]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         scores, labels, weights = (*inputs, None)[:3]
         log_p = F.LogSoftmax(scores, axis=1)
         g = None if grads[0] is None else loss_gradient(F, log_p, labels, weights, grads[0], attributes)
@@ -110,11 +122,15 @@ class NegativeLogLikelihoodLoss(_Loss):
     def infer(self, context: Context) -> list[Type | None]:
         return [self.loss_type(context)]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         log_p, labels, weights = (*inputs, None)[:3]
         loss = picked_loss(widen(log_p), labels, None if weights is None else widen(weights), attributes)
         return [np.asarray(loss).astype(log_p.dtype)]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         log_p, labels, weights = (*inputs, None)[:3]
         return [loss_gradient(F, log_p, labels, weights, grads[0], attributes), None, None][: len(inputs)]

@@ -53,9 +53,17 @@ class BatchNormalization(Operator):
 
     versions = (1, 6, 7, 9, 14, 15)
     inputs = (In("X"), In("scale", "T1"), In("B", "T1"), In("input_mean", "T2"), In("input_var", "T2"))
-    outputs = (Out("Y"), Out("running_mean", "T2", optional=True), Out("running_var", "T2", optional=True))
+    outputs = (
+        Out("Y"),
+        Out("running_mean", "T2", optional=True, gradient=False),
+        Out("running_var", "T2", optional=True, gradient=False),
+    )
     types = {"T": dtypes.FLOAT, "T1": dtypes.FLOAT, "T2": dtypes.FLOAT}
-    attributes = {"epsilon": Attr("float", 1e-5), "momentum": Attr("float", 0.9), "training_mode": Attr("int", 0, (0, 1))}
+    attributes = {
+        "epsilon": Attr("float", 1e-5),
+        "momentum": Attr("float", 0.9),
+        "training_mode": Attr("int", 0, (0, 1)),
+    }
     accuracy = Accuracy(16.0)
     prepack = (1, 2, 3, 4)
 
@@ -66,23 +74,31 @@ class BatchNormalization(Operator):
             if shape is not None and vector is not None and equal(shape[1], vector[0]) is False:
                 raise GraphError(f"input {index} has {vector[0]} elements; X has {shape[1]} channels")
         running = TensorType(context.dtype(3), context.shape(3))
-        return [TensorType(context.dtype(), shape), running, running][: max(1, context.n_outputs)]
+        found: list[Type | None] = [TensorType(context.dtype(), shape), running, running]
+        return found[: max(1, context.n_outputs)]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x, scale, bias, mean, variance = map(widen, inputs)
         running: list[Any] = []
         if attributes["training_mode"]:
             axes = (0, *range(2, x.ndim))
             kept, fresh = x.dtype.type(attributes["momentum"]), x.dtype.type(1 - attributes["momentum"])
             batch_mean, batch_variance = x.mean(axis=axes), x.var(axis=axes)
-            running = [(old * kept + new * fresh).astype(inputs[3].dtype) for old, new in ((mean, batch_mean), (variance, batch_variance))]
+            running = [
+                (old * kept + new * fresh).astype(inputs[3].dtype)
+                for old, new in ((mean, batch_mean), (variance, batch_variance))
+            ]
             mean, variance = batch_mean, batch_variance
         factor = scale / np.sqrt(variance + x.dtype.type(attributes["epsilon"]))
         y = (x - per_channel(mean, x.ndim)) * per_channel(factor, x.ndim) + per_channel(bias, x.ndim)
-        return [y.astype(inputs[0].dtype), *running, *[inputs[3], inputs[4]][len(running):]][: max(1, n_outputs)]
+        return [y.astype(inputs[0].dtype), *running, *[inputs[3], inputs[4]][len(running) :]][: max(1, n_outputs)]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
-        x, scale, bias, mean, variance = inputs
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
+        x, scale, _, mean, variance = inputs
         g, rank = grads[0], F.rank(x)
         if g is None:
             return [None] * 5
@@ -103,7 +119,9 @@ class BatchNormalization(Operator):
         for shape in ((2, 3, 4, 5), (4, 3), (2, 3, 7), (1, 2, 2, 3, 2)):
             vectors = [draw(rng, shape[1:2], "float32", low, 2.0) for low in (-1.0, -1.0, -1.0, 0.1)]
             for attributes in ({}, {"epsilon": 1e-2}, {"training_mode": 1, "momentum": 0.7}):
-                yield Sample([draw(rng, shape, "float32"), *vectors], attributes, outputs=3 if "momentum" in attributes else 1)
+                yield Sample(
+                    [draw(rng, shape, "float32"), *vectors], attributes, outputs=3 if "momentum" in attributes else 1
+                )
 
     def rows(self, tags: Sequence[int | None], context: Context) -> list[int | None]:
         if context.attributes["training_mode"] and any(tag is not None for tag in tags):
@@ -112,8 +130,10 @@ class BatchNormalization(Operator):
 
     def upgrade(self, node: Any, version: int, builder: Any) -> Any:
         if version < 14:
-            if version < 7 and not node.attributes.get("is_test", 0) or node.attributes.get("spatial", 1) == 0:
-                raise GraphError("training-mode or per-element BatchNormalization of operator sets before 9 is not supported")
+            if (version < 7 and not node.attributes.get("is_test", 0)) or node.attributes.get("spatial", 1) == 0:
+                raise GraphError(
+                    "training-mode or per-element BatchNormalization of operator sets before 9 is not supported"
+                )
             drop(node, "is_test", "spatial", "consumed_inputs", "momentum")
             node.outputs[1:] = []
 
@@ -123,7 +143,11 @@ class LayerNormalization(Operator):
 
     versions = (17,)
     inputs = (In("X"), In("Scale"), In("B", optional=True))
-    outputs = (Out("Y"), Out("Mean", "U", optional=True), Out("InvStdDev", "U", optional=True))
+    outputs = (
+        Out("Y"),
+        Out("Mean", "U", optional=True, gradient=False),
+        Out("InvStdDev", "U", optional=True, gradient=False),
+    )
     types = {"T": dtypes.FLOAT, "U": frozenset({"float32", "bfloat16"})}
     attributes = {"axis": Attr("int", -1), "epsilon": Attr("float", 1e-5), "stash_type": Attr("int", 1)}
     accuracy = Accuracy(16.0)
@@ -132,22 +156,31 @@ class LayerNormalization(Operator):
         shape = known_shape(context, least=1)
         stash = name_of(context.attributes["stash_type"])
         stash = "float64" if context.dtype() == "float64" else stash
-        axis = None if shape is None else axis_of(context.attributes["axis"], len(shape))
+        axis = 0 if shape is None else axis_of(context.attributes["axis"], len(shape))
         small = None if shape is None else tuple(size if i < axis else 1 for i, size in enumerate(shape))
-        return [TensorType(context.dtype(), shape), TensorType(stash, small), TensorType(stash, small)][: max(1, context.n_outputs)]
+        found: list[Type | None] = [TensorType(context.dtype(), shape), *[TensorType(stash, small)] * 2]
+        return found[: max(1, context.n_outputs)]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x, scale, bias = (*map(widen, inputs), None)[:3]
-        stash = numpy_dtype(name_of(attributes["stash_type"])) if inputs[0].dtype != np.float64 else np.dtype(np.float64)
+        stash = (
+            numpy_dtype(name_of(attributes["stash_type"])) if inputs[0].dtype != np.float64 else np.dtype(np.float64)
+        )
         axes = tuple(range(axis_of(attributes["axis"], x.ndim), x.ndim))
         mean = x.mean(axis=axes, keepdims=True)
         centered = x - mean
-        inverse = 1 / np.sqrt((centered * centered).mean(axis=axes, keepdims=True) + x.dtype.type(attributes["epsilon"]))
+        inverse = 1 / np.sqrt(
+            (centered * centered).mean(axis=axes, keepdims=True) + x.dtype.type(attributes["epsilon"])
+        )
         y = centered * inverse * scale
         y = y if bias is None else y + bias
         return [y.astype(inputs[0].dtype), mean.astype(stash), inverse.astype(stash)][: max(1, n_outputs)]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         x, scale, bias = (*inputs, None)[:3]
         rank = F.rank(x)
         axes = tuple(range(axis_of(attributes["axis"], rank), rank))
@@ -186,13 +219,17 @@ class RMSNormalization(Operator):
     def infer(self, context: Context) -> list[Type | None]:
         return [TensorType(context.dtype(1), known_shape(context, least=1))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x, scale = map(widen, inputs)
         axes = tuple(range(axis_of(attributes["axis"], x.ndim), x.ndim))
         root = np.sqrt((x * x).mean(axis=axes, keepdims=True) + x.dtype.type(attributes["epsilon"]))
         return [(x / root * scale).astype(inputs[1].dtype)]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         x, scale = inputs
         rank = F.rank(x)
         axes = tuple(range(axis_of(attributes["axis"], rank), rank))
@@ -222,13 +259,19 @@ class InstanceNormalization(Operator):
     def infer(self, context: Context) -> list[Type | None]:
         return [TensorType(context.dtype(), known_shape(context, least=2))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x, scale, bias = map(widen, inputs)
         axes = tuple(range(2, x.ndim))
-        hat = (x - x.mean(axis=axes, keepdims=True)) / np.sqrt(x.var(axis=axes, keepdims=True) + x.dtype.type(attributes["epsilon"]))
+        hat = (x - x.mean(axis=axes, keepdims=True)) / np.sqrt(
+            x.var(axis=axes, keepdims=True) + x.dtype.type(attributes["epsilon"])
+        )
         return [(hat * per_channel(scale, x.ndim) + per_channel(bias, x.ndim)).astype(inputs[0].dtype)]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         x, scale, _ = inputs
         g, rank = grads[0], F.rank(x)
         axes, others = tuple(range(2, rank)), (0, *range(2, rank))
@@ -263,14 +306,18 @@ class GroupNormalization(Operator):
             raise GraphError(f"num_groups is {groups}; allowed: a divisor of the {shape[1]} channels")
         return [TensorType(context.dtype(), shape)]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x, scale, bias = map(widen, inputs)
         grouped = x.reshape(x.shape[0], attributes["num_groups"], -1)
         mean, variance = grouped.mean(axis=2, keepdims=True), grouped.var(axis=2, keepdims=True)
         hat = ((grouped - mean) / np.sqrt(variance + x.dtype.type(attributes["epsilon"]))).reshape(x.shape)
         return [(hat * per_channel(scale, x.ndim) + per_channel(bias, x.ndim)).astype(inputs[0].dtype)]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         x, scale, _ = inputs
         g, rank, shape = grads[0], F.rank(x), F.Shape(x)
         others = (0, *range(2, rank))
@@ -308,14 +355,21 @@ class LRN(Operator):
 
     versions = (1, 13)
     types = {"T": dtypes.FLOAT}
-    attributes = {"alpha": Attr("float", 1e-4), "beta": Attr("float", 0.75), "bias": Attr("float", 1.0), "size": Attr("int", REQUIRED)}
+    attributes = {
+        "alpha": Attr("float", 1e-4),
+        "beta": Attr("float", 0.75),
+        "bias": Attr("float", 1.0),
+        "size": Attr("int", REQUIRED),
+    }
     accuracy = Accuracy(16.0)
     differentiable = False
 
     def infer(self, context: Context) -> list[Type | None]:
         return [TensorType(context.dtype(), known_shape(context, least=2))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x, size = widen(inputs[0]), attributes["size"]
         before = (size - 1) // 2
         squares = np.pad(x * x, [(0, 0), (before, size - 1 - before)] + [(0, 0)] * (x.ndim - 2))
@@ -347,12 +401,16 @@ class LpNormalization(Operator):
             axis_of(context.attributes["axis"], len(shape))
         return [TensorType(context.dtype(), shape)]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x = widen(inputs[0])
         norm = np.linalg.norm(x, ord=attributes["p"], axis=attributes["axis"], keepdims=True)
         return [np.where(norm == 0, 0, x / np.where(norm == 0, 1, norm)).astype(inputs[0].dtype)]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         x, y, g = inputs[0], outputs[0], grads[0]
         axes = F.constant(int64(axis_of(attributes["axis"], F.rank(x))))
         norm = F.ReduceL2(x, axes, keepdims=1) if attributes["p"] == 2 else F.ReduceL1(x, axes, keepdims=1)
@@ -386,7 +444,9 @@ class MeanVarianceNormalization(Operator):
             axes_of(context.attributes["axes"], len(shape))
         return [TensorType(context.dtype(), shape)]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x, axes = widen(inputs[0]), tuple(attributes["axes"])
         mean = x.mean(axis=axes, keepdims=True)
         return [((x - mean) / (np.sqrt(x.var(axis=axes, keepdims=True)) + x.dtype.type(1e-9))).astype(inputs[0].dtype)]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from headrace.runtime import dtypes
 from headrace.runtime.errors import GraphError
-from headrace.runtime.ops.axes import batch_first, drop, fresh_shape, int64, known_shape
+from headrace.runtime.ops.axes import batch_first, drop, fresh_shape, int64, known_shape, sizes_of
 from headrace.runtime.ops.base import REQUIRED, Accuracy, Attr, Context, In, Operator, Out, Sample
 from headrace.runtime.ops.common import compute, draw, widen
 from headrace.runtime.ops.window import AUTO_PAD, Window, scatter
@@ -53,7 +53,7 @@ def pool_shape(context: Context, index: int = 0) -> Dims | None:
 def arranged(attributes: Mapping[str, Any], sizes: Sequence[int]) -> tuple[Window, tuple[int, ...]]:
     """The windows with explicit pads, and how many there are on each axis."""
     window = Window.of(attributes, attributes["kernel_shape"])
-    counts = tuple(int(size) for size in window.output(sizes))
+    counts = sizes_of(window.output(sizes))
     return window.resolve(sizes), counts
 
 
@@ -80,7 +80,10 @@ def winners(x: Any, window: Window, counts: Sequence[int]) -> tuple[Any, Any]:
 
 def unpadded(place: Any, x_shape: Sequence[int], window: Window, counts: Sequence[int]) -> list[Any]:
     """Coordinates in the data, one array per spatial axis, of flat places in the padded array."""
-    sizes = [max(b + size, (c - 1) * s + e) for b, size, c, s, e in zip(window.begin, x_shape[2:], counts, window.strides, window.extents)]
+    sizes = [
+        max(b + size, (c - 1) * s + e)
+        for b, size, c, s, e in zip(window.begin, x_shape[2:], counts, window.strides, window.extents)
+    ]
     return [axis - begin for axis, begin in zip(np.unravel_index(np.maximum(place, 0), sizes), window.begin)]
 
 
@@ -97,19 +100,23 @@ class MaxPool(Operator):
         shape = pool_shape(context)
         return [TensorType(context.dtype(), shape), TensorType("int64", shape)]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x = widen(inputs[0])
         window, counts = arranged(attributes, x.shape[2:])
         best, place = winners(x, window, counts)
         if n_outputs < 2:
             return [best.astype(inputs[0].dtype)]
         coordinates = unpadded(place, x.shape, window, counts)
-        order = "F" if attributes["storage_order"] else "C"
+        order: Any = "F" if attributes["storage_order"] else "C"
         flat = np.ravel_multi_index(tuple(coordinates), x.shape[2:], order=order)
         images = np.arange(x.shape[0] * x.shape[1]).reshape(*x.shape[:2], *[1] * len(counts))
         return [best.astype(inputs[0].dtype), (flat + images * int(np.prod(x.shape[2:]))).astype(np.int64)]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         return [None if grads[0] is None else F.MaxPoolGrad(grads[0], inputs[0], **passed(attributes))]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
@@ -136,7 +143,9 @@ class MaxPoolGrad(Operator):
     def infer(self, context: Context) -> list[Type | None]:
         return [TensorType(context.dtype(), context.shape(1))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         dy, x = inputs
         window, counts = arranged(attributes, x.shape[2:])
         _, place = winners(widen(x), window, counts)
@@ -149,7 +158,9 @@ class MaxPoolGrad(Operator):
         np.add.at(total, index.ravel(), np.where(place.ravel() < 0, 0, widen(dy).ravel()))
         return [total.reshape(x.shape).astype(dy.dtype)]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         return [F.MaxPoolPick(grads[0], inputs[1], **passed(attributes)), None]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
@@ -174,7 +185,9 @@ class MaxPoolPick(Operator):
     def infer(self, context: Context) -> list[Type | None]:
         return [TensorType(context.dtype(), pool_shape(context, 1))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         data, x = inputs
         window, counts = arranged(attributes, x.shape[2:])
         _, place = winners(widen(x), window, counts)
@@ -182,7 +195,9 @@ class MaxPoolPick(Operator):
         picked = np.take_along_axis(data.reshape(*x.shape[:2], -1), flat.reshape(*x.shape[:2], -1), axis=2)
         return [np.where(place < 0, 0, picked.reshape(place.shape)).astype(data.dtype)]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         return [F.MaxPoolGrad(grads[0], inputs[1], **passed(attributes)), None]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
@@ -197,7 +212,9 @@ def divisors(x_shape: Sequence[int], window: Window, counts: Sequence[int], incl
     for axis, count in enumerate(counts):
         begin, size, end = window.begin[axis], x_shape[2 + axis], window.end[axis]
         first, last = (0, begin + size + end) if include_pad else (begin, begin + size)
-        places = np.arange(count)[:, None] * window.strides[axis] + np.arange(window.kernel[axis]) * window.dilations[axis]
+        places = (
+            np.arange(count)[:, None] * window.strides[axis] + np.arange(window.kernel[axis]) * window.dilations[axis]
+        )
         inside = np.count_nonzero((places >= first) & (places < last), axis=1)
         total = total * inside.reshape([-1 if other == axis else 1 for other in range(len(counts))])
     return np.maximum(total, 1)
@@ -214,13 +231,17 @@ class AveragePool(Operator):
     def infer(self, context: Context) -> list[Type | None]:
         return [TensorType(context.dtype(), pool_shape(context))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x = inputs[0]
         window, counts = arranged(attributes, x.shape[2:])
         divisor = divisors(x.shape, window, counts, bool(attributes["count_include_pad"]))
         return [compute(lambda x: window_sum(x, window, counts) / divisor.astype(x.dtype), [x], x.dtype)]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         return [F.AveragePoolGrad(grads[0], F.Shape(inputs[0]), **passed(attributes, self.attributes))]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
@@ -248,7 +269,9 @@ class AveragePoolGrad(Operator):
             return [TensorType(context.dtype(), target)]
         return [TensorType(context.dtype(), None if rank is None else fresh_shape(context, rank, "pool"))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         dy, shape = inputs[0], tuple(int(size) for size in inputs[1])
         window, counts = arranged(attributes, shape[2:])
         divisor = divisors(shape, window, counts, bool(attributes["count_include_pad"]))
@@ -260,14 +283,19 @@ class AveragePoolGrad(Operator):
 
         return [compute(run, [dy], dy.dtype)]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         return [F.AveragePool(grads[0], **passed(attributes, self.attributes)), None]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
         for shape, attributes in CASES:
             counts = arranged(attributes, shape[2:])[1]
             for include in (0, 1):
-                yield Sample([draw(rng, (*shape[:2], *counts), "float32"), int64(*shape)], {**attributes, "count_include_pad": include})
+                yield Sample(
+                    [draw(rng, (*shape[:2], *counts), "float32"), int64(*shape)],
+                    {**attributes, "count_include_pad": include},
+                )
 
     def rows(self, tags: Sequence[int | None], context: Context) -> list[int | None]:
         return batch_first(tags[:1])
@@ -294,7 +322,9 @@ class LpPool(Operator):
     def infer(self, context: Context) -> list[Type | None]:
         return [TensorType(context.dtype(), pool_shape(context))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x, p = inputs[0], attributes["p"]
         window, counts = arranged(attributes, x.shape[2:])
         return [compute(lambda x: window_sum(np.abs(x) ** p, window, counts) ** (1 / p), [x], x.dtype)]
@@ -316,7 +346,7 @@ class LpPool(Operator):
 class _Global(Operator):
     """One number for each channel of [N, C, *sizes]."""
 
-    versions = (1, 22)
+    versions: ClassVar[tuple[int, ...]] = (1, 22)
     types = {"T": dtypes.FLOAT}
     accuracy = Accuracy(16.0)
 
@@ -340,10 +370,14 @@ def spatial(x: Any) -> tuple[int, ...]:
 class GlobalAveragePool(_Global):
     """The mean over all spatial axes."""
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         return [compute(lambda x: np.mean(x, axis=spatial(x), keepdims=True), inputs, inputs[0].dtype)]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         x = inputs[0]
         count = F.Cast(F.Div(F.Size(x), F.Size(outputs[0])), to=dtypes.of(F.dtype(x)).onnx)
         return [F.Expand(F.Div(grads[0], count), F.Shape(x))]
@@ -354,10 +388,14 @@ class GlobalMaxPool(_Global):
 
     accuracy = Accuracy.exact()
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         return [np.max(inputs[0], axis=spatial(inputs[0]), keepdims=True)]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         x = inputs[0]
         won = F.Cast(F.Equal(x, outputs[0]), to=dtypes.of(F.dtype(x)).onnx)
         axes = F.constant(int64(*range(2, F.rank(x))))
@@ -371,9 +409,15 @@ class GlobalLpPool(_Global):
     attributes = {"p": Attr("int", 2)}
     differentiable = False
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         p = attributes["p"]
-        return [compute(lambda x: np.sum(np.abs(x) ** p, axis=spatial(x), keepdims=True) ** (1 / p), inputs, inputs[0].dtype)]
+        return [
+            compute(
+                lambda x: np.sum(np.abs(x) ** p, axis=spatial(x), keepdims=True) ** (1 / p), inputs, inputs[0].dtype
+            )
+        ]
 
     def upgrade(self, node: Any, version: int, builder: Any) -> Any:
         if version < 2:

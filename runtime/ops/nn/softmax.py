@@ -71,10 +71,14 @@ def _sum(F: Any, x: Any, axis: int) -> Any:
 class Softmax(_AlongAxis):
     """exp(x) / sum(exp(x)) along `axis`."""
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         return [compute(softmax, inputs, inputs[0].dtype, axis=attributes["axis"])]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         y, g = outputs[0], grads[0]
         product = F.Mul(g, y)
         return [F.Sub(product, F.Mul(y, _sum(F, product, attributes["axis"])))]
@@ -83,10 +87,14 @@ class Softmax(_AlongAxis):
 class LogSoftmax(_AlongAxis):
     """x - log(sum(exp(x))) along `axis`."""
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         return [compute(log_softmax, inputs, inputs[0].dtype, axis=attributes["axis"])]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         return [F.Sub(grads[0], F.Mul(F.Exp(outputs[0]), _sum(F, grads[0], attributes["axis"])))]
 
 
@@ -96,7 +104,9 @@ class Hardmax(_AlongAxis):
     accuracy = Accuracy.exact()
     differentiable = False
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x, axis = inputs[0], attributes["axis"]
         result = np.zeros_like(x)
         if x.size:

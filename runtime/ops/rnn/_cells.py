@@ -45,7 +45,9 @@ ACTIVATIONS: dict[str, tuple[Callable[[Any, float, float], Any], float, float]] 
 }
 
 
-def activations(attributes: Mapping[str, Any], defaults: Sequence[str], directions: int) -> list[list[Callable[[Any], Any]]]:
+def activations(
+    attributes: Mapping[str, Any], defaults: Sequence[str], directions: int
+) -> list[list[Callable[[Any], Any]]]:
     """The activation functions of each direction. alphas and betas are taken in order by those that use them."""
     names = attributes["activations"] or tuple(defaults) * directions
     if len(names) != len(defaults) * directions:
@@ -64,7 +66,9 @@ def activations(attributes: Mapping[str, Any], defaults: Sequence[str], directio
     return [functions[i * len(defaults) : (i + 1) * len(defaults)] for i in range(directions)]
 
 
-def _bound(function: Callable[[Any, float, float], Any], alpha: float, beta: float, clip: float | None) -> Callable[[Any], Any]:
+def _bound(
+    function: Callable[[Any, float, float], Any], alpha: float, beta: float, clip: float | None
+) -> Callable[[Any], Any]:
     def run(x: Any) -> Any:
         x = x if clip is None else np.clip(x, -clip, clip)
         with np.errstate(over="ignore"):
@@ -115,15 +119,23 @@ class _Recurrent(Operator):
         attributes = context.attributes
         directions = 2 if attributes["direction"] == "bidirectional" else 1
         x, r = context.shape(0), context.shape(2)
-        hidden: Dim | None = attributes["hidden_size"] if attributes["hidden_size"] is not None else r[2] if r is not None else None
+        hidden: Dim | None = (
+            attributes["hidden_size"] if attributes["hidden_size"] is not None else r[2] if r is not None else None
+        )
         if x is None:
             return [TensorType(context.dtype())] * context.n_outputs
         if len(x) != 3:
             raise GraphError(f"X has rank {len(x)}; allowed: 3")
         if r is not None and hidden is not None and (equal(r[2], hidden) is False or equal(r[0], directions) is False):
-            raise GraphError(f"R has shape {list(r)}; allowed: [{directions}, {self.gates} * hidden, hidden] with hidden {hidden}")
+            raise GraphError(
+                f"R has shape {list(r)}; allowed: [{directions}, {self.gates} * hidden, hidden] with hidden {hidden}"
+            )
         w = context.shape(1)
-        if w is not None and (len(w) != 3 or equal(w[2], x[2]) is False or hidden is not None and equal(w[1], hidden * self.gates) is False):
+        if w is not None and (
+            len(w) != 3
+            or equal(w[2], x[2]) is False
+            or (hidden is not None and equal(w[1], hidden * self.gates) is False)
+        ):
             raise GraphError(f"W has shape {list(w)}; allowed: [{directions}, {self.gates} * hidden, {x[2]}]")
         hidden = context.fresh("hidden") if hidden is None else hidden
         if attributes["layout"]:
@@ -134,11 +146,16 @@ class _Recurrent(Operator):
             seq, batch = x[0], x[1]
             every = TensorType(context.dtype(), (seq, directions, batch, hidden))
             last = TensorType(context.dtype(), (directions, batch, hidden))
-        return [every, *[last] * self.states][: context.n_outputs]
+        found: list[Type | None] = [every, *[last] * self.states]
+        return found[: context.n_outputs]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         given = (*inputs, *[None] * 8)[:8]
-        x, w, r, b, lengths, *rest = (widen(item) if item is not None and item.dtype.kind != "i" else item for item in given)
+        x, w, r, b, lengths, *rest = (
+            widen(item) if item is not None and item.dtype.kind != "i" else item for item in given
+        )
         starts = list(rest[: self.states])
         extra = rest[self.states] if self.states == 2 else None
         if attributes["layout"]:
@@ -152,7 +169,9 @@ class _Recurrent(Operator):
             zeros = np.zeros((x.shape[1], hidden), x.dtype)
             initial = [zeros if start is None else start[place] for start in starts]
             bias = np.zeros(2 * w.shape[1], x.dtype) if b is None else b[place]
-            step = self.step(w[place], r[place], bias, None if extra is None else extra[place], functions[place], attributes)
+            step = self.step(
+                w[place], r[place], bias, None if extra is None else extra[place], functions[place], attributes
+            )
             every, final = unroll(reverse(x, lengths) if backward else x, initial, lengths, step)
             results.append([reverse(every, lengths) if backward else every, *final])
         y = np.stack([item[0] for item in results], axis=1)
@@ -161,7 +180,9 @@ class _Recurrent(Operator):
             y, finals = y.transpose(2, 0, 1, 3), [np.swapaxes(item, 0, 1) for item in finals]
         return [np.ascontiguousarray(item).astype(inputs[0].dtype) for item in (y, *finals)][: max(1, n_outputs)]
 
-    def step(self, w: Any, r: Any, bias: Any, peephole: Any, f: list[Callable[[Any], Any]], attributes: Mapping[str, Any]) -> Step:
+    def step(
+        self, w: Any, r: Any, bias: Any, peephole: Any, f: list[Callable[[Any], Any]], attributes: Mapping[str, Any]
+    ) -> Step:
         raise NotImplementedError
 
     def rows(self, tags: Sequence[int | None], context: Context) -> list[int | None]:
@@ -173,8 +194,13 @@ class _Recurrent(Operator):
             good = all(tag == 0 for tag in carried) and batch_first(tags[:4])[0] == 0
             return [0 if good else MIXED] * context.n_outputs
         good = tags[0] == 1 and all(tag is None for tag in tags[1:4])
-        good = good and (len(tags) < 5 or tags[4] in (None, 0)) and all(tag == 1 or (tag is None and not context.has(5 + i)) for i, tag in enumerate(tags[5:7]))
-        return ([2] + [1] * self.states if good else [MIXED] * 3)[: context.n_outputs]
+        good = (
+            good
+            and (len(tags) < 5 or tags[4] in (None, 0))
+            and all(tag == 1 or (tag is None and not context.has(5 + i)) for i, tag in enumerate(tags[5:7]))
+        )
+        found: list[int | None] = [2, *[1] * self.states] if good else [MIXED] * 3
+        return found[: context.n_outputs]
 
     def upgrade(self, node: Any, version: int, builder: Any) -> Any:
         node.attributes.pop("output_sequence", None)

@@ -9,9 +9,16 @@ import numpy as np
 
 from headrace.runtime.ops.base import Attr, In, Out, Sample
 from headrace.runtime.ops.common import draw
-from headrace.runtime.ops.rnn._cells import COMMON, _Recurrent, Step
+from headrace.runtime.ops.rnn._cells import COMMON, Step, _Recurrent
 
-_INPUTS = (In("X"), In("W"), In("R"), In("B", optional=True), In("sequence_lens", "T1", optional=True), In("initial_h", optional=True))
+_INPUTS = (
+    In("X"),
+    In("W"),
+    In("R"),
+    In("B", optional=True),
+    In("sequence_lens", "T1", optional=True),
+    In("initial_h", optional=True),
+)
 
 
 def _cases(rng: np.random.Generator, gates: int) -> Iterator[tuple[list[Any], dict[str, Any]]]:
@@ -19,7 +26,10 @@ def _cases(rng: np.random.Generator, gates: int) -> Iterator[tuple[list[Any], di
     seq, batch, size, hidden = 4, 3, 5, 2
     for direction, count in (("forward", 1), ("reverse", 1), ("bidirectional", 2)):
         x = draw(rng, (seq, batch, size), "float32")
-        w, r = draw(rng, (count, gates * hidden, size), "float32", -1, 1), draw(rng, (count, gates * hidden, hidden), "float32", -1, 1)
+        w, r = (
+            draw(rng, (count, gates * hidden, size), "float32", -1, 1),
+            draw(rng, (count, gates * hidden, hidden), "float32", -1, 1),
+        )
         b, h = draw(rng, (count, 2 * gates * hidden), "float32"), draw(rng, (count, batch, hidden), "float32")
         attributes = {"hidden_size": hidden, "direction": direction}
         yield [x, w, r], attributes
@@ -35,7 +45,9 @@ class RNN(_Recurrent):
     outputs = (Out("Y", optional=True), Out("Y_h", optional=True))
     attributes = {**COMMON, "activations": Attr("strings")}
 
-    def step(self, w: Any, r: Any, bias: Any, peephole: Any, f: list[Callable[[Any], Any]], attributes: Mapping[str, Any]) -> Step:
+    def step(
+        self, w: Any, r: Any, bias: Any, peephole: Any, f: list[Callable[[Any], Any]], attributes: Mapping[str, Any]
+    ) -> Step:
         total = bias[: len(w)] + bias[len(w) :]
         return lambda x, states: [f[0](x @ w.T + states[0] @ r.T + total)]
 
@@ -56,7 +68,9 @@ class GRU(_Recurrent):
     outputs = (Out("Y", optional=True), Out("Y_h", optional=True))
     attributes = {**COMMON, "linear_before_reset": Attr("int", 0, (0, 1))}
 
-    def step(self, w: Any, r: Any, bias: Any, peephole: Any, f: list[Callable[[Any], Any]], attributes: Mapping[str, Any]) -> Step:
+    def step(
+        self, w: Any, r: Any, bias: Any, peephole: Any, f: list[Callable[[Any], Any]], attributes: Mapping[str, Any]
+    ) -> Step:
         hidden = r.shape[1]
         w_bias, r_bias = bias[: 3 * hidden], bias[3 * hidden :]
         split = 2 * hidden
@@ -91,7 +105,9 @@ class LSTM(_Recurrent):
     outputs = (Out("Y", optional=True), Out("Y_h", optional=True), Out("Y_c", optional=True))
     attributes = {**COMMON, "input_forget": Attr("int", 0, (0, 1))}
 
-    def step(self, w: Any, r: Any, bias: Any, peephole: Any, f: list[Callable[[Any], Any]], attributes: Mapping[str, Any]) -> Step:
+    def step(
+        self, w: Any, r: Any, bias: Any, peephole: Any, f: list[Callable[[Any], Any]], attributes: Mapping[str, Any]
+    ) -> Step:
         hidden = r.shape[1]
         total = bias[: 4 * hidden] + bias[4 * hidden :]
         p_i, p_o, p_f = (0, 0, 0) if peephole is None else np.split(peephole, 3)
@@ -114,4 +130,13 @@ class LSTM(_Recurrent):
                 c, p = draw(rng, (count, 3, 2), "float32"), draw(rng, (count, 6), "float32", -1, 1)
                 yield Sample([*arrays, c, p], attributes, outputs=3)
         arrays, attributes = next(_cases(rng, 4))
-        yield Sample(arrays, {**attributes, "activations": ("HardSigmoid", "Softsign", "ScaledTanh"), "activation_alpha": (0.3, 0.9), "activation_beta": (0.4, 1.1)}, outputs=3)
+        yield Sample(
+            arrays,
+            {
+                **attributes,
+                "activations": ("HardSigmoid", "Softsign", "ScaledTanh"),
+                "activation_alpha": (0.3, 0.9),
+                "activation_beta": (0.4, 1.1),
+            },
+            outputs=3,
+        )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from headrace.runtime import dtypes
 from headrace.runtime.errors import GraphError, RunError
+from headrace.runtime.graph import Block, Node, Value
 from headrace.runtime.ops.axes import axis_of, integers
-from headrace.runtime.ops.base import REQUIRED, Accuracy, Attr, Context, In, Operator, Out
-from headrace.runtime.ops.common import name_of
+from headrace.runtime.ops.base import REQUIRED, Accuracy, Attr, Context, In, Operator, Out, Sample
+from headrace.runtime.ops.common import draw, name_of
 from headrace.runtime.ops.control._blocks import merged
 from headrace.runtime.shapes import Dim
 from headrace.runtime.types import OptionalType, SequenceType, TensorType, Type
@@ -51,7 +52,7 @@ class SequenceConstruct(_Sequence):
 
     versions = (11,)
     inputs = (In("inputs", variadic=True),)
-    outputs = (Out("output_sequence", "S"),)
+    outputs = (Out("output_sequence", dtypes.ANY),)
     types = {"T": dtypes.ANY}
 
     def infer(self, context: Context) -> list[Type | None]:
@@ -60,8 +61,14 @@ class SequenceConstruct(_Sequence):
             element = merged(element, type, context.fresh, "an element")
         return [None if element is None else SequenceType(element)]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         return [list(inputs)]
+
+    def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
+        yield Sample([draw(rng, (2, 3), "float32") for _ in range(3)])
+        yield Sample([draw(rng, (2,), "int64")])
 
 
 class SequenceEmpty(_Sequence):
@@ -69,86 +76,116 @@ class SequenceEmpty(_Sequence):
 
     versions = (11,)
     inputs = ()
-    outputs = (Out("output", "S"),)
+    outputs = (Out("output", dtypes.ANY),)
     attributes = {"dtype": Attr("int", 1)}
 
     def infer(self, context: Context) -> list[Type | None]:
         return [SequenceType(TensorType(name_of(context.attributes["dtype"])))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         return [[]]
+
+    def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
+        yield Sample([])
 
 
 class SequenceAt(_Sequence):
     """The element at a position."""
 
     versions = (11,)
-    inputs = (In("input_sequence", "S"), In("position", INDEX))
-    outputs = (Out("tensor"),)
+    inputs = (In("input_sequence", dtypes.ANY), In("position", INDEX))
+    outputs = (Out("tensor", dtypes.ANY),)
 
     def infer(self, context: Context) -> list[Type | None]:
         return [element_of(context)]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         return [inputs[0][place_in(inputs[1], len(inputs[0]))]]
+
+    def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
+        for place in (0, -1, 1):
+            yield Sample([[draw(rng, (2, 3), "float32") for _ in range(3)], np.array(place, np.int64)])
 
 
 class SequenceInsert(_Sequence):
     """The sequence with one more element, at a position or at the end."""
 
     versions = (11,)
-    inputs = (In("input_sequence", "S"), In("tensor"), In("position", INDEX, optional=True))
-    outputs = (Out("output_sequence", "S"),)
+    inputs = (In("input_sequence", dtypes.ANY), In("tensor"), In("position", INDEX, optional=True))
+    outputs = (Out("output_sequence", dtypes.ANY),)
     types = {"T": dtypes.ANY}
 
     def infer(self, context: Context) -> list[Type | None]:
         element = merged(element_of(context), context.inputs[1], context.fresh, "an element")
         return [None if element is None else SequenceType(shapeless(element))]  # type: ignore[arg-type]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         items = list(inputs[0])
         at = len(items) if len(inputs) < 3 or inputs[2] is None else place_in(inputs[2], len(items), 1)
         items.insert(at, inputs[1])
         return [items]
+
+    def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
+        x = draw(rng, (2, 3), "float32")
+        yield Sample([[draw(rng, (2, 3), "float32") for _ in range(3)], x])
+        for place in (0, -1, 3):
+            yield Sample([[draw(rng, (2, 3), "float32") for _ in range(3)], x, np.array(place, np.int64)])
 
 
 class SequenceErase(_Sequence):
     """The sequence without the element at a position, or without the last one."""
 
     versions = (11,)
-    inputs = (In("input_sequence", "S"), In("position", INDEX, optional=True))
-    outputs = (Out("output_sequence", "S"),)
+    inputs = (In("input_sequence", dtypes.ANY), In("position", INDEX, optional=True))
+    outputs = (Out("output_sequence", dtypes.ANY),)
 
     def infer(self, context: Context) -> list[Type | None]:
         return [SequenceType(element_of(context))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         items = list(inputs[0])
         del items[place_in(-1 if len(inputs) < 2 or inputs[1] is None else inputs[1], len(items))]
         return [items]
+
+    def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
+        yield Sample([[draw(rng, (2, 3), "float32") for _ in range(3)]])
+        yield Sample([[draw(rng, (2, 3), "float32") for _ in range(3)], np.array(-2, np.int32)])
 
 
 class SequenceLength(_Sequence):
     """How many elements a sequence has."""
 
     versions = (11,)
-    inputs = (In("input_sequence", "S"),)
+    inputs = (In("input_sequence", dtypes.ANY),)
     outputs = (Out("length", frozenset({"int64"})),)
 
     def infer(self, context: Context) -> list[Type | None]:
         element_of(context)
         return [TensorType("int64", ())]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         return [np.array(len(inputs[0]), np.int64)]
+
+    def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
+        yield Sample([[draw(rng, (2, 3), "float32") for _ in range(3)]])
 
 
 class ConcatFromSequence(_Sequence):
     """The elements joined along an axis, or stacked on a new one."""
 
     versions = (11,)
-    inputs = (In("input_sequence", "S"),)
-    outputs = (Out("concat_result"),)
+    inputs = (In("input_sequence", dtypes.ANY),)
+    outputs = (Out("concat_result", dtypes.ANY),)
     attributes = {"axis": Attr("int", REQUIRED), "new_axis": Attr("int", 0, (0, 1))}
 
     def infer(self, context: Context) -> list[Type | None]:
@@ -158,9 +195,15 @@ class ConcatFromSequence(_Sequence):
         rank = len(element.shape) + context.attributes["new_axis"]
         return [TensorType(element.dtype, tuple(context.fresh("joined") for _ in range(rank)))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         join = np.stack if attributes["new_axis"] else np.concatenate
         return [join(inputs[0], axis=attributes["axis"])]
+
+    def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
+        yield Sample([[draw(rng, (2, 3), "float32") for _ in range(3)]], {"axis": 1})
+        yield Sample([[draw(rng, (2, 3), "float32") for _ in range(2)]], {"axis": -1, "new_axis": 1})
 
 
 class SplitToSequence(_Sequence):
@@ -168,7 +211,7 @@ class SplitToSequence(_Sequence):
 
     versions = (11, 24)
     inputs = (In("input"), In("split", INDEX, optional=True))
-    outputs = (Out("output_sequence", "S"),)
+    outputs = (Out("output_sequence", dtypes.ANY),)
     types = {"T": dtypes.ANY}
     attributes = {"axis": Attr("int", 0), "keepdims": Attr("int", 1, (0, 1))}
 
@@ -185,7 +228,9 @@ class SplitToSequence(_Sequence):
             size = sizes[0]
         return [SequenceType(TensorType(context.dtype(), (*shape[:axis], size, *shape[axis + 1 :])))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x, split = (*inputs, None)[:2]
         axis = axis_of(attributes["axis"], x.ndim)
         length = x.shape[axis]
@@ -202,13 +247,20 @@ class SplitToSequence(_Sequence):
             cuts = np.cumsum(split)[:-1].tolist()
         return [[part.copy() for part in np.split(x, cuts, axis=axis)]]
 
+    def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
+        x = draw(rng, (6, 4), "float32")
+        yield Sample([x])
+        yield Sample([x], {"keepdims": 0, "axis": 1})
+        yield Sample([x, np.array(2, np.int64)])
+        yield Sample([x, np.array([2, 2], np.int64)], {"axis": 1})
+
 
 class SequenceMap(_Sequence):
     """The body run for each element of the first sequence, with the matching elements of the others (tensors as they are)."""
 
     versions = (17,)
-    inputs = (In("input_sequence", "S"), In("additional_inputs", dtypes.ANY, optional=True, variadic=True))
-    outputs = (Out("out_sequence", "S", variadic=True),)
+    inputs = (In("input_sequence", dtypes.ANY), In("additional_inputs", dtypes.ANY, optional=True, variadic=True))
+    outputs = (Out("out_sequence", dtypes.ANY, variadic=True),)
     attributes = {"body": Attr("block", REQUIRED)}
 
     def infer(self, context: Context) -> list[Type | None]:
@@ -218,7 +270,9 @@ class SequenceMap(_Sequence):
         found = context.infer_block(context.attributes["body"], given)
         return [None if type is None else SequenceType(type) for type in found]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         body = attributes["body"]
         outputs: list[list[Any]] = [[] for _ in body.outputs]
         for place in range(len(inputs[0])):
@@ -229,3 +283,8 @@ class SequenceMap(_Sequence):
 
     def rows(self, tags: Sequence[int | None], context: Context) -> list[int | None]:
         return [-1] * context.n_outputs
+
+    def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
+        x, y, z = (Value(name, TensorType("float32")) for name in "xyz")
+        body = Block([x, y], [Node("Add", [x, y], [z])], [z])
+        yield Sample([[draw(rng, (2, 3), "float32") for _ in range(3)], draw(rng, (2, 1), "float32")], {"body": body})

@@ -62,11 +62,15 @@ class Expand(Operator):
             return [flat if target[0] == 1 or target[0] == len(flat) else None]
         return [flat * target[0]]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         shape = np.broadcast_shapes(inputs[0].shape, tuple(int(size) for size in inputs[1]))
         return [np.broadcast_to(inputs[0], sized(shape)).copy()]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         return [F.SumTo(grads[0], inputs[0]) if is_float(F, inputs[0]) else None, None]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
@@ -110,10 +114,14 @@ class Constant(Operator):
             return None
         return [int(array) if array.ndim == 0 else tuple(int(item) for item in array)]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         return [self._array(attributes)]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         return []
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
@@ -165,11 +173,15 @@ class ConstantOfShape(Operator):
             return [int(fill[0])]
         return [(int(fill[0]),) * target[0] if isinstance(target[0], int) and target[0] <= 1024 else None]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         fill = self._fill(attributes)
         return [np.full(sized(inputs[0]), fill[0], fill.dtype)]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         return [None]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
@@ -220,20 +232,29 @@ class Range(Operator):
         start, limit, delta = (_one(context.value(i)) for i in range(3))
         if not all(isinstance(item, int) for item in (start, limit, delta)) or delta == 0:
             return None
-        found = range(start, limit, delta)  # type: ignore[arg-type]
+        found = range(start, limit, delta)
         return [tuple(found) if len(found) <= 1024 else None]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         start, limit, delta = (np.reshape(item, ()) for item in inputs)
         (count,) = sized([count_of(start, limit, delta)])
         wide = np.float64 if dtypes.of(start).kind == "f" else np.int64
         return [(start.astype(wide) + np.arange(count).astype(wide) * delta.astype(wide)).astype(inputs[0].dtype)]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         return [None, None, None]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
-        for dtype, case in (("int64", (0, 7, 2)), ("float32", (1, 0.25, -0.25)), ("int32", (5, 0, 1)), ("float64", (0, 1, 0.3))):
+        for dtype, case in (
+            ("int64", (0, 7, 2)),
+            ("float32", (1, 0.25, -0.25)),
+            ("int32", (5, 0, 1)),
+            ("float64", (0, 1, 0.3)),
+        ):
             yield Sample([np.array(item, dtype) for item in case])
 
 
@@ -269,12 +290,17 @@ class EyeLike(Operator):
         code = context.attributes["dtype"]
         return [TensorType(context.dtype() if code is None else name_of(code), known_shape(context, 0, (2,)))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         code = attributes["dtype"]
         dtype = inputs[0].dtype if code is None else numpy_dtype(name_of(code))
-        return [np.eye(*inputs[0].shape, k=attributes["k"]).astype(dtype)]
+        rows, columns = inputs[0].shape
+        return [np.eye(rows, columns, k=attributes["k"]).astype(dtype)]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         return [None]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:

@@ -13,6 +13,7 @@ from headrace.runtime.ops.axes import (
     attribute_to_input,
     axes_of,
     axis_of,
+    count_of,
     drop,
     fresh_shape,
     int64,
@@ -53,7 +54,9 @@ class _View(Operator):
         flat = value if isinstance(value, tuple) else (value,)
         return [flat if len(shape) == 1 else flat[0] if len(flat) == 1 else None]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         return [F.Reshape(grads[0], F.Shape(inputs[0]), allowzero=1)] + [None] * (len(inputs) - 1)
 
     def rows(self, tags: Sequence[int | None], context: Context) -> list[int | None]:
@@ -80,15 +83,17 @@ class Reshape(_View):
             return None if rank is None else fresh_shape(context, rank, "reshaped")
         return resolve(context.shape(), target, bool(context.attributes["allowzero"]), context)
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         data, target = inputs
         shape = [int(size) for size in target]
         if not attributes["allowzero"]:
             shape = [data.shape[i] if size == 0 else size for i, size in enumerate(shape)]
         if -1 in shape and 0 in shape:  # NumPy cannot tell what is left of nothing
             left = [size for size in data.shape if size] if not attributes["allowzero"] else []
-            wanted = product([size for size in shape if size > 0])
-            shape[shape.index(-1)] = int(product(left)) // int(wanted) if left else 0
+            wanted = count_of(size for size in shape if size > 0)
+            shape[shape.index(-1)] = count_of(left) // wanted if left else 0
         return [np.reshape(data, shape)]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
@@ -110,7 +115,9 @@ def resolve(before: Dims | None, target: Sequence[Dim], allowzero: bool, context
     for place, size in enumerate(target):
         if size == 0 and not allowzero:
             if before is not None and place >= len(before):
-                raise GraphError(f"shape {shape_text(target)} copies axis {place} of {shape_text(before)}, which has none")
+                raise GraphError(
+                    f"shape {shape_text(target)} copies axis {place} of {shape_text(before)}, which has none"
+                )
             after.append(context.fresh("reshaped") if before is None else before[place])
             copied.add(place)
         elif isinstance(size, int) and size < -1:
@@ -154,10 +161,12 @@ class Flatten(_View):
         axis = _cut(context.attributes["axis"], len(before))
         return product(before[:axis]), product(before[axis:])
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         shape = inputs[0].shape
         axis = _cut(attributes["axis"], len(shape))
-        return [inputs[0].reshape(int(product(shape[:axis])), int(product(shape[axis:])))]
+        return [inputs[0].reshape(count_of(shape[:axis]), count_of(shape[axis:]))]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
         for axis in (0, 1, 2, 3, -1, -3):
@@ -195,7 +204,9 @@ class Squeeze(_View):
             dropped = tuple(axis for axis, size in enumerate(before) if size == 1)
         return tuple(size for axis, size in enumerate(before) if axis not in dropped)
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         axes = inputs[1] if len(inputs) > 1 else None
         return [np.squeeze(inputs[0], axis=None if axes is None else tuple(int(axis) for axis in np.ravel(axes)))]
 
@@ -234,7 +245,9 @@ class Unsqueeze(_View):
         sizes = iter(before)
         return tuple(1 if place in added else next(sizes) for place in range(len(before) + len(added)))
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         return [np.expand_dims(inputs[0], tuple(int(axis) for axis in np.ravel(inputs[1])))]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:

@@ -14,7 +14,14 @@ PATTERN_LIMIT = 4096  # characters
 STATE_LIMIT = 20_000  # states after repeats are written out
 
 Test = Callable[[str], bool]
-_CATEGORIES = {"CATEGORY_DIGIT": r"\d", "CATEGORY_NOT_DIGIT": r"\D", "CATEGORY_SPACE": r"\s", "CATEGORY_NOT_SPACE": r"\S", "CATEGORY_WORD": r"\w", "CATEGORY_NOT_WORD": r"\W"}
+_CATEGORIES = {
+    "CATEGORY_DIGIT": r"\d",
+    "CATEGORY_NOT_DIGIT": r"\D",
+    "CATEGORY_SPACE": r"\s",
+    "CATEGORY_NOT_SPACE": r"\S",
+    "CATEGORY_WORD": r"\w",
+    "CATEGORY_NOT_WORD": r"\W",
+}
 
 
 class Regex:
@@ -48,7 +55,8 @@ class Regex:
                     raise ValueError("flags inside a pattern are not supported")
                 return self._sequence(argument[3], then)
             case "MAX_REPEAT" | "MIN_REPEAT":
-                return self._repeat(*argument, then)
+                least, most, inner = argument
+                return self._repeat(least, most, inner, then)
             case "AT":
                 return self._add("at", str(argument), then)
         raise ValueError(f"{operation.lower()} is not supported: it cannot be matched in linear time")
@@ -121,9 +129,9 @@ def _holds(kind: str, text: str, place: int, lines: bool) -> bool:
     """Whether an anchor holds at a place."""
     match kind:
         case "AT_BEGINNING" | "AT_BEGINNING_STRING":
-            return place == 0 or lines and kind == "AT_BEGINNING" and text[place - 1] == "\n"
+            return place == 0 or (lines and kind == "AT_BEGINNING" and text[place - 1] == "\n")
         case "AT_END" | "AT_END_STRING":
-            return place == len(text) or lines and kind == "AT_END" and text[place] == "\n"
+            return place == len(text) or (lines and kind == "AT_END" and text[place] == "\n")
     word = [0 <= i < len(text) and (text[i].isalnum() or text[i] == "_") for i in (place - 1, place)]
     return (word[0] != word[1]) == (kind == "AT_BOUNDARY")
 

@@ -50,12 +50,18 @@ class StringNormalizer(_Text):
             return [TensorType("string", shape)]
         return [TensorType("string", (*shape[:-1], context.fresh("words")))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         stops = set(attributes["stopwords"] or ())
         folded = {stop.lower() for stop in stops}
         words = [str(word) for word in inputs[0].ravel()]
         if stops:
-            words = [word for word in words if not (word in stops if attributes["is_case_sensitive"] else word.lower() in folded)]
+            words = [
+                word
+                for word in words
+                if not (word in stops if attributes["is_case_sensitive"] else word.lower() in folded)
+            ]
         match attributes["case_change_action"]:
             case "LOWER":
                 words = [word.lower() for word in words]
@@ -85,7 +91,9 @@ class StringConcat(_Text):
     def infer(self, context: Context) -> list[Type | None]:
         return [TensorType("string", broadcast_shapes(context))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         left, right = np.broadcast_arrays(*inputs)
         return [strings([str(a) + str(b) for a, b in zip(left.ravel(), right.ravel())], left.shape)]
 
@@ -109,9 +117,12 @@ class StringSplit(_Text):
     def infer(self, context: Context) -> list[Type | None]:
         shape = context.shape()
         parts = None if shape is None else (*shape, context.fresh("parts"))
-        return [TensorType("string", parts), TensorType("int64", shape)][: max(1, context.n_outputs)]
+        found: list[Type | None] = [TensorType("string", parts), TensorType("int64", shape)]
+        return found[: max(1, context.n_outputs)]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x, most = inputs[0], attributes["maxsplit"]
         parts = [str(text).split(attributes["delimiter"] or None, -1 if most is None else most) for text in x.ravel()]
         width = max(map(len, parts), default=0)
@@ -143,7 +154,9 @@ class RegexFullMatch(_Text):
             raise GraphError(f"pattern: {error}") from None
         return [TensorType("bool", context.shape())]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         regex = compile_regex(attributes["pattern"])
         return [np.array([regex.fullmatch(str(text)) for text in inputs[0].ravel()], np.bool_).reshape(inputs[0].shape)]
 

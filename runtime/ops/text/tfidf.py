@@ -33,11 +33,15 @@ class TfIdfVectorizer(Operator):
         if not attributes["ngram_indexes"] or min(attributes["ngram_indexes"]) < 0:
             raise GraphError("ngram_indexes must hold one index, at least 0, for each n-gram")
         if attributes["weights"] and len(attributes["weights"]) != len(attributes["ngram_indexes"]):
-            raise GraphError(f"there are {len(attributes['weights'])} weights; allowed: {len(attributes['ngram_indexes'])}")
+            raise GraphError(
+                f"there are {len(attributes['weights'])} weights; allowed: {len(attributes['ngram_indexes'])}"
+            )
         size = max(attributes["ngram_indexes"]) + 1
         return [TensorType("float32", None if shape is None else (shape[0], size) if len(shape) == 2 else (size,))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x, pool, columns = inputs[0], grams(attributes), attributes["ngram_indexes"]
         rows = [row.tolist() for row in (x if x.ndim == 2 else x.reshape(1, -1))]
         counts = np.zeros((len(rows), max(columns) + 1), np.float32)
@@ -56,13 +60,30 @@ class TfIdfVectorizer(Operator):
         return [counts if x.ndim == 2 else counts[0]]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
-        pool: dict[str, Any] = {"ngram_counts": (0, 4), "ngram_indexes": (0, 1, 2, 3, 4, 5, 6), "pool_int64s": (2, 3, 5, 4, 5, 6, 7, 8, 6, 7)}
+        pool: dict[str, Any] = {
+            "ngram_counts": (0, 4),
+            "ngram_indexes": (0, 1, 2, 3, 4, 5, 6),
+            "pool_int64s": (2, 3, 5, 4, 5, 6, 7, 8, 6, 7),
+        }
         x = np.array([[1, 1, 3, 3, 3, 7], [8, 6, 7, 5, 6, 8]], np.int32)
         for mode in ("TF", "IDF", "TFIDF"):
             for least, most, skip in ((2, 2, 0), (1, 2, 5)):
-                yield Sample([x], {**pool, "mode": mode, "min_gram_length": least, "max_gram_length": most, "max_skip_count": skip, "weights": (0.5, 1.0, 2.0, 0.25, 3.0, 1.5, 0.75)})
+                yield Sample(
+                    [x],
+                    {
+                        **pool,
+                        "mode": mode,
+                        "min_gram_length": least,
+                        "max_gram_length": most,
+                        "max_skip_count": skip,
+                        "weights": (0.5, 1.0, 2.0, 0.25, 3.0, 1.5, 0.75),
+                    },
+                )
         texts = {"ngram_counts": (0, 2), "ngram_indexes": (0, 1, 2), "pool_strings": ("a", "b", "a", "b")}
-        yield Sample([np.array(["a", "b", "a", "b"], object)], {**texts, "mode": "TF", "min_gram_length": 1, "max_gram_length": 2, "max_skip_count": 0})
+        yield Sample(
+            [np.array(["a", "b", "a", "b"], object)],
+            {**texts, "mode": "TF", "min_gram_length": 1, "max_gram_length": 2, "max_skip_count": 0},
+        )
 
     def rows(self, tags: Sequence[int | None], context: Context) -> list[int | None]:
         return [None if tags[0] is None else 0 if tags[0] == 0 and context.type(0).rank == 2 else MIXED]
@@ -90,7 +111,7 @@ def windows(row: Sequence[Any], attributes: Mapping[str, Any]) -> Iterator[tuple
     """All n-grams of a row: every length and every distance between neighbours; single items once."""
     for distance in range(1, attributes["max_skip_count"] + 2):
         for length in range(attributes["min_gram_length"], attributes["max_gram_length"] + 1):
-            if length == 1 and distance > 1 or length < 1:
+            if (length == 1 and distance > 1) or length < 1:
                 continue
             span = distance * (length - 1) + 1
             for start in range(len(row) - span + 1):

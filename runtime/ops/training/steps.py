@@ -20,7 +20,11 @@ from headrace.runtime.types import Type
 
 class _Step(Operator):
     domain = "ai.onnx.preview.training"
-    inputs = (In("R", frozenset({"float32", "float64"})), In("T", frozenset({"int64"})), In("inputs", dtypes.FLOAT, variadic=True))
+    inputs = (
+        In("R", frozenset({"float32", "float64"})),
+        In("T", frozenset({"int64"})),
+        In("inputs", dtypes.FLOAT, variadic=True),
+    )
     outputs = (Out("outputs", dtypes.FLOAT, variadic=True),)
     accuracy = Accuracy(32.0)
     differentiable = False
@@ -33,7 +37,9 @@ class _Step(Operator):
             raise GraphError(f"{self.name} has {len(given)} tensors; allowed: a multiple of {2 + self.states}")
         return [*given[:count], *given[2 * count :]]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         rate, step, *given = inputs
         count = len(given) // (2 + self.states)
         columns = []
@@ -44,14 +50,24 @@ class _Step(Operator):
             columns.append([new.astype(old.dtype) for new, old in zip(results, (x, *states))])
         return [column[kind] for kind in range(1 + self.states) for column in columns]
 
-    def step(self, rate: float, count: int, attributes: Mapping[str, Any], x: Any, g: Any, *states: Any) -> tuple[Any, ...]:
+    def step(
+        self, rate: float, count: int, attributes: Mapping[str, Any], x: Any, g: Any, *states: Any
+    ) -> tuple[Any, ...]:
         raise NotImplementedError
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
         for step in (0, 3):
             for shapes in (((3,),), ((2, 2), (5,))):
-                tensors = [draw(rng, shape, "float32", 0.1 if kind > 1 else -2, 2) for kind in range(2 + self.states) for shape in shapes]
-                yield Sample([np.array(0.1, np.float32), np.array(step, np.int64), *tensors], self.case(), outputs=len(shapes) * (1 + self.states))
+                tensors = [
+                    draw(rng, shape, "float32", 0.1 if kind > 1 else -2, 2)
+                    for kind in range(2 + self.states)
+                    for shape in shapes
+                ]
+                yield Sample(
+                    [np.array(0.1, np.float32), np.array(step, np.int64), *tensors],
+                    self.case(),
+                    outputs=len(shapes) * (1 + self.states),
+                )
 
     def case(self) -> dict[str, Any]:
         return {"norm_coefficient": 0.01, "epsilon": 1e-2}
@@ -66,7 +82,9 @@ class Adam(_Step):
         "norm_coefficient": Attr("float", 0.0), "norm_coefficient_post": Attr("float", 0.0),
     }  # fmt: skip
 
-    def step(self, rate: float, count: int, attributes: Mapping[str, Any], x: Any, g: Any, *states: Any) -> tuple[Any, ...]:
+    def step(
+        self, rate: float, count: int, attributes: Mapping[str, Any], x: Any, g: Any, *states: Any
+    ) -> tuple[Any, ...]:
         v, h = states
         alpha, beta = attributes["alpha"], attributes["beta"]
         g = g + attributes["norm_coefficient"] * x
@@ -79,9 +97,15 @@ class Adam(_Step):
 class Adagrad(_Step):
     """X - R' * G / (sqrt(H) + epsilon): H is the sum of squared gradients."""
 
-    attributes = {"decay_factor": Attr("float", 0.0), "epsilon": Attr("float", 1e-6), "norm_coefficient": Attr("float", 0.0)}
+    attributes = {
+        "decay_factor": Attr("float", 0.0),
+        "epsilon": Attr("float", 1e-6),
+        "norm_coefficient": Attr("float", 0.0),
+    }
 
-    def step(self, rate: float, count: int, attributes: Mapping[str, Any], x: Any, g: Any, *states: Any) -> tuple[Any, ...]:
+    def step(
+        self, rate: float, count: int, attributes: Mapping[str, Any], x: Any, g: Any, *states: Any
+    ) -> tuple[Any, ...]:
         g = g + attributes["norm_coefficient"] * x
         h = states[0] + g * g
         return x - rate / (1 + count * attributes["decay_factor"]) * g / (np.sqrt(h) + attributes["epsilon"]), h
@@ -95,7 +119,9 @@ class Momentum(_Step):
         "mode": Attr("string", REQUIRED, ("standard", "nesterov")),
     }  # fmt: skip
 
-    def step(self, rate: float, count: int, attributes: Mapping[str, Any], x: Any, g: Any, *states: Any) -> tuple[Any, ...]:
+    def step(
+        self, rate: float, count: int, attributes: Mapping[str, Any], x: Any, g: Any, *states: Any
+    ) -> tuple[Any, ...]:
         alpha = attributes["alpha"]
         g = g + attributes["norm_coefficient"] * x
         v = alpha * states[0] + (attributes["beta"] if count > 0 else 1.0) * g

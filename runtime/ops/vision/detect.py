@@ -39,7 +39,9 @@ class NonMaxSuppression(Operator):
         del scores
         return [TensorType("int64", (context.fresh("selected"), 3))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         boxes, scores, limit, overlap, least = (*inputs, None, None, None)[:5]
         limit = 0 if limit is None else int(np.ravel(limit)[0])
         overlap = np.float32(0 if overlap is None else np.ravel(overlap)[0])
@@ -50,7 +52,9 @@ class NonMaxSuppression(Operator):
             (batch, kind, box)
             for batch in range(scores.shape[0])
             for kind in range(scores.shape[1])
-            for box in suppress(corners(boxes[batch], attributes["center_point_box"]), scores[batch, kind], limit, overlap, least)
+            for box in suppress(
+                corners(boxes[batch], attributes["center_point_box"]), scores[batch, kind], limit, overlap, least
+            )
         ]
         return [np.array(found, np.int64).reshape(-1, 3)]
 
@@ -110,7 +114,9 @@ class RoiAlign(Operator):
         height, width = context.attributes["output_height"], context.attributes["output_width"]
         return [TensorType(context.dtype(), None if x is None or rois is None else (rois[0], x[1], height, width))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x, rois, batches = widen(inputs[0]), widen(inputs[1]), inputs[2]
         cells = attributes["output_height"], attributes["output_width"]
         y = np.zeros((len(rois), x.shape[1], *cells), x.dtype)
@@ -129,9 +135,13 @@ class RoiAlign(Operator):
         for axis, cell in enumerate(cells):
             count = ratio if ratio > 0 else int(np.ceil(size[axis] / cell))
             step = size[axis] / cell
-            lines.append(start[axis] + (np.arange(cell)[:, None] * step + (np.arange(count) + 0.5) * step / max(count, 1)))
+            lines.append(
+                start[axis] + (np.arange(cell)[:, None] * step + (np.arange(count) + 0.5) * step / max(count, 1))
+            )
             counts.append(max(count, 1))
-        (ya, yb, wya, wyb), (xa, xb, wxa, wxb) = (bilinear(line.ravel(), length) for line, length in zip(lines, image.shape[1:]))
+        (ya, yb, wya, wyb), (xa, xb, wxa, wxb) = (
+            bilinear(line.ravel(), length) for line, length in zip(lines, image.shape[1:])
+        )
         corners = [
             image[:, ys[:, None], xs] * (wy[:, None] * wx).astype(image.dtype)
             for ys, wy in ((ya, wya), (yb, wyb)) for xs, wx in ((xa, wxa), (xb, wxb))
@@ -139,15 +149,26 @@ class RoiAlign(Operator):
         grid = (-1, cells[0], lines[0].shape[1], cells[1], lines[1].shape[1])
         if attributes["mode"] == "max":
             return np.max([corner.reshape(grid) for corner in corners], axis=(0, 3, 5), initial=-np.inf)
-        return sum(corners).reshape(grid).sum(axis=(2, 4)) / (counts[0] * counts[1])  # type: ignore[union-attr]
+        return sum(corners).reshape(grid).sum(axis=(2, 4)) / (counts[0] * counts[1])
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
         x = draw(rng, (2, 3, 8, 9), "float32", 0, 3)
         rois = np.array([[0, 0, 7, 6], [1.5, 2, 5, 7.5], [3, 3, 4, 4]], np.float32)
         for mode in ("half_pixel", "output_half_pixel"):
             for ratio in (0, 2):
-                yield Sample([x, rois, int64(0, 1, 1)], {"output_height": 3, "output_width": 2, "sampling_ratio": ratio, "spatial_scale": 0.8, "coordinate_transformation_mode": mode})
-        yield Sample([x, rois, int64(0, 1, 1)], {"mode": "max", "output_height": 2, "output_width": 2, "sampling_ratio": 2})
+                yield Sample(
+                    [x, rois, int64(0, 1, 1)],
+                    {
+                        "output_height": 3,
+                        "output_width": 2,
+                        "sampling_ratio": ratio,
+                        "spatial_scale": 0.8,
+                        "coordinate_transformation_mode": mode,
+                    },
+                )
+        yield Sample(
+            [x, rois, int64(0, 1, 1)], {"mode": "max", "output_height": 2, "output_width": 2, "sampling_ratio": 2}
+        )
 
     def upgrade(self, node: Any, version: int, builder: Any) -> Any:
         if version < 16:
@@ -176,9 +197,16 @@ class MaxRoiPool(Operator):
 
     def infer(self, context: Context) -> list[Type | None]:
         x, rois = known_shape(context, 0, (4,)), known_shape(context, 1, (2,))
-        return [TensorType(context.dtype(), None if x is None or rois is None else (rois[0], x[1], *context.attributes["pooled_shape"]))]
+        return [
+            TensorType(
+                context.dtype(),
+                None if x is None or rois is None else (rois[0], x[1], *context.attributes["pooled_shape"]),
+            )
+        ]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x, rois = inputs
         height, width = attributes["pooled_shape"]
         y = np.zeros((len(rois), x.shape[1], height, width), x.dtype)

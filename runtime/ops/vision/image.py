@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from headrace.runtime.errors import RunError
 from headrace.runtime.ops.axes import known_shape
-from headrace.runtime.ops.base import Accuracy, Attr, Context, In, Operator, Out
+from headrace.runtime.ops.base import Accuracy, Attr, Context, In, Operator, Out, Sample
 from headrace.runtime.types import TensorType, Type
 
 UINT8 = frozenset({"uint8"})
@@ -33,10 +33,18 @@ class ImageDecoder(Operator):
         channels = 1 if context.attributes["pixel_format"] == "Grayscale" else 3
         return [TensorType("uint8", (context.fresh("height"), context.fresh("width"), channels))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         pixels = decode(inputs[0].tobytes(), "L" if attributes["pixel_format"] == "Grayscale" else "RGB")
         pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
         return [np.ascontiguousarray(pixels[:, :, ::-1] if attributes["pixel_format"] == "BGR" else pixels)]
+
+    def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
+        header = b"P6 3 2 255 "  # a picture in the plainest of formats
+        encoded = np.frombuffer(header + rng.integers(0, 256, 18, np.uint8).tobytes(), np.uint8)
+        for pixel_format in ("RGB", "BGR", "Grayscale"):
+            yield Sample([encoded], {"pixel_format": pixel_format})
 
 
 def decode(data: bytes, mode: str) -> Any:

@@ -57,13 +57,17 @@ class DFT(Operator):
         if place == len(shape) - 1:
             raise GraphError("the axis of DFT is the last one, which holds real and imaginary parts")
         given = context.value(1) if context.has(1) else None
-        length: Dim = given[0] if isinstance(given, tuple) else given if given is not None else context.fresh("dft") if context.has(1) else None  # type: ignore[assignment]
+        length: Dim | None = given[0] if isinstance(given, tuple) else given
+        if length is None and context.has(1):
+            length = context.fresh("dft")
         if length is None:
             length = (shape[place] - 1) * 2 if inverse and onesided else shape[place]
         size = length // 2 + 1 if onesided and not inverse else length
         return [TensorType(context.dtype(), (*shape[:place], size, *shape[place + 1 : -1], last))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x, length, axis = (*inputs, None, None)[:3]
         place = axis_of(-2 if axis is None else _one(axis) or 0, x.ndim)
         signal, count = as_complex(widen(x)), _one(length)
@@ -102,7 +106,12 @@ class STFT(Operator):
     """The Fourier transform of frames of a signal [batch, length, 1 or 2], each multiplied by a window."""
 
     versions = (17,)
-    inputs = (In("signal", "T1"), In("frame_step", "T2"), In("window", "T1", optional=True), In("frame_length", "T2", optional=True))
+    inputs = (
+        In("signal", "T1"),
+        In("frame_step", "T2"),
+        In("window", "T1", optional=True),
+        In("frame_length", "T2", optional=True),
+    )
     outputs = (Out("output", "T1"),)
     types = {"T1": dtypes.FLOAT, "T2": INDEX}
     attributes = {"onesided": Attr("int", 1, (0, 1))}
@@ -120,9 +129,15 @@ class STFT(Operator):
         if size is None:
             return [TensorType(context.dtype(), (shape[0], context.fresh("frames"), context.fresh("bins"), 2))]
         frames = (shape[1] - size) // step[0] + 1 if step and step[0] > 0 else context.fresh("frames")
-        return [TensorType(context.dtype(), (shape[0], frames, size // 2 + 1 if context.attributes["onesided"] else size, 2))]
+        return [
+            TensorType(
+                context.dtype(), (shape[0], frames, size // 2 + 1 if context.attributes["onesided"] else size, 2)
+            )
+        ]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         signal, step, window, length = (*inputs, None, None)[:4]
         size = _one(length) or (window.shape[0] if window is not None else signal.shape[1])
         hop = _one(step) or 0
@@ -157,14 +172,22 @@ class _WindowFunction(Operator):
     def infer(self, context: Context) -> list[Type | None]:
         size = context.value(0)
         size = size[0] if isinstance(size, tuple) else size
-        return [TensorType(name_of(context.attributes["output_datatype"]), (context.fresh("window") if size is None else size,))]
+        return [
+            TensorType(
+                name_of(context.attributes["output_datatype"]), (context.fresh("window") if size is None else size,)
+            )
+        ]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         (size,) = sized([_one(inputs[0]) or 0])
         steps = size if attributes["periodic"] else max(size - 1, 1)
         angle = np.arange(size) * (2 * np.pi / max(steps, 1))
         a, b, c = self.terms
-        return [(a - b * np.cos(angle) + c * np.cos(2 * angle)).astype(numpy_dtype(name_of(attributes["output_datatype"])))]
+        return [
+            (a - b * np.cos(angle) + c * np.cos(2 * angle)).astype(numpy_dtype(name_of(attributes["output_datatype"])))
+        ]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
         for periodic in (0, 1):
@@ -203,9 +226,15 @@ class MelWeightMatrix(Operator):
     def infer(self, context: Context) -> list[Type | None]:
         bins, length = integers(context, 0), integers(context, 1)
         rows = length[0] // 2 + 1 if length else context.fresh("bins")
-        return [TensorType(name_of(context.attributes["output_datatype"]), (rows, bins[0] if bins else context.fresh("mel")))]
+        return [
+            TensorType(
+                name_of(context.attributes["output_datatype"]), (rows, bins[0] if bins else context.fresh("mel"))
+            )
+        ]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         bins, length, rate = (_one(item) or 0 for item in inputs[:3])
         low, high = (2595 * np.log10(1 + float(np.ravel(edge)[0]) / 700) for edge in inputs[3:])
         rows, columns = sized((length // 2 + 1, bins))
@@ -224,4 +253,12 @@ class MelWeightMatrix(Operator):
         return [weights.astype(numpy_dtype(name_of(attributes["output_datatype"])))]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
-        yield Sample([np.array(8, np.int64), np.array(16, np.int64), np.array(8192, np.int64), np.array(0, np.float32), np.array(4096, np.float32)])
+        yield Sample(
+            [
+                np.array(8, np.int64),
+                np.array(16, np.int64),
+                np.array(8192, np.int64),
+                np.array(0, np.float32),
+                np.array(4096, np.float32),
+            ]
+        )
