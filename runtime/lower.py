@@ -11,9 +11,10 @@ import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import headrace.runtime._native as _native
 import numpy as np
 
-from headrace.runtime import _native, dtypes
+from headrace.runtime import dtypes
 from headrace.runtime.errors import GraphError, LoadError, RunError, UnsupportedOperator
 from headrace.runtime.graph import Block, Graph, Node, Value
 from headrace.runtime.ops import find

@@ -163,8 +163,10 @@ def _program(graph: Graph, threads: int, optimize: bool) -> Any:
     """The program that runs `graph`: native where the extension is built."""
     try:
         from headrace.runtime.lower import lower
-    except ImportError:
-        return _Reference(graph)
+    except ModuleNotFoundError as error:
+        if error.name != "headrace.runtime._native":
+            raise
+        return _Reference(graph)  # a source tree without a build
     if optimize:
         passes = importlib.import_module("headrace.runtime.passes")
         if hasattr(passes, "optimize"):
@@ -286,7 +288,7 @@ def _difference(found: Any, wanted: Any, rtol: float, atol: float) -> tuple[str,
 def load(source: Any, *, device: str = "auto", threads: int = 0, precision: str | None = None) -> Model:
     """Load a model: a path to `.hr` or `.onnx`, the bytes of such a file, an `onnx.ModelProto`, or a `Graph`.
 
-    `threads=0` takes what the process may use (CPU affinity and cgroup quota). Raises LoadError for a file that is
+    `threads=0` takes HEADRACE_THREADS, or else what the process may use (CPU affinity and cgroup quota). Raises LoadError for a file that is
     missing, broken or of an unknown kind, UnsupportedOperator (a LoadError) listing operators that do not exist here.
     """
     if device not in ("auto", "cpu"):
@@ -295,10 +297,19 @@ def load(source: Any, *, device: str = "auto", threads: int = 0, precision: str 
         raise LoadError(f"precision {precision!r} is not available; allowed: None, 'float32'")
     if isinstance(threads, bool) or not isinstance(threads, int) or not 0 <= threads <= 1024:
         raise LoadError(f"threads must be an integer from 0 (as many as allowed) to 1024, not {threads!r}")
+    threads = threads or _threads_asked()
     if isinstance(source, Graph):
         return Model(source, threads=threads)
     opened = open_source(source)
     return Model(opened.program.main, threads=threads, properties=opened.properties, golden=opened.golden)
+
+
+def _threads_asked() -> int:
+    """HEADRACE_THREADS, or 0 where it is not set."""
+    asked = os.environ.get("HEADRACE_THREADS") or "0"
+    if not asked.isdecimal() or int(asked) > 1024:
+        raise LoadError(f"HEADRACE_THREADS is {asked!r}; allowed: an integer from 0 (as many as allowed) to 1024")
+    return int(asked)
 
 
 def open_source(source: Any) -> Opened:

@@ -307,7 +307,7 @@ def test_an_unknown_tier_is_an_error_of_loading(monkeypatch: pytest.MonkeyPatch)
     graph, builder, (x,) = start((2,))
     graph.outputs.extend(builder.node("Exp", [x]))
     monkeypatch.setenv("HEADRACE_CPU_TIER", "avx9")
-    with pytest.raises(LoadError, match="avx9.*no CPU tier; allowed here: baseline"):
+    with pytest.raises(LoadError, match=r"avx9.*no CPU tier; allowed here: baseline"):
         lower(graph)
 
 

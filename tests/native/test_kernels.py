@@ -6,13 +6,12 @@ import itertools
 
 import numpy as np
 import pytest
+from helpers import assert_near, sample_graph
 
 from headrace.runtime import _native
 from headrace.runtime.executor import run_graph
 from headrace.runtime.lower import lower
 from headrace.runtime.ops import registry
-
-from helpers import assert_near, sample_graph
 
 NATIVE = [operator for operator in registry().values() if operator.kind in _native.kernels() and operator.deterministic]
 
@@ -22,7 +21,7 @@ def test_kernel_equals_reference(operator) -> None:
     """Each sample runs generically, specialised, and with its parameters (all inputs but the first) constant."""
     ran = 0
     for number, sample in enumerate(itertools.islice(operator.samples(np.random.default_rng(7)), 400)):
-        rest = {i for i in range(1, len(sample.inputs))}
+        rest = set(range(1, len(sample.inputs)))
         for constant in (set(), rest):
             graph, feeds = sample_graph(operator, sample, constant)
             program = lower(graph, 2, machine=False)

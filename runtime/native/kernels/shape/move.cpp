@@ -267,10 +267,11 @@ public:
             view.push(b, 0, crd_ ? b * channel : b * depth * channel);
             view.push(x.d[3], 0, s);
             view.push(b, 0, crd_ ? channel : depth * channel);
-        } else {            // out [n, i, j, c, h, w]
+        } else {            // out [n, i, j, c, h, w], or [n, c, i, j, h, w]
+            if (crd_) view.push(x.d[1], 0, channel);
             view.push(b, 0, line);
             view.push(b, 0, s);
-            view.push(x.d[1], 0, channel);
+            if (!crd_) view.push(x.d[1], 0, channel);
             view.push(x.d[2] / b, 0, b * line);
             view.push(x.d[3] / b, 0, b * s);
         }

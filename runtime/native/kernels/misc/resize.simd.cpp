@@ -1,0 +1,200 @@
+// Resize: nearest for every element type, linear and cubic for float32, axis by axis as the reference does.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "kernels/elementwise/broadcast.h"
+#include "kernels/shape/strided.h"
+#include "pool.h"
+
+namespace hr::HR_TIER {
+namespace {
+
+// One resampled axis: output element i is the sum over k of factors[i * taps + k] * x[places[i * taps + k]].
+struct Resampling {
+    int axis;
+    int taps = 1;
+    std::vector<int64_t> places;
+    std::vector<float> factors;
+};
+
+class Resize : public Kernel {
+public:
+    explicit Resize(const NodeInfo& node)
+        : axes_(node.ints("axes")), coordinates_(node.s("coordinate_transformation_mode", "half_pixel")), mode_(node.s("mode", "nearest")),
+          nearest_(node.s("nearest_mode", "round_prefer_floor")), a_(node.f("cubic_coeff_a", -0.75)) {}
+
+    bool needs_value(int i) const override { return i > 0; }
+    std::string variant() const override { return "resize_" + mode_; }
+
+    void shape(ShapeContext& c) const override {
+        int64_t counts[kMaxRank];
+        double scales[kMaxRank];
+        read(c.inputs, c.n_inputs, counts, scales);
+        Shape to;
+        size_t largest = 0;
+        Shape now = c.in(0).shape;
+        for (int i = 0; i < now.rank; i++) {
+            to.push(counts[i]);
+            now.d[i] = counts[i];
+            largest = std::max(largest, size_t(now.count()));
+            if (counts[i] && c.in(0).shape.d[i] == 0) throw std::invalid_argument("an empty axis cannot be resampled");
+        }
+        c.out(0, c.in(0).dtype, to);
+        c.scratch = 2 * (largest * item_size(c.in(0).dtype) + 64);
+    }
+
+    void run(RunContext& c) const override {
+        int64_t counts[kMaxRank];
+        double scales[kMaxRank];
+        read(c.inputs, c.n_inputs, counts, scales);
+        std::vector<Resampling> steps;
+        for (int i = 0; i < c.in(0).shape.rank; i++)
+            if (counts[i] != c.in(0).shape.d[i] || scales[i] != 1) steps.push_back(table(i, c.in(0).shape.d[i], counts[i], scales[i]));
+        if (!c.out(0).count()) return;
+        if (steps.empty()) {
+            std::memcpy(c.out(0).data, c.in(0).data, c.out(0).bytes());
+            return;
+        }
+        Shape now = c.in(0).shape;
+        const char* from = c.in(0).as<char>();
+        char* scratch = static_cast<char*>(c.scratch);
+        size_t largest = 0;
+        for (Shape s = now; const Resampling& step : steps) s.d[step.axis] = counts[step.axis], largest = std::max(largest, size_t(s.count()));
+        const size_t half = (largest * item_size(c.in(0).dtype) + 63) / 64 * 64;
+        for (size_t k = 0; k < steps.size(); k++) {
+            char* to = k + 1 == steps.size() ? c.out(0).as<char>() : scratch + (k % 2) * half;
+            if (mode_ == "nearest") pick(from, to, now, steps[k], item_size(c.in(0).dtype), *c.pool);
+            else blend(reinterpret_cast<const float*>(from), reinterpret_cast<float*>(to), now, steps[k], *c.pool);
+            now.d[steps[k].axis] = counts[steps[k].axis];
+            from = to;
+        }
+    }
+
+private:
+    // Inputs: X, roi?, scales?, sizes?; an empty tensor is an absent one.
+    void read(const Tensor* in, int n, int64_t* counts, double* scales) const {
+        const Shape& x = in[0].shape;
+        const auto given = [&](int i) { return i < n && in[i] && in[i].count() > 0; };
+        if (given(2) == given(3)) throw std::invalid_argument("Resize needs either scales or sizes");
+        const int64_t listed = axes_.empty() ? x.rank : int64_t(axes_.size());
+        if ((given(2) ? in[2] : in[3]).count() != listed) throw std::invalid_argument("scales or sizes must have " + std::to_string(listed) + " elements");
+        for (int i = 0; i < x.rank; i++) counts[i] = x.d[i], scales[i] = 1;
+        for (int64_t k = 0; k < listed; k++) {
+            const int axis = axes_.empty() ? int(k) : resolve_axis(axes_[size_t(k)], x.rank);
+            if (given(2)) {
+                scales[axis] = in[2].as<float>()[k];
+                counts[axis] = int64_t(std::floor(double(x.d[axis]) * scales[axis]));
+            } else {
+                counts[axis] = in[3].as<int64_t>()[k];
+                scales[axis] = double(counts[axis]) / double(x.d[axis]);
+            }
+            if (!(scales[axis] > 0) || counts[axis] < 0 || counts[axis] > (int64_t(1) << 40)) throw std::invalid_argument("scales must be more than 0");
+        }
+    }
+
+    double place(int64_t i, double size, double count, double scale) const {
+        const double x = double(i), length = scale * size;
+        if (coordinates_ == "align_corners") return length != 1 ? x * (size - 1) / (length - 1) : 0;
+        if (coordinates_ == "asymmetric") return x / scale;
+        if (coordinates_ == "pytorch_half_pixel") return length != 1 ? (x + 0.5) / scale - 0.5 : -0.5;
+        if (coordinates_ == "half_pixel_symmetric") return size / 2 * (1 - count / length) + (x + 0.5) / scale - 0.5;
+        if (coordinates_ == "tf_half_pixel_for_nn") return (x + 0.5) / scale;
+        return (x + 0.5) / scale - 0.5;
+    }
+
+    // Keys' cubic convolution kernel.
+    double cubic(double t) const {
+        t = std::fabs(t);
+        if (t <= 1) return (a_ + 2) * t * t * t - (a_ + 3) * t * t + 1;
+        return t < 2 ? a_ * t * t * t - 5 * a_ * t * t + 8 * a_ * t - 4 * a_ : 0;
+    }
+
+    Resampling table(int axis, int64_t size, int64_t count, double scale) const {
+        Resampling r{axis, 1, {}, {}};
+        const bool nearest = mode_ == "nearest", linear = mode_ == "linear";
+        const int first = linear ? 0 : -1;
+        r.taps = nearest ? 1 : linear ? 2 : 4;
+        for (int64_t i = 0; i < count; i++) {
+            const double at = place(i, double(size), double(count), scale), left = std::ceil(at) - 1, ratio = at - left;
+            const auto clamped = [&](double p) { return int64_t(std::clamp(p, 0.0, double(size - 1))); };
+            if (nearest) {
+                const bool right = nearest_ == "round_prefer_floor" ? ratio > 0.5 : nearest_ == "round_prefer_ceil" ? ratio >= 0.5 : nearest_ == "floor" ? ratio == 1 : true;
+                r.places.push_back(clamped(left + right));
+                continue;
+            }
+            for (int k = 0; k < r.taps; k++) {
+                const double tap = first + k, distance = tap - ratio;
+                r.places.push_back(clamped(left + tap));
+                r.factors.push_back(float(linear ? std::clamp(1 - std::fabs(distance), 0.0, 1.0) : cubic(distance)));
+            }
+        }
+        return r;
+    }
+
+    template <class T>
+    static void pick_elements(const char* from, char* to, const Resampling& r) {
+        for (size_t i = 0; i < r.places.size(); i++) std::memcpy(to + i * sizeof(T), from + size_t(r.places[i]) * sizeof(T), sizeof(T));
+    }
+
+    static void pick(const char* from, char* to, const Shape& now, const Resampling& r, size_t item, ThreadPool& pool) {
+        const int64_t outer = now.count(0, r.axis), size = now.d[r.axis], count = int64_t(r.places.size());
+        const int64_t run = now.count(r.axis + 1, now.rank) * int64_t(item);
+        pool.parallel(outer, std::max<int64_t>(1, 32768 / (count * run)), [&](int64_t begin, int64_t end) {
+            for (int64_t o = begin; o < end; o++) {
+                const char* f = from + o * size * run;
+                char* t = to + o * count * run;
+                if (run == 4) pick_elements<uint32_t>(f, t, r);
+                else if (run == 1) pick_elements<uint8_t>(f, t, r);
+                else
+                    for (int64_t i = 0; i < count; i++) std::memcpy(t + i * run, f + r.places[size_t(i)] * run, size_t(run));
+            }
+        });
+    }
+
+    static void blend(const float* from, float* to, const Shape& now, const Resampling& r, ThreadPool& pool) {
+        const int64_t outer = now.count(0, r.axis), size = now.d[r.axis], inner = now.count(r.axis + 1, now.rank);
+        const int64_t count = int64_t(r.places.size()) / r.taps;
+        if (inner == 1) {
+            pool.parallel(outer, std::max<int64_t>(1, 8192 / count), [&](int64_t begin, int64_t end) {
+                for (int64_t o = begin; o < end; o++)
+                    for (int64_t i = 0; i < count; i++) {
+                        float total = 0;
+                        for (int k = 0; k < r.taps; k++) total += from[o * size + r.places[size_t(i * r.taps + k)]] * r.factors[size_t(i * r.taps + k)];
+                        to[o * count + i] = total;
+                    }
+            });
+            return;
+        }
+        pool.parallel(outer * count, std::max<int64_t>(1, 16384 / inner), [&](int64_t begin, int64_t end) {
+            for (int64_t at = begin; at < end; at++) {
+                const float* plane = from + at / count * size * inner;
+                float* row = to + at * inner;
+                const size_t table = size_t(at % count * r.taps);
+                std::fill_n(row, inner, 0.0f);
+                for (int k = 0; k < r.taps; k++) {
+                    const float *source = plane + r.places[table + size_t(k)] * inner, factor = r.factors[table + size_t(k)];
+#pragma GCC ivdep
+                    for (int64_t i = 0; i < inner; i++) row[i] += source[i] * factor;
+                }
+            }
+        });
+    }
+
+    std::vector<int64_t> axes_;
+    std::string coordinates_, mode_, nearest_;
+    double a_;
+};
+
+std::unique_ptr<Kernel> resize(const NodeInfo& node) {
+    const bool plain = !node.i("antialias", 0) && !node.i("exclude_outside", 0) && node.s("keep_aspect_ratio_policy", "stretch") == "stretch" &&
+                       node.s("coordinate_transformation_mode", "half_pixel") != "tf_crop_and_resize";
+    if (!plain || (node.s("mode", "nearest") != "nearest" && node.inputs[0] != DType::f32)) return nullptr;
+    return std::make_unique<Resize>(node);
+}
+HR_KERNEL("Resize", resize);
+
+}  // namespace
+}  // namespace hr::HR_TIER
