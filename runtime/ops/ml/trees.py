@@ -308,6 +308,9 @@ class TreeEnsemble(_Trees):
         def fill(values: Any) -> Any:
             return np.concatenate([np.asarray(values), np.zeros(leaves, np.asarray(values).dtype)])
 
+        mode = np.concatenate(
+            [self.CODES[np.asarray(attributes["nodes_modes"]).astype(np.int64)], np.full(leaves, LEAF, np.int8)]
+        )
         tracks = attributes["nodes_missing_value_tracks_true"]
         missing = np.array([*tracks, *[0] * leaves], bool) if tracks and any(tracks) else None
         sets, members = iter(self._sets(attributes)), {}
