@@ -49,7 +49,9 @@ _REWRITES.update(dict.fromkeys(("int()", "float()", "complex()"), _REWRITES["ite
 
 def refuse_value(construct: str) -> NoReturn:
     """TraceError for code that reads the values of a traced tensor."""
-    frame, entry = _user_frame()
+    frame, entry, function = _user_frame()
+    if entry not in _ENTRIES and function:
+        raise TraceError(f"{place(frame)}{function}() reads values of a traced tensor ({construct}) and has no form as a graph.")
     construct = _ENTRIES.get(entry, construct)
     line = source_line(frame)
     branch = _branch(line) if construct in ("bool()", "in") else ""
@@ -62,7 +64,7 @@ def refuse_value(construct: str) -> NoReturn:
 
 def refuse_size(construct: str, size: Any) -> NoReturn:
     """TraceError for code that needs the number behind a symbolic size."""
-    frame, entry = _user_frame()
+    frame, entry, _ = _user_frame()
     construct = _ENTRIES.get(entry, construct)
     places = MODE.tracer.static_advice(size.expr) if MODE.tracer is not None else ""
     rewrite = "leave out int(), a size is a whole number already; or " if construct == "int()" else ""
@@ -89,14 +91,17 @@ def source_line(frame: FrameType | None) -> str:
     return "" if frame is None else linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
 
 
-def _user_frame() -> tuple[FrameType | None, str]:
-    """The innermost frame outside the library, and the name of the library's function that it called."""
+def _user_frame() -> tuple[FrameType | None, str, str]:
+    """The innermost frame outside the library, the name of the library's method that it called, and that of the
+    outermost torch-like function below it."""
     frame: FrameType | None = sys._getframe(1)
-    entry = ""
+    entry = function = ""
     while frame is not None and frame.f_code.co_filename.startswith(_LIBRARY):
         entry = frame.f_code.co_name
+        if frame.f_globals.get("__name__", "").startswith(("headrace.functional.", "headrace.nn.functional.")):
+            function = entry
         frame = frame.f_back
-    return frame, entry
+    return frame, entry, function
 
 
 def _branch(line: str) -> str:

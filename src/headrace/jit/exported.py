@@ -29,7 +29,7 @@ class Origin:
     def __call__(self, *arrays: Any) -> tuple[np.ndarray, ...]:
         _check_count(arrays, self._arguments.names)
         with self._state.evaluation(), no_grad():
-            answer = self._arguments.call(self.function, map(as_tensor, arrays))
+            answer = self._arguments.call(self.function, (as_tensor(array.copy()) for array in map(as_array, arrays)))  # a copy: forward may write
         return tuple(as_array(leaf) for _, leaf in output_leaves(answer))
 
 

@@ -45,7 +45,8 @@ def trace(module_or_function: Callable[..., Any], example_inputs: Any, *, dynami
     shapes = arguments.shapes(dynamic)
     state = State(module_or_function)
     origin = Origin(module_or_function, arguments, state)
-    expected = origin(*arguments.examples)  # first, so that the original's own errors are seen as they are
+    with state.unchanged():
+        expected = origin(*arguments.examples)  # first, so that the original's own errors are seen as they are
     graph, tree = _record(module_or_function, arguments, shapes, state, name)
     exported = Exported(Program({name: graph}), arguments, tree, origin)
     exported.report = compare(exported, expected)
