@@ -126,3 +126,56 @@ def test_wrong_shapes_are_refused(tier: str) -> None:
     ):
         with pytest.raises(Exception, match=match):
             run("Conv", [array(*x), array(*w)], attributes)
+
+
+POOLS: list[tuple[tuple[int, ...], dict[str, Any]]] = [
+    ((2, 3, 8, 7), {"kernel_shape": (2, 2), "strides": (2, 2)}),
+    ((1, 37, 7, 6), {"kernel_shape": (3, 3), "strides": (2, 2), "pads": (1, 1, 1, 1)}),
+    ((1, 16, 7, 8), {"kernel_shape": (3, 2), "strides": (2, 3), "ceil_mode": 1}),
+    ((1, 2, 6, 6), {"kernel_shape": (3, 3), "strides": (2, 2), "pads": (1, 0, 1, 1), "ceil_mode": 1}),
+    ((1, 65, 9), {"kernel_shape": (3,), "dilations": (2,)}),
+    ((1, 2, 4, 5, 4), {"kernel_shape": (2, 3, 2), "strides": (1, 2, 2)}),
+    ((1, 2, 6, 5), {"kernel_shape": (3, 2), "auto_pad": "SAME_UPPER", "strides": (2, 2)}),
+    ((1, 20, 6, 5), {"kernel_shape": (2, 2), "auto_pad": "SAME_LOWER"}),
+    ((0, 2, 6, 5), {"kernel_shape": (2, 2)}),
+]
+
+
+@pytest.mark.parametrize("shape, attributes", POOLS)
+def test_pools_over_channels_last(tier: str, shape: tuple[int, ...], attributes: dict[str, Any]) -> None:
+    x = array(*shape)
+    np.testing.assert_array_equal(first(run("headrace.cpu.MaxPool", [last(x)], attributes)), reference("MaxPool", [x], attributes).astype(np.float32))
+    if x.size:
+        x[0, 0] = np.nan
+        np.testing.assert_array_equal(first(run("headrace.cpu.MaxPool", [last(x)], attributes)), reference("MaxPool", [x], attributes).astype(np.float32))
+    for kind in ("uint8", "int8"):
+        y = RNG.integers(np.iinfo(kind).min, np.iinfo(kind).max + 1, shape).astype(kind)
+        np.testing.assert_array_equal(first(run("headrace.cpu.MaxPool", [last(y)], attributes, [kind])), reference("MaxPool", [y], attributes))
+    x = array(*shape)
+    for include in (0, 1):
+        given = {**attributes, "count_include_pad": include}
+        check(first(run("headrace.cpu.AveragePool", [last(x)], given)), reference("AveragePool", [x], given), 1)
+
+
+@pytest.mark.parametrize(
+    "x, w, attributes",
+    [
+        ((1, 2, 3, 3), (2, 4, 3, 3), {}),
+        ((2, 4, 4, 3), (4, 2, 2, 3), {"group": 2, "strides": (2, 2), "pads": (0, 1, 1, 0)}),
+        ((1, 24, 5, 7), (24, 24, 2, 2), {"strides": (2, 2)}),
+        ((1, 2, 5), (2, 3, 3), {"strides": (3,), "output_padding": (1,)}),
+        ((1, 1, 3, 3), (1, 2, 3, 3), {"strides": (3, 2), "output_shape": (10, 8)}),
+        ((1, 1, 3, 3), (1, 2, 3, 3), {"auto_pad": "SAME_UPPER", "strides": (2, 2)}),
+        ((1, 1, 3, 3), (1, 1, 2, 2), {"dilations": (2, 2)}),
+        ((2, 3, 2, 3, 2), (3, 2, 2, 2, 2), {"strides": (2, 1, 2)}),
+        ((1, 17, 6, 6), (17, 9, 4, 4), {"strides": (2, 2), "pads": (1, 1, 1, 1)}),
+    ],
+)
+def test_conv_transpose(tier: str, x: tuple[int, ...], w: tuple[int, ...], attributes: dict[str, Any]) -> None:
+    inputs = [array(*x), array(*w), array(w[1] * attributes.get("group", 1))]
+    for given in (inputs, inputs[:2]):
+        want = reference("ConvTranspose", given, attributes)
+        for constants in ([], [1]):
+            for threads in (1, 2):
+                check(run("ConvTranspose", given, attributes, constants=constants, threads=threads), want, w[0])
+            check(first(run("headrace.cpu.ConvTranspose", [last(given[0]), *given[1:]], attributes, constants=constants)), want, w[0])

@@ -19,15 +19,13 @@ struct ConvTable {
     const char* tier;
     int lanes;
     void (*depthwise)(const DepthwiseBlock&);
-    // Over `n` rows of `c` values: the greatest (NaN wins), or the sum times `scale`.
+    // Over `n` rows of `c` values: the greatest (NaN wins), or the sum divided by `divisor`.
     void (*max_f32)(const void* const* rows, int64_t n, int64_t c, float* out);
-    void (*sum_f32)(const void* const* rows, int64_t n, int64_t c, float scale, float* out);
+    void (*sum_f32)(const void* const* rows, int64_t n, int64_t c, float divisor, float* out);
     void (*max_u8)(const void* const* rows, int64_t n, int64_t c, uint8_t* out);
     void (*max_i8)(const void* const* rows, int64_t n, int64_t c, int8_t* out);
     // out[c] = sum of rows, act(sum + bias): the last step of a transposed convolution.
     void (*gather)(const void* const* rows, int64_t n, int64_t c, const float* bias, const Activation& act, float* out);
-    // out = a * wa + b * wb, element by element: one step of linear interpolation.
-    void (*mix)(const float* a, const float* b, float wa, float wb, int64_t c, float* out);
 };
 
 const ConvTable& conv_table();

@@ -97,17 +97,17 @@ static void max_f32(const void* const* rows, int64_t n, int64_t c, float* out) {
     }
 }
 
-static void sum_f32(const void* const* rows, int64_t n, int64_t c, float scale, float* out) {
+static void sum_f32(const void* const* rows, int64_t n, int64_t c, float divisor, float* out) {
     int64_t i = 0;
     for (; i + kLanes <= c; i += kLanes) {
         vf a = {};
         for (int64_t r = 0; r < n; r++) a += load(static_cast<const float*>(rows[r]) + i);
-        store(out + i, a * splat(scale));
+        store(out + i, a / splat(divisor));
     }
     for (; i < c; i++) {
         float a = 0;
         for (int64_t r = 0; r < n; r++) a += static_cast<const float*>(rows[r])[i];
-        out[i] = a * scale;
+        out[i] = a / divisor;
     }
 }
 
@@ -132,13 +132,9 @@ static void gather(const void* const* rows, int64_t n, int64_t c, const float* b
     if (act.kind != Act::none) activate_row(act, out, c);
 }
 
-static void mix(const float* a, const float* b, float wa, float wb, int64_t c, float* out) {
-    for (int64_t i = 0; i < c; i++) out[i] = a[i] * wa + b[i] * wb;
-}
-
 extern const ConvTable conv_kernels;
 #define HR_TEXT2(x) #x
 #define HR_TEXT(x) HR_TEXT2(x)
-const ConvTable conv_kernels = {HR_TEXT(HR_TIER), kLanes, depthwise, max_f32, sum_f32, max_int<uint8_t>, max_int<int8_t>, gather, mix};
+const ConvTable conv_kernels = {HR_TEXT(HR_TIER), kLanes, depthwise, max_f32, sum_f32, max_int<uint8_t>, max_int<int8_t>, gather};
 
 }  // namespace hr::HR_TIER

@@ -22,7 +22,8 @@ bool read_activation(const NodeInfo& node, Activation& out) {
     const bool approximate = name == "Gelu" && node.s("approximate", "none") == "tanh";
     return is("Sigmoid", Act::sigmoid) || is("Tanh", Act::tanh) || is("Silu", Act::silu) || is("Swish", Act::silu) ||
            is("HardSwish", Act::hard_swish) || is("HardSigmoid", Act::hard_sigmoid, 0.2, 0.5) ||
-           is("LeakyRelu", Act::leaky_relu, 0.01) || is("Gelu", approximate ? Act::gelu_tanh : Act::gelu);
+           is("LeakyRelu", Act::leaky_relu, 0.01) || is("GeluTanh", Act::gelu_tanh) ||
+           is("Gelu", approximate ? Act::gelu_tanh : Act::gelu);
 }
 
 }  // namespace hr

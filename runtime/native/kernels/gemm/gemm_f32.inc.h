@@ -94,6 +94,10 @@ template <int N, int... I> struct MakeTiles : MakeTiles<N - 1, N - 1, I...> {};
 template <int... I> struct MakeTiles<0, I...> { using type = Tiles<I...>; };
 using AllTiles = MakeTiles<kRows>::type;
 
+HR_INLINE void prefetch(const float* p, int64_t from, int64_t to) {
+    for (int64_t i = from; i < to; i += 16) _mm_prefetch(reinterpret_cast<const char*>(p + i), _MM_HINT_T1);
+}
+
 static void gemm_block(const GemmBlock& g) {
     const Epilogue& e = g.epilogue;
     // Rows spread evenly over the tiles: 49 rows in tiles of 6 would end with a slow tile of one.
@@ -104,6 +108,8 @@ static void gemm_block(const GemmBlock& g) {
         int64_t width = kCols;
         for (int64_t t = 0, m = 0; t < tiles; t++) {
             const int rows = int((g.m * (t + 1)) / tiles - m);
+            // Each tile asks for its share of the next panel, so that no tile waits for memory.
+            if (tiles > 1) prefetch(b + g.panel_stride, g.panel_stride * t / tiles, g.panel_stride * (t + 1) / tiles);
             float* c = g.c + m * g.ldc + n;
             const float* r = e.residual ? e.residual + m * e.ldr + n : nullptr;
             if (g.n - n < kCols) {
