@@ -45,6 +45,10 @@ class dtype:  # noqa: N801  torch's name
     def to_real(self) -> dtype:
         return {"complex64": float32, "complex128": float64}.get(self.name, self)
 
+    def __call__(self, value: Any, **_: Any) -> Any:
+        """A tensor in this type, as NumPy's types convert when they are called."""
+        return value.to(self)
+
     def __repr__(self) -> str:
         return f"headrace.{self.name}"
 

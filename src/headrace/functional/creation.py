@@ -342,7 +342,7 @@ def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Any 
     """Normal numbers of a mean and standard deviation, each a number or a tensor."""
     shapes = [v._data.shape for v in (mean, std) if isinstance(v, Tensor)]
     shape = shape_args((size,)) if size is not None else np.broadcast_shapes(*shapes)
-    if not isinstance(std, Tensor) and std < 0:
+    if not isinstance(std, Tensor) and std < 0 or isinstance(std, Tensor) and np.any(std._data < 0):
         raise RuntimeError(f"normal expects std >= 0.0, but found std {std}")
     kind = next((v._data.dtype for v in (mean, std) if isinstance(v, Tensor)), _numpy(dtype))
     mean, std = (v._data if isinstance(v, Tensor) else v for v in (mean, std))
@@ -355,7 +355,7 @@ def bernoulli(input: Tensor, p: float | None = None, *, generator: Any = None) -
     chance = np.asarray(input._data if p is None else np.full(input._data.shape, p))
     if np.any((chance < 0) | (chance > 1)):
         raise RuntimeError("Expected p_in >= 0 && p_in <= 1 to be true, but got false.")
-    return wrap((stream(generator).random(chance.shape) < chance.astype(np.float64)).astype(input._data.dtype))
+    return wrap(np.asarray(stream(generator).random(chance.shape) < chance.astype(np.float64), input._data.dtype))
 
 
 @both
@@ -387,7 +387,7 @@ def multinomial(input: Tensor, num_samples: int, replacement: bool = False, *, g
 def _redraw(self: Tensor, values: np.ndarray) -> Tensor:
     from headrace.autograd.tape import adopt
 
-    return adopt(self, wrap(np.asarray(values).astype(self._data.dtype)))
+    return adopt(self, wrap(np.asarray(values, self._data.dtype)))
 
 
 @method

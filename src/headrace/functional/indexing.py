@@ -288,6 +288,8 @@ def index_put(input: Tensor, indices: Any, values: Tensor, accumulate: bool = Fa
 
 
 def _check_index(index: Tensor, what: str) -> Tensor:
+    if isinstance(index, Tensor) and not index._data.size and type(index._data) is np.ndarray:
+        return wrap(index._data.astype(np.int64))
     if not isinstance(index, Tensor) or index.dtype not in (scalar_types.int64, scalar_types.int32):
         raise RuntimeError(f"{what}(): Expected dtype int64 for index")
     return index if index.dtype is scalar_types.int64 else cast(index, scalar_types.int64)
@@ -341,7 +343,8 @@ def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Te
         raise RuntimeError(f"torch.take_along_dim(): input and indices should have the same number of dimensions, but got {input._data.ndim} dimensions for input, and {indices._data.ndim} dimensions for indices")
     axis = check_dim(dim, input._data.ndim)
     shape = [max(a, b) if i != axis else -1 for i, (a, b) in enumerate(zip(input._data.shape, indices._data.shape))]
-    return gather(expand(input, *shape), axis, expand(indices, *shape))
+    _check_range(indices, input._data.shape[axis], axis)
+    return ops.GatherElements(expand(input, *shape), expand(indices, *shape), axis=axis)
 
 
 @both

@@ -199,6 +199,11 @@ def tensordot(a: Tensor, b: Tensor, dims: Any = 2) -> Tensor:
         raise RuntimeError("both dimension lists should have same length")
     left, right = [check_dim(d, a._data.ndim) for d in left], [check_dim(d, b._data.ndim) for d in right]
     for i, j in zip(left, right):
+        if 1 in (a._data.shape[i], b._data.shape[j]) and a._data.shape[i] != b._data.shape[j]:  # a size of 1 is stretched
+            if a._data.shape[i] == 1:
+                b = ops.ReduceSum(b, axes_input((j,)), keepdims=1)
+            else:
+                a = ops.ReduceSum(a, axes_input((i,)), keepdims=1)
         if a._data.shape[i] != b._data.shape[j]:
             raise RuntimeError(f"contracted dimensions need to match, but first has size {a.shape[i]} in dim {i} and second has size {b.shape[j]} in dim {j}")
     kept_a = [i for i in range(a._data.ndim) if i not in left]

@@ -305,7 +305,8 @@ def vector_norm(x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False,
     if ord == -math.inf:
         return _extreme("ReduceMin", size, axes, keepdim) if axes else size
     if ord == 0:
-        return reduce("ReduceSum", cast(truth(x), x.dtype), axes, keepdim)
+        count = reduce("ReduceSum", cast(truth(x), x.dtype), axes, keepdim)
+        return ops.Add(count, reduce("ReduceSum", ops.Mul(x, scalar(0, x)), axes, keepdim))  # its gradient is zero, not absent
     if ord == 1:
         return reduce("ReduceSum", size, axes, keepdim)
     if ord == 2:
@@ -349,15 +350,25 @@ def logcumsumexp(input: Tensor, dim: int) -> Tensor:
     axis = check_dim(dim, x._data.ndim)
     if x._data.ndim == 0 or x._data.size == 0:
         return x.clone()  # type: ignore[attr-defined]
-    high = amax(x, axis, True).detach()
-    high = ops.Where(isfinite_(high), high, scalar(0, high))
-    return ops.Add(ops.Log(_running("CumSum", ops.Exp(ops.Sub(x, high)), axis, None)), high)
+    from headrace.autograd.mode import MODE
+    from headrace.autograd.tape import PythonNode, edge_of
+
+    with np.errstate(all="ignore"):
+        found = wrap(np.logaddexp.accumulate(x.detach().numpy().astype(np.float64), axis=axis).astype(x._data.dtype))
+    if MODE.grad and x._node is not None:
+        found._node = PythonNode("LogcumsumexpBackward", [edge_of(x)], 1, lambda grads: [_logcumsumexp_gradient(grads[0], x, found, axis)])
+    return found
 
 
-def isfinite_(x: Tensor) -> Tensor:
-    from headrace.functional.pointwise import isfinite
-
-    return isfinite(x)
+def _logcumsumexp_gradient(g: Any, x: Tensor, y: Tensor, axis: int) -> Tensor:
+    """sum over i >= j of g_i exp(x_j - y_i), in log space for the positive and the negative part of g."""
+    low = scalar(-math.inf, x)
+    parts = []
+    for part in (g, ops.Neg(g)):
+        logs = ops.Where(ops.Greater(part, scalar(0, x)), ops.Log(part), low)
+        total = logcumsumexp(ops.Sub(logs, y).flip(axis), axis).flip(axis)  # type: ignore[attr-defined]
+        parts.append(ops.Exp(ops.Add(total, x)))
+    return ops.Sub(*parts)
 
 
 def _running_extreme(input: Tensor, dim: int, largest: bool) -> Any:

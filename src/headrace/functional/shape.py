@@ -210,7 +210,14 @@ def t(input: Tensor) -> Tensor:
     return ops.Transpose(input, perm=(1, 0)) if input._data.ndim == 2 else ops.Identity(input)
 
 
-METHODS["T"] = property(lambda self: ops.Transpose(self, perm=tuple(reversed(range(self._data.ndim)))) if self._data.ndim else self, doc="All dimensions reversed.")
+class _Attribute(property):
+    """A property that can also be called with its tensor, as the functions of the same name in other libraries."""
+
+    def __call__(self, input: Tensor) -> Tensor:
+        return self.fget(input)  # type: ignore[misc,no-any-return]
+
+
+METHODS["T"] = _Attribute(lambda self: ops.Transpose(self, perm=tuple(reversed(range(self._data.ndim)))) if self._data.ndim else self, doc="All dimensions reversed.")
 
 
 def _mt(self: Tensor) -> Tensor:
@@ -219,7 +226,7 @@ def _mt(self: Tensor) -> Tensor:
     return transpose(self, -2, -1)
 
 
-METHODS["mT"] = property(_mt, doc="The last two dimensions exchanged.")
+METHODS["mT"] = _Attribute(_mt, doc="The last two dimensions exchanged.")
 METHODS["H"] = METHODS["mH"] = METHODS["mT"]
 
 
@@ -345,6 +352,14 @@ def select(input: Tensor, dim: int, index: Any) -> Tensor:
     if not is_symbolic(size) and not -size <= index < size:
         raise IndexError(f"select(): index {index} out of range for tensor of size {list(input.shape)} at dimension {axis}")
     return ops.Squeeze(slice_axes(input, [(axis, index, None if index == -1 else index + 1, 1)]), axes_input((axis,)))
+
+
+@function
+def slice_(input: Tensor, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Tensor:
+    """Every step-th element of a dimension from start to before end."""
+    if step <= 0:
+        raise RuntimeError("slice step must be positive")
+    return slice_axes(input, [(check_dim(dim, input._data.ndim), 0 if start is None else start, end, step)])
 
 
 @both
@@ -621,8 +636,9 @@ def repeat_interleave(input: Tensor, repeats: Any = None, dim: int | None = None
 
 
 @both
-def flip(input: Tensor, *dims: Any) -> Tensor:
+def flip(input: Tensor, *args: Any, dims: Any = None) -> Tensor:
     """The order along dimensions reversed."""
+    dims = args if dims is None else dims
     axes = axes_of(tuple(dims[0]) if len(dims) == 1 and isinstance(dims[0], tuple | list) else dims, input._data.ndim, empty_is_all=False)
     if not axes:
         return copy_of(input)
@@ -710,16 +726,10 @@ def meshgrid(*tensors: Any, indexing: str = "ij") -> tuple[Tensor, ...]:
         raise RuntimeError("torch.meshgrid expects all tensors to have the same dtype")
     if any(x._data.ndim > 1 for x in given):
         raise RuntimeError("torch.meshgrid: Expected 0D or 1D tensor in the tensor list")
-    swap = indexing == "xy" and len(given) >= 2
-    if swap:
-        given[0], given[1] = given[1], given[0]
     given = [reshape(x, (-1,)) for x in given]
     shape = tuple(x.shape[0] for x in given)
     grids = [expand(reshape(x, tuple(-1 if i == j else 1 for j in range(len(given)))), *shape) for i, x in enumerate(given)]
-    if swap:
-        grids = [transpose(g, 0, 1) for g in grids]
-        grids[0], grids[1] = grids[1], grids[0]
-    return tuple(grids)
+    return tuple(transpose(g, 0, 1) for g in grids) if indexing == "xy" and len(given) >= 2 else tuple(grids)
 
 
 # -------------------------------------------------------------------- in place

@@ -187,7 +187,7 @@ class _LazyConv(_Conv):
                 self.bias.materialize((self.out_channels,))
             self.__class__ = _FULL[self.n]  # type: ignore[assignment]
             self.reset_parameters()
-        return super().forward(input)
+        return _Conv.forward(self, input)
 
 
 class LazyConv1d(_LazyConv):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from headrace.autograd.tape import ops
-from headrace.functional.base import is_symbolic
+from headrace.functional.base import axes_input, is_symbolic
 from headrace.functional.exports import exported
 from headrace.tensors import Tensor
 
@@ -101,9 +101,15 @@ def _transposed(n: int, input: Tensor, weight: Tensor, bias: Tensor | None, stri
     if any(e >= max(s, d) for e, s, d in zip(extra, strides, dilations)):
         raise RuntimeError(f"output padding must be smaller than either stride or dilation, but got output_padding: {list(extra)}, stride: {list(strides)}, dilation: {list(dilations)}")
     x = input.unsqueeze(0) if unbatched else input  # type: ignore[attr-defined]
-    found = ops.ConvTranspose(
-        x, weight, bias, strides=strides, pads=around + around, dilations=dilations, group=groups, output_padding=extra, kernel_shape=tuple(weight._data.shape[2:])
-    )
+    # Less cut off at the end is what output_padding means; where nothing is cut off, zeros are put there.
+    end = tuple(max(0, p - e) for p, e in zip(around, extra))
+    more = tuple(max(0, e - p) for p, e in zip(around, extra))
+    options = {"strides": strides, "pads": around + end, "dilations": dilations, "group": groups, "kernel_shape": tuple(weight._data.shape[2:])}
+    if any(more):
+        found = ops.Pad(ops.ConvTranspose(x, weight, **options), axes_input((0,) * (n + 4) + more))
+        found = found if bias is None else ops.Add(found, bias.reshape(1, -1, *(1,) * n))  # type: ignore[attr-defined]
+    else:
+        found = ops.ConvTranspose(x, weight, bias, **options)
     return found.squeeze(0) if unbatched else found
 
 

@@ -308,7 +308,7 @@ def gaussian_nll_loss(input: Tensor, target: Tensor, var: Any, full: bool = Fals
     if var._data.shape != input._data.shape:
         if input._data.shape[:-1] == var._data.shape:
             var = var.unsqueeze(-1)
-        elif not (input._data.shape[:-1] == var._data.shape[:-1] and var._data.shape[-1] == 1):
+        elif not _stretches(var._data.shape, input._data.shape):
             raise ValueError("var is of incorrect size")
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"{reduction} is not valid")
@@ -318,6 +318,10 @@ def gaussian_nll_loss(input: Tensor, target: Tensor, var: Any, full: bool = Fals
     if full:
         loss = loss + 0.5 * math.log(2 * math.pi)
     return _reduced(loss, reduction)
+
+
+def _stretches(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    return len(shape) == len(to) and sum(a != b for a, b in zip(shape, to)) <= 1 and all(a in (1, b) for a, b in zip(shape, to))
 
 
 def _clamped_without_gradient(var: Tensor, low: Any) -> Any:

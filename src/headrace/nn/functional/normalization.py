@@ -28,7 +28,9 @@ def batch_norm(
 ) -> Tensor:  # fmt: skip
     """(x - mean) / sqrt(var + eps) * weight + bias for each channel (dimension 1); the batch's statistics while training."""
     if input._data.ndim < 2:
-        raise ValueError(f"expected at least 2D input (got {input._data.ndim}D input)")
+        if input._data.ndim == 0:
+            raise ValueError("expected at least 2D input (got 0D input)")
+        return batch_norm(input.unsqueeze(0), running_mean, running_var, weight, bias, training, momentum, eps).squeeze(0)  # type: ignore[attr-defined,no-any-return]
     channels, dtype = input._data.shape[1], input._data.dtype
     w, b = _affine(weight, 1, channels, dtype), _affine(bias, 0, channels, dtype)
     if not training:
@@ -38,9 +40,11 @@ def batch_norm(
     if type(input._data) is not np.ndarray:
         input._data.refuse("batch normalization in training mode; call model.eval() before the trace")
     count = input._data.size // max(1, channels)
-    if count <= 1:
+    if count == 1:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {list(input.shape)}")
     kind = np.float32 if dtype.itemsize == 2 else dtype
+    if count == 0:
+        return ops.Mul(input, np.ones(1, dtype))
     blank = np.zeros(channels, kind)
     # Momentum 0 makes the operator's running outputs the batch's own statistics.
     y, mean, var = ops.BatchNormalization(input, w, b, blank, blank, epsilon=float(eps), momentum=0.0, training_mode=1, outputs=3)
