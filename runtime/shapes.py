@@ -13,10 +13,11 @@ import ast
 import math
 from collections.abc import Iterable, Mapping
 
-
 # No dimension is larger: exporters write 10**9 for "to the end".
 LIMIT = 10**9
-Monomial = tuple[tuple[object, int], ...]  # ((atom, power), ...), sorted by text
+Operation = tuple[str, "Dim", "Dim"]  # ("//" or "%" or "min" or "max", left, right)
+Atom = str | Operation  # a symbol, or an operation that no polynomial expresses
+Monomial = tuple[tuple[Atom, int], ...]  # ((atom, power), ...), sorted by text
 
 
 class Expr:
@@ -25,7 +26,9 @@ class Expr:
     __slots__ = ("_hash", "terms")
 
     def __init__(self, terms: Mapping[Monomial, int]) -> None:
-        self.terms: tuple[tuple[Monomial, int], ...] = tuple(sorted(((m, c) for m, c in terms.items() if c), key=_order))
+        self.terms: tuple[tuple[Monomial, int], ...] = tuple(
+            sorted(((m, c) for m, c in terms.items() if c), key=_order)
+        )
         self._hash = hash(self.terms)
 
     def __hash__(self) -> int:
@@ -100,19 +103,28 @@ Dim = int | Expr
 Shape = tuple[Dim, ...]
 
 
-def _order(item: tuple[Monomial, int]) -> tuple[bool, int, str]:
+def _order(item: tuple[Monomial, int]) -> tuple[bool, int, list[tuple[str, int]]]:
+    """Higher powers first, then by text; no two monomials are alike, so the order of a polynomial's terms is one."""
     monomial, _ = item
-    return (not monomial, -sum(power for _, power in monomial), "*".join(_atom_text(a) for a, _ in monomial))
+    return (
+        not monomial,
+        -sum(power for _, power in monomial),
+        [(_atom_text(atom), -power) for atom, power in monomial],
+    )
 
 
-def _atom_text(atom: object) -> str:
+def _atom_text(atom: Atom) -> str:
     if isinstance(atom, str):
         return atom
-    kind, left, right = atom  # type: ignore[misc]
+    kind, left, right = atom
     if kind in ("min", "max"):
         return f"{kind}({dim_text(left)}, {dim_text(right)})"
-    wrap = lambda dim: f"({dim_text(dim)})" if isinstance(dim, Expr) and dim.name is None else dim_text(dim)  # noqa: E731
-    return f"({wrap(left)}{kind}{wrap(right)})"
+    return f"({_wrapped(left)}{kind}{_wrapped(right)})"
+
+
+def _wrapped(dim: Dim) -> str:
+    """The text of an operand of // or %."""
+    return f"({dim_text(dim)})" if isinstance(dim, Expr) and dim.name is None else dim_text(dim)
 
 
 def _terms(dim: Dim) -> Iterable[tuple[Monomial, int]]:
@@ -239,10 +251,10 @@ def bounds(dim: Dim) -> tuple[float, float]:
     return low, high
 
 
-def _atom_bounds(atom: object) -> tuple[float, float]:
+def _atom_bounds(atom: Atom) -> tuple[float, float]:
     if isinstance(atom, str):
         return 0.0, LIMIT
-    kind, left, right = atom  # type: ignore[misc]
+    kind, left, right = atom
     (a, b), (c, d) = bounds(left), bounds(right)
     match kind:
         case "min":
@@ -283,7 +295,7 @@ def substitute(dim: Dim, values: Mapping[str, Dim]) -> Dim:
             if isinstance(atom, str):
                 factor: Dim = values.get(atom, symbol(atom))
             else:
-                kind, left, right = atom  # type: ignore[misc]
+                kind, left, right = atom
                 factor = _APPLY[kind](substitute(left, values), substitute(right, values))
             for _ in range(power):
                 product = product * factor
@@ -304,7 +316,7 @@ def symbols(dim: Dim) -> frozenset[str]:
             if isinstance(atom, str):
                 found.add(atom)
             else:
-                found |= symbols(atom[1]) | symbols(atom[2])  # type: ignore[index]
+                found |= symbols(atom[1]) | symbols(atom[2])
     return frozenset(found)
 
 
@@ -335,7 +347,10 @@ def parse(text: str, limit: int = 4096) -> Dim:
 def _read(tree: ast.expr, text: str, depth: int) -> Dim:
     if depth > 64:
         raise ValueError("a dimension is nested more than 64 deep")
-    read = lambda node: _read(node, text, depth + 1)  # noqa: E731
+
+    def read(node: ast.expr) -> Dim:
+        return _read(node, text, depth + 1)
+
     match tree:
         case ast.Constant(value=int() as value) if not isinstance(value, bool):
             return value
@@ -344,10 +359,7 @@ def _read(tree: ast.expr, text: str, depth: int) -> Dim:
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -read(operand)
         case ast.BinOp(left=left, op=ast.Pow(), right=ast.Constant(value=int() as power)) if 0 <= power <= 16:
-            base, total = read(left), 1
-            for _ in range(power):
-                total = total * base  # type: ignore[assignment]
-            return total
+            return product([read(left)] * power)
         case ast.BinOp(left=left, op=op, right=right):
             a, b = read(left), read(right)
             match op:

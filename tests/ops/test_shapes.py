@@ -91,6 +91,11 @@ def test_canonical_form(a: Dim, b: Dim, c: Dim) -> None:
     assert a - a == 0 and hash(a + b) == hash(b + a)
 
 
+def test_terms_that_differ_in_powers_only_have_one_order() -> None:
+    a, b = symbol("a"), symbol("b")
+    assert a * a * b + a * b * b == a * b * b + a * a * b
+
+
 @given(st.lists(st.integers(0, 4), max_size=4), st.lists(st.integers(0, 4), max_size=4))
 def test_broadcast_of_integers_is_that_of_numpy(a: list[int], b: list[int]) -> None:
     try:
