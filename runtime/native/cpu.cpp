@@ -23,6 +23,9 @@ int detected_tier() {
         __builtin_cpu_init();   // also asks the operating system (XGETBV) whether it saves the wide registers
         const auto has = [](bool found) { return found; };
         if (!(has(__builtin_cpu_supports("avx2")) && has(__builtin_cpu_supports("fma")))) return int(kBaseline);
+#ifdef HR_EMULATE_VNNI
+        return int(kAvx512Vnni);    // a test build: that tier is made of AVX2 instructions
+#endif
         const bool wide = has(__builtin_cpu_supports("avx512f")) && has(__builtin_cpu_supports("avx512bw")) &&
                           has(__builtin_cpu_supports("avx512vl")) && has(__builtin_cpu_supports("avx512dq")) &&
                           has(__builtin_cpu_supports("avx512vnni"));

@@ -173,7 +173,7 @@ private:
                         continue;
                     }
                     const int32_t zero = x_zero ? int_at(x_zero, zero_at + m0 + m) : params.x_raw_zero;
-                    if (x_zero) mem.row_shift[m] = -(zero + (rule_.x_signed ? 128 : 0));
+                    if (x_zero) mem.row_shift[m] = -zero;
                     table_.prepare(reinterpret_cast<const uint8_t*>(x) + (m0 + m) * z.k, rule_.x_signed, zero, z.k, to);
                 }
             });
@@ -182,9 +182,8 @@ private:
             if (p.epilogue.r) p.epilogue.r = static_cast<const uint8_t*>(e.r) + m0 * z.n;
             if (dynamic_) p.epilogue.row_scale = mem.row_scale;
             if (bytes && (dynamic_ || x_zero)) {
-                // Zero points a row: what the columns hold for one zero point of all rows does not apply.
+                // Zero points a row, on top of the shift of signed bytes that the columns hold already.
                 p.epilogue.row_shift = mem.row_shift, p.epilogue.col_sum = sums;
-                p.sum_shift = 0;
             }
             const GemmPlan plan = plan_int(table_, p, pool.threads());
             pool.parallel(plan.tasks(), 1, [&](int64_t begin, int64_t end) {
