@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from headrace.autograd.tape import call_of, ops
+from headrace.runtime import dtypes
 from headrace.runtime.namespaces import Namespace, NumpyNamespace
 from headrace.runtime.ops.base import Operator
 from headrace.runtime.types import TensorType
 
 ndarray = np.ndarray
+_NAMES = {row.numpy: row.name for row in dtypes.TABLE}
+
+
+@lru_cache(4096)
+def array_type(dtype: np.dtype, shape: tuple[int, ...]) -> TensorType:
+    """The type of an array; programs ask for the same few again and again."""
+    return TensorType(_NAMES[dtype], shape)
 
 
 class ArrayNamespace(NumpyNamespace):
@@ -35,9 +44,13 @@ class ArrayNamespace(NumpyNamespace):
         return run
 
     def type(self, value: Any) -> TensorType:
-        from headrace.runtime import dtypes
+        return array_type(value.dtype, value.shape)
 
-        return TensorType(dtypes.of(value.dtype).name, tuple(value.shape))
+    def dtype(self, value: Any) -> str:
+        return _NAMES[value.dtype]
+
+    def rank(self, value: Any) -> int:
+        return value.ndim  # type: ignore[no-any-return]
 
 
 class _Delayed:
@@ -89,6 +102,12 @@ class LazyNamespace(Namespace):
 
     def type(self, value: Any) -> TensorType:
         return self.inner.type(force(value))
+
+    def dtype(self, value: Any) -> str:
+        return self.inner.dtype(force(value))
+
+    def rank(self, value: Any) -> int:
+        return self.inner.rank(force(value))
 
 
 ARRAYS: Any = ArrayNamespace()

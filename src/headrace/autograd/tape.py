@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from headrace import kernels
+from headrace import eager
 from headrace.autograd.mode import MODE
 from headrace.runtime.namespaces import Namespace
 from headrace.runtime.ops import find
@@ -38,8 +38,8 @@ class Call:
 
     def __init__(self, operator: Operator) -> None:
         self.operator = operator
-        self.kernel: Callable[[list[Any], Mapping[str, Any], int], Sequence[Any]] = kernels.find(operator) or operator.reference
-        self.view = operator.kind in kernels.VIEWS
+        self.kernel: Callable[[list[Any], Mapping[str, Any], int], Sequence[Any]] = eager.find(operator) or operator.reference
+        self.view = operator.kind in eager.VIEWS
         self.differentiable = operator.differentiable
         self._completed: dict[Any, dict[str, Any]] = {}
 

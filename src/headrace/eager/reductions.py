@@ -1,0 +1,54 @@
+"""Sums and means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from headrace.eager.registry import kernel, wide_only
+
+
+@kernel("headrace.SumTo")
+def sum_to(inputs: list[Any], attributes: Mapping[str, Any], n: int) -> Sequence[Any]:
+    """Sum input 0 over its broadcast dimensions, down to the shape of input 1."""
+    x, shape = inputs[0], inputs[1].shape
+    if x.shape == shape:
+        return (x,)
+    extra = x.ndim - len(shape)
+    axes = tuple(range(extra)) + tuple(i + extra for i, d in enumerate(shape) if d == 1 and x.shape[i + extra] != 1)
+    if x.dtype.kind == "V" or x.dtype.itemsize == 2:
+        return (x.astype(np.float32).sum(axis=axes).reshape(shape).astype(x.dtype),)
+    return (x.sum(axis=axes, dtype=x.dtype).reshape(shape),)
+
+
+def _axes(inputs: list[Any]) -> tuple[int, ...] | None:
+    """The folded axes; None: all."""
+    if len(inputs) < 2 or inputs[1] is None or not inputs[1].size:
+        return None
+    return tuple(inputs[1].tolist())
+
+
+def _sum(inputs: list[Any], attributes: Mapping[str, Any], n: int) -> Sequence[Any]:
+    axes = _axes(inputs)
+    if axes is None and attributes["noop_with_empty_axes"]:
+        return (inputs[0].copy(),)
+    return (np.add.reduce(inputs[0], axis=axes, keepdims=bool(attributes["keepdims"])),)
+
+
+def _mean(inputs: list[Any], attributes: Mapping[str, Any], n: int) -> Sequence[Any]:
+    x, axes = inputs[0], _axes(inputs)
+    if axes is None and attributes["noop_with_empty_axes"]:
+        return (x.copy(),)
+    total = np.add.reduce(x, axis=axes, keepdims=bool(attributes["keepdims"]))
+    count = x.size
+    if axes is not None:
+        count = 1
+        for axis in axes:
+            count *= x.shape[axis]
+    return (total / x.dtype.type(count),)
+
+
+wide_only("ReduceSum", _sum)
+wide_only("ReduceMean", _mean)
