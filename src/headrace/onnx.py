@@ -121,7 +121,7 @@ def _captured(
         }  # outputs follow from inputs
         exported = trace(model, examples, dynamic=wanted)
     arrays = list(_leaves(examples))
-    answers = list(exported.eager(*arrays)) if traced and arrays else []
+    answers = list(exported.eager(*arrays)) if arrays else []
     return exported.program, dict(zip(names, arrays)), answers
 
 

@@ -702,7 +702,9 @@ def rot90(input: Tensor, k: int = 1, dims: Any = (0, 1)) -> Tensor:
 def contiguous(input: Tensor, *, memory_format: Any = None) -> Tensor:
     """The tensor with its elements in order in memory."""
     data = input._data
-    return input if type(data) is not np.ndarray or data.flags.c_contiguous else copy_of_ordered(input)
+    if type(data) is not np.ndarray:
+        return copy_of(input) if MODE.tracer.strided(input) else input
+    return input if data.flags.c_contiguous else copy_of_ordered(input)
 
 
 FUNCTIONS.pop("contiguous")

@@ -1,9 +1,9 @@
 """Capture: a Module or function becomes a graph that runs without Python.
 
-    exported = headrace.jit.trace(model, (x,))
-    print(exported.report, exported.graph, exported.code)
-    headrace.jit.save(exported, "net.hr")
-    net = headrace.jit.load("net.hr")
+exported = headrace.jit.trace(model, (x,))
+print(exported.report, exported.graph, exported.code)
+headrace.jit.save(exported, "net.hr")
+net = headrace.jit.load("net.hr")
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class Abstract:
         refuse_value("numpy()")
 
     def __len__(self) -> int:
-        return self.shape[0]  # type: ignore[no-any-return]
+        return self.shape[0]
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # what NumPy and copy probe for
@@ -86,7 +86,7 @@ class Abstract:
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse_all
     __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __pow__ = __rpow__ = __matmul__ = __rmatmul__ = _refuse_all
     __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = __invert__ = __neg__ = __abs__ = _refuse_all
-    __array_ufunc__ = None  # NumPy leaves operators to the methods above
+    __array_ufunc__ = __array_function__ = _refuse_all
 
 
 class _Flags:

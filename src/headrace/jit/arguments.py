@@ -56,7 +56,7 @@ class Arguments:
         """The function called with these tensors in the places of the examples."""
         following = iter(leaves)
         arguments = {name: rebuild(value, following) for name, value in self._bound.arguments.items()}
-        bound = inspect.BoundArguments(self._signature, arguments)  # type: ignore[arg-type]
+        bound = inspect.BoundArguments(self._signature, arguments)
         return function(*bound.args, **bound.kwargs)
 
     def shapes(self, dynamic: Dynamic) -> dict[str, tuple[Dim, ...]]:
@@ -70,7 +70,9 @@ class Arguments:
             for axis, dim in sorted(wanted[name].items()):
                 size, first = sizes.setdefault(dim, (array.shape[axis], f"dimension {axis} of {name!r}"))
                 if size != array.shape[axis]:
-                    raise TraceError(f"the size '{dim}' is {size} as {first} but {array.shape[axis]} as dimension {axis} of {name!r}; give them two names in dynamic=")
+                    raise TraceError(
+                        f"the size '{dim}' is {size} as {first} but {array.shape[axis]} as dimension {axis} of {name!r}; give them two names in dynamic="
+                    )
                 shape[axis] = symbol(dim)
             found[name] = tuple(shape)
         return found

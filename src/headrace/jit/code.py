@@ -66,7 +66,7 @@ class _Printer:
         arguments = [self.name(value) for value in node.inputs]
         if len(node.outputs) > 1:
             arguments.append(f"outputs={len(node.outputs)}")
-        arguments += [f"{key}={_text(value)}" for key, value in node.attributes.items()]
+        arguments += [f"{key}={_text(value)}" for key, value in sorted(node.attributes.items())]
         call = f"F.{node.operator}" if node.domain in ("", "headrace") else f"F.op({node.domain!r}, {node.operator!r})"
         names = ", ".join("_" if value is None else self.name(value) for value in node.outputs)
         yield f"{names} = {call}({', '.join(arguments)})"
@@ -74,7 +74,12 @@ class _Printer:
 
 def _inline(array: np.ndarray) -> str:
     """Small constants as text; "" for what stays among the weights."""
-    if array.size > INLINE or array.ndim > 1 or array.dtype.kind not in "iubf" or (array.dtype.kind == "f" and array.size > 1):
+    if (
+        array.size > INLINE
+        or array.ndim > 1
+        or array.dtype.kind not in "iubf"
+        or (array.dtype.kind == "f" and array.size > 1)
+    ):
         return ""
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         return ""

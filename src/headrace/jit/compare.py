@@ -33,12 +33,18 @@ def compare(exported: Exported, expected: Sequence[np.ndarray]) -> str:
     return f"{exported.graph.name}: {nodes} nodes, {len(exported.graph.constants)} constants; on {sizes} within {worst:.2g} of the original's range{place}"
 
 
-def _worst(exported: Exported, inputs: Sequence[np.ndarray], expected: Sequence[np.ndarray], on: str) -> tuple[float, str]:
+def _worst(
+    exported: Exported, inputs: Sequence[np.ndarray], expected: Sequence[np.ndarray], on: str
+) -> tuple[float, str]:
     worst = (0.0, "")
     for value, got, want in zip(exported.graph.outputs, exported.run(*inputs), expected, strict=True):
         error = deviation(got, want)
         if error > TOLERANCE:
-            shapes = "" if (got.shape, got.dtype) == (want.shape, want.dtype) else f" ({got.dtype}{list(got.shape)} against {want.dtype}{list(want.shape)})"
+            shapes = (
+                ""
+                if (got.shape, got.dtype) == (want.shape, want.dtype)
+                else f" ({got.dtype}{list(got.shape)} against {want.dtype}{list(want.shape)})"
+            )
             raise TraceError(
                 f"output {value.name!r} of the graph deviates from the original by {error:.2g} of its range{shapes} on {on}; allowed"
                 f" are {TOLERANCE:g}. Random numbers, state that outlives a call, and sizes that were turned into plain numbers do"

@@ -20,7 +20,9 @@ class TraceError(HeadraceError):
 
 
 # Frames of these folders are the library's, not the user's.
-_LIBRARY = tuple(os.path.dirname(os.path.abspath(module.__file__)) + os.sep for module in (headrace, np) if module.__file__)
+_LIBRARY = tuple(
+    os.path.dirname(os.path.abspath(module.__file__)) + os.sep for module in (headrace, np) if module.__file__
+)
 
 # How the library was entered -> what the user wrote.
 _ENTRIES = {
@@ -50,8 +52,12 @@ _REWRITES.update(dict.fromkeys(("int()", "float()", "complex()"), _REWRITES["ite
 def refuse_value(construct: str) -> NoReturn:
     """TraceError for code that reads the values of a traced tensor."""
     frame, entry, function = _user_frame()
+    if MODE.tracer is None:
+        raise TraceError(f"{place(frame)}a traced tensor is used after its trace has ended; it has no values")
     if entry not in _ENTRIES and function:
-        raise TraceError(f"{place(frame)}{function}() reads values of a traced tensor ({construct}) and has no form as a graph.")
+        raise TraceError(
+            f"{place(frame)}{function}() reads values of a traced tensor ({construct}) and has no form as a graph."
+        )
     construct = _ENTRIES.get(entry, construct)
     line = source_line(frame)
     branch = _branch(line) if construct in ("bool()", "in") else ""
@@ -59,7 +65,9 @@ def refuse_value(construct: str) -> NoReturn:
     if construct == "bool()" or branch:
         construct, rewrite = branch or "bool()", _branch_rewrite(branch)
     advice = f" Rewrite: {rewrite}." if rewrite else ""
-    raise TraceError(f"{place(frame)}{construct} needs values of a traced tensor, which are known only when the graph runs.{advice}")
+    raise TraceError(
+        f"{place(frame)}{construct} needs values of a traced tensor, which are known only when the graph runs.{advice}"
+    )
 
 
 def refuse_size(construct: str, size: Any) -> NoReturn:
@@ -69,10 +77,14 @@ def refuse_size(construct: str, size: Any) -> NoReturn:
     places = MODE.tracer.static_advice(size.expr) if MODE.tracer is not None else ""
     rewrite = "leave out int(), a size is a whole number already; or " if construct == "int()" else ""
     if places:
-        rewrite += f"declare the dimension static, trace(..., dynamic={{{places}}}), or everything, trace(..., dynamic={{}})"
+        rewrite += (
+            f"declare the dimension static, trace(..., dynamic={{{places}}}), or everything, trace(..., dynamic={{}})"
+        )
     else:
         rewrite = "the size depends on values; mask with torch.where instead of selecting"
-    raise TraceError(f"{place(frame)}{construct} needs the number behind the symbolic size '{size}', which is known only when the graph runs. Rewrite: {rewrite}.")
+    raise TraceError(
+        f"{place(frame)}{construct} needs the number behind the symbolic size '{size}', which is known only when the graph runs. Rewrite: {rewrite}."
+    )
 
 
 def here() -> str:

@@ -29,7 +29,9 @@ class Origin:
     def __call__(self, *arrays: Any) -> tuple[np.ndarray, ...]:
         _check_count(arrays, self._arguments.names)
         with self._state.evaluation(), no_grad():
-            answer = self._arguments.call(self.function, (as_tensor(array.copy()) for array in map(as_array, arrays)))  # a copy: forward may write
+            answer = self._arguments.call(
+                self.function, (as_tensor(array.copy()) for array in map(as_array, arrays))
+            )  # a copy: forward may write
         return tuple(as_array(leaf) for _, leaf in output_leaves(answer))
 
 
@@ -103,7 +105,9 @@ def output_leaves(tree: Any) -> list[tuple[str, Tensor]]:
     prepared = rebuild(tree, map(_tensor, _items(tree)), _is_item)
     found = flatten(prepared, "" if isinstance(tree, Mapping) or hasattr(tree, "_fields") else "output")
     if not found:
-        raise TraceError(f"the traced code answers {type(tree).__name__} without a tensor; allowed: tensors, and tuples, lists and dicts of them")
+        raise TraceError(
+            f"the traced code answers {type(tree).__name__} without a tensor; allowed: tensors, and tuples, lists and dicts of them"
+        )
     return found
 
 

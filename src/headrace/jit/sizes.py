@@ -182,7 +182,7 @@ def symbolic_len() -> Iterator[None]:
     global _users
     with _lock:
         _users += 1
-        builtins.len = _len  # type: ignore[assignment]
+        builtins.len = _len
     try:
         yield
     finally:

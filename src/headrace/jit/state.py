@@ -86,7 +86,11 @@ class State:
         try:
             yield
         finally:
-            written = [name for name, (t, data, version) in before.items() if t._data is not data or t._storage.version != version]
+            written = [
+                name
+                for name, (t, data, version) in before.items()
+                if t._data is not data or t._storage.version != version
+            ]
             for name, (tensor, data, _) in before.items():
                 tensor._data = data
                 if name in written and name in copies:
@@ -110,7 +114,7 @@ def _surroundings(function: Callable[..., Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     inner = inspect.unwrap(getattr(function, "func", function))
     if inspect.ismethod(inner):
-        found.update({k: v for k, v in vars(inner.__self__).items()} if hasattr(inner.__self__, "__dict__") else {})
+        found.update(getattr(inner.__self__, "__dict__", {}))
         inner = inner.__func__
     if inspect.isfunction(inner):
         variables = inspect.getclosurevars(inner)

@@ -22,11 +22,13 @@ from headrace.jit.sizes import symbolic_len
 from headrace.jit.state import State
 from headrace.jit.tracer import Tracer
 from headrace.runtime.graph import Graph, Program, Value
-from headrace.runtime.passes.rewrite import drop_dead
+from headrace.runtime.passes.edit import drop_dead
 from headrace.tensors import Tensor
 
 
-def trace(module_or_function: Callable[..., Any], example_inputs: Any, *, dynamic: Dynamic = None, name: str = "main") -> Exported:
+def trace(
+    module_or_function: Callable[..., Any], example_inputs: Any, *, dynamic: Dynamic = None, name: str = "main"
+) -> Exported:
     """Capture a Module or a function of tensors as a graph, in evaluation mode and without gradients.
 
     example_inputs: what it is called with: one tensor or array, a tuple of arguments, or a dict of named ones. Tensors may
@@ -53,7 +55,9 @@ def trace(module_or_function: Callable[..., Any], example_inputs: Any, *, dynami
     return exported
 
 
-def _record(function: Callable[..., Any], arguments: Arguments, shapes: dict[str, Any], state: State, name: str) -> tuple[Graph, Any]:
+def _record(
+    function: Callable[..., Any], arguments: Arguments, shapes: dict[str, Any], state: State, name: str
+) -> tuple[Graph, Any]:
     """The graph, and the tree of its outputs."""
     if MODE.tracer is not None:
         raise TraceError("a trace runs already: trace() cannot be called inside traced code")

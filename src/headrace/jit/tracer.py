@@ -40,7 +40,9 @@ class Tracer:
         self.operators = BuilderNamespace(self.builder)
         self.state = state
         self._named: dict[str, Value] = {}  # parameters and buffers that were read
-        self._known: dict[int, tuple[np.ndarray, Any, int, Value]] = {}  # id of an array -> array, storage, version, value
+        self._known: dict[
+            int, tuple[np.ndarray, Any, int, Value]
+        ] = {}  # id of an array -> array, storage, version, value
         self._small: dict[Any, Value] = {}
         self._symbols: dict[str, tuple[Value, int]] = {}  # symbol -> a value and the axis that has it as its size
         self._sizes: dict[Dim, Value] = {}
@@ -57,7 +59,7 @@ class Tracer:
         for x in inputs:
             if isinstance(x, Tensor) and x._base is not None:
                 tape.sync(x)
-        if any(isinstance(x, Tensor) and type(x._data) is Abstract for x in inputs):
+        if any(isinstance(x, Tensor) and isinstance(x._data, Abstract) for x in inputs):
             found = [self._tensor(value) for value in self._record(call, inputs, attributes, outputs)]
             if call.view and isinstance(inputs[0], Tensor):
                 for index, tensor in enumerate(found):
@@ -67,7 +69,9 @@ class Tracer:
             return self._run_on_weights(call, inputs, attributes, outputs)
         return None
 
-    def _record(self, call: tape.Call, inputs: Sequence[Any], attributes: Mapping[str, Any], outputs: int) -> list[Value]:
+    def _record(
+        self, call: tape.Call, inputs: Sequence[Any], attributes: Mapping[str, Any], outputs: int
+    ) -> list[Value]:
         values = [self.value(x) for x in inputs]
         if call.operator.kind == "Identity" and values[0] is not None:
             return [values[0]]  # values never change: no node is needed
@@ -79,7 +83,9 @@ class Tracer:
             self._learn(value)
         return found
 
-    def _run_on_weights(self, call: tape.Call, inputs: Sequence[Any], attributes: Mapping[str, Any], outputs: int) -> Any:
+    def _run_on_weights(
+        self, call: tape.Call, inputs: Sequence[Any], attributes: Mapping[str, Any], outputs: int
+    ) -> Any:
         with self.paused():
             found = tape.run(call, inputs, attributes, outputs)
         for tensor, value in zip([found] if outputs == 1 else found, self._record(call, inputs, attributes, outputs)):
@@ -198,7 +204,7 @@ class Tracer:
         F, value = self.operators, self.value(x)
         if F.dtype(value) != "int64":
             value = F.Cast(value, to=dtypes.of("int64").onnx)
-        return F.Reshape(value, self._axes(1))  # type: ignore[no-any-return]
+        return F.Reshape(value, self._axes(1))
 
     def _size(self, dim: Dim) -> Value:
         """An int64 value [1] that is a dimension: a polynomial is computed from the shapes of the tensors that have its
@@ -223,7 +229,9 @@ class Tracer:
         F = self.operators
         if isinstance(atom, str):
             if atom not in self._symbols:
-                raise TraceError(f"{here()}no tensor has the size '{atom}' as a dimension of its own, so that it cannot be computed in the graph")
+                raise TraceError(
+                    f"{here()}no tensor has the size '{atom}' as a dimension of its own, so that it cannot be computed in the graph"
+                )
             if atom not in self._sizes:
                 value, axis = self._symbols[atom]
                 self._sizes[atom] = F.Shape(value, start=axis, end=axis + 1)  # type: ignore[index]
@@ -232,14 +240,14 @@ class Tracer:
         a, b = self._size(left), self._size(right)
         match kind:
             case "min":
-                return F.Min(a, b)  # type: ignore[no-any-return]
+                return F.Min(a, b)
             case "max":
-                return F.Max(a, b)  # type: ignore[no-any-return]
+                return F.Max(a, b)
             case "%":
-                return F.Mod(a, b)  # type: ignore[no-any-return]
+                return F.Mod(a, b)
         if bounds(left)[0] < 0:  # Div of whole numbers cuts toward 0, // toward the smaller
             a = F.Sub(a, F.Mod(a, b))
-        return F.Div(a, b)  # type: ignore[no-any-return]
+        return F.Div(a, b)
 
     def _axes(self, *numbers: int) -> Value:
         value = self.value(np.array(numbers, np.int64))
@@ -250,11 +258,17 @@ class Tracer:
         """The common shape of several, sizes as the user sees them."""
         total: tuple[Dim, ...] = ()
         for shape in shapes:
-            dims = (shape,) if isinstance(shape, int) else tuple(shape)
-            total = broadcast(total, tuple(dim_of(d) for d in dims))  # type: ignore[arg-type, misc]
+            dims = [dim_of(size) for size in ((shape,) if isinstance(shape, int) else shape)]
+            total = broadcast(total, tuple(dim for dim in dims if dim is not None))
         return tuple(map(size_of, total))
 
     # ---------------------------------------------------------------- in-place code
+
+    def strided(self, x: Tensor) -> bool:
+        """Whether an array in the place of a traced tensor would be spread over the memory of its base."""
+        from headrace.jit.views import dense
+
+        return not all(map(dense, x._chain))
 
     def write(self, base: Tensor, chain: Sequence[Any], result: Tensor) -> None:
         """A write through a view: the base takes the value that it has after the write."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from headrace.autograd.tape import ops, run
 from headrace.functional.base import axes_input, is_symbolic, shape_input
+from headrace.functional.shape import reshape
 from headrace.jit.errors import TraceError, here
 from headrace.tensors import Tensor
 
@@ -21,36 +22,51 @@ _END = np.iinfo(np.int64).max
 
 def written(base: Tensor, chain: Sequence[Any], value: Tensor) -> Tensor:
     """`base` with the part that `chain` shows replaced by `value`."""
-    return _written(base, chain, value, dense=True)
+    return _written(base, chain, value, True)
 
 
-def _written(x: Tensor, chain: Sequence[Any], value: Tensor, dense: bool) -> Tensor:
+def dense(step: Any) -> bool:
+    """Whether a view operator shows neighbours in memory as neighbours."""
+    call, others, attributes, *_ = step
+    match call.operator.kind:
+        case "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" | "Identity":
+            return True
+        case "Slice":  # whole rows
+            return _elements(others[2]) == [0] and _elements(others[3]) == [1]
+        case "Split":
+            return bool(attributes["axis"] == 0)
+    return False
+
+
+def _written(x: Tensor, chain: Sequence[Any], value: Tensor, whole: bool) -> Tensor:
     if not chain:
         return value
     call, others, attributes, outputs, index = chain[0]
     kind = call.operator.kind
     shown = run(call, (x, *others), attributes, outputs)
     part = shown[index] if outputs > 1 else shown
-    if kind in ("Reshape", "Flatten") and not dense:
+    if kind in ("Reshape", "Flatten") and not whole:
         raise TraceError(
             f"{here()}an in-place write to a reshape of a part: whether it shows the same memory depends on strides, which a graph"
             " does not have. Rewrite: write before the reshape, or clone() and go on with the result."
         )
-    new = _written(part, chain[1:], value, dense and kind in ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"))
+    new = _written(part, chain[1:], value, whole and dense(chain[0]))
     match kind:
         case "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze":
-            return new.reshape(tuple(x.shape))  # type: ignore[attr-defined, no-any-return]
+            return reshape(new, tuple(x.shape))
         case "Transpose":
             perm = attributes["perm"] or tuple(reversed(range(x._data.ndim)))
-            return ops.Transpose(new, perm=tuple(int(i) for i in np.argsort(perm)))  # type: ignore[no-any-return]
+            return ops.Transpose(new, perm=tuple(int(i) for i in np.argsort(perm)))
         case "Identity":
             return new
         case "Slice":
             return _unsliced(x, new, others)
         case "Split":
             axis = attributes["axis"]
-            return ops.Concat(*(new if i == index else piece for i, piece in enumerate(shown)), axis=axis)  # type: ignore[no-any-return]
-    raise TraceError(f"{here()}an in-place write through {kind} cannot be traced. Rewrite: clone() first, or use torch.where")
+            return ops.Concat(*(new if i == index else piece for i, piece in enumerate(shown)), axis=axis)
+    raise TraceError(
+        f"{here()}an in-place write through {kind} cannot be traced. Rewrite: clone() first, or use torch.where"
+    )
 
 
 def _unsliced(x: Tensor, new: Tensor, others: Sequence[Any]) -> Tensor:
@@ -78,17 +94,19 @@ def _strided(x: Tensor, new: Tensor, axis: int, start: Any, end: Any, step: int)
     """x with every step-th element along an axis replaced: scattered by their numbers."""
     size = x._data.shape[axis]
     if is_symbolic(size) or is_symbolic(start) or is_symbolic(end):
-        raise TraceError(f"{here()}an in-place write to every {step}th element of a dimension of symbolic size. Rewrite: reshape, and torch.stack the parts")
+        raise TraceError(
+            f"{here()}an in-place write to every {step}th element of a dimension of symbolic size. Rewrite: reshape, and torch.stack the parts"
+        )
     places = np.arange(size, dtype=np.int64)[slice(start, None if end == _END else end, step)]
     order = [axis, *(i for i in range(x._data.ndim) if i != axis)]
     back = tuple(int(i) for i in np.argsort(order))
     front, value = (ops.Transpose(t, perm=tuple(order)) if axis else t for t in (x, new))
     found = ops.ScatterND(front, places[:, None], value)
-    return ops.Transpose(found, perm=back) if axis else found  # type: ignore[no-any-return]
+    return ops.Transpose(found, perm=back) if axis else found
 
 
 def _slice(x: Tensor, axis: int, start: Any, end: Any, step: int) -> Tensor:
-    return ops.Slice(x, shape_input([start]), shape_input([end]), axes_input((axis,)), axes_input((step,)))  # type: ignore[no-any-return]
+    return ops.Slice(x, shape_input([start]), shape_input([end]), axes_input((axis,)), axes_input((step,)))
 
 
 def _elements(values: Any) -> list[Any]:
