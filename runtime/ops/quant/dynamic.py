@@ -34,7 +34,7 @@ class DynamicQuantizeLinear(Operator):
     versions = (11,)
     inputs = (In("x", FLOAT32),)
     outputs = (Out("y", UINT8), Out("y_scale", FLOAT32), Out("y_zero_point", UINT8))
-    types: Mapping[str, frozenset[str]] = {}
+    types = {}
     accuracy = Accuracy.exact()
     differentiable = False
 
@@ -62,7 +62,7 @@ class DynamicQuantizeRows(Operator):
     domain = "headrace"
     inputs = (In("x", FLOAT32),)
     outputs = (Out("y", UINT8), Out("y_scale", FLOAT32), Out("y_zero_point", UINT8))
-    types: Mapping[str, frozenset[str]] = {}
+    types = {}
     accuracy = Accuracy.exact()
     differentiable = False
 
@@ -95,7 +95,7 @@ class DynamicMatMul(Operator):
     domain = "headrace"
     inputs = (In("x", FLOAT32), In("w", INT8), In("w_scale", FLOAT32), In("bias", FLOAT32, optional=True))
     outputs = (Out("y", FLOAT32),)
-    types: Mapping[str, frozenset[str]] = {}
+    types = {}
     attributes = {**ATTRIBUTES, "alpha": Attr("float")}
     accuracy = Accuracy(4.0)
     differentiable = False
@@ -136,7 +136,7 @@ class MatMulIntegerToFloat(Operator):
         In("a_zero_point", EITHER8, optional=True), In("b_zero_point", EITHER8, optional=True), In("bias", FLOAT32, optional=True),
     )  # fmt: skip
     outputs = (Out("y", FLOAT32),)
-    types: Mapping[str, frozenset[str]] = {}
+    types = {}
     accuracy = Accuracy(4.0)
     differentiable = False
     prepack = (1,)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from headrace.runtime.errors import GraphError
+from headrace.runtime.ops.axes import sizes_of
 from headrace.runtime.ops.base import Accuracy, Attr, Context, In, Operator, Out, Sample
 from headrace.runtime.ops.common import broadcast_rows, broadcast_shapes
 from headrace.runtime.ops.linear.matmul import matmul_rows, matmul_shape
@@ -23,7 +24,7 @@ from headrace.runtime.ops.quant._arithmetic import (
     residual,
     saturate,
 )
-from headrace.runtime.ops.quant.integer import CONV_CASES, EITHER8, INT32, exact_conv, levels, number
+from headrace.runtime.ops.quant.integer import CONV_CASES, EITHER8, INT32, exact_conv, levels, number, scale
 from headrace.runtime.types import TensorType, Type
 
 FLOAT32 = frozenset({"float32"})
@@ -54,10 +55,6 @@ def finish(total: Any, factor: Any, rest: Sequence[Any], attributes: Mapping[str
     return y if y_scale is None else saturate(y, y_zp, y_zp.dtype)
 
 
-def _scale(value: float) -> Any:
-    return number(value, np.float32)
-
-
 class QConv(Operator):
     """x, w as QLinearConv; bias [M] in units of x_scale * w_scale; r, of the output's shape, is added before the
     activation. The result is uint8 or int8 as y_zp is."""
@@ -65,7 +62,7 @@ class QConv(Operator):
     domain = "headrace"
     inputs = (*SCALED, In("y_scale", FLOAT32), In("y_zp", EITHER8), *ADDED)
     outputs = (Out("y", EITHER8),)
-    types: Mapping[str, frozenset[str]] = {}
+    types = {}
     attributes = {**WINDOW, **ACTIVATED}
     accuracy = Accuracy.exact()
     differentiable = False
@@ -88,7 +85,7 @@ class QConv(Operator):
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
         for x, w, given in CONV_CASES:
             features = w[0]
-            counts = conv_shape(x, w, {**{key: attr.default for key, attr in WINDOW.items()}, **given}, None)
+            counts = conv_shape(x, w, {**{key: attr.default for key, attr in WINDOW.items()}, **given}, Context([], {}))
             for kind, extra in (
                 ("uint8", {}),
                 ("int8", {"activation": "Relu"}),
@@ -98,17 +95,18 @@ class QConv(Operator):
                 bias = rng.integers(-500, 500, features).astype(np.int32)
                 common = [
                     levels(rng, x, kind),
-                    _scale(0.05),
+                    scale(0.05),
                     number(3, kind),
                     levels(rng, w, "int8"),
                     wide,
                     np.zeros(features, np.int8),
-                    _scale(0.1),
+                    scale(0.1),
                     number(2, kind),
                 ]
                 yield Sample([*common, bias], {**given, **extra})
                 yield Sample(
-                    [*common, bias, levels(rng, counts, kind), _scale(0.03), number(5, kind)], {**given, **extra}
+                    [*common, bias, levels(rng, sizes_of(counts or ()), kind), scale(0.03), number(5, kind)],
+                    {**given, **extra},
                 )
 
     def rows(self, tags: Sequence[int | None], context: Context) -> list[int | None]:
@@ -125,7 +123,7 @@ class QGemm(Operator):
     domain = "headrace"
     inputs = (*SCALED, In("y_scale", FLOAT32, optional=True), In("y_zp", EITHER8, optional=True), *ADDED)
     outputs = (Out("y", EITHER8 | FLOAT32),)
-    types: Mapping[str, frozenset[str]] = {}
+    types = {}
     attributes = ACTIVATED
     accuracy = Accuracy.exact()
     differentiable = False
@@ -156,21 +154,21 @@ class QGemm(Operator):
                 bias = rng.integers(-500, 500, width).astype(np.int32)
                 common = [
                     levels(rng, (*lead, depth), kind),
-                    _scale(0.05),
+                    scale(0.05),
                     number(3, kind),
                     levels(rng, (depth, width), "int8"),
                     wide,
                     np.zeros(width, np.int8),
                 ]
-                yield Sample([*common, _scale(0.1), number(2, kind), bias], extra)
+                yield Sample([*common, scale(0.1), number(2, kind), bias], extra)
                 yield Sample(
                     [
                         *common,
-                        _scale(0.1),
+                        scale(0.1),
                         number(2, kind),
                         bias,
                         levels(rng, (*lead, width), kind),
-                        _scale(0.03),
+                        scale(0.03),
                         number(5, kind),
                     ],
                     extra,
@@ -179,10 +177,10 @@ class QGemm(Operator):
         yield Sample(
             [
                 levels(rng, (2, 3), "uint8"),
-                _scale(0.05),
+                scale(0.05),
                 number(3, "uint8"),
                 levels(rng, (3, 4), "int8"),
-                _scale(0.01),
+                scale(0.01),
                 number(0, "int8"),
             ]
         )
@@ -203,7 +201,7 @@ class QAdd(Operator):
         In("y_scale", FLOAT32), In("y_zp", EITHER8),
     )  # fmt: skip
     outputs = (Out("y", EITHER8),)
-    types: Mapping[str, frozenset[str]] = {}
+    types = {}
     attributes = ACTIVATED
     accuracy = Accuracy.exact()
     differentiable = False
@@ -229,12 +227,12 @@ class QAdd(Operator):
                 yield Sample(
                     [
                         levels(rng, shape, kind),
-                        _scale(0.05),
+                        scale(0.05),
                         number(3, kind),
                         levels(rng, shape, kind),
-                        _scale(0.02),
+                        scale(0.02),
                         number(7, kind),
-                        _scale(0.06),
+                        scale(0.06),
                         number(4, kind),
                     ],
                     extra,

@@ -42,6 +42,10 @@ def number(value: float, dtype: Any) -> Any:
     return np.asarray(value, dtype)
 
 
+def scale(value: float) -> Any:
+    return number(value, np.float32)
+
+
 class MatMulInteger(Operator):
     """(A - a_zero_point) @ (B - b_zero_point) as int32. Zero points: one, a row of A, a column of B."""
 
@@ -53,7 +57,7 @@ class MatMulInteger(Operator):
         In("b_zero_point", EITHER8, optional=True),
     )
     outputs = (Out("Y", INT32),)
-    types: Mapping[str, frozenset[str]] = {}
+    types = {}
     accuracy = Accuracy.exact()
     differentiable = False
     prepack = (1,)
@@ -97,7 +101,7 @@ class ConvInteger(Operator):
         In("w_zero_point", EITHER8, optional=True),
     )
     outputs = (Out("y", INT32),)
-    types: Mapping[str, frozenset[str]] = {}
+    types = {}
     attributes = WINDOW
     accuracy = Accuracy.exact()
     differentiable = False
@@ -143,7 +147,7 @@ class QLinearMatMul(Operator):
         In("b_zero_point", EITHER8), In("y_scale", FLOATS), In("y_zero_point", EITHER8),
     )  # fmt: skip
     outputs = (Out("y", EITHER8),)
-    types: Mapping[str, frozenset[str]] = {}
+    types = {}
     accuracy = Accuracy.exact()
     differentiable = False
     prepack = (3,)
@@ -163,7 +167,6 @@ class QLinearMatMul(Operator):
         return [saturate(total * factor.astype(np.float32), y_zero, y_zero.dtype)]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
-        scale = lambda value: number(value, np.float32)  # noqa: E731
         for kind in ("uint8", "int8"):
             for a, b in (((4, 3), (3, 2)), ((2, 3, 33), (33, 7)), ((1, 1), (1, 1))):
                 yield Sample(
@@ -194,7 +197,7 @@ class QLinearConv(Operator):
         In("w_zero_point", EITHER8), In("y_scale", FLOATS), In("y_zero_point", EITHER8), In("B", INT32, optional=True),
     )  # fmt: skip
     outputs = (Out("y", EITHER8),)
-    types: Mapping[str, frozenset[str]] = {}
+    types = {}
     attributes = WINDOW
     accuracy = Accuracy.exact()
     differentiable = False
@@ -216,7 +219,6 @@ class QLinearConv(Operator):
         return [saturate(total.astype(np.float32) * factor, y_zero, y_zero.dtype)]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
-        scale = lambda value: number(value, np.float32)  # noqa: E731
         for x, w, given in CONV_CASES:
             features = w[0]
             for kind in ("uint8", "int8"):

@@ -37,15 +37,19 @@ def spread(values: Any, shape: Sequence[int], axis: int, block: int) -> Any:
 
 
 def integer_range(kind: np.dtype) -> tuple[int, int]:
-    info = ml_dtypes.iinfo(kind) if kind.kind == "V" or "int4" in kind.name or "int2" in kind.name else np.iinfo(kind)
-    return int(info.min), int(info.max)
+    """The least and the largest value of an integer type of any width."""
+    row = dtypes.of(kind)
+    if row.kind == "u":
+        return 0, 2**row.bits - 1
+    return -(2 ** (row.bits - 1)), 2 ** (row.bits - 1) - 1
 
 
 def to_float8(values: Any, kind: np.dtype, saturate: bool) -> Any:
     """float32 -> a float of 8 or 4 bits; saturating ones end at the largest finite value, and infinities too."""
     if not saturate and kind.name != "float4_e2m1fn":
         return values.astype(kind)
-    limit = np.float32(ml_dtypes.finfo(kind).max)
+    info: Any = ml_dtypes.finfo(kind)  # type: ignore[no-untyped-call]
+    limit = np.float32(info.max)
     return np.where(np.isnan(values), values, np.clip(values, -limit, limit)).astype(kind)
 
 
@@ -56,7 +60,7 @@ class QuantizeLinear(Operator):
     versions = (10, 13, 19, 21, 23, 24, 25)
     inputs = (In("x", REALS), In("y_scale", SCALES | {"int32"}), In("y_zero_point", LEVELS, optional=True))
     outputs = (Out("y", LEVELS),)
-    types: Mapping[str, frozenset[str]] = {}
+    types = {}
     attributes = {
         "axis": Attr("int", 1), "saturate": Attr("int", 1), "block_size": Attr("int", 0), "output_dtype": Attr("int", 0),
         "precision": Attr("int", 0),
@@ -120,12 +124,13 @@ def quantized_rows(tags: Sequence[int | None], context: Context) -> list[int | N
     if tags[0] is None and all(tag is None for tag in tags):
         return [None]
     shape, scale = context.shape(0), context.shape(1)
-    if shape is None or scale is None or any(tag is not None for tag in tags[1:]):
+    batch = tags[0]
+    if shape is None or scale is None or batch is None or batch == MIXED or any(tag is not None for tag in tags[1:]):
         return [MIXED]
     if len(scale) > 1 and context.attributes["block_size"]:  # one scale a block: along every axis
-        return [MIXED if tags[0] == MIXED or scale[tags[0]] != 1 else tags[0]]
+        return [MIXED if scale[batch] != 1 else batch]
     along = context.attributes["axis"] % max(1, len(shape)) if scale else None
-    return [MIXED if along == tags[0] and scale != (1,) else tags[0]]
+    return [MIXED if along == batch and scale != (1,) else batch]
 
 
 class DequantizeLinear(Operator):
@@ -134,7 +139,7 @@ class DequantizeLinear(Operator):
     versions = (10, 13, 19, 21, 23, 24, 25)
     inputs = (In("x", LEVELS | {"int32"}), In("x_scale", SCALES), In("x_zero_point", LEVELS | {"int32"}, optional=True))
     outputs = (Out("y", frozenset({"float32", "float16", "bfloat16"})),)
-    types: Mapping[str, frozenset[str]] = {}
+    types = {}
     attributes = {"axis": Attr("int", 1), "block_size": Attr("int", 0), "output_dtype": Attr("int", 0)}
     accuracy = Accuracy(1.0)
     differentiable = False

@@ -15,7 +15,7 @@ import numpy as np
 from headrace.runtime import dtypes
 from headrace.runtime.graph import Block, Graph, Node, Value
 from headrace.runtime.passes.machine.rules import RULES, follow_elementwise
-from headrace.runtime.passes.rewrite import Names
+from headrace.runtime.passes.scope import Names
 from headrace.runtime.types import TensorType, Type
 
 
