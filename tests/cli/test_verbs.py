@@ -16,7 +16,7 @@ import headrace as torch
 import headrace.nn as nn
 
 torch.manual_seed(0)
-net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+net = nn.Sequential(nn.Linear(4, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 2))
 
 def make():
     print("printed by the user's file")
@@ -63,7 +63,7 @@ def test_version() -> None:
 
 def test_inspect_shows_interface_and_members(folder: Path) -> None:
     facts = answer("inspect", "net.hr", cwd=folder)
-    assert facts["parameters"] == 4 * 8 + 8 + 8 * 2 + 2
+    assert facts["parameters"] == 4 * 40 + 40 + 40 * 40 + 40 + 40 * 2 + 2
     assert facts["inputs"][0]["shape"].endswith(", 4]") and facts["golden"] == 4 and facts["rows"]["independent"]
     assert {"manifest.json", "graph.pb", "weights.safetensors"} <= {m["name"] for m in facts["members"]}
     assert headrace("inspect", "net.hr", "--graph", cwd=folder).stdout.startswith("graph main(")

@@ -46,7 +46,7 @@ def inspect(path: str | Path, *, graph: bool = False, optimized: bool = False) -
     if path.suffix == ".hr":
         from headrace.serializer import archive
 
-        facts["members"] = archive.inspect(path)["members"]
+        facts["members"] = [{"name": name, **member} for name, member in archive.inspect(path)["members"].items()]
     if graph:
         facts["graph"] = str(main)
     return facts
