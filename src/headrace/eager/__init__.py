@@ -9,11 +9,13 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
+from headrace.eager import native
 from headrace.eager.registry import KERNELS, VIEWS, Kernel
 from headrace.runtime.ops.base import Operator
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
+native.register()
 
 
 def find(operator: Operator) -> Kernel | None:
