@@ -121,7 +121,7 @@ class DynamicMatMul(Operator):
             w = rng.integers(-128, 128, (shape[-1], 5)).astype(np.int8)
             scales = rng.uniform(0.001, 0.1, 5).astype(np.float32)
             yield Sample([draw(rng, shape, "float32"), w, scales, draw(rng, (5,), "float32")])
-            yield Sample([draw(rng, shape, "float32"), w, scales[0].reshape(()), None], {"activation": "Relu"})
+            yield Sample([draw(rng, shape, "float32"), w, np.asarray(scales[0]), None], {"activation": "Relu"})
 
     def rows(self, tags: Sequence[int | None], context: Context) -> list[int | None]:
         return product_rows(tags, context, 0, 1)
@@ -165,14 +165,14 @@ class MatMulIntegerToFloat(Operator):
                 [
                     a,
                     b,
-                    np.float32(0.02).reshape(()),
+                    np.asarray(0.02, np.float32),
                     scales,
-                    np.uint8(121).reshape(()),
-                    np.int8(0).reshape(()),
+                    np.asarray(121, np.uint8),
+                    np.asarray(0, np.int8),
                     draw(rng, (width,), "float32"),
                 ]
             )
-            yield Sample([a, b, np.float32(0.02).reshape(()), scales[:1].reshape(()), np.uint8(3).reshape(())])
+            yield Sample([a, b, np.asarray(0.02, np.float32), scales[:1].reshape(()), np.asarray(3, np.uint8)])
 
     def rows(self, tags: Sequence[int | None], context: Context) -> list[int | None]:
         return product_rows(tags, context, 0, 1)
