@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
@@ -73,6 +73,17 @@ class VerifyReport:
     max_error: float = float("nan")
 
 
+class ProfileRow(TypedDict):
+    """The time of one node: mean milliseconds a run, and its share (0 to 1) of all nodes together. `kernel` is the
+    variant of the native kernel ("native" where there is one only), or "reference"."""
+
+    node: str
+    operator: str
+    kernel: str
+    ms: float
+    share: float
+
+
 class Model:
     """A graph ready to run. `run` may be called from many threads at once."""
 
@@ -130,6 +141,36 @@ class Model:
         if self.golden is None or not self.golden.inputs:
             return VerifyReport(True, "no golden data to verify")
         return compare_golden(self, self.golden)
+
+    def profile(self, feeds: Mapping[str, Any], *, runs: int = 10) -> list[ProfileRow]:
+        """Time every node over `runs` runs (one more before them, untimed), longest first. Nodes are those that run here:
+        fused ones stand for several of the graph. Calls of `run` by other threads meanwhile count as well.
+
+        Raises what `run` raises, and HeadraceError for less than one run or without the native extension.
+        """
+        if runs < 1:
+            raise HeadraceError(f"runs is {runs}; allowed: 1 and more")
+        self.run(feeds)
+        program = self._program
+        if not hasattr(program, "profile_rows"):
+            raise HeadraceError("a profile needs an open model and the native extension")
+        with self._lock:  # one profile at a time
+            before = program.profile_rows()
+            program.profile(True)
+            try:
+                for _ in range(runs):
+                    self.run(feeds)
+            finally:
+                program.profile(False)
+            after = program.profile_rows()
+        times = [row[4] - earlier[4] for row, earlier in zip(after, before)]
+        whole = sum(times) or 1
+        rows = [
+            ProfileRow(node=label, operator=operator, kernel=variant or "native", ms=time / runs / 1e6, share=time / whole)
+            for (label, operator, variant, calls, _), (_, _, _, calls_before, _), time in zip(after, before, times)
+            if calls > calls_before
+        ]
+        return sorted(rows, key=lambda row: -row["ms"])
 
     def close(self) -> None:
         """Release the program; running calls finish first. Further calls of `run` are errors."""

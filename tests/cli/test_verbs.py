@@ -1,8 +1,10 @@
 """The command line as a user runs it: in a process of its own, on files."""
 
 import json
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +115,45 @@ def test_quantize_dynamic_needs_no_data(folder: Path, tmp_path: Path) -> None:
 def test_bench_reports_percentiles(folder: Path) -> None:
     figures = answer("bench", folder / "net.hr", "--seconds", "0.2")["engines"]["headrace"]
     assert figures["calls"] >= 5 and figures["failed"] == 0
+
+
+def test_bench_profiles_every_node_longest_first(folder: Path) -> None:
+    rows = answer("bench", folder / "net.hr", "--seconds", "0.1", "--profile")["profile"]
+    assert rows and all(set(row) == {"node", "operator", "kernel", "ms", "share"} for row in rows)
+    assert all(row["ms"] >= 0 and row["kernel"] for row in rows)
+    assert [row["ms"] for row in rows] == sorted((row["ms"] for row in rows), reverse=True)
+    assert sum(row["share"] for row in rows) == pytest.approx(1)
+    done = headrace("bench", folder / "net.hr", "--seconds", "0.1", "--profile")
+    assert done.returncode == 0 and rows[0]["operator"] in done.stdout
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[dict[str, str]]:
+    """The URLs of a server of net.hr, by protocol."""
+    ports = [word for kind in ("grpc", "http", "metrics") for word in (f"--{kind}-port", "0")]
+    command = [sys.executable, "-m", "headrace.cli", "serve", "net=net.hr", *ports, "--json"]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            found = json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")
+            yield {"grpc": f"{found['host']}:{found['grpc']}", "http": f"http://{found['host']}:{found['http']}"}
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_bench_loads_a_server(server: dict[str, str], folder: Path, tmp_path: Path, protocol: str) -> None:
+    url = server[protocol]
+    figures = answer("bench", url, "net", "--clients", "2", "--seconds", "0.3", "--batch", "3")["engines"]["net"]
+    assert figures["calls"] >= 2 and figures["failed"] == 0
+    name = answer("inspect", "net.hr", cwd=folder)["inputs"][0]["name"]
+    np.savez(tmp_path / "in.npz", **{name: np.ones((2, 4), np.float32)})
+    figures = answer("bench", url, "net", "--clients", "1", "--seconds", "0.1", "--inputs", tmp_path / "in.npz")["engines"]["net"]
+    assert figures["calls"] >= 1 and figures["failed"] == 0
+    (local,) = answer("run", folder / "net.hr", tmp_path / "in.npz").values()
+    (remote,) = answer("infer", url, "net", tmp_path / "in.npz").values()
+    assert local["data"] == remote["data"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from headrace.cli.output import common, print_json, table
@@ -26,7 +28,8 @@ def command(url: str, model: str, inputs: str, version: str, timeout: float, out
     from headrace.verbs.run import read_arrays
 
     with Client(url, timeout=timeout) as client:
-        outputs = client.infer(model, version=version, **read_arrays(inputs))
+        feeds: dict[str, Any] = dict(read_arrays(inputs))
+        outputs = client.infer(model, version=version, **feeds)
     if output:
         from headrace.verbs.files import write_npz
 

@@ -59,7 +59,7 @@ def load_object(file: str, name: str) -> Any:
 
 def module_and_example(found: Any) -> tuple[Any, Any]:
     """A Module stands for itself; any other callable is a factory of a Module or of (Module, example inputs)."""
-    from headrace.nn import Module
+    from headrace.nn.module import Module
 
     made = found if isinstance(found, Module) or not callable(found) else found()
     if isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], Module):

@@ -12,6 +12,7 @@ import numpy as np
 
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.model import TensorSpec, load
+from headrace.runtime.shapes import symbol
 from headrace.verbs.run import random_feeds, read_arrays
 
 Arrays = Mapping[str, np.ndarray]
@@ -53,7 +54,7 @@ def bench_file(
 def _peer(name: str, path: str | Path, feeds: Arrays, threads: int) -> Callable[[], Any]:
     if name != "onnxruntime" or Path(path).suffix != ".onnx":
         raise HeadraceError(f"cannot compare {path} with {name!r}; allowed: onnxruntime on an .onnx file (headrace export makes one)")
-    import onnxruntime  # type: ignore[import-not-found, unused-ignore]
+    import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -106,9 +107,8 @@ def bench_server(
     from headrace.serve.client import Client
 
     with Client(url) as client:
-        facts = client.metadata(model)
-        specs = tuple(TensorSpec(i["name"], _dtype(i["datatype"]), tuple(d if d >= 0 else "n" for d in i["shape"])) for i in facts["inputs"])
-        feeds = random_feeds(specs, seed, batch) if inputs is None else read_arrays(inputs)
+        specs = [_spec(facts) for facts in client.metadata(model)["inputs"]]
+        feeds: dict[str, Any] = dict(random_feeds(specs, seed, batch) if inputs is None else read_arrays(inputs))
         want = client.infer(model, **feeds)
     times: list[list[float]] = [[] for _ in range(clients)]
     failed = [0] * clients
@@ -139,7 +139,11 @@ def bench_server(
     return {"target": url, "model": model, "clients": clients, "engines": {model: _figures([t for own in times for t in own], sum(failed), wall)}}
 
 
-def _dtype(datatype: str) -> str:
-    from headrace.serve.datatypes import numpy_name
+def _spec(facts: Mapping[str, Any]) -> TensorSpec:
+    """One input from a server's metadata, where a free dimension is -1."""
+    from headrace.serve.datatypes import DATATYPES
 
-    return numpy_name(datatype)
+    sizes = [int(size) for size in facts["shape"]]
+    shape = tuple(symbol(f"n{axis}") if size < 0 else size for axis, size in enumerate(sizes))
+    dtype = DATATYPES[facts["datatype"]].dtype
+    return TensorSpec(facts["name"], "string" if dtype.kind == "O" else dtype.name, shape)

@@ -19,6 +19,6 @@ def export(model: str | Path, output: str | Path, *, opset: int | None = None) -
 
     proto = to_model(open_source(Path(model)).program, opset=opset)
     data = proto.SerializeToString(deterministic=True)
-    write_whole(output, lambda file: file.write(data) and None)
+    write_whole(output, lambda file: file.write(data))
     version = next(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx"))
     return {"path": str(output), "bytes": len(data), "opset": version}

@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 
 
-def write_whole(path: str | Path, write: Callable[[BinaryIO], None]) -> None:
+def write_whole(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
     """Write through a temporary file in the same folder, sync, rename: readers see the old file or the new one."""
     path = Path(path)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent or Path())

@@ -16,7 +16,7 @@ import numpy as np
 
 from headrace.runtime.errors import HeadraceError, InputError
 from headrace.runtime.graph import Graph, Program
-from headrace.runtime.model import Golden, Model, load
+from headrace.runtime.model import Golden, Model, TensorSpec, load
 from headrace.verbs.run import random_feeds
 
 # The floor of the golden bound between CPU tiers, in units of each output's largest magnitude (float32 kernels that
@@ -78,7 +78,6 @@ def pack(
     written then), and the capture's own errors.
     """
     program, reference, example = _capture(model, example_inputs)
-    cases = list(golden) if not isinstance(golden, int) else None
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     facts = dict(properties or {})
@@ -87,10 +86,16 @@ def pack(
         _save(program, trial, None, facts, members, created)
         packed = load(trial)
         try:
-            if cases is None:
-                cases = _golden_inputs(packed, golden, seed, example)  # type: ignore[arg-type]
+            if isinstance(golden, int):
+                cases = _golden_inputs(packed, golden, seed, example)
+            else:
+                cases = [dict(feeds) for feeds in golden]
             answers = [packed.run(feeds) for feeds in cases]
-            origin = list(expect) if expect is not None else [reference(feeds) for feeds in cases] if reference else answers
+            origin = answers
+            if expect is not None:
+                origin = [dict(outputs) for outputs in expect]
+            elif reference is not None:
+                origin = [reference(feeds) for feeds in cases]
             deviation = _compare(answers, origin, rtol, atol)
             accuracy = top1(packed, *evaluate) if evaluate else None
             specs = _texts(packed)
@@ -200,5 +205,9 @@ def _prove(path: Path) -> None:
 
 
 def _texts(model: Model) -> tuple[dict[str, str], dict[str, str]]:
-    text = lambda spec: f"{spec.dtype}[{', '.join('?' if d is None else str(d) for d in spec.shape or ())}]"  # noqa: E731
-    return {s.name: text(s) for s in model.inputs}, {s.name: text(s) for s in model.outputs}
+    inputs, outputs = ({spec.name: _text(spec) for spec in specs} for specs in (model.inputs, model.outputs))
+    return inputs, outputs
+
+
+def _text(spec: TensorSpec) -> str:
+    return f"{spec.dtype}[{', '.join(map(str, spec.shape or ()))}]"
