@@ -48,7 +48,9 @@ def gradcheck(
                 numerical = _numerical(func, inputs, tensor, o, eps)
                 if not np.allclose(row, numerical, rtol, atol, equal_nan=True):
                     worst = float(np.nanmax(np.abs(row - numerical)))
-                    raise GradcheckError(f"Jacobian mismatch for output {o} with respect to input {i}: largest difference {worst:.3g}\nnumerical:\n{numerical}\nanalytical:\n{row}")
+                    raise GradcheckError(
+                        f"Jacobian mismatch for output {o} with respect to input {i}: largest difference {worst:.3g}\nnumerical:\n{numerical}\nanalytical:\n{row}"
+                    )
     except GradcheckError:
         if raise_exception:
             raise
@@ -70,7 +72,9 @@ def _analytical(output: Tensor, inputs: list[Tensor]) -> list[np.ndarray]:
     return rows
 
 
-def _numerical(func: Callable[..., Any], inputs: tuple[Any, ...], tensor: Tensor, output: int, eps: float) -> np.ndarray:
+def _numerical(
+    func: Callable[..., Any], inputs: tuple[Any, ...], tensor: Tensor, output: int, eps: float
+) -> np.ndarray:
     columns = []
     data = tensor._data
     with no_grad():

@@ -235,7 +235,11 @@ def _gradients(node: TapeNode, grads: list[Any], create_graph: bool, needed: set
 def _operator_gradients(node: Node, grads: list[Any], create_graph: bool, needed: set[TapeNode] | None) -> list[Any]:
     inputs, outputs = node.saved()
     operator = node.call.operator
-    wanted = [e is not None and (needed is None or e[0] in needed) for e in node.edges]
+    wanted = [e is not None for e in node.edges] if needed is None else [e is not None and e[0] in needed for e in node.edges]
+    if node.call.rule is not None and not create_graph:
+        direct = node.call.rule(inputs, outputs, grads, node.attributes, wanted)
+        if direct is not None:
+            return direct
     partial = False
     for w, array in zip(wanted, inputs):
         if not w and array is not None and array.dtype.kind in "fcV":

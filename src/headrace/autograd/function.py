@@ -117,12 +117,15 @@ def _backward(cls: type[Function], ctx: Context, grads: list[Tensor | None]) -> 
     from headrace.tensors import wrap
 
     given = [
-        wrap(np.zeros(*spec)) if g is None and spec is not None and ctx._materialize else g for g, spec in zip(grads, ctx._outputs)
+        wrap(np.zeros(*spec)) if g is None and spec is not None and ctx._materialize else g
+        for g, spec in zip(grads, ctx._outputs)
     ]
     answer = cls.backward(ctx, *given)
     found = list(answer) if isinstance(answer, tuple) else [answer]
     if len(found) < len(ctx.needs_input_grad):
-        raise RuntimeError(f"function {cls.__name__}Backward returned an incorrect number of gradients (expected {len(ctx.needs_input_grad)}, got {len(found)})")
+        raise RuntimeError(
+            f"function {cls.__name__}Backward returned an incorrect number of gradients (expected {len(ctx.needs_input_grad)}, got {len(found)})"
+        )
     return found
 
 
@@ -134,7 +137,9 @@ def once_differentiable(fn: Callable[..., Any]) -> Callable[..., Any]:
         recorded = MODE.grad
         with no_grad():
             answer = fn(ctx, *grads)
-        if not recorded or not any(isinstance(g, Tensor) and g._node is not None for g in (*grads, *(t for t, *_ in ctx._saved or ()))):
+        if not recorded or not any(
+            isinstance(g, Tensor) and g._node is not None for g in (*grads, *(t for t, *_ in ctx._saved or ()))
+        ):
             return answer
         found = list(answer) if isinstance(answer, tuple) else [answer]
 

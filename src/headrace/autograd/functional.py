@@ -27,7 +27,9 @@ def _or_zeros(gradients: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(wrap(np.zeros_like(t._data)) if g is None else g for g, t in zip(gradients, inputs))
 
 
-def vjp(func: Callable[..., Any], inputs: Any, v: Any = None, create_graph: bool = False, strict: bool = False) -> tuple[Any, Any]:
+def vjp(
+    func: Callable[..., Any], inputs: Any, v: Any = None, create_graph: bool = False, strict: bool = False
+) -> tuple[Any, Any]:
     """(func(inputs), vᵀ J)."""
     with enable_grad():
         given, many = _leaves(inputs, create_graph)
@@ -38,7 +40,9 @@ def vjp(func: Callable[..., Any], inputs: Any, v: Any = None, create_graph: bool
     return (shown if several else shown[0]), (found if many else found[0])
 
 
-def jvp(func: Callable[..., Any], inputs: Any, v: Any = None, create_graph: bool = False, strict: bool = False) -> tuple[Any, Any]:
+def jvp(
+    func: Callable[..., Any], inputs: Any, v: Any = None, create_graph: bool = False, strict: bool = False
+) -> tuple[Any, Any]:
     """(func(inputs), J v), by differentiating vᵀ J with respect to v."""
     with enable_grad():
         given, _ = _leaves(inputs, create_graph)
@@ -47,13 +51,24 @@ def jvp(func: Callable[..., Any], inputs: Any, v: Any = None, create_graph: bool
         back = _or_zeros(grad(list(outputs), given, dummies, create_graph=True, allow_unused=True), given)
         seeds = [wrap(np.ones_like(t._data)) for t in given] if v is None else list(_as_tuple(v)[0])
         kept = [(b, s) for b, s in zip(back, seeds) if b.requires_grad]
-        found = grad([b for b, _ in kept], dummies, [s for _, s in kept], create_graph=create_graph, allow_unused=True) if kept else [None] * len(dummies)
+        found = (
+            grad([b for b, _ in kept], dummies, [s for _, s in kept], create_graph=create_graph, allow_unused=True)
+            if kept
+            else [None] * len(dummies)
+        )
         found = _or_zeros(found, outputs)
     shown = outputs if create_graph else tuple(o.detach() for o in outputs)
     return (shown if several else shown[0]), (found if several else found[0])
 
 
-def jacobian(func: Callable[..., Any], inputs: Any, create_graph: bool = False, strict: bool = False, vectorize: bool = False, strategy: str = "reverse-mode") -> Any:
+def jacobian(
+    func: Callable[..., Any],
+    inputs: Any,
+    create_graph: bool = False,
+    strict: bool = False,
+    vectorize: bool = False,
+    strategy: str = "reverse-mode",
+) -> Any:
     """The Jacobian: for one output and input a tensor [*output, *input], else (nested) tuples of them."""
     from headrace.functional.shape import stack
 
@@ -66,7 +81,11 @@ def jacobian(func: Callable[..., Any], inputs: Any, create_graph: bool = False, 
             for j in range(output._data.size):
                 seed = np.zeros(output._data.shape, output._data.dtype)
                 seed.reshape(-1)[j] = 1
-                gradients = grad(output, given, wrap(seed), retain_graph=True, create_graph=create_graph, allow_unused=True) if output.requires_grad else [None] * len(given)
+                gradients = (
+                    grad(output, given, wrap(seed), retain_graph=True, create_graph=create_graph, allow_unused=True)
+                    if output.requires_grad
+                    else [None] * len(given)
+                )
                 for row, g in zip(rows, _or_zeros(gradients, given)):
                     row.append(g)
             table.append(tuple(stack(row).reshape(*output.shape, *t.shape) for row, t in zip(rows, given)))  # type: ignore[attr-defined]
@@ -74,7 +93,14 @@ def jacobian(func: Callable[..., Any], inputs: Any, create_graph: bool = False, 
     return tuple(flat) if several else flat[0]
 
 
-def hessian(func: Callable[..., Any], inputs: Any, create_graph: bool = False, strict: bool = False, vectorize: bool = False, outer_jacobian_strategy: str = "reverse-mode") -> Any:
+def hessian(
+    func: Callable[..., Any],
+    inputs: Any,
+    create_graph: bool = False,
+    strict: bool = False,
+    vectorize: bool = False,
+    outer_jacobian_strategy: str = "reverse-mode",
+) -> Any:
     """The Hessian of a function with one scalar result."""
 
     def gradient(*given: Tensor) -> Any:
@@ -86,7 +112,9 @@ def hessian(func: Callable[..., Any], inputs: Any, create_graph: bool = False, s
     return table if many else table[0][0]
 
 
-def vhp(func: Callable[..., Any], inputs: Any, v: Any = None, create_graph: bool = False, strict: bool = False) -> tuple[Any, Any]:
+def vhp(
+    func: Callable[..., Any], inputs: Any, v: Any = None, create_graph: bool = False, strict: bool = False
+) -> tuple[Any, Any]:
     """(func(inputs), vᵀ H)."""
     with enable_grad():
         given, many = _leaves(inputs, create_graph)
@@ -94,7 +122,9 @@ def vhp(func: Callable[..., Any], inputs: Any, v: Any = None, create_graph: bool
         first = grad(value, given, create_graph=True, allow_unused=True)
         seeds = list(_as_tuple(v)[0])
         kept = [(g, s) for g, s in zip(first, seeds) if g is not None and g.requires_grad]
-        found = _or_zeros(grad([g for g, _ in kept], given, [s for _, s in kept], create_graph=create_graph, allow_unused=True), given)
+        found = _or_zeros(
+            grad([g for g, _ in kept], given, [s for _, s in kept], create_graph=create_graph, allow_unused=True), given
+        )
     return (value if create_graph else value.detach()), (found if many else found[0])
 
 

@@ -58,7 +58,9 @@ class _Delayed:
 
     __slots__ = ("attributes", "call", "inputs", "outputs", "results")
 
-    def __init__(self, call: Callable[..., Any], inputs: tuple[Any, ...], outputs: int, attributes: dict[str, Any]) -> None:
+    def __init__(
+        self, call: Callable[..., Any], inputs: tuple[Any, ...], outputs: int, attributes: dict[str, Any]
+    ) -> None:
         self.call, self.inputs, self.outputs, self.attributes = call, inputs, outputs, attributes
         self.results: Any = None
 

@@ -28,17 +28,19 @@ from headrace.tensors import Storage, Tensor, wrap
 
 ndarray = np.ndarray
 _sequence = itertools.count(1)
+_CONSTANT = Storage()  # of arrays that are no tensors: nobody writes them
 Edge = tuple[Any, int] | None
 
 
 class Call:
     """One operator as a function of tensors. NumPy arrays among the inputs are constants; None is an absent input."""
 
-    __slots__ = ("_completed", "differentiable", "kernel", "operator", "view")
+    __slots__ = ("_completed", "differentiable", "kernel", "operator", "rule", "view")
 
     def __init__(self, operator: Operator) -> None:
         self.operator = operator
         self.kernel: Callable[[list[Any], Mapping[str, Any], int], Sequence[Any]] = eager.find(operator) or operator.reference
+        self.rule = eager.find_rule(operator)
         self.view = operator.kind in eager.VIEWS
         self.differentiable = operator.differentiable
         self._completed: dict[Any, dict[str, Any]] = {}
@@ -118,13 +120,23 @@ def run(call: Call, inputs: Sequence[Any], attributes: Mapping[str, Any], output
     else:
         with np.errstate(all="ignore"):
             results = call.kernel(arrays, attributes, outputs)
-    found = [_tensor(call, inputs, arrays, attributes, outputs, i, results[i]) for i in range(outputs)]
+    if outputs == 1:
+        found = _tensor(call, inputs, arrays, attributes, 1, 0, results[0])
+        if mode.inference:
+            found._inference = True
+        elif recorded and mode.grad and call.differentiable and found._data.dtype.kind in "fcV":
+            found._node = Node(call, arrays, inputs, attributes, (found,))
+        return found
+    several = tuple(_tensor(call, inputs, arrays, attributes, outputs, i, results[i]) for i in range(outputs))
     if mode.inference:
-        for tensor in found:
+        for tensor in several:
             tensor._inference = True
     elif recorded and mode.grad and call.differentiable:
-        _record(call, inputs, arrays, attributes, found)
-    return found[0] if outputs == 1 else tuple(found)
+        node = Node(call, arrays, inputs, attributes, several)
+        for index, tensor in enumerate(several):
+            if tensor._data.dtype.kind in "fcV":
+                tensor._node, tensor._index = node, index
+    return several
 
 
 
@@ -135,9 +147,13 @@ def _tensor(call: Call, inputs: Sequence[Any], arrays: list[Any], attributes: An
         array = np.asarray(array)
     found = object.__new__(Tensor)
     found._data = array
-    if array.base is None and not any(array is a for a in arrays):
-        found._storage = Storage()
-        return found
+    if array.base is None:
+        for a in arrays:
+            if a is array:
+                break
+        else:
+            found._storage = Storage()
+            return found
     x = inputs[0] if inputs else None
     if call.view and isinstance(x, Tensor) and np.may_share_memory(array, x._data):
         found._storage = x._storage
@@ -153,16 +169,6 @@ def _tensor(call: Call, inputs: Sequence[Any], arrays: list[Any], attributes: An
     return found
 
 
-def _record(call: Call, inputs: Sequence[Any], arrays: list[Any], attributes: Any, found: list[Tensor]) -> None:
-    for x in inputs:
-        if isinstance(x, Tensor) and x._inference:
-            raise RuntimeError("Inference tensors cannot be saved for backward. To work around you can make a clone.")
-    node = Node(call, arrays, inputs, attributes, found)
-    for index, tensor in enumerate(found):
-        if tensor._data.dtype.kind in "fcV":
-            tensor._node, tensor._index = node, index
-
-
 class TapeNode:
     """What all tape nodes have: edges to where gradients go, hooks, and the places of retained gradients."""
 
@@ -172,7 +178,7 @@ class TapeNode:
         self.edges, self.n_outputs, self.seq = edges, n_outputs, next(_sequence)
         self._hooks: dict[Any, dict[int, Any]] | None = None
         self._retained: dict[int, Any] | None = None
-        self.trace = "".join(traceback.format_stack()[:-3]) if MODE.anomaly else ""
+        self.trace = "".join(traceback.format_stack()[:-3]) if MODE.anomaly else ""  # where it was recorded
 
     @property
     def next_functions(self) -> tuple[Edge, ...]:
@@ -214,23 +220,31 @@ class Node(TapeNode):
 
     __slots__ = ("attributes", "call", "inputs", "outputs", "stores", "versions")
 
-    def __init__(self, call: Call, arrays: list[Any], inputs: Sequence[Any], attributes: Any, found: list[Tensor]) -> None:
+    def __init__(self, call: Call, arrays: list[Any], inputs: Sequence[Any], attributes: Any, found: Sequence[Tensor]) -> None:
         edges: list[Edge] = []
-        stores: list[Any] = []
-        for x in inputs[: len(arrays)]:
-            if isinstance(x, Tensor):
-                stores.append(x._storage)
-                edges.append(None if x._node is None else (x._node, x._index))
-            else:
-                stores.append(_CONSTANT)
+        stores: list[Storage] = []
+        versions: list[int] = []
+        for x, _ in zip(inputs, arrays):
+            if x is None or type(x) is ndarray:
                 edges.append(None)
-        TapeNode.__init__(self, edges, len(found))
-        self.call, self.attributes = call, attributes
+                stores.append(_CONSTANT)
+                versions.append(0)
+                continue
+            if x._inference:
+                raise RuntimeError("Inference tensors cannot be saved for backward. To work around you can make a clone.")
+            store, node = x._storage, x._node
+            stores.append(store)
+            versions.append(store.version)
+            edges.append(None if node is None else (node, x._index))
+        for t in found:
+            store = t._storage
+            stores.append(store)
+            versions.append(store.version)
+        self.edges, self.n_outputs, self.seq, self._hooks, self._retained = edges, len(found), next(_sequence), None, None
+        self.trace = "".join(traceback.format_stack()[:-3]) if MODE.anomaly else ""
+        self.call, self.attributes, self.stores, self.versions = call, attributes, stores, versions
         self.inputs: list[Any] | None = arrays
         self.outputs: list[Any] = [t._data for t in found]
-        for t in found:
-            stores.append(t._storage)
-        self.stores, self.versions = stores, [store.version for store in stores]
 
     def name(self) -> str:
         return f"{self.call.operator.name}Backward"
@@ -258,7 +272,6 @@ class Node(TapeNode):
         return seen[: len(self.inputs)], seen[len(self.inputs) :]
 
 
-_CONSTANT = Storage()  # of arrays that are no tensors: nobody writes them
 
 
 class Stale:

@@ -10,6 +10,7 @@ import importlib
 import pkgutil
 
 from headrace.eager import native
+from headrace.eager.gradients import find_rule
 from headrace.eager.registry import KERNELS, VIEWS, Kernel
 from headrace.runtime.ops.base import Operator
 
@@ -23,4 +24,4 @@ def find(operator: Operator) -> Kernel | None:
     return KERNELS.get(operator.kind)
 
 
-__all__ = ["KERNELS", "VIEWS", "Kernel", "find"]
+__all__ = ["KERNELS", "VIEWS", "Kernel", "find", "find_rule"]

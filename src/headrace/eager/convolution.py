@@ -20,16 +20,26 @@ def input_grad(inputs: list[Any], attributes: Mapping[str, Any], n: int) -> Sequ
     around = [d * (k - 1) - p for d, k, p in zip(dilations * 2, w.shape[2:] * 2, pads)]
     whole = all(
         size == count + d * (k - 1) - before - after
-        for size, count, d, k, before, after in zip(shape[2:].tolist(), dy.shape[2:], dilations, w.shape[2:], pads[:spatial], pads[spatial:])
+        for size, count, d, k, before, after in zip(
+            shape[2:].tolist(), dy.shape[2:], dilations, w.shape[2:], pads[:spatial], pads[spatial:]
+        )
     )
-    if any(s != 1 for s in strides) or attributes["group"] != 1 or attributes["auto_pad"] != "NOTSET" or min(around) < 0 or not whole:
+    if (
+        any(s != 1 for s in strides)
+        or attributes["group"] != 1
+        or attributes["auto_pad"] != "NOTSET"
+        or min(around) < 0
+        or not whole
+    ):
         operator = find("ConvInputGrad", "headrace")
         assert operator is not None
         return operator.reference(inputs, attributes, n)
     turned = np.ascontiguousarray(np.flip(w, tuple(range(2, w.ndim))).swapaxes(0, 1))
     conv = find("Conv")
     assert conv is not None
-    full = conv.complete({"pads": tuple(around), "strides": strides, "dilations": dilations, "kernel_shape": w.shape[2:]})
+    full = conv.complete(
+        {"pads": tuple(around), "strides": strides, "dilations": dilations, "kernel_shape": w.shape[2:]}
+    )
     return KERNELS["Conv"]([dy, turned], full, 1) if "Conv" in KERNELS else conv.reference([dy, turned], full, 1)
 
 

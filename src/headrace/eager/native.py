@@ -37,7 +37,13 @@ def _kernels() -> frozenset[str]:
 
 
 @cache
-def _program(operator: Operator, attributes: tuple[tuple[str, Any], ...], dtypes: tuple[str | None, ...], outputs: int, threads: int) -> Any:
+def _program(
+    operator: Operator,
+    attributes: tuple[tuple[str, Any], ...],
+    dtypes: tuple[str | None, ...],
+    outputs: int,
+    threads: int,
+) -> Any:
     """(program, input names, output names) of one node; None where it cannot be lowered."""
     from headrace.runtime.builder import Builder
     from headrace.runtime.errors import HeadraceError
@@ -48,7 +54,9 @@ def _program(operator: Operator, attributes: tuple[tuple[str, Any], ...], dtypes
     values = [None if dtype is None else Value(f"in{i}", TensorType(dtype)) for i, dtype in enumerate(dtypes)]
     graph = Graph(Block([value for value in values if value is not None], [], []))
     try:
-        graph.outputs.extend(Builder(graph).node(operator.name, values, dict(attributes), domain=operator.domain, outputs=outputs))
+        graph.outputs.extend(
+            Builder(graph).node(operator.name, values, dict(attributes), domain=operator.domain, outputs=outputs)
+        )
         return lower(graph, threads, machine=False), [v and v.name for v in values], [v.name for v in graph.outputs]
     except HeadraceError:
         return None

@@ -18,7 +18,8 @@ def _taps(window: Window, counts: Sequence[int]) -> Iterator[tuple[Any, ...]]:
     """For each element of the window, the view of the padded input that meets it, row by row."""
     for place in product(*map(range, window.kernel)):
         yield (slice(None), slice(None)) + tuple(
-            slice(p * d, p * d + (c - 1) * s + 1, s) for p, d, c, s in zip(place, window.dilations, counts, window.strides)
+            slice(p * d, p * d + (c - 1) * s + 1, s)
+            for p, d, c, s in zip(place, window.dilations, counts, window.strides)
         )
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from headrace.eager.registry import kernel, wide_only
+from headrace.runtime.errors import RunError
+from headrace.runtime.ops import find
 
 
 @kernel("headrace.SumTo")
@@ -52,3 +54,22 @@ def _mean(inputs: list[Any], attributes: Mapping[str, Any], n: int) -> Sequence[
 
 wide_only("ReduceSum", _sum)
 wide_only("ReduceMean", _mean)
+
+
+def _softmax_cross_entropy(inputs: list[Any], attributes: Mapping[str, Any], n: int) -> Sequence[Any]:
+    scores, labels = inputs[:2]
+    if len(inputs) > 2 or scores.ndim != 2 or attributes["ignore_index"] is not None or attributes["reduction"] == "none":
+        operator = find("SoftmaxCrossEntropyLoss")
+        assert operator is not None
+        return operator.reference(inputs, attributes, n)
+    logs = scores - np.maximum.reduce(scores, axis=1, keepdims=True)
+    logs -= np.log(np.add.reduce(np.exp(logs), axis=1, keepdims=True))
+    rows = np.arange(len(labels))
+    if labels.size and (labels.min() < 0 or labels.max() >= scores.shape[1]):
+        raise RunError(f"a label is outside of 0 .. {scores.shape[1] - 1}")
+    total = -np.add.reduce(logs[rows, labels])
+    loss = total / scores.dtype.type(len(labels)) if attributes["reduction"] == "mean" else total
+    return (np.asarray(loss, scores.dtype), logs)[: max(1, n)]
+
+
+wide_only("SoftmaxCrossEntropyLoss", _softmax_cross_entropy)

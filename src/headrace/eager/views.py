@@ -65,7 +65,9 @@ def slice_(inputs: list[Any], attributes: Mapping[str, Any], n: int) -> Sequence
             size = x.shape[axis]
             start = min(start + size if start < 0 else start, size - 1)
             end = end + size if end < 0 else end
-            index[axis] = slice(start if start >= 0 else 0, None if end < 0 else end, step) if start >= 0 else slice(0, 0)
+            index[axis] = (
+                slice(start if start >= 0 else 0, None if end < 0 else end, step) if start >= 0 else slice(0, 0)
+            )
         else:
             index[axis] = slice(start, end, step)
     return (x[tuple(index)],)

@@ -31,7 +31,13 @@ def _layer(name: str, call: str, **settings: Any) -> type[Module]:
     def extra_repr(self: Module) -> str:
         return ", ".join(f"{key}={getattr(self, key)}" for key in settings if key != "inplace" or getattr(self, key))
 
-    body = {"__init__": __init__, "forward": forward, "extra_repr": extra_repr, "__doc__": f"F.{call} as a layer.", "__module__": __name__}
+    body = {
+        "__init__": __init__,
+        "forward": forward,
+        "extra_repr": extra_repr,
+        "__doc__": f"F.{call} as a layer.",
+        "__module__": __name__,
+    }
     return type(name, (Module,), body)
 
 

@@ -31,9 +31,16 @@ class _ConvNd(Module):
         if out_channels % groups:
             raise ValueError("out_channels must be divisible by groups")
         if padding_mode not in ("zeros", "reflect", "replicate", "circular"):
-            raise ValueError(f"padding_mode must be one of zeros, reflect, replicate, circular, but got padding_mode='{padding_mode}'")
+            raise ValueError(
+                f"padding_mode must be one of zeros, reflect, replicate, circular, but got padding_mode='{padding_mode}'"
+            )
         n = self.n
-        self.in_channels, self.out_channels, self.groups, self.padding_mode = in_channels, out_channels, groups, padding_mode
+        self.in_channels, self.out_channels, self.groups, self.padding_mode = (
+            in_channels,
+            out_channels,
+            groups,
+            padding_mode,
+        )
         self.kernel_size, self.stride, self.dilation = ntuple(kernel_size, n), ntuple(stride, n), ntuple(dilation, n)
         if isinstance(padding, str):
             if padding not in ("same", "valid"):
@@ -47,7 +54,11 @@ class _ConvNd(Module):
         self._make(bias, device, dtype)
 
     def _make(self, bias: bool, device: Any, dtype: Any) -> None:
-        shape = (self.in_channels, self.out_channels // self.groups) if self.transposed else (self.out_channels, self.in_channels // self.groups)
+        shape = (
+            (self.in_channels, self.out_channels // self.groups)
+            if self.transposed
+            else (self.out_channels, self.in_channels // self.groups)
+        )
         self.weight = Parameter(empty(*shape, *self.kernel_size, dtype=dtype, device=device))
         if bias:
             self.bias = Parameter(empty(self.out_channels, dtype=dtype, device=device))
@@ -67,7 +78,15 @@ class _ConvNd(Module):
         conv = getattr(F, f"conv{self.n}d")
         if self.padding_mode != "zeros":
             around = [p for d in reversed(self._around()) for p in d]
-            return conv(F.pad(input, around, mode=self.padding_mode), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)  # type: ignore[no-any-return]
+            return conv(
+                F.pad(input, around, mode=self.padding_mode),
+                self.weight,
+                self.bias,
+                self.stride,
+                0,
+                self.dilation,
+                self.groups,
+            )  # type: ignore[no-any-return]
         return conv(input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)  # type: ignore[no-any-return]
 
     def _around(self) -> list[tuple[int, int]]:
@@ -97,7 +116,20 @@ class _Conv(_ConvNd):
     def __init__(self, in_channels: int, out_channels: int, kernel_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
                  bias: bool = True, padding_mode: str = "zeros", device: Any = None, dtype: Any = None) -> None:  # fmt: skip
         Module.__init__(self)
-        self._setup(in_channels, out_channels, kernel_size, stride, padding, dilation, 0, groups, bias, padding_mode, device, dtype)
+        self._setup(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            0,
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+        )
 
 
 class _ConvTranspose(_ConvNd):
@@ -108,7 +140,20 @@ class _ConvTranspose(_ConvNd):
         Module.__init__(self)
         if padding_mode != "zeros":
             raise ValueError(f'Only "zeros" padding mode is supported for {type(self).__name__}')
-        self._setup(in_channels, out_channels, kernel_size, stride, padding, dilation, output_padding, groups, bias, padding_mode, device, dtype)
+        self._setup(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            output_padding,
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+        )
 
     def forward(self, input: Tensor, output_size: Any = None) -> Tensor:
         extra = self.output_padding if output_size is None else self._extra(input, output_size)
@@ -119,10 +164,15 @@ class _ConvTranspose(_ConvNd):
         """The output padding that gives an output size."""
         wanted = tuple(output_size)[-self.n :]
         sizes = input._data.shape[-self.n :]
-        least = [(s - 1) * st - 2 * p + d * (k - 1) + 1 for s, st, p, d, k in zip(sizes, self.stride, self.padding, self.dilation, self.kernel_size)]
+        least = [
+            (s - 1) * st - 2 * p + d * (k - 1) + 1
+            for s, st, p, d, k in zip(sizes, self.stride, self.padding, self.dilation, self.kernel_size)
+        ]
         extra = tuple(w - low for w, low in zip(wanted, least))
         if any(e < 0 or e >= max(st, d) for e, st, d in zip(extra, self.stride, self.dilation)):
-            raise ValueError(f"requested an output size of {list(wanted)}, but valid sizes range from {least} to {[low + st - 1 for low, st in zip(least, self.stride)]} (for an input of {list(sizes)})")
+            raise ValueError(
+                f"requested an output size of {list(wanted)}, but valid sizes range from {least} to {[low + st - 1 for low, st in zip(least, self.stride)]} (for an input of {list(sizes)})"
+            )
         return extra
 
 
@@ -219,7 +269,9 @@ class Unfold(Module):
 class Fold(Module):
     """Columns of windows added up to images."""
 
-    def __init__(self, output_size: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> None:
+    def __init__(
+        self, output_size: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
+    ) -> None:
         super().__init__()
         self.output_size = output_size
         self.kernel_size, self.dilation, self.padding, self.stride = kernel_size, dilation, padding, stride
@@ -228,4 +280,15 @@ class Fold(Module):
         return F.fold(input, self.output_size, self.kernel_size, self.dilation, self.padding, self.stride)
 
 
-__all__ = ["Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d", "Fold", "LazyConv1d", "LazyConv2d", "Unfold"]
+__all__ = [
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
+    "Fold",
+    "LazyConv1d",
+    "LazyConv2d",
+    "Unfold",
+]

@@ -24,9 +24,17 @@ class Embedding(Module):
             if not -num_embeddings <= padding_idx < num_embeddings:
                 raise AssertionError("Padding_idx must be within num_embeddings")
             padding_idx %= num_embeddings
-        self.padding_idx, self.max_norm, self.norm_type, self.scale_grad_by_freq, self.sparse = padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse
+        self.padding_idx, self.max_norm, self.norm_type, self.scale_grad_by_freq, self.sparse = (
+            padding_idx,
+            max_norm,
+            norm_type,
+            scale_grad_by_freq,
+            sparse,
+        )
         if _weight is None:
-            self.weight = Parameter(empty(num_embeddings, embedding_dim, dtype=dtype, device=device), requires_grad=not _freeze)
+            self.weight = Parameter(
+                empty(num_embeddings, embedding_dim, dtype=dtype, device=device), requires_grad=not _freeze
+            )
             self.reset_parameters()
         else:
             if list(_weight.shape) != [num_embeddings, embedding_dim]:
@@ -47,10 +55,14 @@ class Embedding(Module):
         return cls(*embeddings._data.shape, _weight=embeddings, _freeze=freeze, **settings)
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.embedding(input, self.weight, self.padding_idx, self.max_norm, self.norm_type, self.scale_grad_by_freq, self.sparse)
+        return F.embedding(
+            input, self.weight, self.padding_idx, self.max_norm, self.norm_type, self.scale_grad_by_freq, self.sparse
+        )
 
     def extra_repr(self) -> str:
-        return f"{self.num_embeddings}, {self.embedding_dim}" + (f", padding_idx={self.padding_idx}" if self.padding_idx is not None else "")
+        return f"{self.num_embeddings}, {self.embedding_dim}" + (
+            f", padding_idx={self.padding_idx}" if self.padding_idx is not None else ""
+        )
 
 
 class EmbeddingBag(Module):
@@ -60,9 +72,22 @@ class EmbeddingBag(Module):
                  mode: str = "mean", sparse: bool = False, _weight: Tensor | None = None, include_last_offset: bool = False,
                  padding_idx: int | None = None, device: Any = None, dtype: Any = None) -> None:  # fmt: skip
         super().__init__()
-        self.num_embeddings, self.embedding_dim, self.mode, self.max_norm, self.norm_type = num_embeddings, embedding_dim, mode, max_norm, norm_type
-        self.scale_grad_by_freq, self.sparse, self.include_last_offset, self.padding_idx = scale_grad_by_freq, sparse, include_last_offset, padding_idx
-        self.weight = Parameter(empty(num_embeddings, embedding_dim, dtype=dtype, device=device) if _weight is None else _weight)
+        self.num_embeddings, self.embedding_dim, self.mode, self.max_norm, self.norm_type = (
+            num_embeddings,
+            embedding_dim,
+            mode,
+            max_norm,
+            norm_type,
+        )
+        self.scale_grad_by_freq, self.sparse, self.include_last_offset, self.padding_idx = (
+            scale_grad_by_freq,
+            sparse,
+            include_last_offset,
+            padding_idx,
+        )
+        self.weight = Parameter(
+            empty(num_embeddings, embedding_dim, dtype=dtype, device=device) if _weight is None else _weight
+        )
         if _weight is None:
             init.normal_(self.weight)
             if padding_idx is not None:

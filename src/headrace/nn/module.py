@@ -21,7 +21,11 @@ class IncompatibleKeys(namedtuple("IncompatibleKeys", "missing_keys unexpected_k
     """What load_state_dict did not find, and what it found too much."""
 
     def __repr__(self) -> str:
-        return "<All keys matched successfully>" if not self.missing_keys and not self.unexpected_keys else super().__repr__()
+        return (
+            "<All keys matched successfully>"
+            if not self.missing_keys and not self.unexpected_keys
+            else super().__repr__()
+        )
 
 
 class Module:
@@ -36,7 +40,15 @@ class Module:
         for table in ("_parameters", "_buffers", "_modules"):
             fields[table] = {}
         fields["_transient"] = set()  # names of buffers that are not in the state_dict
-        for table in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_load_pre_hooks", "_load_post_hooks", "_state_hooks"):
+        for table in (
+            "_forward_hooks",
+            "_forward_pre_hooks",
+            "_backward_hooks",
+            "_backward_pre_hooks",
+            "_load_pre_hooks",
+            "_load_post_hooks",
+            "_state_hooks",
+        ):
             fields[table] = {}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -77,11 +89,15 @@ class Module:
             result = result if answer is None else answer
         return result if marker is None else marker.outputs(result)
 
-    def register_forward_pre_hook(self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False) -> Handle:
+    def register_forward_pre_hook(
+        self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
+    ) -> Handle:
         """Call `hook(module, args)` before forward; what it answers replaces the arguments."""
         return Handle.add(self._forward_pre_hooks, (hook, with_kwargs), first=prepend)
 
-    def register_forward_hook(self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False, always_call: bool = False) -> Handle:
+    def register_forward_hook(
+        self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False, always_call: bool = False
+    ) -> Handle:
         """Call `hook(module, args, output)` after forward; what it answers replaces the output."""
         return Handle.add(self._forward_hooks, (hook, with_kwargs), first=prepend)
 
@@ -126,15 +142,21 @@ class Module:
             self.register_buffer(name, value, value.persistent)
         elif "_parameters" in fields and name in self._parameters:
             if value is not None:
-                raise TypeError(f"cannot assign '{type(value).__name__}' as parameter '{name}' (torch.nn.Parameter or None expected)")
+                raise TypeError(
+                    f"cannot assign '{type(value).__name__}' as parameter '{name}' (torch.nn.Parameter or None expected)"
+                )
             self._parameters[name] = None
         elif "_modules" in fields and name in self._modules:
             if value is not None:
-                raise TypeError(f"cannot assign '{type(value).__name__}' as child module '{name}' (torch.nn.Module or None expected)")
+                raise TypeError(
+                    f"cannot assign '{type(value).__name__}' as child module '{name}' (torch.nn.Module or None expected)"
+                )
             self._modules[name] = None
         elif "_buffers" in fields and name in self._buffers:
             if value is not None and not isinstance(value, Tensor):
-                raise TypeError(f"cannot assign '{type(value).__name__}' as buffer '{name}' (torch.Tensor or None expected)")
+                raise TypeError(
+                    f"cannot assign '{type(value).__name__}' as buffer '{name}' (torch.Tensor or None expected)"
+                )
             self._buffers[name] = value
         else:
             object.__setattr__(self, name, value)
@@ -161,16 +183,22 @@ class Module:
         """Add a parameter under a name. TypeError for what is no Parameter, KeyError for a name that is taken."""
         self._check_name(name, self._parameters)
         if param is not None and not isinstance(param, Parameter):
-            raise TypeError(f"cannot assign '{type(param).__name__}' object to parameter '{name}' (torch.nn.Parameter or None required)")
+            raise TypeError(
+                f"cannot assign '{type(param).__name__}' object to parameter '{name}' (torch.nn.Parameter or None required)"
+            )
         if param is not None and not param.is_leaf:
-            raise ValueError(f"Cannot assign non-leaf Tensor to parameter '{name}'. Model parameters must be created explicitly.")
+            raise ValueError(
+                f"Cannot assign non-leaf Tensor to parameter '{name}'. Model parameters must be created explicitly."
+            )
         self._parameters[name] = param
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Add a tensor that belongs to the state but is not trained."""
         self._check_name(name, self._buffers)
         if tensor is not None and not isinstance(tensor, Tensor):
-            raise TypeError(f"cannot assign '{type(tensor).__name__}' object to buffer '{name}' (torch Tensor or None required)")
+            raise TypeError(
+                f"cannot assign '{type(tensor).__name__}' object to buffer '{name}' (torch Tensor or None required)"
+            )
         self._buffers[name] = tensor
         (self._transient.discard if persistent else self._transient.add)(name)
 
@@ -190,7 +218,13 @@ class Module:
             raise KeyError(f'a name can\'t contain ".", got: {name}')
         if name == "":
             raise KeyError('a name can\'t be empty string ""')
-        if name not in table and (name in self.__dict__ or name in self._parameters or name in self._buffers or name in self._modules or hasattr(type(self), name)):
+        if name not in table and (
+            name in self.__dict__
+            or name in self._parameters
+            or name in self._buffers
+            or name in self._modules
+            or hasattr(type(self), name)
+        ):
             raise KeyError(f"attribute '{name}' already exists")
 
     # ---------------------------------------------------------------- the tree
@@ -210,7 +244,9 @@ class Module:
         """This module and all below it, each once."""
         return (module for _, module in self.named_modules())
 
-    def named_modules(self, memo: set[Module] | None = None, prefix: str = "", remove_duplicate: bool = True) -> Iterator[tuple[str, Module]]:
+    def named_modules(
+        self, memo: set[Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Module]]:
         memo = set() if memo is None else memo
         if self in memo:
             return
@@ -223,7 +259,9 @@ class Module:
 
     def _named(self, table: str, prefix: str, recurse: bool, remove_duplicate: bool) -> Iterator[tuple[str, Any]]:
         seen: set[int] = set()
-        for path, module in self.named_modules(prefix=prefix, remove_duplicate=remove_duplicate) if recurse else [(prefix, self)]:
+        for path, module in (
+            self.named_modules(prefix=prefix, remove_duplicate=remove_duplicate) if recurse else [(prefix, self)]
+        ):
             for name, value in getattr(module, table).items():
                 if value is None or id(value) in seen:
                     continue
@@ -231,7 +269,9 @@ class Module:
                     seen.add(id(value))
                 yield (f"{path}.{name}" if path else name), value
 
-    def named_parameters(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Iterator[tuple[str, Parameter]]:
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Parameter]]:
         """Parameters with their dotted names."""
         return self._named("_parameters", prefix, recurse, remove_duplicate)
 
@@ -239,7 +279,9 @@ class Module:
         """Parameters, each once."""
         return (value for _, value in self.named_parameters(recurse=recurse))
 
-    def named_buffers(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Iterator[tuple[str, Tensor]]:
+    def named_buffers(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Tensor]]:
         return self._named("_buffers", prefix, recurse, remove_duplicate)
 
     def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
@@ -339,7 +381,9 @@ class Module:
         if dtype is None:
             return self
         if not (dtype.is_floating_point or dtype.is_complex):
-            raise TypeError(f"nn.Module.to only accepts floating point or complex dtypes, but got desired dtype={dtype}")
+            raise TypeError(
+                f"nn.Module.to only accepts floating point or complex dtypes, but got desired dtype={dtype}"
+            )
         return self._apply(lambda t: t.to(dtype) if t.is_floating_point() else t)  # type: ignore[attr-defined]
 
     def float(self: T) -> T:
@@ -378,10 +422,15 @@ class Module:
     def set_extra_state(self, state: Any) -> None:
         raise RuntimeError("set_extra_state() is not implemented")
 
-    def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> dict[str, Any]:
+    def state_dict(
+        self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False
+    ) -> dict[str, Any]:
         """Parameters and persistent buffers by dotted name (sharing memory with the module)."""
         found: Any = OrderedDict() if destination is None else destination
-        for name, value in [*self._parameters.items(), *((n, v) for n, v in self._buffers.items() if n not in self._transient)]:
+        for name, value in [
+            *self._parameters.items(),
+            *((n, v) for n, v in self._buffers.items() if n not in self._transient),
+        ]:
             if value is not None:
                 found[prefix + name] = value if keep_vars else value.detach()
         if type(self).get_extra_state is not Module.get_extra_state:
@@ -393,7 +442,9 @@ class Module:
             hook(self, found, prefix, {})
         return found  # type: ignore[no-any-return]
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> IncompatibleKeys:
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> IncompatibleKeys:
         """Copy values by dotted name into parameters and buffers (assign: take the tensors themselves).
 
         RuntimeError for shapes that differ, and with strict also for missing and unexpected names; all are listed.
@@ -418,7 +469,9 @@ class Module:
             raise RuntimeError(f"Error(s) in loading state_dict for {type(self).__name__}:\n\t" + "\n\t".join(errors))
         return keys
 
-    def _load(self, state: dict[str, Any], prefix: str, known: set[str], missing: list[str], errors: list[str], assign: bool) -> None:
+    def _load(
+        self, state: dict[str, Any], prefix: str, known: set[str], missing: list[str], errors: list[str], assign: bool
+    ) -> None:
         for hook in list(self._load_pre_hooks.values()):
             hook(self, state, prefix, {}, True, missing, [], errors)
         self._load_from_state_dict(state, prefix, known, missing, errors, assign)
@@ -426,7 +479,9 @@ class Module:
             if module is not None:
                 module._load(state, f"{prefix}{name}.", known, missing, errors, assign)
 
-    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, known: set[str], missing: list[str], errors: list[str], assign: bool) -> None:
+    def _load_from_state_dict(
+        self, state: dict[str, Any], prefix: str, known: set[str], missing: list[str], errors: list[str], assign: bool
+    ) -> None:
         own = [*self._parameters.items(), *((n, v) for n, v in self._buffers.items() if n not in self._transient)]
         for name, value in own:
             key = prefix + name
@@ -451,17 +506,25 @@ class Module:
 
             given = wrap(given)
         if not isinstance(given, Tensor):
-            errors.append(f'While copying the parameter named "{key}", expected torch.Tensor or Tensor-like object from checkpoint but received {type(given).__name__}')
+            errors.append(
+                f'While copying the parameter named "{key}", expected torch.Tensor or Tensor-like object from checkpoint but received {type(given).__name__}'
+            )
             return
         if isinstance(value, UninitializedParameter):
             value.materialize(given._data.shape)
         if given._data.shape == (1,) and value._data.shape == ():
             given = given.reshape(())  # type: ignore[attr-defined]
         if given._data.shape != value._data.shape:
-            errors.append(f"size mismatch for {key}: copying a param with shape {given.shape} from checkpoint, the shape in current model is {value.shape}.")
+            errors.append(
+                f"size mismatch for {key}: copying a param with shape {given.shape} from checkpoint, the shape in current model is {value.shape}."
+            )
             return
         if assign:
-            new = Parameter(given, value.requires_grad) if isinstance(value, Parameter) and not isinstance(given, Parameter) else given
+            new = (
+                Parameter(given, value.requires_grad)
+                if isinstance(value, Parameter) and not isinstance(given, Parameter)
+                else given
+            )
             (self._parameters if isinstance(value, Parameter) else self._buffers)[name] = new
         else:
             value.copy_(given)  # type: ignore[attr-defined]

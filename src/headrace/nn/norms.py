@@ -19,8 +19,23 @@ class _Running(Module):
 
     ranks: tuple[int, ...] = ()
 
-    def _setup(self, num_features: int, eps: float, momentum: float | None, affine: bool, track: bool, dtype: Any, bias: bool = True) -> None:
-        self.num_features, self.eps, self.momentum, self.affine, self.track_running_stats = num_features, eps, momentum, affine, track
+    def _setup(
+        self,
+        num_features: int,
+        eps: float,
+        momentum: float | None,
+        affine: bool,
+        track: bool,
+        dtype: Any,
+        bias: bool = True,
+    ) -> None:
+        self.num_features, self.eps, self.momentum, self.affine, self.track_running_stats = (
+            num_features,
+            eps,
+            momentum,
+            affine,
+            track,
+        )
         self.register_parameter("weight", Parameter(ones(num_features, dtype=dtype)) if affine else None)
         self.register_parameter("bias", Parameter(zeros(num_features, dtype=dtype)) if affine and bias else None)
         if track:
@@ -48,14 +63,27 @@ class _Running(Module):
 
     def _check(self, input: Tensor) -> None:
         if input._data.ndim not in self.ranks:
-            raise ValueError(f"expected {' or '.join(f'{r}D' for r in self.ranks)} input (got {input._data.ndim}D input)")
+            raise ValueError(
+                f"expected {' or '.join(f'{r}D' for r in self.ranks)} input (got {input._data.ndim}D input)"
+            )
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, track_running_stats={self.track_running_stats}"
 
 
 class _BatchNorm(_Running):
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True, track_running_stats: bool = True, device: Any = None, dtype: Any = None, *, bias: bool = True) -> None:
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        bias: bool = True,
+    ) -> None:
         super().__init__()
         self._setup(num_features, eps, momentum, affine, track_running_stats, dtype, bias)
 
@@ -69,7 +97,9 @@ class _BatchNorm(_Running):
             if self.momentum is None:
                 momentum = 1.0 / float(self.num_batches_tracked._data)
         use_batch = self.training or not self.track_running_stats
-        mean, var = (None, None) if self.training and not self.track_running_stats else (self.running_mean, self.running_var)
+        mean, var = (
+            (None, None) if self.training and not self.track_running_stats else (self.running_mean, self.running_var)
+        )
         return F.batch_norm(input, mean, var, self.weight, self.bias, use_batch, momentum, self.eps)
 
 
@@ -98,7 +128,18 @@ class SyncBatchNorm(_BatchNorm):
 
 
 class _InstanceNorm(_Running):
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = False, track_running_stats: bool = False, device: Any = None, dtype: Any = None, *, bias: bool = True) -> None:
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        affine: bool = False,
+        track_running_stats: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        bias: bool = True,
+    ) -> None:
         super().__init__()
         self._setup(num_features, eps, momentum, affine, track_running_stats, dtype, bias)
 
@@ -107,7 +148,9 @@ class _InstanceNorm(_Running):
         single = input._data.ndim == self.ranks[0]
         x = input.unsqueeze(0) if single else input  # type: ignore[attr-defined]
         use_input = self.training or not self.track_running_stats
-        found = F.instance_norm(x, self.running_mean, self.running_var, self.weight, self.bias, use_input, self.momentum or 0.0, self.eps)
+        found = F.instance_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, use_input, self.momentum or 0.0, self.eps
+        )
         return found.squeeze(0) if single else found  # type: ignore[attr-defined,no-any-return]
 
 
@@ -132,12 +175,24 @@ class InstanceNorm3d(_InstanceNorm):
 class LayerNorm(Module):
     """Normalization over the last dimensions."""
 
-    def __init__(self, normalized_shape: Any, eps: float = 1e-5, elementwise_affine: bool = True, bias: bool = True, device: Any = None, dtype: Any = None) -> None:
+    def __init__(
+        self,
+        normalized_shape: Any,
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
         super().__init__()
         self.normalized_shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
         self.eps, self.elementwise_affine = eps, elementwise_affine
-        self.register_parameter("weight", Parameter(ones(*self.normalized_shape, dtype=dtype)) if elementwise_affine else None)
-        self.register_parameter("bias", Parameter(zeros(*self.normalized_shape, dtype=dtype)) if elementwise_affine and bias else None)
+        self.register_parameter(
+            "weight", Parameter(ones(*self.normalized_shape, dtype=dtype)) if elementwise_affine else None
+        )
+        self.register_parameter(
+            "bias", Parameter(zeros(*self.normalized_shape, dtype=dtype)) if elementwise_affine and bias else None
+        )
 
     def reset_parameters(self) -> None:
         """Scale 1, shift 0."""
@@ -156,11 +211,22 @@ class LayerNorm(Module):
 class RMSNorm(Module):
     """Division by the root mean square over the last dimensions."""
 
-    def __init__(self, normalized_shape: Any, eps: float | None = None, elementwise_affine: bool = True, device: Any = None, dtype: Any = None, *, bias: bool = True) -> None:
+    def __init__(
+        self,
+        normalized_shape: Any,
+        eps: float | None = None,
+        elementwise_affine: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        bias: bool = True,
+    ) -> None:
         super().__init__()
         self.normalized_shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
         self.eps, self.elementwise_affine = eps, elementwise_affine
-        self.register_parameter("weight", Parameter(ones(*self.normalized_shape, dtype=dtype)) if elementwise_affine else None)
+        self.register_parameter(
+            "weight", Parameter(ones(*self.normalized_shape, dtype=dtype)) if elementwise_affine else None
+        )
 
     def forward(self, input: Tensor) -> Tensor:
         return F.rms_norm(input, self.normalized_shape, self.weight, self.eps)
@@ -172,7 +238,17 @@ class RMSNorm(Module):
 class GroupNorm(Module):
     """Normalization over groups of channels."""
 
-    def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, device: Any = None, dtype: Any = None, *, bias: bool = True) -> None:
+    def __init__(
+        self,
+        num_groups: int,
+        num_channels: int,
+        eps: float = 1e-5,
+        affine: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        bias: bool = True,
+    ) -> None:
         super().__init__()
         if num_groups <= 0:
             raise ValueError(f"num_groups must be positive, but got {num_groups}")

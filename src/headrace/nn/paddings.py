@@ -42,4 +42,8 @@ _KINDS: dict[str, tuple[type[_Pad], str]] = {
 __all__ = [f"{name}{n}d" for name in _KINDS for n in (1, 2, 3)]
 for _name, (_base, _mode) in _KINDS.items():
     for _n in (1, 2, 3):
-        globals()[f"{_name}{_n}d"] = type(f"{_name}{_n}d", (_base,), {"n": _n, "mode": _mode, "__doc__": f"F.pad (mode {_mode}) over {_n} dimensions.", "__module__": __name__})
+        globals()[f"{_name}{_n}d"] = type(
+            f"{_name}{_n}d",
+            (_base,),
+            {"n": _n, "mode": _mode, "__doc__": f"F.pad (mode {_mode}) over {_n} dimensions.", "__module__": __name__},
+        )

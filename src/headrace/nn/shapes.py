@@ -40,15 +40,32 @@ class Unflatten(Module):
 class Upsample(Module):
     """interpolate as a layer."""
 
-    def __init__(self, size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: bool | None = None, recompute_scale_factor: bool | None = None) -> None:
+    def __init__(
+        self,
+        size: Any = None,
+        scale_factor: Any = None,
+        mode: str = "nearest",
+        align_corners: bool | None = None,
+        recompute_scale_factor: bool | None = None,
+    ) -> None:
         super().__init__()
-        self.size, self.scale_factor, self.mode, self.align_corners, self.recompute_scale_factor = size, scale_factor, mode, align_corners, recompute_scale_factor
+        self.size, self.scale_factor, self.mode, self.align_corners, self.recompute_scale_factor = (
+            size,
+            scale_factor,
+            mode,
+            align_corners,
+            recompute_scale_factor,
+        )
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.interpolate(input, self.size, self.scale_factor, self.mode, self.align_corners, self.recompute_scale_factor)
+        return F.interpolate(
+            input, self.size, self.scale_factor, self.mode, self.align_corners, self.recompute_scale_factor
+        )
 
     def extra_repr(self) -> str:
-        return (f"scale_factor={self.scale_factor!r}" if self.scale_factor is not None else f"size={self.size!r}") + f", mode={self.mode!r}"
+        return (
+            f"scale_factor={self.scale_factor!r}" if self.scale_factor is not None else f"size={self.size!r}"
+        ) + f", mode={self.mode!r}"
 
 
 class UpsamplingNearest2d(Upsample):

@@ -12,6 +12,8 @@ from headrace.tensors import Tensor
 
 # Larger parameters are worked on in parts of this many elements, so that the few arrays of a step stay in the cache.
 BLOCK = 16384
+# Parameters up to this size are worked on together.
+SMALL = 2048
 
 
 class Adam(Optimizer):
@@ -27,10 +29,36 @@ class Adam(Optimizer):
         super().__init__(params, {**defaults, **IMPLEMENTATION, **implementation})
 
     def update_group(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        small = [p for p in params if p._data.size <= SMALL]
+        if len(small) > 1 and not group["amsgrad"] and len({p._data.dtype for p in small}) == 1:
+            self._update_joined(small, group)
+            params = [p for p in params if p._data.size > SMALL]
         for p in params:
             grad = p._grad._data  # type: ignore[union-attr]
             self.update(p._data, grad, self.state[p], group)
             p._storage.version += 1
+
+    def _update_joined(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        """One step of many small parameters as one vector: their running means are parts of joined arrays."""
+        states = [self.state[p] for p in params]
+        steps = {state.get("step", 0) for state in states}
+        if len(steps) > 1:
+            for p, state in zip(params, states):
+                self.update(p._data, p._grad._data, state, group)  # type: ignore[union-attr]
+                p._storage.version += 1
+            return
+        mean, square = (_joined(states, name, params) for name in ("exp_avg", "exp_avg_sq"))
+        for state in states:
+            step = next_step(state)
+        grad = np.concatenate([p._grad._data.reshape(-1) for p in params])  # type: ignore[union-attr]
+        flat = np.concatenate([p._data.reshape(-1) for p in params])
+        _adam(step, group, flat, grad, mean, square, None)
+        start = 0
+        for p in params:
+            size = p._data.size
+            p._data[...] = flat[start : start + size].reshape(p._data.shape)
+            p._storage.version += 1
+            start += size
 
     def update(self, param: np.ndarray, grad: np.ndarray, state: dict[str, Any], group: dict[str, Any]) -> None:
         step = next_step(state)
@@ -43,6 +71,20 @@ class Adam(Optimizer):
         flat = [None if a is None else a.reshape(-1) for a in arrays]
         for start in range(0, param.size, BLOCK):
             _adam(step, group, *(None if a is None else a[start : start + BLOCK] for a in flat))  # type: ignore[arg-type]
+
+
+def _joined(states: list[dict[str, Any]], name: str, params: list[Tensor]) -> np.ndarray:
+    """One array whose parts are the states' arrays; made anew where they are not."""
+    first = states[0].get(name)
+    whole = None if first is None else first.base
+    if whole is not None and whole.ndim == 1 and whole.size == sum(p._data.size for p in params) and all(s[name].base is whole for s in states):
+        return whole  # type: ignore[no-any-return]
+    whole = np.concatenate([buffer(s, name, p._data).reshape(-1) for s, p in zip(states, params)])
+    start = 0
+    for state, p in zip(states, params):
+        state[name] = whole[start : start + p._data.size].reshape(p._data.shape)
+        start += p._data.size
+    return whole
 
 
 def _adam(step: int, group: dict[str, Any], param: np.ndarray, grad: np.ndarray, mean: np.ndarray, square: np.ndarray, highest: np.ndarray | None) -> None:

@@ -29,7 +29,12 @@ class LBFGS(Optimizer):
         self._params = self.param_groups[0]["params"]
 
     def _gradient(self) -> np.ndarray:
-        return np.concatenate([(np.zeros(p._data.size, p._data.dtype) if p._grad is None else p._grad._data.reshape(-1)) for p in self._params])
+        return np.concatenate(
+            [
+                (np.zeros(p._data.size, p._data.dtype) if p._grad is None else p._grad._data.reshape(-1))
+                for p in self._params
+            ]
+        )
 
     def _point(self) -> np.ndarray:
         return np.concatenate([p._data.reshape(-1) for p in self._params])
@@ -118,7 +123,9 @@ class LBFGS(Optimizer):
         return q
 
 
-def _cubic(x1: float, f1: float, g1: float, x2: float, f2: float, g2: float, bounds: tuple[float, float] | None = None) -> float:
+def _cubic(
+    x1: float, f1: float, g1: float, x2: float, f2: float, g2: float, bounds: tuple[float, float] | None = None
+) -> float:
     """The minimum of the cubic through two points with slopes, inside the bounds."""
     low, high = bounds or (min(x1, x2), max(x1, x2))
     d1 = g1 + g2 - 3 * (f1 - f2) / (x1 - x2)

@@ -51,7 +51,9 @@ class LRScheduler:
 
     def state_dict(self) -> dict[str, Any]:
         """What the schedule knows, without the optimizer and functions."""
-        return {k: v for k, v in self.__dict__.items() if k not in ("optimizer", "lr_lambdas", "lr_lambda", "_schedulers")}
+        return {
+            k: v for k, v in self.__dict__.items() if k not in ("optimizer", "lr_lambdas", "lr_lambda", "_schedulers")
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.__dict__.update(state_dict)
@@ -61,7 +63,9 @@ class LambdaLR(LRScheduler):
     """initial rate * lr_lambda(epoch)."""
 
     def __init__(self, optimizer: Optimizer, lr_lambda: Any, last_epoch: int = -1) -> None:
-        self.lr_lambdas = list(lr_lambda) if isinstance(lr_lambda, list | tuple) else [lr_lambda] * len(optimizer.param_groups)
+        self.lr_lambdas = (
+            list(lr_lambda) if isinstance(lr_lambda, list | tuple) else [lr_lambda] * len(optimizer.param_groups)
+        )
         if len(self.lr_lambdas) != len(optimizer.param_groups):
             raise ValueError(f"Expected {len(optimizer.param_groups)} lr_lambdas, but got {len(self.lr_lambdas)}")
         super().__init__(optimizer, last_epoch)
@@ -74,11 +78,17 @@ class MultiplicativeLR(LRScheduler):
     """rate * lr_lambda(epoch)."""
 
     def __init__(self, optimizer: Optimizer, lr_lambda: Any, last_epoch: int = -1) -> None:
-        self.lr_lambdas = list(lr_lambda) if isinstance(lr_lambda, list | tuple) else [lr_lambda] * len(optimizer.param_groups)
+        self.lr_lambdas = (
+            list(lr_lambda) if isinstance(lr_lambda, list | tuple) else [lr_lambda] * len(optimizer.param_groups)
+        )
         super().__init__(optimizer, last_epoch)
 
     def rates(self) -> list[float]:
-        return self.current() if self.last_epoch <= 0 else [rate * f(self.last_epoch) for rate, f in zip(self.current(), self.lr_lambdas)]
+        return (
+            self.current()
+            if self.last_epoch <= 0
+            else [rate * f(self.last_epoch) for rate, f in zip(self.current(), self.lr_lambdas)]
+        )
 
 
 class StepLR(LRScheduler):
@@ -97,7 +107,9 @@ class StepLR(LRScheduler):
 class MultiStepLR(LRScheduler):
     """rate * gamma at each milestone."""
 
-    def __init__(self, optimizer: Optimizer, milestones: Sequence[int], gamma: float = 0.1, last_epoch: int = -1) -> None:
+    def __init__(
+        self, optimizer: Optimizer, milestones: Sequence[int], gamma: float = 0.1, last_epoch: int = -1
+    ) -> None:
         self.milestones, self.gamma = Counter(milestones), gamma
         super().__init__(optimizer, last_epoch)
 
@@ -108,7 +120,9 @@ class MultiStepLR(LRScheduler):
 class ConstantLR(LRScheduler):
     """initial rate * factor until total_iters."""
 
-    def __init__(self, optimizer: Optimizer, factor: float = 1.0 / 3, total_iters: int = 5, last_epoch: int = -1) -> None:
+    def __init__(
+        self, optimizer: Optimizer, factor: float = 1.0 / 3, total_iters: int = 5, last_epoch: int = -1
+    ) -> None:
         if not 0 <= factor <= 1.0:
             raise ValueError("Constant multiplicative factor expected to be between 0 and 1.")
         self.factor, self.total_iters = factor, total_iters
@@ -117,13 +131,22 @@ class ConstantLR(LRScheduler):
     def rates(self) -> list[float]:
         if self.last_epoch == 0:
             return [rate * self.factor for rate in self.current()]
-        return [rate / self.factor for rate in self.current()] if self.last_epoch == self.total_iters else self.current()
+        return (
+            [rate / self.factor for rate in self.current()] if self.last_epoch == self.total_iters else self.current()
+        )
 
 
 class LinearLR(LRScheduler):
     """The factor goes from start_factor to end_factor in total_iters epochs."""
 
-    def __init__(self, optimizer: Optimizer, start_factor: float = 1.0 / 3, end_factor: float = 1.0, total_iters: int = 5, last_epoch: int = -1) -> None:
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        start_factor: float = 1.0 / 3,
+        end_factor: float = 1.0,
+        total_iters: int = 5,
+        last_epoch: int = -1,
+    ) -> None:
         if not 0 < start_factor <= 1.0:
             raise ValueError("Starting multiplicative factor expected to be greater than 0 and less or equal to 1.")
         self.start_factor, self.end_factor, self.total_iters = start_factor, end_factor, total_iters
@@ -153,7 +176,10 @@ class PolynomialLR(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def rates(self) -> list[float]:
-        return [base * (1 - min(self.last_epoch, self.total_iters) / self.total_iters) ** self.power for base in self.base_lrs]
+        return [
+            base * (1 - min(self.last_epoch, self.total_iters) / self.total_iters) ** self.power
+            for base in self.base_lrs
+        ]
 
 
 class CosineAnnealingLR(LRScheduler):
@@ -164,20 +190,28 @@ class CosineAnnealingLR(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def rates(self) -> list[float]:
-        return [self.eta_min + (base - self.eta_min) * (1 + math.cos(math.pi * self.last_epoch / self.T_max)) / 2 for base in self.base_lrs]
+        return [
+            self.eta_min + (base - self.eta_min) * (1 + math.cos(math.pi * self.last_epoch / self.T_max)) / 2
+            for base in self.base_lrs
+        ]
 
 
 class CosineAnnealingWarmRestarts(LRScheduler):
     """Half cosines of T_0 epochs, each T_mult times as long as the one before."""
 
-    def __init__(self, optimizer: Optimizer, T_0: int, T_mult: int = 1, eta_min: float = 0.0, last_epoch: int = -1) -> None:  # noqa: N803
+    def __init__(
+        self, optimizer: Optimizer, T_0: int, T_mult: int = 1, eta_min: float = 0.0, last_epoch: int = -1
+    ) -> None:  # noqa: N803
         if T_0 <= 0 or T_mult < 1:
             raise ValueError(f"Expected positive integer T_0 and integer T_mult >= 1, but got {T_0} and {T_mult}")
         self.T_0, self.T_i, self.T_mult, self.eta_min, self.T_cur = T_0, T_0, T_mult, eta_min, last_epoch
         super().__init__(optimizer, last_epoch)
 
     def rates(self) -> list[float]:
-        return [self.eta_min + (base - self.eta_min) * (1 + math.cos(math.pi * self.T_cur / self.T_i)) / 2 for base in self.base_lrs]
+        return [
+            self.eta_min + (base - self.eta_min) * (1 + math.cos(math.pi * self.T_cur / self.T_i)) / 2
+            for base in self.base_lrs
+        ]
 
     def step(self, epoch: float | None = None) -> None:
         """Go to the next epoch, or to a (fractional) one."""
@@ -209,7 +243,10 @@ class OneCycleLR(LRScheduler):
                            (total_steps - 1, "initial_lr", "min_lr", "max_momentum", "max_momentum")]  # fmt: skip
             self.phases[1] = (float(2 * pct_start * total_steps) - 2, *self.phases[1][1:])
         else:
-            self.phases = [(up, "initial_lr", "max_lr", "max_momentum", "base_momentum"), (total_steps - 1, "max_lr", "min_lr", "base_momentum", "max_momentum")]
+            self.phases = [
+                (up, "initial_lr", "max_lr", "max_momentum", "base_momentum"),
+                (total_steps - 1, "max_lr", "min_lr", "base_momentum", "max_momentum"),
+            ]
         for group, peak in zip(optimizer.param_groups, peaks):
             group["initial_lr"], group["max_lr"] = peak / div_factor, peak
             group["min_lr"] = group["initial_lr"] / final_div_factor
@@ -217,7 +254,11 @@ class OneCycleLR(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def _between(self, start: float, end: float, share: float) -> float:
-        return end + (start - end) / 2 * (1 + math.cos(math.pi * share)) if self.anneal_strategy == "cos" else (end - start) * share + start
+        return (
+            end + (start - end) / 2 * (1 + math.cos(math.pi * share))
+            if self.anneal_strategy == "cos"
+            else (end - start) * share + start
+        )
 
     def rates(self) -> list[float]:
         step = self.last_epoch
@@ -249,9 +290,19 @@ class CyclicLR(LRScheduler):
                  base_momentum: float = 0.8, max_momentum: float = 0.9, last_epoch: int = -1) -> None:  # fmt: skip
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"] = base_lr
-        self.max_lr, self.base_lr, self.gamma, self.scale_fn, self.scale_mode = max_lr, base_lr, gamma, scale_fn, scale_mode
+        self.max_lr, self.base_lr, self.gamma, self.scale_fn, self.scale_mode = (
+            max_lr,
+            base_lr,
+            gamma,
+            scale_fn,
+            scale_mode,
+        )
         down = step_size_up if step_size_down is None else step_size_down
-        self.total_size, self.step_ratio, self.mode = float(step_size_up + down), step_size_up / (step_size_up + down), mode
+        self.total_size, self.step_ratio, self.mode = (
+            float(step_size_up + down),
+            step_size_up / (step_size_up + down),
+            mode,
+        )
         self.cycle_momentum, self.base_momentum, self.max_momentum = cycle_momentum, base_momentum, max_momentum
         super().__init__(optimizer, last_epoch)
 
@@ -262,7 +313,11 @@ class CyclicLR(LRScheduler):
         if self.scale_fn is not None:
             scale = self.scale_fn(cycle if self.scale_mode == "cycle" else self.last_epoch)
         else:
-            scale = {"triangular": 1.0, "triangular2": 1 / 2.0 ** (cycle - 1), "exp_range": self.gamma**self.last_epoch}[self.mode]
+            scale = {
+                "triangular": 1.0,
+                "triangular2": 1 / 2.0 ** (cycle - 1),
+                "exp_range": self.gamma**self.last_epoch,
+            }[self.mode]
         if self.cycle_momentum:
             for group in self.optimizer.param_groups:
                 momentum = self.max_momentum - (self.max_momentum - self.base_momentum) * share * scale
@@ -276,10 +331,19 @@ class CyclicLR(LRScheduler):
 class SequentialLR(LRScheduler):
     """One schedule after the other, at milestones."""
 
-    def __init__(self, optimizer: Optimizer, schedulers: Sequence[LRScheduler], milestones: Sequence[int], last_epoch: int = -1) -> None:
+    def __init__(
+        self, optimizer: Optimizer, schedulers: Sequence[LRScheduler], milestones: Sequence[int], last_epoch: int = -1
+    ) -> None:
         if len(milestones) != len(schedulers) - 1:
-            raise ValueError("Sequential Schedulers expects number of schedulers provided to be one more than the number of milestone points")
-        self.optimizer, self._schedulers, self._milestones, self.last_epoch = optimizer, list(schedulers), list(milestones), last_epoch + 1
+            raise ValueError(
+                "Sequential Schedulers expects number of schedulers provided to be one more than the number of milestone points"
+            )
+        self.optimizer, self._schedulers, self._milestones, self.last_epoch = (
+            optimizer,
+            list(schedulers),
+            list(milestones),
+            last_epoch + 1,
+        )
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"]
         for scheduler in self._schedulers:

@@ -20,7 +20,18 @@ class Adafactor(Optimizer):
             raise ValueError(f"beta2_decay should be <= 0 but is: {beta2_decay}")
         if d < 1.0:
             raise ValueError(f"Clipping threshold d should be >= 1 but is: {d}")
-        super().__init__(params, {"lr": lr, "beta2_decay": beta2_decay, "eps": eps, "d": d, "weight_decay": weight_decay, "foreach": foreach, "maximize": maximize})
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "beta2_decay": beta2_decay,
+                "eps": eps,
+                "d": d,
+                "weight_decay": weight_decay,
+                "foreach": foreach,
+                "maximize": maximize,
+            },
+        )
 
     def update(self, param: np.ndarray, grad: np.ndarray, state: dict[str, Any], group: dict[str, Any]) -> None:
         step, lr = next_step(state), number(group["lr"])
@@ -61,7 +72,9 @@ class Muon(Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 if p._data.ndim != 2:
-                    raise ValueError(f"Muon only supports 2D parameters whereas we found a parameter with size: {p.shape}")
+                    raise ValueError(
+                        f"Muon only supports 2D parameters whereas we found a parameter with size: {p.shape}"
+                    )
 
     def update(self, param: np.ndarray, grad: np.ndarray, state: dict[str, Any], group: dict[str, Any]) -> None:
         velocity, momentum, lr = buffer(state, "momentum_buffer", param), group["momentum"], number(group["lr"])
@@ -69,7 +82,11 @@ class Muon(Optimizer):
         update = grad + (velocity - grad) * momentum if group["nesterov"] else velocity
         update = orthogonal(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
         rows, columns = param.shape
-        ratio = math.sqrt(max(1, rows / columns)) if group["adjust_lr_fn"] in (None, "original") else 0.2 * math.sqrt(max(rows, columns))
+        ratio = (
+            math.sqrt(max(1, rows / columns))
+            if group["adjust_lr_fn"] in (None, "original")
+            else 0.2 * math.sqrt(max(rows, columns))
+        )
         param *= 1 - lr * group["weight_decay"]
         param -= (lr * ratio * update).astype(param.dtype)
 
@@ -93,5 +110,3 @@ def orthogonal(matrix: np.ndarray, coefficients: tuple[float, float, float], ste
         poly = rounded(b * gram + c * (gram @ gram))
         x = rounded(a * x + poly @ x)
     return x.T if tall else x
-
-

@@ -50,7 +50,9 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
             raise RuntimeError("Not allow zero-dim input tensor.")
         channels = input._data.shape[1] if input._data.ndim > 1 else 1
         if not is_symbolic(channels) and weight._data.size != channels:
-            raise RuntimeError(f"Mismatch of parameter numbers and input channel size. Found parameter numbers = {weight.numel()} and channel size = {channels}.")
+            raise RuntimeError(
+                f"Mismatch of parameter numbers and input channel size. Found parameter numbers = {weight.numel()} and channel size = {channels}."
+            )
     shape = [1] * input._data.ndim
     if weight._data.size != 1 and input._data.ndim > 1:
         shape[1] = -1
@@ -166,7 +168,9 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
     return ops.Mul(a, ops.Sigmoid(b))
 
 
-def rrelu(input: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, inplace: bool = False) -> Tensor:
+def rrelu(
+    input: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, inplace: bool = False
+) -> Tensor:
     """leaky_relu whose slope is random while training."""
     from headrace.functional.creation import finish
     from headrace.generators import stream

@@ -12,14 +12,18 @@ from headrace.autograd.tape import PythonNode, edge_of, ops
 from headrace.tensors import Tensor, wrap
 
 
-def losses(log_probs: Tensor, targets: np.ndarray, input_lengths: np.ndarray, target_lengths: np.ndarray, blank: int) -> Tensor:
+def losses(
+    log_probs: Tensor, targets: np.ndarray, input_lengths: np.ndarray, target_lengths: np.ndarray, blank: int
+) -> Tensor:
     """-log p(target) for each sample, float [N], of log_probs [T, N, C]. RuntimeError where lengths do not fit."""
     data = log_probs.detach().numpy()
     steps, count, classes = data.shape
     if len(input_lengths) != count or len(target_lengths) != count:
         raise RuntimeError("input_lengths and target_lengths must be of size batch_size")
     if input_lengths.size and input_lengths.max() > steps:
-        raise RuntimeError(f"Expected input_lengths to have value at most {steps}, but got value {int(input_lengths.max())}")
+        raise RuntimeError(
+            f"Expected input_lengths to have value at most {steps}, but got value {int(input_lengths.max())}"
+        )
     if not 0 <= blank < classes:
         raise RuntimeError("blank must be in label range")
     labels = _labels(targets, target_lengths, count)
@@ -27,7 +31,9 @@ def losses(log_probs: Tensor, targets: np.ndarray, input_lengths: np.ndarray, ta
     gradient = np.zeros_like(data)
     with np.errstate(all="ignore"):
         for n in range(count):
-            values[n], gradient[: input_lengths[n], n] = _sample(data[: input_lengths[n], n].astype(np.float64), labels[n], blank)
+            values[n], gradient[: input_lengths[n], n] = _sample(
+                data[: input_lengths[n], n].astype(np.float64), labels[n], blank
+            )
     found = wrap(values)
     if log_probs._node is not None and MODE.grad:
 

@@ -38,5 +38,9 @@ def pdist(input: Tensor, p: float = 2.0) -> Tensor:
     return vector_norm(gap, p, 1)
 
 
-FUNCTIONS["cosine_similarity"], FUNCTIONS["pairwise_distance"], FUNCTIONS["pdist"] = cosine_similarity, pairwise_distance, pdist
+FUNCTIONS["cosine_similarity"], FUNCTIONS["pairwise_distance"], FUNCTIONS["pdist"] = (
+    cosine_similarity,
+    pairwise_distance,
+    pdist,
+)
 __all__ = exported(globals())

@@ -20,7 +20,9 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if x.dtype is not w.dtype and x.dtype != w.dtype:
         raise RuntimeError(f"mat1 and mat2 must have the same dtype, but got {input.dtype} and {weight.dtype}")
     if x.ndim == 0 or (x.shape[-1] != w.shape[-1] and not is_symbolic(x.shape[-1])):
-        raise RuntimeError(f"mat1 and mat2 shapes cannot be multiplied ({'x'.join(map(str, x.shape))} and {'x'.join(map(str, reversed(w.shape)))})")
+        raise RuntimeError(
+            f"mat1 and mat2 shapes cannot be multiplied ({'x'.join(map(str, x.shape))} and {'x'.join(map(str, reversed(w.shape)))})"
+        )
     if x.ndim == 2 and w.ndim == 2:
         return ops.Gemm(input, weight, bias, transB=1)
     if MODE.tracer is not None or w.ndim == 1 or x.ndim == 1:
@@ -35,7 +37,9 @@ def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None
     if input1._data.shape[:-1] != input2._data.shape[:-1]:
         raise RuntimeError("bilinear(): input batch dimensions do not match")
     if input1._data.shape[-1] != weight._data.shape[1] or input2._data.shape[-1] != weight._data.shape[2]:
-        raise RuntimeError(f"bilinear(): input sizes {input1.shape[-1]}, {input2.shape[-1]} do not match weight {list(weight.shape)}")
+        raise RuntimeError(
+            f"bilinear(): input sizes {input1.shape[-1]}, {input2.shape[-1]} do not match weight {list(weight.shape)}"
+        )
     lead = tuple(input1.shape)[:-1]
     a, b = (t.reshape(-1, t.shape[-1]) for t in (input1, input2))  # type: ignore[attr-defined]
     found = ops.Einsum(a, weight, b, equation="ni,kij,nj->nk").reshape(*lead, weight.shape[0])
@@ -48,7 +52,9 @@ def embedding(
 ) -> Tensor:  # fmt: skip
     """Rows of `weight` by number. The row padding_idx gets no gradient; rows longer than max_norm are scaled in place."""
     if category(input) != 1:
-        raise RuntimeError(f"Expected tensor for argument #1 'indices' to have one of the following scalar types: Long, Int; but got {input.dtype} instead")
+        raise RuntimeError(
+            f"Expected tensor for argument #1 'indices' to have one of the following scalar types: Long, Int; but got {input.dtype} instead"
+        )
     if weight._data.ndim != 2:
         raise RuntimeError("'weight' must be 2-D")
     rows = weight._data.shape[0]
@@ -79,7 +85,9 @@ def _scaled_gradient(x: Tensor, factor: np.ndarray) -> Tensor:
 
     found = wrap(x._data)
     if x._node is not None and MODE.grad:
-        found._node = PythonNode("EmbeddingBackward", [edge_of(x)], 1, lambda grads: [grads[0] and ops.Mul(grads[0], factor)])
+        found._node = PythonNode(
+            "EmbeddingBackward", [edge_of(x)], 1, lambda grads: [grads[0] and ops.Mul(grads[0], factor)]
+        )
     return found
 
 
@@ -99,12 +107,16 @@ def embedding_bag(
     if mode not in ("sum", "mean", "max"):
         raise ValueError("mode has to be one of sum, mean or max")
     if per_sample_weights is not None and mode != "sum":
-        raise NotImplementedError(f"embedding_bag: per_sample_weights was not None. per_sample_weights is only supported for mode='sum' (got mode='{mode}').")
+        raise NotImplementedError(
+            f"embedding_bag: per_sample_weights was not None. per_sample_weights is only supported for mode='sum' (got mode='{mode}')."
+        )
     if per_sample_weights is not None and per_sample_weights._data.shape != input._data.shape:
         raise ValueError("embedding_bag: If per_sample_weights is not None, it must have the same shape as the input")
     if input._data.ndim == 2:
         if offsets is not None:
-            raise ValueError("if input is 2D, then offsets has to be None, as input is treated is a mini-batch of fixed length sequences.")
+            raise ValueError(
+                "if input is 2D, then offsets has to be None, as input is treated is a mini-batch of fixed length sequences."
+            )
         count, width = input._data.shape
         starts = np.arange(count) * width
     elif input._data.ndim == 1:
@@ -112,7 +124,9 @@ def embedding_bag(
             raise ValueError("offsets has to be a 1D Tensor when input is 1D")
         starts = offsets._data[:-1] if include_last_offset else offsets._data
         if len(starts) and starts[0] != 0:
-            raise ValueError("offsets[0] has to be 0, i.e., the first sequence in the mini-batch has to start from position 0")
+            raise ValueError(
+                "offsets[0] has to be 0, i.e., the first sequence in the mini-batch has to start from position 0"
+            )
     else:
         raise ValueError(f"input has to be a 1D or 2D Tensor, but got Tensor of dimension {input._data.ndim}")
     flat = input._data.reshape(-1)
@@ -125,7 +139,13 @@ def embedding_bag(
     rows, bag = ops.Gather(rows, keep.astype(np.int64), axis=0), bag[keep]
     zero = wrap(np.zeros((len(starts), weight._data.shape[1]), weight._data.dtype))
     if mode == "max":
-        found = zero.scatter_reduce(0, wrap(np.repeat(bag[:, None], weight._data.shape[1], 1).astype(np.int64)), rows, "amax", include_self=False)  # type: ignore[attr-defined]
+        found = zero.scatter_reduce(
+            0,
+            wrap(np.repeat(bag[:, None], weight._data.shape[1], 1).astype(np.int64)),
+            rows,
+            "amax",
+            include_self=False,
+        )  # type: ignore[attr-defined]
         return found
     total = zero.index_add(0, wrap(bag.astype(np.int64)), rows)  # type: ignore[attr-defined]
     if mode == "sum":
@@ -151,8 +171,6 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     if data.size and data.max() >= count:
         raise RuntimeError("Class values must be smaller than num_classes.")
     return wrap(np.eye(count, dtype=np.int64)[data])
-
-
 
 
 __all__ = exported(globals())

@@ -230,6 +230,8 @@ def cross_entropy(
     axis = 0 if input._data.ndim == 1 else 1
     if input._data.ndim == 0:
         raise ValueError("cross_entropy: input must have at least 1 dimension")
+    if _plain_classes(input, target, weight, ignore_index) and label_smoothing == 0.0 and reduction in ("mean", "sum"):
+        return ops.SoftmaxCrossEntropyLoss(input, target, reduction=reduction, outputs=2)[0]  # type: ignore[no-any-return]
     logs = ops.LogSoftmax(input, axis=axis)
     hard = nll_loss(logs, target, weight, ignore_index=ignore_index, reduction=reduction)
     if label_smoothing == 0.0:
@@ -249,6 +251,17 @@ def cross_entropy(
             soft = ops.Div(soft, total)
     classes = rows._data.shape[1]
     return hard * (1 - label_smoothing) + soft * (label_smoothing / classes)  # type: ignore[no-any-return]
+
+
+def _plain_classes(input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> bool:
+    """Scores [N, C] and class numbers [N] that are all in range: one operator does it."""
+    x, t = input._data, target._data
+    if weight is not None or x.ndim != 2 or t.ndim != 1 or type(x) is not np.ndarray or type(t) is not np.ndarray:
+        return False
+    if t.shape[0] != x.shape[0] or t.dtype.kind not in "iu" or not t.size:
+        return False
+    low, high = t.min(), t.max()
+    return bool(low >= 0 and high < x.shape[1] and not low <= ignore_index <= high)
 
 
 def _soft_cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None, reduction: str, smoothing: float) -> Tensor:

@@ -30,7 +30,9 @@ def batch_norm(
     if input._data.ndim < 2:
         if input._data.ndim == 0:
             raise ValueError("expected at least 2D input (got 0D input)")
-        return batch_norm(input.unsqueeze(0), running_mean, running_var, weight, bias, training, momentum, eps).squeeze(0)  # type: ignore[attr-defined,no-any-return]
+        return batch_norm(input.unsqueeze(0), running_mean, running_var, weight, bias, training, momentum, eps).squeeze(
+            0
+        )  # type: ignore[attr-defined,no-any-return]
     channels, dtype = input._data.shape[1], input._data.dtype
     w, b = _affine(weight, 1, channels, dtype), _affine(bias, 0, channels, dtype)
     if not training:
@@ -47,23 +49,33 @@ def batch_norm(
         return ops.Mul(input, np.ones(1, dtype))
     blank = np.zeros(channels, kind)
     # Momentum 0 makes the operator's running outputs the batch's own statistics.
-    y, mean, var = ops.BatchNormalization(input, w, b, blank, blank, epsilon=float(eps), momentum=0.0, training_mode=1, outputs=3)
+    y, mean, var = ops.BatchNormalization(
+        input, w, b, blank, blank, epsilon=float(eps), momentum=0.0, training_mode=1, outputs=3
+    )
     if running_mean is not None and running_var is not None:
         _write(running_mean, (1 - momentum) * running_mean._data + momentum * mean._data)
         _write(running_var, (1 - momentum) * running_var._data + momentum * var._data * (count / (count - 1)))
     return y
 
 
-def layer_norm(input: Tensor, normalized_shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+def layer_norm(
+    input: Tensor, normalized_shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
     """(x - mean) / sqrt(var + eps) * weight + bias over the last dimensions."""
     sizes = tuple(normalized_shape)
     if not sizes:
-        raise RuntimeError("Expected normalized_shape to be at least 1-dimensional, i.e., containing at least one element, but got normalized_shape = ()")
+        raise RuntimeError(
+            "Expected normalized_shape to be at least 1-dimensional, i.e., containing at least one element, but got normalized_shape = ()"
+        )
     if tuple(input._data.shape[-len(sizes) :]) != sizes:
-        raise RuntimeError(f"Given normalized_shape={list(sizes)}, expected input with shape [*, {', '.join(map(str, sizes))}], but got input of size{list(input.shape)}")
+        raise RuntimeError(
+            f"Given normalized_shape={list(sizes)}, expected input with shape [*, {', '.join(map(str, sizes))}], but got input of size{list(input.shape)}"
+        )
     for value, name in ((weight, "weight"), (bias, "bias")):
         if value is not None and tuple(value.shape) != sizes:
-            raise RuntimeError(f"Expected {name} to be of same shape as normalized_shape, but got {name} of shape {list(value.shape)} and normalized_shape = {list(sizes)}")
+            raise RuntimeError(
+                f"Expected {name} to be of same shape as normalized_shape, but got {name} of shape {list(value.shape)} and normalized_shape = {list(sizes)}"
+            )
     scale = np.ones(sizes, input._data.dtype) if weight is None else weight
     return ops.LayerNormalization(input, scale, bias, axis=-len(sizes), epsilon=float(eps))
 
@@ -72,7 +84,9 @@ def rms_norm(input: Tensor, normalized_shape: Any, weight: Tensor | None = None,
     """x / sqrt(mean(x²) + eps) * weight over the last dimensions."""
     sizes = tuple(normalized_shape)
     if not sizes or tuple(input._data.shape[-len(sizes) :]) != sizes:
-        raise RuntimeError(f"Given normalized_shape={list(sizes)}, expected input with shape [*, {', '.join(map(str, sizes))}], but got input of size{list(input.shape)}")
+        raise RuntimeError(
+            f"Given normalized_shape={list(sizes)}, expected input with shape [*, {', '.join(map(str, sizes))}], but got input of size{list(input.shape)}"
+        )
     from headrace.scalar_types import finfo
 
     eps = finfo(input.dtype).eps if eps is None else eps
@@ -80,13 +94,17 @@ def rms_norm(input: Tensor, normalized_shape: Any, weight: Tensor | None = None,
     return ops.RMSNormalization(input, scale, axis=-len(sizes), epsilon=float(eps))
 
 
-def group_norm(input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+def group_norm(
+    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
     """Normalization over groups of channels."""
     if input._data.ndim < 2:
         raise RuntimeError(f"Expected at least 2 dimensions for input tensor but received {input._data.ndim}")
     channels = input._data.shape[1]
     if num_groups <= 0 or channels % num_groups:
-        raise RuntimeError(f"Expected number of channels in input to be divisible by num_groups, but got input of shape {list(input.shape)} and num_groups={num_groups}")
+        raise RuntimeError(
+            f"Expected number of channels in input to be divisible by num_groups, but got input of shape {list(input.shape)} and num_groups={num_groups}"
+        )
     dtype = input._data.dtype
     w, b = _affine(weight, 1, channels, dtype), _affine(bias, 0, channels, dtype)
     if input._data.ndim == 2:
@@ -108,7 +126,9 @@ def instance_norm(
         axes = tuple(range(2, input._data.ndim))
         _write(running_mean, (1 - momentum) * running_mean._data + momentum * input._data.mean(axes).mean(0))
         _write(running_var, (1 - momentum) * running_var._data + momentum * input._data.var(axes, ddof=1).mean(0))
-    return ops.InstanceNormalization(input, _affine(weight, 1, channels, dtype), _affine(bias, 0, channels, dtype), epsilon=float(eps))
+    return ops.InstanceNormalization(
+        input, _affine(weight, 1, channels, dtype), _affine(bias, 0, channels, dtype), epsilon=float(eps)
+    )
 
 
 def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:

@@ -21,14 +21,18 @@ def pad(input: Tensor, pad: Any, mode: str = "constant", value: float | None = N
         raise RuntimeError("Padding length must be divisible by 2")
     count = len(given) // 2
     if count > rank:
-        raise RuntimeError(f"Padding length should be less than or equal to two times the input dimension but got padding length {len(given)} and input of dimension {rank}")
+        raise RuntimeError(
+            f"Padding length should be less than or equal to two times the input dimension but got padding length {len(given)} and input of dimension {rank}"
+        )
     if mode not in _MODES:
         raise NotImplementedError(f"Unrecognised padding mode {mode}")
     if mode != "constant":
         if value not in (None, 0):
             raise ValueError(f'Padding mode "{mode}" doesn\'t take in value argument')
         if rank not in (count + 1, count + 2):
-            raise NotImplementedError(f"Only 2D, 3D, 4D, 5D padding with non-constant padding are supported for now; got padding of length {len(given)} and input of dimension {rank}")
+            raise NotImplementedError(
+                f"Only 2D, 3D, 4D, 5D padding with non-constant padding are supported for now; got padding of length {len(given)} and input of dimension {rank}"
+            )
     begin, end = [0] * rank, [0] * rank
     for i in range(count):
         begin[rank - 1 - i], end[rank - 1 - i] = given[2 * i], given[2 * i + 1]
@@ -48,9 +52,13 @@ def _check_sizes(x: Tensor, begin: list[int], end: list[int], mode: str) -> None
         if is_symbolic(size):
             continue
         if size + b + e < 0:
-            raise RuntimeError(f"The input size {size}, plus negative padding {b} and {e} resulted in a negative output size, which is invalid. Check dimension {axis} of your input.")
+            raise RuntimeError(
+                f"The input size {size}, plus negative padding {b} and {e} resulted in a negative output size, which is invalid. Check dimension {axis} of your input."
+            )
         if mode == "reflect" and (b >= size or e >= size) and (b or e):
-            raise RuntimeError(f"Padding size should be less than the corresponding input dimension, but got: padding ({b}, {e}) at dimension {axis} of input {list(x.shape)}")
+            raise RuntimeError(
+                f"Padding size should be less than the corresponding input dimension, but got: padding ({b}, {e}) at dimension {axis} of input {list(x.shape)}"
+            )
         if mode == "circular" and (b > size or e > size):
             raise RuntimeError("Padding value causes wrapping around more than once.")
 

@@ -28,17 +28,30 @@ def _window(n: int, kernel: Any, stride: Any, padding: Any, dilation: Any) -> di
     if min(strides) < 1:
         raise RuntimeError("stride should be greater than zero")
     if any(p < 0 or p > ((k - 1) * d + 1) // 2 for p, k, d in zip(pads, sizes, dilations)):
-        raise RuntimeError(f"pad should be at most half of effective kernel size, but got pad={list(pads)}, kernel_size={list(sizes)} and dilation={list(dilations)}")
+        raise RuntimeError(
+            f"pad should be at most half of effective kernel size, but got pad={list(pads)}, kernel_size={list(sizes)} and dilation={list(dilations)}"
+        )
     return {"kernel_shape": sizes, "strides": strides, "pads": pads + pads, "dilations": dilations}
 
 
 def _check_output(n: int, x: Tensor, window: dict[str, Any], ceil_mode: bool) -> None:
-    for size, k, s, p, d in zip(x._data.shape[-n:], window["kernel_shape"], window["strides"], window["pads"], window["dilations"]):
+    for size, k, s, p, d in zip(
+        x._data.shape[-n:], window["kernel_shape"], window["strides"], window["pads"], window["dilations"]
+    ):
         if not is_symbolic(size) and size + 2 * p < d * (k - 1) + 1 and not ceil_mode:
             raise RuntimeError(f"Given input size: {list(x.shape)}. Calculated output size is too small")
 
 
-def _max(n: int, input: Tensor, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, return_indices: bool) -> Any:
+def _max(
+    n: int,
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    ceil_mode: bool,
+    return_indices: bool,
+) -> Any:
     x, single = _batched(n, input, f"max_pool{n}d")
     window = _window(n, kernel_size, stride, padding, dilation)
     _check_output(n, x, window, ceil_mode)
@@ -51,22 +64,55 @@ def _max(n: int, input: Tensor, kernel_size: Any, stride: Any, padding: Any, dil
     return (found.squeeze(0), places.squeeze(0)) if single else (found, places)  # type: ignore[attr-defined]
 
 
-def max_pool1d(input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False, return_indices: bool = False) -> Any:
+def max_pool1d(
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
     """The largest of each window of [N, C, L]; with return_indices also where it is."""
     return _max(1, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
-def max_pool2d(input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False, return_indices: bool = False) -> Any:
+def max_pool2d(
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
     """The largest of each window of [N, C, H, W]; with return_indices also where it is."""
     return _max(2, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
-def max_pool3d(input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False, return_indices: bool = False) -> Any:
+def max_pool3d(
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
     """The largest of each window of [N, C, D, H, W]; with return_indices also where it is."""
     return _max(3, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
-def _average(n: int, input: Tensor, kernel_size: Any, stride: Any, padding: Any, ceil_mode: bool, count_include_pad: bool, divisor_override: int | None = None) -> Tensor:
+def _average(
+    n: int,
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None = None,
+) -> Tensor:
     x, single = _batched(n, input, f"avg_pool{n}d")
     window = _window(n, kernel_size, stride, padding, 1)
     _check_output(n, x, window, ceil_mode)
@@ -76,7 +122,13 @@ def _average(n: int, input: Tensor, kernel_size: Any, stride: Any, padding: Any,
         # A sum of windows is their mean over a padded input times the kernel's size.
         pads = window["pads"]
         padded = ops.Pad(x, axes_input((0, 0, *pads[:n], 0, 0, *pads[n:])))
-        total = ops.AveragePool(padded, kernel_shape=window["kernel_shape"], strides=window["strides"], ceil_mode=int(ceil_mode), count_include_pad=0)
+        total = ops.AveragePool(
+            padded,
+            kernel_shape=window["kernel_shape"],
+            strides=window["strides"],
+            ceil_mode=int(ceil_mode),
+            count_include_pad=0,
+        )
         found = total * _covered(padded, window, ceil_mode, n) / divisor_override
     else:
         found = ops.AveragePool(x, **window, ceil_mode=int(ceil_mode), count_include_pad=int(count_include_pad))
@@ -96,17 +148,40 @@ def _covered(x: Tensor, window: dict[str, Any], ceil_mode: bool, n: int) -> Tens
     return wrap(count.astype(x._data.dtype))
 
 
-def avg_pool1d(input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False, count_include_pad: bool = True) -> Tensor:
+def avg_pool1d(
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Tensor:
     """The mean of each window of [N, C, L]."""
     return _average(1, input, kernel_size, stride, padding, ceil_mode, count_include_pad)
 
 
-def avg_pool2d(input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False, count_include_pad: bool = True, divisor_override: int | None = None) -> Tensor:
+def avg_pool2d(
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor:
     """The mean of each window of [N, C, H, W]."""
     return _average(2, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
 
 
-def avg_pool3d(input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False, count_include_pad: bool = True, divisor_override: int | None = None) -> Tensor:
+def avg_pool3d(
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor:
     """The mean of each window of [N, C, D, H, W]."""
     return _average(3, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
 

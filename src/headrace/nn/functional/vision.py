@@ -18,29 +18,53 @@ def interpolate(
 ) -> Tensor:  # fmt: skip
     """[N, C, *sizes] resized to `size` or by `scale_factor`."""
     n = input._data.ndim - 2
-    modes = {"nearest": (1, 2, 3), "nearest-exact": (1, 2, 3), "area": (1, 2, 3), "linear": (1,), "bilinear": (2,), "bicubic": (2,), "trilinear": (3,)}
+    modes = {
+        "nearest": (1, 2, 3),
+        "nearest-exact": (1, 2, 3),
+        "area": (1, 2, 3),
+        "linear": (1,),
+        "bilinear": (2,),
+        "bicubic": (2,),
+        "trilinear": (3,),
+    }
     if mode not in modes or n not in modes[mode]:
-        raise NotImplementedError(f"Input Error: Only 3D, 4D and 5D input Tensors supported (got {input._data.ndim}D) for the modes: nearest | linear | bilinear | bicubic | trilinear | area | nearest-exact (got {mode})")
+        raise NotImplementedError(
+            f"Input Error: Only 3D, 4D and 5D input Tensors supported (got {input._data.ndim}D) for the modes: nearest | linear | bilinear | bicubic | trilinear | area | nearest-exact (got {mode})"
+        )
     if mode in ("nearest", "area", "nearest-exact"):
         if align_corners is not None:
-            raise ValueError("align_corners option can only be set with the interpolating modes: linear | bilinear | bicubic | trilinear")
+            raise ValueError(
+                "align_corners option can only be set with the interpolating modes: linear | bilinear | bicubic | trilinear"
+            )
     if (size is None) == (scale_factor is None):
-        raise ValueError("only one of size or scale_factor should be defined" if size is not None else "either size or scale_factor should be defined")
+        raise ValueError(
+            "only one of size or scale_factor should be defined"
+            if size is not None
+            else "either size or scale_factor should be defined"
+        )
     sizes = input._data.shape[2:]
     factors: Any = None
     if scale_factor is not None:
-        factors = tuple(float(f) for f in (scale_factor if isinstance(scale_factor, tuple | list) else (scale_factor,) * n))
+        factors = tuple(
+            float(f) for f in (scale_factor if isinstance(scale_factor, tuple | list) else (scale_factor,) * n)
+        )
         if len(factors) != n:
-            raise ValueError(f"Input and scale_factor must have the same number of spatial dimensions, but got input with spatial dimensions of {list(sizes)} and scale_factor of shape {list(factors)}.")
+            raise ValueError(
+                f"Input and scale_factor must have the same number of spatial dimensions, but got input with spatial dimensions of {list(sizes)} and scale_factor of shape {list(factors)}."
+            )
         wanted = tuple(math.floor(s * f) for s, f in zip(sizes, factors))
         if recompute_scale_factor:
             factors = None
     else:
         wanted = tuple(size) if isinstance(size, tuple | list) else (size,) * n
         if len(wanted) != n:
-            raise ValueError(f"Input and output must have the same number of spatial dimensions, but got input with spatial dimensions of {list(sizes)} and output size of {list(wanted)}.")
+            raise ValueError(
+                f"Input and output must have the same number of spatial dimensions, but got input with spatial dimensions of {list(sizes)} and output size of {list(wanted)}."
+            )
     if any(w < 1 for w in wanted):
-        raise RuntimeError(f"Input and output sizes should be greater than 0, but got input {list(sizes)} output {list(wanted)}")
+        raise RuntimeError(
+            f"Input and output sizes should be greater than 0, but got input {list(sizes)} output {list(wanted)}"
+        )
     if mode == "area":
         from headrace.nn.functional import pooling
 
@@ -104,7 +128,9 @@ def _cubic(gap: np.ndarray, a: float) -> np.ndarray:
     return np.where(gap <= 1, near, np.where(gap < 2, far, 0))
 
 
-def upsample(input: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: bool | None = None) -> Tensor:
+def upsample(
+    input: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: bool | None = None
+) -> Tensor:
     """interpolate under its older name."""
     return interpolate(input, size, scale_factor, mode, align_corners)
 
@@ -122,13 +148,17 @@ def upsample_bilinear(input: Tensor, size: Any = None, scale_factor: Any = None)
 def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
     """[*, C * r², H, W] to [*, C, H * r, W * r]."""
     if input._data.ndim < 3:
-        raise RuntimeError(f"pixel_shuffle expects input to have at least 3 dimensions, but got input with {input._data.ndim} dimension(s)")
+        raise RuntimeError(
+            f"pixel_shuffle expects input to have at least 3 dimensions, but got input with {input._data.ndim} dimension(s)"
+        )
     r = upscale_factor
     if r <= 0:
         raise RuntimeError(f"pixel_shuffle expects a positive upscale_factor, but got {r}")
     *lead, c, h, w = input.shape
     if c % (r * r):
-        raise RuntimeError(f"pixel_shuffle expects its input's 'channel' dimension to be divisible by the square of upscale_factor, but input.size(-3)={c} is not divisible by {r * r}")
+        raise RuntimeError(
+            f"pixel_shuffle expects its input's 'channel' dimension to be divisible by the square of upscale_factor, but input.size(-3)={c} is not divisible by {r * r}"
+        )
     if len(lead) == 1:
         return ops.DepthToSpace(input, blocksize=r, mode="CRD")
     split = input.reshape(*lead, c // (r * r), r, r, h, w)  # type: ignore[attr-defined]
@@ -139,13 +169,17 @@ def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
 def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
     """[*, C, H * r, W * r] to [*, C * r², H, W]."""
     if input._data.ndim < 3:
-        raise RuntimeError(f"pixel_unshuffle expects input to have at least 3 dimensions, but got input with {input._data.ndim} dimension(s)")
+        raise RuntimeError(
+            f"pixel_unshuffle expects input to have at least 3 dimensions, but got input with {input._data.ndim} dimension(s)"
+        )
     r = downscale_factor
     if r <= 0:
         raise RuntimeError(f"pixel_unshuffle expects a positive downscale_factor, but got {r}")
     *lead, c, h, w = input.shape
     if h % r or w % r:
-        raise RuntimeError(f"pixel_unshuffle expects height and width to be divisible by downscale_factor, but got {h} and {w} with {r}")
+        raise RuntimeError(
+            f"pixel_unshuffle expects height and width to be divisible by downscale_factor, but got {h} and {w} with {r}"
+        )
     k = len(lead)
     split = input.reshape(*lead, c, h // r, r, w // r, r)  # type: ignore[attr-defined]
     return split.permute(*range(k), k, k + 2, k + 4, k + 1, k + 3).reshape(*lead, c * r * r, h // r, w // r)  # type: ignore[no-any-return]
@@ -157,14 +191,22 @@ def channel_shuffle(input: Tensor, groups: int) -> Tensor:
     return input.reshape(n, groups, c // groups, *rest).transpose(1, 2).reshape(n, c, *rest)  # type: ignore[attr-defined,no-any-return]
 
 
-def grid_sample(input: Tensor, grid: Tensor, mode: str = "bilinear", padding_mode: str = "zeros", align_corners: bool | None = None) -> Tensor:
+def grid_sample(
+    input: Tensor, grid: Tensor, mode: str = "bilinear", padding_mode: str = "zeros", align_corners: bool | None = None
+) -> Tensor:
     """input [N, C, H, W] read at the places grid [N, h, w, 2] (x, y in [-1, 1]) names."""
     if mode not in ("bilinear", "nearest", "bicubic"):
-        raise ValueError(f"nn.functional.grid_sample(): expected mode to be 'bilinear', 'nearest' or 'bicubic', but got: '{mode}'")
+        raise ValueError(
+            f"nn.functional.grid_sample(): expected mode to be 'bilinear', 'nearest' or 'bicubic', but got: '{mode}'"
+        )
     if padding_mode not in ("zeros", "border", "reflection"):
-        raise ValueError(f"nn.functional.grid_sample(): expected padding_mode to be 'zeros', 'border', or 'reflection', but got: '{padding_mode}'")
+        raise ValueError(
+            f"nn.functional.grid_sample(): expected padding_mode to be 'zeros', 'border', or 'reflection', but got: '{padding_mode}'"
+        )
     names = {"bilinear": "linear", "bicubic": "cubic", "nearest": "nearest"}
-    return ops.GridSample(input, grid, mode=names[mode], padding_mode=padding_mode, align_corners=int(bool(align_corners)))
+    return ops.GridSample(
+        input, grid, mode=names[mode], padding_mode=padding_mode, align_corners=int(bool(align_corners))
+    )
 
 
 def affine_grid(theta: Tensor, size: Any, align_corners: bool | None = None) -> Tensor:
