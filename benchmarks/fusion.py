@@ -33,7 +33,9 @@ def feeds_of(graph: Graph, sizes: int = 1) -> dict[str, np.ndarray]:
             raise SystemExit(f"input {value.name} is {value.type}; only tensors of known rank are supported")
         dims = [dim if isinstance(dim, int) else sizes for dim in value.type.shape]
         kind = dtypes.of(value.type.dtype)
-        found[value.name] = rng.standard_normal(dims).astype(kind.numpy) if kind.kind == "f" else np.ones(dims, kind.numpy)
+        found[value.name] = (
+            rng.standard_normal(dims).astype(kind.numpy) if kind.kind == "f" else np.ones(dims, kind.numpy)
+        )
     return found
 
 

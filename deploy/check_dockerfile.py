@@ -93,7 +93,14 @@ def base_tree(options, image):
     if not tree.exists():
         subprocess.run(["debootstrap", "--variant=minbase", release[1], str(tree)], check=True)
     if release[2]:  # what the -slim images leave out
-        for name in ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "var/cache/apt", "var/lib/apt/lists"):
+        for name in (
+            "usr/share/doc",
+            "usr/share/man",
+            "usr/share/locale",
+            "usr/share/info",
+            "var/cache/apt",
+            "var/lib/apt/lists",
+        ):
             shutil.rmtree(tree / name, ignore_errors=True)
             (tree / name).mkdir(parents=True, exist_ok=True)
     return tree

@@ -1,9 +1,9 @@
 """Builder: adds nodes to a block, with types inferred at once.
 
-    graph = Graph(Block([x], [], []))
-    builder = Builder(graph)
-    (y,) = builder.node("Relu", [x])
-    graph.outputs.append(y)
+graph = Graph(Block([x], [], []))
+builder = Builder(graph)
+(y,) = builder.node("Relu", [x])
+graph.outputs.append(y)
 """
 
 from __future__ import annotations
@@ -101,5 +101,3 @@ class Builder:
             self.names.update(value.name for value in block.inputs)
         self.block.nodes.append(node)
         return node
-
-

@@ -127,7 +127,10 @@ def _check_outputs(block: Block, defined: Mapping[str, Value], where: str) -> No
 
 
 def _check_arity(node: Node, operator: Operator) -> None:
-    for what, formals, actual in (("inputs", operator.inputs, node.inputs), ("outputs", operator.outputs, node.outputs)):
+    for what, formals, actual in (
+        ("inputs", operator.inputs, node.inputs),
+        ("outputs", operator.outputs, node.outputs),
+    ):
         expanded: Sequence[Any] | None = expand_formals(formals, len(actual))
         if expanded is None:
             raise GraphError(f"{node.label()}: {len(actual)} {what}; {operator.kind} has {arity_text(formals)}")
@@ -163,7 +166,9 @@ def _check_attributes(node: Node, operator: Operator) -> None:
         kind = operator.attributes[key].kind
         accepts = _KINDS.get(kind)
         if value is not None and accepts is not None and not accepts(value):
-            raise GraphError(f"{node.label()}: the attribute {key!r} must be of kind {kind}, not {type(value).__name__}")
+            raise GraphError(
+                f"{node.label()}: the attribute {key!r} must be of kind {kind}, not {type(value).__name__}"
+            )
 
 
 def _check_constant(value: Value, array: Any) -> None:
@@ -204,7 +209,9 @@ def compatible(declared: Type | None, found: Type | None) -> bool:
             return False
         if declared.shape is None or found.shape is None:
             return True
-        return len(declared.shape) == len(found.shape) and all(equal(a, b) is not False for a, b in zip(declared.shape, found.shape))
+        return len(declared.shape) == len(found.shape) and all(
+            equal(a, b) is not False for a, b in zip(declared.shape, found.shape)
+        )
     if isinstance(declared, SequenceType) and isinstance(found, SequenceType):
         return compatible(declared.element, found.element)
     if isinstance(declared, OptionalType):
@@ -219,9 +226,13 @@ def _check_states(graph: Graph) -> None:
     outputs = {value.name: value for value in graph.outputs}
     for state in graph.states:
         if state.input not in inputs or state.output not in outputs:
-            raise GraphError(f"the state {state.input!r} <- {state.output!r} is not an input and an output of the graph")
+            raise GraphError(
+                f"the state {state.input!r} <- {state.output!r} is not an input and an output of the graph"
+            )
         if not compatible(inputs[state.input].type, outputs[state.output].type):
-            raise GraphError(f"the state {state.input!r} is {inputs[state.input].type}, but its next value is {outputs[state.output].type}")
+            raise GraphError(
+                f"the state {state.input!r} is {inputs[state.input].type}, but its next value is {outputs[state.output].type}"
+            )
         if state.initial is not None:
             actual = TensorType(dtypes.of(state.initial).name, tuple(state.initial.shape))
             if not compatible(inputs[state.input].type, actual):

@@ -137,7 +137,9 @@ def _check_feed(value: Value, feeds: Mapping[str, Any], symbols: dict[str, Any])
             dim = symbols.setdefault(dim.name, size)
         dim = substitute(dim, symbols)
         if isinstance(dim, int) and dim != size:
-            raise InputError(f"input {value.name!r} has shape {shape_text(actual)}; it must be {value.type}" + _bound(symbols))
+            raise InputError(
+                f"input {value.name!r} has shape {shape_text(actual)}; it must be {value.type}" + _bound(symbols)
+            )
     return array
 
 

@@ -17,9 +17,18 @@ from headrace.runtime import dtypes
 from headrace.runtime.types import TensorType, Type
 
 # The operator-set versions of archive format 1; import brings older operators up to these.
-OPSETS: dict[str, int] = {"": 28, "ai.onnx.ml": 5, "ai.onnx.preview": 1, "ai.onnx.preview.training": 1, "com.microsoft": 1, "headrace": 1}
+OPSETS: dict[str, int] = {
+    "": 28,
+    "ai.onnx.ml": 5,
+    "ai.onnx.preview": 1,
+    "ai.onnx.preview.training": 1,
+    "com.microsoft": 1,
+    "headrace": 1,
+}
 
-Attribute = "int | float | str | bytes | tuple[int, ...] | tuple[float, ...] | tuple[str, ...] | np.ndarray | Block | Type"
+Attribute = (
+    "int | float | str | bytes | tuple[int, ...] | tuple[float, ...] | tuple[str, ...] | np.ndarray | Block | Type"
+)
 
 
 class Value:
@@ -241,7 +250,9 @@ def _node_text(node: Node, depth: int) -> str:
     results = ", ".join("_" if value is None else repr(value) for value in node.outputs)
     inputs = ", ".join("_" if value is None else f"%{value.name}" for value in node.inputs)
     plain = {key: value for key, value in sorted(node.attributes.items()) if not isinstance(value, Block)}
-    attributes = " {" + ", ".join(f"{key}={attribute_text(value)}" for key, value in plain.items()) + "}" if plain else ""
+    attributes = (
+        " {" + ", ".join(f"{key}={attribute_text(value)}" for key, value in plain.items()) + "}" if plain else ""
+    )
     text = f"{pad}{results} = {node.kind}({inputs}){attributes}"
     for key, block in sorted(node.blocks.items()):
         header = ", ".join(map(repr, block.inputs))

@@ -132,7 +132,9 @@ class Inference:
             if type is None:
                 type = declared
             elif self._depth == 0 and _unranked(type) and not _unranked(declared) and _dtype(type) == _dtype(declared):
-                type = self._renamed(declared)  # a declaration says more than the rule; only at top level, where it is stable
+                type = self._renamed(
+                    declared
+                )  # a declaration says more than the rule; only at top level, where it is stable
             value.type = type
 
     def _renamed(self, type: Type | None) -> Type | None:

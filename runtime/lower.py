@@ -126,7 +126,9 @@ class _Lowering:
         plain = plain_attributes(attributes)
         callback = None if operator is None else _callback(operator, attributes, node, self._runner(node, captured))
         pure = all(inner.deterministic for inner in _operators(node))
-        if not program.add_node(node.kind, node.label(), plain or {}, reads, writes, node.version, plain is not None, callback, pure):
+        if not program.add_node(
+            node.kind, node.label(), plain or {}, reads, writes, node.version, plain is not None, callback, pure
+        ):
             raise LoadError(f"{node.label()}: this CPU has no kernel for it")
 
     def _runner(self, node: Node, captured: Sequence[Value]) -> Callable[[Sequence[Any]], Any] | None:
@@ -156,7 +158,9 @@ def _operators(node: Node) -> list[Operator]:
     return [operator for inner in nodes if (operator := find(inner.operator, inner.domain)) is not None]
 
 
-def _callback(operator: Operator, attributes: Mapping[str, Any], node: Node, bind: Any) -> Callable[[list[Any]], list[Any]]:
+def _callback(
+    operator: Operator, attributes: Mapping[str, Any], node: Node, bind: Any
+) -> Callable[[list[Any]], list[Any]]:
     """The reference as a callback of the native executor."""
     n_inputs, n_outputs, label = len(node.inputs), len(node.outputs), node.label()
 

@@ -101,7 +101,9 @@ class BuilderNamespace(Namespace):
 
     def apply(self, operator: Operator, inputs: list[Any], attributes: dict[str, Any], outputs: int) -> list[Any]:
         return list(
-            self.builder.node(operator.name, inputs, attributes, domain=operator.domain, outputs=outputs, path=self.path)
+            self.builder.node(
+                operator.name, inputs, attributes, domain=operator.domain, outputs=outputs, path=self.path
+            )
         )
 
     def constant(self, array: object) -> Value:

@@ -116,7 +116,10 @@ class _Walk:
             if tag is None:
                 return RowProof(False, f"output {value.name!r} ({value.type}) does not carry the batch")
             if tag == MIXED:
-                return RowProof(False, f"output {value.name!r}: rows are not independent because of {self.reasons.get(value, 'its inputs')}")
+                return RowProof(
+                    False,
+                    f"output {value.name!r}: rows are not independent because of {self.reasons.get(value, 'its inputs')}",
+                )
             if tag != 0:
                 return RowProof(False, f"output {value.name!r} carries the batch at axis {tag}, not 0")
         return RowProof(bool(self.graph.outputs), "" if self.graph.outputs else "the graph has no outputs")

@@ -40,7 +40,9 @@ def test_no_code_comes_from_data(path: Path) -> None:
     assert not findings(path)
 
 
-@pytest.mark.parametrize("text", ["import pickle", "from marshal import loads", "eval('1')", "load('x', allow_pickle=True)"])
+@pytest.mark.parametrize(
+    "text", ["import pickle", "from marshal import loads", "eval('1')", "load('x', allow_pickle=True)"]
+)
 def test_the_gate_sees_what_it_forbids(tmp_path: Path, text: str) -> None:
     (tmp_path / "bad.py").write_text(text)
     assert findings(tmp_path / "bad.py")
@@ -51,13 +53,24 @@ def run(code: str) -> str:
 
 
 def test_importing_headrace_imports_almost_nothing() -> None:
-    loaded = run("import sys, headrace; print(*[m for m in ('numpy', 'onnx', 'grpc', 'click', 'rich', 'google.protobuf') if m in sys.modules])")
+    loaded = run(
+        "import sys, headrace; print(*[m for m in ('numpy', 'onnx', 'grpc', 'click', 'rich', 'google.protobuf') if m in sys.modules])"
+    )
     assert loaded.strip() == ""
 
 
 def test_a_server_needs_no_training_core_and_no_onnx() -> None:
     loaded = run("import sys, headrace.serve.server, headrace.runtime.lower; print(*sys.modules)").split()
-    core = {"headrace.nn", "headrace.tensors", "headrace.autograd", "headrace.functional", "headrace.jit", "onnx", "rich", "click"}
+    core = {
+        "headrace.nn",
+        "headrace.tensors",
+        "headrace.autograd",
+        "headrace.functional",
+        "headrace.jit",
+        "onnx",
+        "rich",
+        "click",
+    }
     assert not core & set(loaded)
 
 
@@ -65,8 +78,16 @@ def test_tritonclient_and_headrace_live_in_one_process() -> None:
     python = os.environ.get("HEADRACE_TRITON_PYTHON")
     if not python:
         pytest.skip("HEADRACE_TRITON_PYTHON names no Python that has tritonclient; scripts/test makes one")
-    code = "import tritonclient.grpc; import headrace.protos.inference_pb2 as pb; print(pb.ModelInferRequest().ByteSize())"
-    done = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
+    code = (
+        "import tritonclient.grpc; import headrace.protos.inference_pb2 as pb; print(pb.ModelInferRequest().ByteSize())"
+    )
+    done = subprocess.run(
+        [python, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+    )
     assert done.stdout.strip() == "0", done.stderr
 
 

@@ -28,7 +28,9 @@ def trained() -> nn.Module:
     optimizer = optim.Adam(net.parameters(), lr=0.01)
     loss_of = nn.CrossEntropyLoss()
     for _ in range(5):
-        for images, labels in DataLoader(TensorDataset(torch.from_numpy(x), torch.from_numpy(y)), batch_size=32, shuffle=True):
+        for images, labels in DataLoader(
+            TensorDataset(torch.from_numpy(x), torch.from_numpy(y)), batch_size=32, shuffle=True
+        ):
             optimizer.zero_grad()
             loss = loss_of(net(images), labels)
             loss.backward()
@@ -78,7 +80,9 @@ def test_the_file_verifies_bit_exactly_here(packed: Path) -> None:
 def test_int8_keeps_the_accuracy(packed: Path, tmp_path: Path) -> None:
     x, y = blobs(300, 2)
     name = headrace.runtime.load(packed).inputs[0].name
-    result = headrace.quantize(packed, tmp_path / "int8.hr", method="static", calibration=[{name: x[:128]}], labels=({name: x}, y))
+    result = headrace.quantize(
+        packed, tmp_path / "int8.hr", method="static", calibration=[{name: x[:128]}], labels=({name: x}, y)
+    )
     assert abs(result.report["accuracy"]["drop_points"]) <= 1.0
     assert headrace.verify(tmp_path / "int8.hr").ok
 
@@ -92,4 +96,6 @@ def test_a_server_answers_with_the_bits_of_the_model(packed: Path) -> None:
         for url in (f"127.0.0.1:{server.grpc_port}", f"http://127.0.0.1:{server.http_port}"):
             with headrace.serve.Client(url) as client:
                 got = client.infer("blobs", **{name: x})
-            assert {key: value.tobytes() for key, value in got.items()} == {key: value.tobytes() for key, value in want.items()}
+            assert {key: value.tobytes() for key, value in got.items()} == {
+                key: value.tobytes() for key, value in want.items()
+            }

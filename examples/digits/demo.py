@@ -1,6 +1,6 @@
 """The whole stack in one run: train, pack, quantize, verify, serve, call over gRPC and REST, compare.
 
-    python examples/digits/demo.py [--epochs 20] [--keep FOLDER]
+python examples/digits/demo.py [--epochs 20] [--keep FOLDER]
 """
 
 import argparse
@@ -30,7 +30,13 @@ def step(text):
 
 
 def train_with_bar(epochs):
-    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.4f}"), TimeElapsedColumn())
+    columns = (
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("", total=epochs, loss=float("nan"))
         return train(epochs, progress=lambda done, total, loss: bar.update(task, completed=done, loss=loss))
@@ -74,10 +80,18 @@ with tempfile.TemporaryDirectory(prefix="headrace-demo-") as scratch:
     example = x_train[:4]
     report = headrace.pack(model, example, float_file, golden=8, evaluate=({"x": x_test}, y_test))
     INPUT, OUTPUT = next(iter(report.inputs)), next(iter(report.outputs))
-    console.print(f"{report.operators} operators, {report.bytes / 1e3:.0f} kB, accuracy {report.accuracy:.2%}, deviation from training {report.deviation:.1e}")
+    console.print(
+        f"{report.operators} operators, {report.bytes / 1e3:.0f} kB, accuracy {report.accuracy:.2%}, deviation from training {report.deviation:.1e}"
+    )
 
     step("3  Quantize to int8, calibrated on training images")
-    quantized = headrace.quantize(float_file, int8_file, method="static", calibration=[{INPUT: x_train[i : i + 32]} for i in range(0, 512, 32)], labels=({INPUT: x_test}, y_test))
+    quantized = headrace.quantize(
+        float_file,
+        int8_file,
+        method="static",
+        calibration=[{INPUT: x_train[i : i + 32]} for i in range(0, 512, 32)],
+        labels=({INPUT: x_test}, y_test),
+    )
     cost = quantized.report["accuracy"]
     console.print(f"accuracy {cost['float']:.2%} -> {cost['int8']:.2%}, {int8_file.stat().st_size / 1e3:.0f} kB")
 
@@ -88,7 +102,20 @@ with tempfile.TemporaryDirectory(prefix="headrace-demo-") as scratch:
         assert verified.ok
 
     step("5  Serve the folder on free ports, and call it over gRPC and REST")
-    command = [sys.executable, "-m", "headrace.cli", "serve", str(store), "--grpc-port", "0", "--http-port", "0", "--metrics-port", "0", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "headrace.cli",
+        "serve",
+        str(store),
+        "--grpc-port",
+        "0",
+        "--http-port",
+        "0",
+        "--metrics-port",
+        "0",
+        "--json",
+    ]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         text = ""
@@ -100,13 +127,20 @@ with tempfile.TemporaryDirectory(prefix="headrace-demo-") as scratch:
         ports = json.loads(text)
         table = Table("model", "protocol", "accuracy", "p50 ms", "p99 ms", box=None, header_style="bold")
         for name in ("digits", "digits-int8"):
-            for protocol, url in (("gRPC", f"127.0.0.1:{ports['grpc']}"), ("REST", f"http://127.0.0.1:{ports['http']}")):
+            for protocol, url in (
+                ("gRPC", f"127.0.0.1:{ports['grpc']}"),
+                ("REST", f"http://127.0.0.1:{ports['http']}"),
+            ):
                 with Client(url) as client:
                     guesses, right, p50, p99 = ask(client, name, x_test, y_test)
                 table.add_row(name, protocol, f"{right:.2%}", f"{p50:.2f}", f"{p99:.2f}")
         for rows in zip(*(picture(image) for image in x_test[:5])):
             console.print("  " + "   ".join(rows))
-        console.print("  " + "   ".join(f"{f'label {guess}, truth {truth}':<16}" for guess, truth in zip(guesses[:4], y_test[:4])) + "\n")
+        console.print(
+            "  "
+            + "   ".join(f"{f'label {guess}, truth {truth}':<16}" for guess, truth in zip(guesses[:4], y_test[:4]))
+            + "\n"
+        )
         console.print(table)
     finally:
         server.terminate()

@@ -20,7 +20,12 @@ def registry() -> dict[tuple[str, str], Operator]:
         for module in pkgutil.iter_modules(package.__path__):
             members = vars(importlib.import_module(f"{package.__name__}.{module.name}"))
             for member in list(members.values()):
-                if isinstance(member, type) and issubclass(member, Operator) and member.__module__ == f"{package.__name__}.{module.name}" and not member.__name__.startswith("_"):
+                if (
+                    isinstance(member, type)
+                    and issubclass(member, Operator)
+                    and member.__module__ == f"{package.__name__}.{module.name}"
+                    and not member.__name__.startswith("_")
+                ):
                     key = (member.domain, member.name)
                     if key in found and type(found[key]) is not member:
                         raise RuntimeError(f"operator {key} is defined twice: {type(found[key])} and {member}")

@@ -103,7 +103,9 @@ class Context:
         self.constants = list(constants) if constants is not None else [None] * len(self.inputs)
         self._fresh, self.n_outputs, self.version = fresh, n_outputs, version
         self.infer_block = infer_block
-        self.batch: Dim | None = None  # the batch's symbol while `rows` is asked, so that made-up rows can be recognised
+        self.batch: Dim | None = (
+            None  # the batch's symbol while `rows` is asked, so that made-up rows can be recognised
+        )
 
     def has(self, index: int) -> bool:
         return index < len(self.inputs) and self.inputs[index] is not None
@@ -173,12 +175,16 @@ class Operator:
         """Symbolic values of small integer outputs (shape arithmetic), or None."""
         return None
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         """The outputs as NumPy arrays, from the specification's text; absent inputs are None. `attributes` has every
         default filled in. `run_block(block, inputs)` runs an inner block (If, Loop, Scan)."""
         raise NotImplementedError(self.kind)
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         """One gradient for each input (None: no gradient flows), built only by calling operators of the namespace `F`
         (eager tape, graph builder, or NumPy), so that it is differentiable again. `grads` holds None for outputs
         without a gradient."""

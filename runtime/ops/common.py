@@ -65,7 +65,9 @@ def name_of(code: int) -> str:
     """The element type behind an ONNX code. GraphError where there is none."""
     row = dtypes.BY_ONNX.get(code)
     if row is None:
-        raise GraphError(f"{code} is no element type; allowed: {', '.join(f'{c} ({r.name})' for c, r in dtypes.BY_ONNX.items())}")
+        raise GraphError(
+            f"{code} is no element type; allowed: {', '.join(f'{c} ({r.name})' for c, r in dtypes.BY_ONNX.items())}"
+        )
     return row.name
 
 
@@ -114,15 +116,22 @@ def zip_values(function: Callable[..., Dim | None], *values: Any) -> Any:
     if not any(isinstance(value, tuple) for value in values):
         return function(*values)
     length = lengths.pop() if lengths else 1
-    columns = [(value if len(value) == length else value * length) if isinstance(value, tuple) else (value,) * length for value in values]
+    columns = [
+        (value if len(value) == length else value * length) if isinstance(value, tuple) else (value,) * length
+        for value in values
+    ]
     found = tuple(function(*row) for row in zip(*columns))
     return None if any(item is None for item in found) else found
 
 
-def replacement(builder: Any, node: Any, inputs: Sequence[Any], attributes: Mapping[str, Any] | None = None) -> list[Any]:
+def replacement(
+    builder: Any, node: Any, inputs: Sequence[Any], attributes: Mapping[str, Any] | None = None
+) -> list[Any]:
     """What `upgrade` answers where one newer node takes the place of an older one: the same operator and output names."""
     names = [None if value is None else value.name for value in node.outputs]
-    found: list[Any] = builder.node(node.operator, inputs, attributes, domain=node.domain, outputs=names, name=node.name, path=node.path)
+    found: list[Any] = builder.node(
+        node.operator, inputs, attributes, domain=node.domain, outputs=names, name=node.name, path=node.path
+    )
     return found
 
 

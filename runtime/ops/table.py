@@ -1,8 +1,8 @@
 """Elementwise operators as rows of a table: a row becomes an Operator class of the module that holds the table.
 
-    globals().update(unary_operators(__name__, (
-        Unary("Sin", np.sin, lambda F, g, x, y, a: F.Mul(g, F.Cos(x)), versions=(7, 22)),
-    )))
+globals().update(unary_operators(__name__, (
+    Unary("Sin", np.sin, lambda F, g, x, y, a: F.Mul(g, F.Cos(x)), versions=(7, 22)),
+)))
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ class Elementwise(Operator):
             return None
         return [zip_values(symbolic, *(context.value(i) for i in range(len(context.inputs))))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         dtype = numpy_dtype(self.result) if self.result else inputs[0].dtype
         return [compute(type(self).function, inputs, dtype, **attributes)]
 
@@ -145,7 +147,9 @@ def _class(module: str, row: Any, base: type[Operator], inputs: tuple[In, ...]) 
 class _Unary(Elementwise):
     row: ClassVar[Unary]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         if self.row.gradient is None or not is_float(F, inputs[0]):
             return [None]
         return [self.row.gradient(F, grads[0], inputs[0], outputs[0], attributes)]
@@ -164,7 +168,9 @@ class _Unary(Elementwise):
 class _Binary(Elementwise):
     row: ClassVar[Binary]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         if self.row.gradient is None:
             return [None, None]
         for_a, for_b = self.row.gradient(F, grads[0], *inputs, outputs[0], attributes)
@@ -175,10 +181,14 @@ class _Binary(Elementwise):
         for attributes in row.cases:
             for left, right in PAIRS:
                 dtype = first_of(row.types)
-                yield Sample([draw(rng, left, dtype, row.low, row.high), self._right(rng, right, dtype)], dict(attributes))
+                yield Sample(
+                    [draw(rng, left, dtype, row.low, row.high), self._right(rng, right, dtype)], dict(attributes)
+                )
         for attributes in row.cases:
             for dtype in ordered(row.types):
-                yield Sample([draw(rng, (3, 5), dtype, row.low, row.high), self._right(rng, (5,), dtype)], dict(attributes))
+                yield Sample(
+                    [draw(rng, (3, 5), dtype, row.low, row.high), self._right(rng, (5,), dtype)], dict(attributes)
+                )
                 if dtypes.of(dtype).kind in "fiub":
                     edge = extremes(dtype)
                     yield Sample([edge[:, None], edge[None, :]], dict(attributes))

@@ -41,7 +41,9 @@ def optimize(graph: Graph, *, skip: Collection[str] = ()) -> Graph:
     passes = portable()
     unknown = set(skip) - {name for name, _ in passes}
     if unknown:
-        raise ValueError(f"no pass is called {', '.join(sorted(unknown))}; allowed: {', '.join(name for name, _ in passes)}")
+        raise ValueError(
+            f"no pass is called {', '.join(sorted(unknown))}; allowed: {', '.join(name for name, _ in passes)}"
+        )
     graph = clone(drop_dead(graph))
     infer_graph(graph)
     for _ in range(ROUNDS):

@@ -102,7 +102,11 @@ def _after(node: Node, scope: Scope) -> Patch | None:
 def _fold_after(node: Node, linear: Node, affine: Affine, scope: Scope) -> Patch | None:
     weights = scope.array(linear.inputs[1])
     bias = scope.array(linear.inputs[2]) if len(linear.inputs) > 2 else None
-    if weights is None or not is_float(weights) or (bias is None and len(linear.inputs) > 2 and linear.inputs[2] is not None):
+    if (
+        weights is None
+        or not is_float(weights)
+        or (bias is None and len(linear.inputs) > 2 and linear.inputs[2] is not None)
+    ):
         return None
     channels = _output_channels(linear, weights)
     if channels is None or affine.scale.size not in (1, channels) or affine.shift.size not in (1, channels):
@@ -119,7 +123,13 @@ def _fold_after(node: Node, linear: Node, affine: Affine, scope: Scope) -> Patch
 
 
 def _with_weights(
-    node: Node, linear: Node, weights: np.ndarray, bias: np.ndarray | None, scale: np.ndarray, shift: np.ndarray, scope: Scope
+    node: Node,
+    linear: Node,
+    weights: np.ndarray,
+    bias: np.ndarray | None,
+    scale: np.ndarray,
+    shift: np.ndarray,
+    scope: Scope,
 ) -> Patch:
     inputs = [linear.inputs[0], linear.inputs[1]]
     name = weights_name(linear)

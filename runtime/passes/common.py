@@ -36,7 +36,9 @@ def _share_constants(graph: Graph) -> Graph:
     if not table:
         return graph
     block = substitute_block(graph.block, table)
-    return drop_dead(Graph(block, dict(graph.constants), dict(graph.values), graph.name, list(graph.states), dict(graph.metadata)))
+    return drop_dead(
+        Graph(block, dict(graph.constants), dict(graph.values), graph.name, list(graph.states), dict(graph.metadata))
+    )
 
 
 def _array_key(array: np.ndarray) -> object:

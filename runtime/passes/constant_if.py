@@ -19,8 +19,14 @@ def _if(node: Node, scope: Scope) -> Patch | None:
     if condition is None or condition.size != 1:
         return None
     branch = node.attributes["then_branch" if bool(condition.reshape(())) else "else_branch"]
-    pairs = [(old, new) for old, new in zip(node.outputs, branch.outputs) if old is not None] if isinstance(branch, Block) else []
-    if not isinstance(branch, Block) or any(id(old) in scope.outputs and not _made_in(new, branch) for old, new in pairs):
+    pairs = (
+        [(old, new) for old, new in zip(node.outputs, branch.outputs) if old is not None]
+        if isinstance(branch, Block)
+        else []
+    )
+    if not isinstance(branch, Block) or any(
+        id(old) in scope.outputs and not _made_in(new, branch) for old, new in pairs
+    ):
         return None
     return Patch([node], branch.nodes, dict(pairs))
 

@@ -14,7 +14,14 @@ from headrace.runtime.passes.scope import Scope
 PORTABLE = True
 ORDER = 10
 
-_DTYPES = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64, "value_string": object, "value_strings": object}
+_DTYPES = {
+    "value_float": np.float32,
+    "value_floats": np.float32,
+    "value_int": np.int64,
+    "value_ints": np.int64,
+    "value_string": object,
+    "value_strings": object,
+}
 
 
 def run(graph: Graph) -> Graph:

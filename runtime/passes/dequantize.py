@@ -17,7 +17,10 @@ def run(graph: Graph) -> Graph:
 
 def _dequantize(node: Node, scope: Scope) -> Patch | None:
     arrays = [None if value is None else scope.array(value) for value in node.inputs]
-    if any(array is None for value, array in zip(node.inputs, arrays) if value is not None) or id(node.outputs[0]) in scope.outputs:
+    if (
+        any(array is None for value, array in zip(node.inputs, arrays) if value is not None)
+        or id(node.outputs[0]) in scope.outputs
+    ):
         return None
     results = compute(node, arrays)
     output = node.outputs[0]

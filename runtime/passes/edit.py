@@ -86,8 +86,12 @@ def clone(graph: Graph) -> Graph:
         nodes = []
         for node in block.nodes:
             read = [fresh(value) for value in node.inputs]
-            attributes = {key: block_of(value) if isinstance(value, Block) else value for key, value in node.attributes.items()}
-            nodes.append(copy_node(node, inputs=read, outputs=[fresh(value) for value in node.outputs], attributes=attributes))
+            attributes = {
+                key: block_of(value) if isinstance(value, Block) else value for key, value in node.attributes.items()
+            }
+            nodes.append(
+                copy_node(node, inputs=read, outputs=[fresh(value) for value in node.outputs], attributes=attributes)
+            )
         return Block(inputs, nodes, [fresh(value) for value in block.outputs])  # type: ignore[misc,arg-type]
 
     block = block_of(graph.block)

@@ -80,7 +80,10 @@ def _gemm(node: Node, scope: Scope) -> Patch | None:
 
 def _patch(product: Product, node: Node, scope: Scope) -> Patch:
     inputs = [product.a, product.b, product.bias, product.r]
-    return Patch(product.nodes, [scope.node("FusedMatMul", inputs, product.output, product.attributes, domain="headrace", like=node)])
+    return Patch(
+        product.nodes,
+        [scope.node("FusedMatMul", inputs, product.output, product.attributes, domain="headrace", like=node)],
+    )
 
 
 def _take_transposes(product: Product, scope: Scope) -> None:
@@ -137,7 +140,12 @@ def _take_tail(product: Product, scope: Scope) -> None:
             _grow(product, following)
             following = scope.user(product.output, "Add")
     other = other_input(following, product.output)
-    if following is not None and product.r is None and other is not product.output and same_shape(other, product.output):
+    if (
+        following is not None
+        and product.r is None
+        and other is not product.output
+        and same_shape(other, product.output)
+    ):
         product.r = other
         _grow(product, following)
     following = scope.user(product.output)

@@ -35,7 +35,9 @@ def _tanh() -> Pattern:
     cube = one_of(x**3.0, (x * x) * x, (x**2.0) * x)
     square = one_of(x**2.0, x * x)
     root = math.sqrt(2.0 / math.pi)
-    inner = one_of((x + cube * 0.044715) * root, (x * root) * (square * 0.044715 + 1.0), x * (square * 0.044715 + 1.0) * root)
+    inner = one_of(
+        (x + cube * 0.044715) * root, (x * root) * (square * 0.044715 + 1.0), x * (square * 0.044715 + 1.0) * root
+    )
     return _halved(x, op("Tanh", inner) + 1.0)
 
 
@@ -46,5 +48,8 @@ def _gelu(node: Node, scope: Scope) -> Patch | None:
     for pattern, approximate in _FORMS:
         found = match(pattern, node, scope)
         if found is not None:
-            return Patch(found.nodes, [scope.node("Gelu", [found["x"]], node.outputs[0], {"approximate": approximate}, like=node)])
+            return Patch(
+                found.nodes,
+                [scope.node("Gelu", [found["x"]], node.outputs[0], {"approximate": approximate}, like=node)],
+            )
     return None

@@ -117,7 +117,9 @@ def _transpose(node: Node, scope: Scope) -> Patch | None:
         return _drop(node, scope, first.inputs[0])
     if not scope.single(node.inputs[0]):
         return None
-    return Patch([node, first], [scope.node("Transpose", [first.inputs[0]], node.outputs[0], {"perm": joined}, like=node)])
+    return Patch(
+        [node, first], [scope.node("Transpose", [first.inputs[0]], node.outputs[0], {"perm": joined}, like=node)]
+    )
 
 
 def _reshape(node: Node, scope: Scope) -> Patch | None:
@@ -128,7 +130,9 @@ def _reshape(node: Node, scope: Scope) -> Patch | None:
     target = scope.integers(node.inputs[1])
     if first is None or target is None or 0 in target:
         return None  # 0 copies a dimension of the value in between
-    return Patch([node], [scope.node("Reshape", [first.inputs[0], node.inputs[1]], node.outputs[0], node.attributes, like=node)])
+    return Patch(
+        [node], [scope.node("Reshape", [first.inputs[0], node.inputs[1]], node.outputs[0], node.attributes, like=node)]
+    )
 
 
 _RULES = {

@@ -71,13 +71,20 @@ def _last_axes(first: tuple[int, ...] | None, second: tuple[int, ...] | None, ax
     return chosen[0]
 
 
-def _next(scope: Scope, kind: str, nodes: list[Node], output: Value, wanted: tuple[int, ...]) -> tuple[Value | None, list[Node], Value]:
+def _next(
+    scope: Scope, kind: str, nodes: list[Node], output: Value, wanted: tuple[int, ...]
+) -> tuple[Value | None, list[Node], Value]:
     """The constant of the following Mul or Add, where it has the normalized dimensions; and the pattern grown by it."""
     following = scope.user(output, kind)
     if following is not None:
         other = other_input(following, output)
         array = scope.array(other)
-        if other is not None and array is not None and array.size == int(np.prod(wanted)) and array.shape[-len(wanted) :] == wanted:
+        if (
+            other is not None
+            and array is not None
+            and array.size == int(np.prod(wanted))
+            and array.shape[-len(wanted) :] == wanted
+        ):
             fitted = other if array.shape == wanted else scope.constant(array.reshape(wanted), other.name)
             return fitted, [*nodes, following], made(following)
     return None, nodes, output

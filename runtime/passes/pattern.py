@@ -133,7 +133,9 @@ def _closed(found: Match, root: Node, scope: Scope) -> bool:
     """Nobody outside reads an inner value."""
     covered = {id(node) for node in found.nodes}
     inner = [value for node in found.nodes if node is not root for value in node.outputs if value is not None]
-    return all(id(value) not in scope.outputs and all(id(user) in covered for user in scope.users(value)) for value in inner)
+    return all(
+        id(value) not in scope.outputs and all(id(user) in covered for user in scope.users(value)) for value in inner
+    )
 
 
 def _match(pattern: Pattern, value: Value | None, scope: Scope, so_far: Match) -> Iterator[Match]:
@@ -174,7 +176,9 @@ def _match_node(pattern: _Op, node: Node, scope: Scope, so_far: Match) -> Iterat
             yield Match(found.values, named, nodes)
 
 
-def _match_all(patterns: tuple[Pattern, ...], values: list[Value | None], scope: Scope, so_far: Match) -> Iterator[Match]:
+def _match_all(
+    patterns: tuple[Pattern, ...], values: list[Value | None], scope: Scope, so_far: Match
+) -> Iterator[Match]:
     if not patterns:
         yield so_far
         return

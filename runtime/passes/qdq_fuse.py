@@ -94,7 +94,9 @@ def constant_float(value: Value | None, scope: Scope) -> np.ndarray | None:
     integers = scope.array(found.value) if found is not None else None
     if found is None or integers is None:
         return None
-    scale, zero = (_along(part, integers.ndim, found.axis) for part in (found.params.scale_array, found.params.zero_array))
+    scale, zero = (
+        _along(part, integers.ndim, found.axis) for part in (found.params.scale_array, found.params.zero_array)
+    )
     return np.asarray((integers.astype(np.float64) - zero) * scale, np.float32)
 
 
@@ -109,7 +111,13 @@ def integer_bias(value: Value | None, extra: np.ndarray | None, units: np.ndarra
     taken as they are. None where a part is not constant or does not fit int32."""
     found = dequantized(value, scope)
     integers = scope.array(found.value) if found is not None else None
-    if extra is None and found is not None and integers is not None and integers.dtype == np.int32 and not found.params.zero_array.any():
+    if (
+        extra is None
+        and found is not None
+        and integers is not None
+        and integers.dtype == np.int32
+        and not found.params.zero_array.any()
+    ):
         scale = found.params.scale_array.ravel()
         if np.allclose(scale, units, rtol=1e-6, atol=0):
             return np.asarray(integers.reshape(-1))
@@ -136,7 +144,12 @@ def _conv(node: Node, scope: Scope) -> Patch | None:
     bias = _bias(bias_value, None, x, w, weights.shape[0], scope)
     if bias_value is not None and bias is None:
         return None
-    inputs = [*_quantized_inputs(x, scope), *_weight_inputs(w, w.value, scope), *tail.params.inputs(scope, tail.output.name), bias]
+    inputs = [
+        *_quantized_inputs(x, scope),
+        *_weight_inputs(w, w.value, scope),
+        *tail.params.inputs(scope, tail.output.name),
+        bias,
+    ]
     return _patch("QConv", node, inputs, tail, scope, {**node.attributes})
 
 
@@ -145,7 +158,9 @@ def _channelwise(w: Quantized, axis: int, channels: int) -> bool:
     return w.params.per_tensor or (w.axis == axis and w.params.scale_array.shape == (channels,))
 
 
-def _bias(value: Value | None, extra: np.ndarray | None, x: Quantized, w: Quantized, channels: int, scope: Scope) -> Value | None:
+def _bias(
+    value: Value | None, extra: np.ndarray | None, x: Quantized, w: Quantized, channels: int, scope: Scope
+) -> Value | None:
     if value is None and extra is None:
         return None
     units = x.params.number * w.params.scale_array.reshape(-1)
@@ -168,7 +183,9 @@ def _weight_inputs(w: Quantized, value: Value, scope: Scope) -> tuple[Value, Val
     return value, scale, zero
 
 
-def _patch(operator: str, node: Node, inputs: list[Value | None], tail: Tail, scope: Scope, attributes: dict[str, object]) -> Patch:
+def _patch(
+    operator: str, node: Node, inputs: list[Value | None], tail: Tail, scope: Scope, attributes: dict[str, object]
+) -> Patch:
     if tail.residual is not None:
         inputs = [*inputs, *_quantized_inputs(tail.residual, scope)]
     new = scope.node(operator, inputs, tail.output, {**attributes, **tail.form}, domain="headrace", like=node)

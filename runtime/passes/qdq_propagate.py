@@ -20,7 +20,19 @@ from headrace.runtime.types import TensorType
 PORTABLE = True
 ORDER = 60
 
-MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Gather", "Expand", "DepthToSpace", "SpaceToDepth", "MaxPool")
+MOVES = (
+    "Reshape",
+    "Transpose",
+    "Squeeze",
+    "Unsqueeze",
+    "Flatten",
+    "Slice",
+    "Gather",
+    "Expand",
+    "DepthToSpace",
+    "SpaceToDepth",
+    "MaxPool",
+)
 _SEEKERS = ("QuantizeLinear", "Concat", *MOVES)
 
 
@@ -120,4 +132,3 @@ def saturates(node: Node, params: Params, scope: Scope) -> bool:
         if number is None or params.quantize(float(number)) != end:
             return False
     return len(node.inputs) > 1
-

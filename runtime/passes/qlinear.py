@@ -21,7 +21,9 @@ def _conv(node: Node, scope: Scope) -> Patch | None:
     """x, x_scale, x_zp, w, w_scale, w_zp, y_scale, y_zp, bias: the same inputs in the same order."""
     if scope.array(node.inputs[3]) is None:
         return None
-    return Patch([node], [scope.node("QConv", node.inputs, node.outputs[0], node.attributes, domain="headrace", like=node)])
+    return Patch(
+        [node], [scope.node("QConv", node.inputs, node.outputs[0], node.attributes, domain="headrace", like=node)]
+    )
 
 
 def _matmul(node: Node, scope: Scope) -> Patch | None:

@@ -63,7 +63,9 @@ class Params:
         if self.scale_array.ndim != 0 and self.per_tensor:
             scale = scope.constant(self.scale_array.reshape(()), f"{name}_scale")
         if zero is None or (self.zero_array.ndim != 0 and self.per_tensor):
-            zero = scope.constant(self.zero_array.reshape(()) if self.per_tensor else self.zero_array, f"{name}_zero_point")
+            zero = scope.constant(
+                self.zero_array.reshape(()) if self.per_tensor else self.zero_array, f"{name}_zero_point"
+            )
         return scale, zero
 
 
@@ -87,7 +89,13 @@ def params_of(node: Node, scope: Scope, kind: str | None) -> Params | None:
     scale = scope.array(scale_value)
     zero_value = node.inputs[2] if len(node.inputs) > 2 else None
     zero = scope.array(zero_value)
-    if scale_value is None or scale is None or scale.dtype != np.float32 or attribute(node, "block_size", 0) or kind is None:
+    if (
+        scale_value is None
+        or scale is None
+        or scale.dtype != np.float32
+        or attribute(node, "block_size", 0)
+        or kind is None
+    ):
         return None
     if zero_value is not None and zero is None:
         return None

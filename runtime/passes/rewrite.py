@@ -37,7 +37,9 @@ def rewrite(graph: Graph, rules: Rules) -> Graph:
     if "*" not in rules and not any(node.kind in rules for node in graph.block.walk()):
         return graph
     names = Names(graph)
-    draft = Graph(graph.block, dict(graph.constants), dict(graph.values), graph.name, list(graph.states), dict(graph.metadata))
+    draft = Graph(
+        graph.block, dict(graph.constants), dict(graph.values), graph.name, list(graph.states), dict(graph.metadata)
+    )
     changed = False
     for _ in range(SWEEPS):
         block = _rewrite_block(draft, draft.block, names, rules)

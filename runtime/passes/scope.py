@@ -129,7 +129,9 @@ class Scope:
         name, path = (like.name, like.path) if like is not None else ("", "")
         return Node(operator, trimmed, [output], attributes, domain=domain, name=name, path=path)
 
-    def infer(self, operator: str, domain: str, inputs: Sequence[Value | None], attributes: Mapping[str, object]) -> Type | None:
+    def infer(
+        self, operator: str, domain: str, inputs: Sequence[Value | None], attributes: Mapping[str, object]
+    ) -> Type | None:
         """The type of an operator's first output; None where the inputs' types are not known well enough."""
         found = find(operator, domain)
         if found is None:
@@ -161,7 +163,9 @@ def attribute(node: Node, key: str, default: Any = None) -> Any:
         return value
     operator = find(node.operator, node.domain)
     known = operator.attributes.get(key) if operator is not None else None
-    return default if known is None or not isinstance(known.default, int | float | str | tuple | list) else known.default
+    return (
+        default if known is None or not isinstance(known.default, int | float | str | tuple | list) else known.default
+    )
 
 
 def integer(node: Node, key: str, default: int = 0) -> int:

@@ -43,7 +43,9 @@ def within(
     best = outcome
     if float_score - outcome.score <= max_drop:
         return outcome
-    sensitivity = {name: signal(quantize([other for other in layers if other != name])) for name in layers if name not in kept}
+    sensitivity = {
+        name: signal(quantize([other for other in layers if other != name])) for name in layers if name not in kept
+    }
     worst_first = sorted(sensitivity, key=lambda name: (sensitivity[name], name))
     for count in _counts(len(worst_first)):
         outcome = _try(quantize, score, [*kept, *worst_first[:count]])

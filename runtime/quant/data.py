@@ -24,13 +24,17 @@ def batches(calibration: Any, graph: Graph) -> Iterable[Feeds]:
     for place, batch in _sources(calibration, names):
         missing = [name for name in names if name not in batch]
         if missing:
-            raise HeadraceError(f"calibration {place} has no array {missing[0]!r}; it has {', '.join(batch) or 'none'}; inputs: {', '.join(names)}")
+            raise HeadraceError(
+                f"calibration {place} has no array {missing[0]!r}; it has {', '.join(batch) or 'none'}; inputs: {', '.join(names)}"
+            )
         yield from chunks({value.name: typed(batch[value.name], value.type) for value in graph.inputs}, graph, CHUNK)
 
 
 def chunks(feeds: Feeds, graph: Graph, size: int) -> Iterator[Feeds]:
     """The feeds cut along the batch dimension, where all inputs have the same symbolic first dimension."""
-    firsts = {value.type.shape[0] if isinstance(value.type, TensorType) and value.type.shape else 0 for value in graph.inputs}
+    firsts = {
+        value.type.shape[0] if isinstance(value.type, TensorType) and value.type.shape else 0 for value in graph.inputs
+    }
     rows = {np.shape(array)[0] if np.ndim(array) else 0 for array in feeds.values()}
     if len(firsts) != 1 or isinstance(firsts.pop(), int) or len(rows) != 1:
         yield feeds
@@ -52,7 +56,9 @@ def _sources(calibration: Any, names: Sequence[str]) -> Iterable[tuple[str, Mapp
     if not isinstance(calibration, str | os.PathLike):
         for index, batch in enumerate(calibration):
             if not isinstance(batch, Mapping):
-                raise HeadraceError(f"calibration batch {index} is a {type(batch).__name__}; allowed is a dict of arrays by input name")
+                raise HeadraceError(
+                    f"calibration batch {index} is a {type(batch).__name__}; allowed is a dict of arrays by input name"
+                )
             yield f"batch {index}", batch
         return
     path = Path(calibration)
@@ -71,7 +77,9 @@ def _read(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
         raise HeadraceError(f"calibration {path.name} cannot be read as .npz or .npy: {error}") from None
     if isinstance(loaded, np.ndarray):
         if len(names) != 1:
-            raise HeadraceError(f"calibration {path.name} is one array, but the model has inputs {', '.join(names)}; allowed is .npz")
+            raise HeadraceError(
+                f"calibration {path.name} is one array, but the model has inputs {', '.join(names)}; allowed is .npz"
+            )
         return {names[0]: loaded}
     with loaded:
         return {name: loaded[name] for name in loaded.files}

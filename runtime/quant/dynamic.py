@@ -28,7 +28,9 @@ TABLE = 1 << 16  # elements of the smallest table that is quantized
 def dynamic_layers(graph: Graph) -> list[Layer]:
     """The layers that dynamic quantization takes: products in order, then tables."""
     products = [layer for layer in layers_of(graph) if layer.node.kind != "Conv" and _large_enough(layer, graph)]
-    return products + [Layer(made(node).name, node, 0, made(node), weights_at=0) for node in graph.nodes if _is_table(node, graph)]
+    return products + [
+        Layer(made(node).name, node, 0, made(node), weights_at=0) for node in graph.nodes if _is_table(node, graph)
+    ]
 
 
 def _large_enough(layer: Layer, graph: Graph) -> bool:
@@ -38,7 +40,13 @@ def _large_enough(layer: Layer, graph: Graph) -> bool:
 
 def _is_table(node: Node, graph: Graph) -> bool:
     table = graph.constant_of(node.inputs[0]) if node.kind == "Gather" else None
-    return table is not None and table.dtype == np.float32 and table.ndim == 2 and table.size >= TABLE and integer(node, "axis") == 0
+    return (
+        table is not None
+        and table.dtype == np.float32
+        and table.ndim == 2
+        and table.size >= TABLE
+        and integer(node, "axis") == 0
+    )
 
 
 def quantize_dynamic(graph: Graph, *, kept: Collection[str] = ()) -> Graph:
@@ -61,7 +69,9 @@ def _replace_table(layer: Layer, scope: Scope) -> Patch:
     integers, scheme = schemes.weights(np.asarray(scope.array(layer.weights)), 0)
     rows = scope.node("Gather", [scope.constant(integers, f"{name}_quantized"), indices], f"{name}_rows", like=node)
     numbers = scope.node("Cast", [rows.outputs[0]], f"{name}_numbers", {"to": dtypes.of("float32").onnx}, like=node)
-    scale = scope.node("Gather", [scope.constant(scheme.scale[:, None], f"{name}_scale"), indices], f"{name}_scales", like=node)
+    scale = scope.node(
+        "Gather", [scope.constant(scheme.scale[:, None], f"{name}_scale"), indices], f"{name}_scales", like=node
+    )
     product = scope.node("Mul", [numbers.outputs[0], scale.outputs[0]], node.outputs[0], like=node)
     return Patch([node], [rows, numbers, scale, product])
 
@@ -89,7 +99,9 @@ def _replace(layer: Layer, scope: Scope) -> Patch:
     name = node.inputs[1].name  # type: ignore[union-attr]
     weights = scope.constant(integers, f"{name}_quantized")
     scale = scope.constant(scheme.scale, f"{name}_scale")
-    new = scope.node("DynamicMatMul", [node.inputs[0], weights, scale, bias], output, attributes, domain="headrace", like=node)
+    new = scope.node(
+        "DynamicMatMul", [node.inputs[0], weights, scale, bias], output, attributes, domain="headrace", like=node
+    )
     return Patch(nodes, [new])
 
 

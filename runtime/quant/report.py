@@ -56,7 +56,12 @@ def accuracy(outputs: Mapping[str, Any], labels: np.ndarray) -> float:
         array = np.asarray(value)
         if array.dtype.kind in "iu" and array.size == labels.size:
             return float(np.mean(array.ravel() == labels))
-        if array.dtype.kind not in "OSU" and array.ndim >= 2 and array.size and array.size // array.shape[-1] == labels.size:
+        if (
+            array.dtype.kind not in "OSU"
+            and array.ndim >= 2
+            and array.size
+            and array.size // array.shape[-1] == labels.size
+        ):
             return float(np.mean(array.argmax(-1).ravel() == labels))
     shapes = ", ".join(f"{name} {np.shape(value)}" for name, value in outputs.items())
     raise HeadraceError(f"no output can be compared with {labels.size} labels; outputs: {shapes}")
@@ -75,7 +80,12 @@ def weight_rows(before: Graph, layers: Sequence[Any], quantized: Mapping[str, np
         weights = before.constant_of(layer.weights)
         if weights is None:
             continue
-        row: dict[str, Any] = {"name": layer.name, "operator": layer.node.kind, "shape": list(weights.shape), "int8": layer.name in quantized}
+        row: dict[str, Any] = {
+            "name": layer.name,
+            "operator": layer.node.kind,
+            "shape": list(weights.shape),
+            "int8": layer.name in quantized,
+        }
         if layer.name in quantized:
             row["weight_sqnr_db"] = error(weights, quantized[layer.name])["sqnr_db"]
         rows.append(row)

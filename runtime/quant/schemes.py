@@ -39,7 +39,9 @@ class Scheme:
 
 
 def _along(part: np.ndarray, axes: int, axis: int | None) -> np.ndarray:
-    return part if axis is None or part.ndim == 0 else part.reshape([-1 if place == axis else 1 for place in range(axes)])
+    return (
+        part if axis is None or part.ndim == 0 else part.reshape([-1 if place == axis else 1 for place in range(axes)])
+    )
 
 
 def activation(low: float, high: float, dtype: str = "uint8") -> Scheme:

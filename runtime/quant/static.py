@@ -25,7 +25,18 @@ from headrace.runtime.quant.unfuse import unfuse
 from headrace.runtime.types import TensorType
 
 FUSED = ("fuse_conv", "fuse_matmul")  # passes whose results this module would have to take apart
-SHARES = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Expand", "DepthToSpace", "SpaceToDepth")
+SHARES = (
+    "MaxPool",
+    "Reshape",
+    "Flatten",
+    "Transpose",
+    "Squeeze",
+    "Unsqueeze",
+    "Slice",
+    "Expand",
+    "DepthToSpace",
+    "SpaceToDepth",
+)
 
 
 @dataclass
@@ -86,7 +97,11 @@ def layers_of(graph: Graph) -> list[Layer]:
 
 
 def _layer(node: Node, scope: Scope) -> Layer | None:
-    if node.kind not in ("Conv", "Gemm", "MatMul") or dtype(node.outputs[0]) != "float32" or scope.array(node.inputs[0]) is not None:
+    if (
+        node.kind not in ("Conv", "Gemm", "MatMul")
+        or dtype(node.outputs[0]) != "float32"
+        or scope.array(node.inputs[0]) is not None
+    ):
         return None
     weights = scope.array(node.inputs[1])
     added = node.inputs[2] if len(node.inputs) > 2 else None
@@ -98,7 +113,11 @@ def _layer(node: Node, scope: Scope) -> Layer | None:
         case "Conv":
             return Layer(name, node, 0, end)
         case "Gemm":
-            plain = attribute(node, "alpha", 1.0) == 1.0 and attribute(node, "beta", 1.0) == 1.0 and not attribute(node, "transA", 0)
+            plain = (
+                attribute(node, "alpha", 1.0) == 1.0
+                and attribute(node, "beta", 1.0) == 1.0
+                and not attribute(node, "transA", 0)
+            )
             width = weights.shape[0 if attribute(node, "transB", 0) else 1]
             row = bias is None or (bias.size == width and bias.ndim <= 2)
             return Layer(name, node, 0 if attribute(node, "transB", 0) else 1, end) if plain and row else None
@@ -113,18 +132,30 @@ def _end_layers(layers: Sequence[Layer], scope: Scope) -> None:
             layer.end = _after_bias(layer.end, scope)
         following = scope.user(layer.end, "Add")
         other = other_input(following, layer.end)
-        if following is not None and id(following) not in taken and same_shape(other, layer.end) and scope.array(other) is None:
+        if (
+            following is not None
+            and id(following) not in taken
+            and same_shape(other, layer.end)
+            and scope.array(other) is None
+        ):
             taken.add(id(following))
             layer.residual, layer.end = other, made(following)
         following = scope.user(layer.end, "Relu", "Clip")
-        if following is not None and all(scope.array(value) is not None for value in following.inputs[1:] if value is not None):
+        if following is not None and all(
+            scope.array(value) is not None for value in following.inputs[1:] if value is not None
+        ):
             layer.end = made(following)
 
 
 def _after_bias(value: Value, scope: Scope) -> Value:
     following = scope.user(value, "Add")
     array = scope.array(other_input(following, value))
-    if following is None or array is None or array.ndim > (rank(value) or 0) or any(size != 1 for size in array.shape[:-1]):
+    if (
+        following is None
+        or array is None
+        or array.ndim > (rank(value) or 0)
+        or any(size != 1 for size in array.shape[:-1])
+    ):
         return value
     return made(following)
 
@@ -155,7 +186,9 @@ def _spread(result: Plan, marked: dict[Value, None], scope: Scope) -> None:
         node = scope.producer(value, *SHARES, "Concat", "GlobalAveragePool", "AveragePool")
         if node is None or len(node.outputs) != 1:
             continue
-        sources = [source for source in (node.inputs if node.kind == "Concat" else node.inputs[:1]) if source is not None]
+        sources = [
+            source for source in (node.inputs if node.kind == "Concat" else node.inputs[:1]) if source is not None
+        ]
         if any(dtype(source) != "float32" or scope.array(source) is not None for source in sources):
             continue
         for source in sources:
@@ -174,7 +207,12 @@ def _in_order(graph: Graph) -> list[Value]:
 
 
 def quantize_static(
-    graph: Graph, data: Sequence[Feeds], *, observer: str = "minmax", kept: Collection[str] = (), progress: Progress | None = None
+    graph: Graph,
+    data: Sequence[Feeds],
+    *,
+    observer: str = "minmax",
+    kept: Collection[str] = (),
+    progress: Progress | None = None,
 ) -> Graph:
     """The Q/DQ graph of a float graph. `kept` names layers (see `layers_of`) that stay float."""
     prepared = prepare(graph)
@@ -182,7 +220,9 @@ def quantize_static(
     return insert(prepared, chosen, measure(prepared, chosen, data, observer=observer, progress=progress))
 
 
-def measure(graph: Graph, chosen: Plan, data: Sequence[Feeds], *, observer: str, progress: Progress | None = None) -> Statistics:
+def measure(
+    graph: Graph, chosen: Plan, data: Sequence[Feeds], *, observer: str, progress: Progress | None = None
+) -> Statistics:
     """Calibrate what the plan needs: ranges of its values, channel means of its layers' inputs."""
     if not chosen.values:
         return Statistics()
@@ -203,7 +243,9 @@ def joined(chosen: Plan, ranges: Ranges) -> dict[Value, tuple[float, float]]:
 
 def insert(graph: Graph, chosen: Plan, statistics: Statistics) -> Graph:
     """Put Q and DQ around the values and DQ behind the weights."""
-    result = Graph(graph.block, dict(graph.constants), dict(graph.values), graph.name, list(graph.states), dict(graph.metadata))
+    result = Graph(
+        graph.block, dict(graph.constants), dict(graph.values), graph.name, list(graph.states), dict(graph.metadata)
+    )
     scope = Scope(result, graph.block, Names(graph))
     found = {value: schemes.activation(*pair) for value, pair in joined(chosen, statistics.ranges).items()}
     added: list[Node] = []
@@ -212,7 +254,10 @@ def insert(graph: Graph, chosen: Plan, statistics: Statistics) -> Graph:
     for value, scheme in found.items():
         source, out = _ends(value, graph, scope, replaced, raw)
         added += _pair(source, out, scheme, scope)
-    weighted = {id(layer.node): _weighted(layer, found, statistics.means.get(layer.input.name), scope, added) for layer in chosen.layers}
+    weighted = {
+        id(layer.node): _weighted(layer, found, statistics.means.get(layer.input.name), scope, added)
+        for layer in chosen.layers
+    }
     nodes = [weighted.get(id(node), node) for node in graph.nodes]
     nodes = [substitute(node, replaced, raw) for node in nodes] + added
     return drop_dead(_with_block(result, Block(graph.inputs, in_order(nodes, graph.block), graph.outputs)))
@@ -223,7 +268,9 @@ def _with_block(graph: Graph, block: Block) -> Graph:
     return graph
 
 
-def _ends(value: Value, graph: Graph, scope: Scope, replaced: dict[int, Value], raw: dict[int, Value]) -> tuple[Value, Value]:
+def _ends(
+    value: Value, graph: Graph, scope: Scope, replaced: dict[int, Value], raw: dict[int, Value]
+) -> tuple[Value, Value]:
     if value in graph.inputs:
         out = replaced[id(value)] = scope.value(f"{value.name}_dequantized", value.type)
         return value, out
@@ -240,7 +287,9 @@ def _pair(source: Value, out: Value, scheme: schemes.Scheme, scope: Scope) -> li
     return [quantize, scope.node("DequantizeLinear", [integers, scale, zero], out)]
 
 
-def _weighted(layer: Layer, found: dict[Value, schemes.Scheme], mean: np.ndarray | None, scope: Scope, added: list[Node]) -> Node:
+def _weighted(
+    layer: Layer, found: dict[Value, schemes.Scheme], mean: np.ndarray | None, scope: Scope, added: list[Node]
+) -> Node:
     """The layer's node reading dequantized weights and bias."""
     node = layer.node
     x_scale = found[layer.input].scale
@@ -251,7 +300,10 @@ def _weighted(layer: Layer, found: dict[Value, schemes.Scheme], mean: np.ndarray
     least = schemes.least_weight_scale(bias.reshape(-1), x_scale) if bias is not None else 0.0
     integers, scheme = schemes.weights(array, layer.axis, least)
     name = weights_name(node)
-    inputs: list[Value | None] = [layer.input, _dequantized(integers, scheme.scale, scheme.zero, layer.axis, name, array, scope, added)]
+    inputs: list[Value | None] = [
+        layer.input,
+        _dequantized(integers, scheme.scale, scheme.zero, layer.axis, name, array, scope, added),
+    ]
     if bias is not None:
         missing = _mean_error(layer, array - scheme.dequantize(integers, layer.axis), mean)
         steps, scale = schemes.bias(bias.reshape(-1) + missing, x_scale, scheme.scale)
@@ -272,7 +324,14 @@ def _mean_error(layer: Layer, error: np.ndarray, mean: np.ndarray | None) -> np.
 
 
 def _dequantized(
-    integers: np.ndarray, scale: np.ndarray, zero: np.ndarray | None, axis: int, name: str, like: np.ndarray, scope: Scope, added: list[Node]
+    integers: np.ndarray,
+    scale: np.ndarray,
+    zero: np.ndarray | None,
+    axis: int,
+    name: str,
+    like: np.ndarray,
+    scope: Scope,
+    added: list[Node],
 ) -> Value:
     parts = [scope.constant(integers, f"{name}_quantized"), scope.constant(scale, f"{name}_scale")]
     if zero is not None:

@@ -31,7 +31,9 @@ def _matrices(x: Tensor, name: str, square: bool = True) -> Tensor:
     if category(x) != 2 or x._data.dtype.itemsize < 4:
         raise RuntimeError(f"linalg.{name}: Expected a floating point tensor of 32 or 64 bits. Got {x.dtype}")
     if square and x._data.shape[-1] != x._data.shape[-2]:
-        raise RuntimeError(f"linalg.{name}: A must be batches of square matrices, but they are {x.shape[-2]} by {x.shape[-1]} matrices")
+        raise RuntimeError(
+            f"linalg.{name}: A must be batches of square matrices, but they are {x.shape[-2]} by {x.shape[-1]} matrices"
+        )
     return x
 
 
@@ -66,15 +68,21 @@ def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:  # noqa: N803
     """X with A @ X = B (left) or X @ A = B."""
     _matrices(A, "solve")
     if A.dtype is not B.dtype:
-        raise RuntimeError(f"linalg.solve: Expected A and B to have the same dtype, but found A of type {A.dtype} and B of type {B.dtype} instead")
+        raise RuntimeError(
+            f"linalg.solve: Expected A and B to have the same dtype, but found A of type {A.dtype} and B of type {B.dtype} instead"
+        )
     vector = B._data.ndim == 1 or (A._data.ndim - 1 == B._data.ndim and B._data.shape == A._data.shape[:-1])
     b = unsqueeze(B, -1) if vector else B
     if not left:
         if vector:
-            raise RuntimeError("linalg.solve: Vector broadcasting of the left hand side is not supported for left=False.")
+            raise RuntimeError(
+                "linalg.solve: Vector broadcasting of the left hand side is not supported for left=False."
+            )
         return transpose(solve(transpose(A, -2, -1), transpose(b, -2, -1)), -2, -1)
     if b._data.shape[-2] != A._data.shape[-1]:
-        raise RuntimeError(f"linalg.solve: Incompatible shapes of A and B for the equation AX = B ({A.shape[-2]}x{A.shape[-1]} and {b.shape[-2]}x{b.shape[-1]})")
+        raise RuntimeError(
+            f"linalg.solve: Incompatible shapes of A and B for the equation AX = B ({A.shape[-2]}x{A.shape[-1]} and {b.shape[-2]}x{b.shape[-1]})"
+        )
     lead = np.broadcast_shapes(A._data.shape[:-2], b._data.shape[:-2])
     a = A.expand(*lead, *A.shape[-2:])  # type: ignore[attr-defined]
     b = b.expand(*lead, *b.shape[-2:])  # type: ignore[attr-defined]
@@ -106,7 +114,9 @@ def eigvalsh(A: Tensor, UPLO: str = "L") -> Tensor:  # noqa: N803
 def qr(A: Tensor, mode: str = "reduced") -> Any:  # noqa: N803
     """A = Q @ R."""
     if mode not in ("reduced", "complete", "r"):
-        raise RuntimeError(f"qr received unrecognized mode '{mode}' but expected one of 'reduced' (default), 'r', or 'complete'")
+        raise RuntimeError(
+            f"qr received unrecognized mode '{mode}' but expected one of 'reduced' (default), 'r', or 'complete'"
+        )
     _matrices(A, "qr", square=False)
     if mode == "reduced":
         return qr_type(*ops.QR(A, outputs=2))
@@ -197,14 +207,23 @@ def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | Non
     if rows > columns and driver != "gelsy" and np.all(rank._data == columns):
         gap = matmul(A, solution) - b
         residuals = sum_(gap * gap, -2)
-    return lstsq_type(solution.squeeze(-1) if vector else solution, residuals, rank if driver not in (None, "gels") else wrap(np.zeros(0, np.int64)), empty)  # type: ignore[attr-defined]
+    return lstsq_type(
+        solution.squeeze(-1) if vector else solution,
+        residuals,
+        rank if driver not in (None, "gels") else wrap(np.zeros(0, np.int64)),
+        empty,
+    )  # type: ignore[attr-defined]
 
 
-def matrix_norm(A: Tensor, ord: Any = "fro", dim: Any = (-2, -1), keepdim: bool = False, *, dtype: Any = None) -> Tensor:  # noqa: N803
+def matrix_norm(
+    A: Tensor, ord: Any = "fro", dim: Any = (-2, -1), keepdim: bool = False, *, dtype: Any = None
+) -> Tensor:  # noqa: N803
     """The norm of matrices: "fro", "nuc", inf, -inf, 1, -1, 2, -2."""
     x = A if dtype is None else cast(A, scalar_types.of(dtype))
     if x._data.ndim < 2 or category(x) < 2:
-        raise RuntimeError(f"linalg.matrix_norm: The input tensor A must have at least 2 dimensions and floating-point elements, got {list(x.shape)} {x.dtype}")
+        raise RuntimeError(
+            f"linalg.matrix_norm: The input tensor A must have at least 2 dimensions and floating-point elements, got {list(x.shape)} {x.dtype}"
+        )
     rows, columns = (d % x._data.ndim for d in dim)
     if rows == columns:
         raise RuntimeError(f"linalg.matrix_norm: dims must be different. Got ({dim[0]}, {dim[1]})")

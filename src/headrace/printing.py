@@ -28,7 +28,12 @@ def set_printoptions(
     named = {"default": (4, 1000, 3, 80), "short": (2, 1000, 2, 80), "full": (4, math.inf, 3, 80)}
     if profile is not None:
         OPTIONS.precision, OPTIONS.threshold, OPTIONS.edgeitems, OPTIONS.linewidth = named[profile]  # type: ignore[assignment]
-    for name, value in (("precision", precision), ("threshold", threshold), ("edgeitems", edgeitems), ("linewidth", linewidth)):
+    for name, value in (
+        ("precision", precision),
+        ("threshold", threshold),
+        ("edgeitems", edgeitems),
+        ("linewidth", linewidth),
+    ):
         if value is not None:
             setattr(OPTIONS, name, value)
     OPTIONS.sci_mode = sci_mode
@@ -113,7 +118,13 @@ def _body(data: np.ndarray) -> str:
     if data.dtype.kind == "c":
         shown = _edges(data) if summary else data
         real, imaginary = _Format(shown.real.astype(np.float64)), _Format(np.abs(shown.imag).astype(np.float64))
-        return _rows(data, lambda v: f"{real(v.real)}{'-' if v.imag < 0 else '+'}{imaginary(abs(v.imag)).strip()}j", 20, 7, summary)
+        return _rows(
+            data,
+            lambda v: f"{real(v.real)}{'-' if v.imag < 0 else '+'}{imaginary(abs(v.imag)).strip()}j",
+            20,
+            7,
+            summary,
+        )
     form = _Format(_edges(data) if summary else data)
     if data.ndim == 0:
         return form.one(data.item())
@@ -136,7 +147,11 @@ def _rows(data: np.ndarray, form: Any, width: int, indent: int, summary: bool) -
     if data.ndim == 1:
         a_line = max(1, (OPTIONS.linewidth - indent) // (width + 2))
         items = data.tolist()
-        texts = [form(v) for v in items[:edge]] + [" ..."] + [form(v) for v in items[-edge:]] if cut else [form(v) for v in items]
+        texts = (
+            [form(v) for v in items[:edge]] + [" ..."] + [form(v) for v in items[-edge:]]
+            if cut
+            else [form(v) for v in items]
+        )
         lines = [", ".join(texts[i : i + a_line]) for i in range(0, len(texts), a_line)]
         return "[" + (",\n" + " " * (indent + 1)).join(lines) + "]"
     parts = [*data[:edge], None, *data[-edge:]] if cut else list(data)

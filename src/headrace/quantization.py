@@ -109,7 +109,9 @@ def _open(source: Any) -> tuple[Graph, dict[str, str]]:
     if isinstance(source, str | os.PathLike):
         path = Path(source)
         if path.suffix not in READERS:
-            raise HeadraceError(f"{path.name}: a file that ends in {path.suffix!r} cannot be read; allowed: {', '.join(READERS)}")
+            raise HeadraceError(
+                f"{path.name}: a file that ends in {path.suffix!r} cannot be read; allowed: {', '.join(READERS)}"
+            )
         opened = importlib.import_module(READERS[path.suffix]).open_program(str(path))
         return _only_entry(opened.program), dict(opened.properties)
     for name in ("program", "graph"):
@@ -119,12 +121,16 @@ def _open(source: Any) -> tuple[Graph, dict[str, str]]:
             return _open(inner)
     if isinstance(source, Program):
         return _only_entry(source), {}
-    raise HeadraceError(f"a {type(source).__name__} cannot be quantized; allowed: a path, an exported program, a Program, a Graph")
+    raise HeadraceError(
+        f"a {type(source).__name__} cannot be quantized; allowed: a path, an exported program, a Program, a Graph"
+    )
 
 
 def _only_entry(program: Program) -> Graph:
     if len(program.entries) != 1:
-        raise HeadraceError(f"the program has {len(program.entries)} entry points ({', '.join(program.entries)}); allowed is one")
+        raise HeadraceError(
+            f"the program has {len(program.entries)} entry points ({', '.join(program.entries)}); allowed is one"
+        )
     return program.main
 
 
@@ -135,7 +141,14 @@ class _Work:
     """One quantization: float graph, data, and what is needed to try it with some layers left in float32."""
 
     def __init__(
-        self, graph: Graph, prepared: Graph, data: list[Feeds], method: str, observer: str, labels: Any, progress: Progress | None
+        self,
+        graph: Graph,
+        prepared: Graph,
+        data: list[Feeds],
+        method: str,
+        observer: str,
+        labels: Any,
+        progress: Progress | None,
     ) -> None:
         self.graph, self.prepared, self.data = graph, prepared, data
         self.method, self.observer = method, observer
@@ -148,7 +161,9 @@ class _Work:
 
     def _measure(self, progress: Progress | None) -> Statistics:
         if not self.layers:
-            raise HeadraceError("the model has no Conv, Gemm or MatMul with constant float32 weights; there is nothing to quantize")
+            raise HeadraceError(
+                "the model has no Conv, Gemm or MatMul with constant float32 weights; there is nothing to quantize"
+            )
         return measure(self.prepared, plan(self.prepared), self.data, observer=self.observer, progress=progress)
 
     def quantized(self, kept: Sequence[str]) -> Graph:
@@ -160,7 +175,9 @@ class _Work:
 
     def outcome(self, max_drop: float | None) -> contract.Outcome:
         if not self.layers:
-            raise HeadraceError(f"the model has no layer that {self.method} quantization takes; there is nothing to quantize")
+            raise HeadraceError(
+                f"the model has no layer that {self.method} quantization takes; there is nothing to quantize"
+            )
         if max_drop is None or self.labels is None:
             return contract.Outcome(self.quantized([]), float("nan"))
         names = [layer.name for layer in self.layers]
@@ -184,7 +201,11 @@ class _Work:
             raise HeadraceError("accuracy needs labels")
         feeds, classes = self.labels
         parts = _run_all(graph, list(chunks(feeds, graph, CHUNK)))
-        whole = {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0]} if len(parts) > 1 else parts[0]
+        whole = (
+            {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0]}
+            if len(parts) > 1
+            else parts[0]
+        )
         return 100.0 * report.accuracy(whole, classes)
 
     def signal(self, graph: Graph) -> float:
@@ -221,7 +242,13 @@ class _Work:
         if self.method != "static":
             return None
         used = {value.name: list(pair) for value, pair in joined(plan(self.prepared), self.statistics.ranges).items()}
-        return {"format": 1, "observer": self.observer, "batches": len(self.data), "sha256": digest(self.data), "ranges": used}
+        return {
+            "format": 1,
+            "observer": self.observer,
+            "batches": len(self.data),
+            "sha256": digest(self.data),
+            "ranges": used,
+        }
 
     def golden(self, graph: Graph) -> Golden:
         """The integer model's own answers on the first batches, a few rows of each."""
@@ -245,7 +272,9 @@ def _labels(labels: Any, graph: Graph) -> tuple[Feeds, np.ndarray]:
     names = [value.name for value in graph.inputs]
     missing = [name for name in names if name not in feeds]
     if missing:
-        raise HeadraceError(f"the labelled data has no array {missing[0]!r}; it has {', '.join(feeds)}; inputs: {', '.join(names)}")
+        raise HeadraceError(
+            f"the labelled data has no array {missing[0]!r}; it has {', '.join(feeds)}; inputs: {', '.join(names)}"
+        )
     checked = {value.name: typed(feeds[value.name], value.type) for value in graph.inputs}
     return checked, np.asarray(classes).ravel()
 

@@ -130,7 +130,9 @@ def scalar_dtype(value: object) -> dtype:
     """The dtype of a Python or NumPy number as torch sees it."""
     if isinstance(value, bool | np.bool_):
         return bool_
-    if isinstance(value, int | np.integer) or getattr(value, "expr", None) is not None:  # a symbolic size is a whole number
+    if (
+        isinstance(value, int | np.integer) or getattr(value, "expr", None) is not None
+    ):  # a symbolic size is a whole number
         return int64
     if isinstance(value, complex | np.complexfloating) and not isinstance(value, float):
         return _default.to_complex()

@@ -23,12 +23,16 @@ def _cosine(alpha: float, M: int, sym: bool, dtype: Any, requires_grad: bool) ->
     return found.requires_grad_() if requires_grad else found
 
 
-def hann(M: int, *, sym: bool = True, dtype: Any = None, layout: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:  # noqa: N803
+def hann(
+    M: int, *, sym: bool = True, dtype: Any = None, layout: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:  # noqa: N803
     """1/2 - cos / 2."""
     return _cosine(0.5, M, sym, dtype, requires_grad)
 
 
-def hamming(M: int, *, sym: bool = True, dtype: Any = None, layout: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:  # noqa: N803
+def hamming(
+    M: int, *, sym: bool = True, dtype: Any = None, layout: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:  # noqa: N803
     """0.54 - 0.46 cos."""
     return _cosine(0.54, M, sym, dtype, requires_grad)
 

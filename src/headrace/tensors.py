@@ -221,7 +221,9 @@ class Tensor:
     def _is_view(self) -> bool:
         return self._base is not None
 
-    def backward(self, gradient: Any = None, retain_graph: bool | None = None, create_graph: bool = False, inputs: Any = None) -> None:
+    def backward(
+        self, gradient: Any = None, retain_graph: bool | None = None, create_graph: bool = False, inputs: Any = None
+    ) -> None:
         """Add the gradient of this tensor to `.grad` of every leaf that it came from. See autograd.backward."""
         from headrace.autograd.engine import backward
 
@@ -240,7 +242,9 @@ class Tensor:
         from headrace.autograd.hooks import Handle
 
         if self._node is None or not self.is_leaf:
-            raise RuntimeError("post accumulate grad hooks can only be registered on leaf tensors that require gradient")
+            raise RuntimeError(
+                "post accumulate grad hooks can only be registered on leaf tensors that require gradient"
+            )
         return Handle.add(self._node.post_hooks, hook)
 
     def retain_grad(self) -> None:
@@ -356,7 +360,9 @@ class Tensor:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         if not self.is_leaf:
-            raise RuntimeError("Only Tensors created explicitly by the user support the deepcopy protocol at the moment")
+            raise RuntimeError(
+                "Only Tensors created explicitly by the user support the deepcopy protocol at the moment"
+            )
         if id(self) in memo:
             return memo[id(self)]  # type: ignore[no-any-return]
         found = wrap(self._data.copy(), type(self))

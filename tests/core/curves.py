@@ -31,7 +31,9 @@ def binary(torch: Any, nn: Any) -> Any:
 
 
 def words(torch: Any, nn: Any) -> Any:
-    return nn.Sequential(nn.Embedding(12, 8), nn.LayerNorm(8), nn.Linear(8, 8), nn.GELU(), nn.Flatten(), nn.Linear(32, 3))
+    return nn.Sequential(
+        nn.Embedding(12, 8), nn.LayerNorm(8), nn.Linear(8, 8), nn.GELU(), nn.Flatten(), nn.Linear(32, 3)
+    )
 
 
 def cases(torch: Any, nn: Any, optim: Any) -> dict[str, tuple[Any, Any, Any, str, str]]:
@@ -59,7 +61,9 @@ def data(kind: str, rng: np.random.Generator) -> np.ndarray:
     return rng.standard_normal((32, 3)).astype(np.float32)
 
 
-def losses(torch: Any, name: str, weights: dict[str, np.ndarray] | None = None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def losses(
+    torch: Any, name: str, weights: dict[str, np.ndarray] | None = None
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Losses of STEPS steps, and the weights at the start (given, or as the library draws them)."""
     nn, optim = torch.nn, torch.optim
     build, loss_of, make, x_kind, y_kind = cases(torch, nn, optim)[name]

@@ -17,7 +17,9 @@ NAMES = ("mlp", "cnn", "binary", "words")
 def recorded(name: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     with np.load(RECORD, allow_pickle=False) as archive:
         prefix = f"{name}/weights/"
-        return archive[f"{name}/losses"], {key.removeprefix(prefix): archive[key] for key in archive.files if key.startswith(prefix)}
+        return archive[f"{name}/losses"], {
+            key.removeprefix(prefix): archive[key] for key in archive.files if key.startswith(prefix)
+        }
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -31,7 +33,9 @@ def test_recorded_losses(name: str) -> None:
 @pytest.mark.peer
 @pytest.mark.parametrize("name", NAMES)
 def test_live_losses(name: str) -> None:
-    torch = pytest.importorskip("torch", reason="the live comparison needs torch; recorded losses are compared everywhere")
+    torch = pytest.importorskip(
+        "torch", reason="the live comparison needs torch; recorded losses are compared everywhere"
+    )
     _, weights = recorded(name)
     want, _ = losses(torch, name, weights)
     found, _ = losses(headrace, name, weights)

@@ -40,7 +40,11 @@ def assert_near(found: Any, wanted: Any, ulp: float, where: str) -> None:
     assert found.dtype == wanted.dtype, where
     assert found.shape == wanted.shape, where
     if dtypes.of(wanted).kind not in "f" or ulp == 0:
-        same = np.array_equal(found, wanted) if wanted.dtype.kind in "biuO" else np.array_equal(found.astype("f8"), wanted.astype("f8"), equal_nan=True)
+        same = (
+            np.array_equal(found, wanted)
+            if wanted.dtype.kind in "biuO"
+            else np.array_equal(found.astype("f8"), wanted.astype("f8"), equal_nan=True)
+        )
         assert same, f"{where}: {found} != {wanted}"
         return
     a, b = found.astype(np.float64), wanted.astype(np.float64)
@@ -50,7 +54,11 @@ def assert_near(found: Any, wanted: Any, ulp: float, where: str) -> None:
         return
     info = dtypes.of(wanted)
     eps = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}.get(info.name, 2.0**-3)
-    tiny = {"float64": 2.0**-1022, "float32": 2.0**-126, "float16": 2.0**-14, "bfloat16": 2.0**-126}.get(info.name, 2.0**-6)
+    tiny = {"float64": 2.0**-1022, "float32": 2.0**-126, "float16": 2.0**-14, "bfloat16": 2.0**-126}.get(
+        info.name, 2.0**-6
+    )
     a, b = a[finite], b[finite]
     scale = np.maximum(np.maximum(np.abs(b), np.abs(b[np.abs(b) < 1e6]).mean() if (np.abs(b) < 1e6).any() else 0), tiny)
-    assert (np.abs(a - b) <= ulp * eps * scale).all(), f"{where}: off by {(np.abs(a - b) / (eps * scale)).max():.1f} ulp"
+    assert (np.abs(a - b) <= ulp * eps * scale).all(), (
+        f"{where}: off by {(np.abs(a - b) / (eps * scale)).max():.1f} ulp"
+    )

@@ -48,7 +48,13 @@ def program(
     return made
 
 
-def run(op: str, inputs: Sequence[np.ndarray | None], attributes: Mapping[str, Any] | None = None, outputs: Sequence[str] = ("float32",), **options: Any) -> Any:
+def run(
+    op: str,
+    inputs: Sequence[np.ndarray | None],
+    attributes: Mapping[str, Any] | None = None,
+    outputs: Sequence[str] = ("float32",),
+    **options: Any,
+) -> Any:
     """The outputs of `op` (the array itself where there is one)."""
     constants = options.get("constants", ())
     made = program(op, inputs, attributes, outputs, **options)

@@ -28,14 +28,18 @@ class Net:
         sizes = (symbol("n"), channels, symbol("h"), symbol("w")) if dynamic else (2, channels, 12, 10)
         self.x = self.builder.input("x", TensorType("float32", sizes))
 
-    def __call__(self, op: str, *inputs: Value | np.ndarray | None, domain: str = "", outputs: int = 1, **attributes: object) -> Value:
+    def __call__(
+        self, op: str, *inputs: Value | np.ndarray | None, domain: str = "", outputs: int = 1, **attributes: object
+    ) -> Value:
         values = [self.builder.constant(v) if isinstance(v, np.ndarray) else v for v in inputs]
         return self.builder.node(op, values, attributes, domain=domain, outputs=outputs)[0]
 
     def conv(self, x: Value, features: int, kernel: int = 3, **attributes: object) -> Value:
         channels = x.type.shape[1] // attributes.get("group", 1)  # type: ignore[union-attr, index, operator]
         weight = RNG.standard_normal((features, channels, kernel, kernel)).astype(np.float32) * 0.3
-        return self("Conv", x, weight, RNG.standard_normal(features).astype(np.float32), pads=(kernel // 2,) * 4, **attributes)
+        return self(
+            "Conv", x, weight, RNG.standard_normal(features).astype(np.float32), pads=(kernel // 2,) * 4, **attributes
+        )
 
     def check(self, *outputs: Value, transposes: int | None = None) -> None:
         self.graph.outputs.extend(outputs)

@@ -81,7 +81,9 @@ def test_conv(tier: str, x: tuple[int, ...], w: tuple[int, ...], attributes: dic
             check(first(run("headrace.cpu.Conv", channels_last, attributes, constants=constants)), want, depth)
 
 
-@pytest.mark.parametrize("w, group", [((24, 24, 3, 3), 1), ((24, 3, 3, 3), 8), ((24, 1, 3, 3), 24), ((10, 24, 1, 1), 1)])
+@pytest.mark.parametrize(
+    "w, group", [((24, 24, 3, 3), 1), ((24, 3, 3, 3), 8), ((24, 1, 3, 3), 24), ((10, 24, 1, 1), 1)]
+)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_fused_conv(tier: str, w: tuple[int, ...], group: int, activation: str) -> None:
     pad = w[-1] // 2
@@ -98,11 +100,15 @@ def test_fused_conv(tier: str, w: tuple[int, ...], group: int, activation: str) 
 
 
 @pytest.mark.parametrize("x, w, attributes", CONVS[:20])
-def test_an_image_has_the_same_bytes_in_every_batch(tier: str, x: tuple[int, ...], w: tuple[int, ...], attributes: dict[str, Any]) -> None:
+def test_an_image_has_the_same_bytes_in_every_batch(
+    tier: str, x: tuple[int, ...], w: tuple[int, ...], attributes: dict[str, Any]
+) -> None:
     images, weight = array(5, *x[1:]), array(*w)
     whole = run("Conv", [images, weight], attributes, constants=[1])
     for i in range(5):
-        assert run("Conv", [images[i : i + 1], weight], attributes, constants=[1]).tobytes() == whole[i : i + 1].tobytes()
+        assert (
+            run("Conv", [images[i : i + 1], weight], attributes, constants=[1]).tobytes() == whole[i : i + 1].tobytes()
+        )
     assert run("Conv", [images, weight], attributes, constants=[1], threads=2).tobytes() == whole.tobytes()
     assert run("Conv", [images, weight], attributes).tobytes() == whole.tobytes()
 
@@ -144,13 +150,21 @@ POOLS: list[tuple[tuple[int, ...], dict[str, Any]]] = [
 @pytest.mark.parametrize("shape, attributes", POOLS)
 def test_pools_over_channels_last(tier: str, shape: tuple[int, ...], attributes: dict[str, Any]) -> None:
     x = array(*shape)
-    np.testing.assert_array_equal(first(run("headrace.cpu.MaxPool", [last(x)], attributes)), reference("MaxPool", [x], attributes).astype(np.float32))
+    np.testing.assert_array_equal(
+        first(run("headrace.cpu.MaxPool", [last(x)], attributes)),
+        reference("MaxPool", [x], attributes).astype(np.float32),
+    )
     if x.size:
         x[0, 0] = np.nan
-        np.testing.assert_array_equal(first(run("headrace.cpu.MaxPool", [last(x)], attributes)), reference("MaxPool", [x], attributes).astype(np.float32))
+        np.testing.assert_array_equal(
+            first(run("headrace.cpu.MaxPool", [last(x)], attributes)),
+            reference("MaxPool", [x], attributes).astype(np.float32),
+        )
     for kind in ("uint8", "int8"):
         y = RNG.integers(np.iinfo(kind).min, np.iinfo(kind).max + 1, shape).astype(kind)
-        np.testing.assert_array_equal(first(run("headrace.cpu.MaxPool", [last(y)], attributes, [kind])), reference("MaxPool", [y], attributes))
+        np.testing.assert_array_equal(
+            first(run("headrace.cpu.MaxPool", [last(y)], attributes, [kind])), reference("MaxPool", [y], attributes)
+        )
     x = array(*shape)
     for include in (0, 1):
         given = {**attributes, "count_include_pad": include}
@@ -178,4 +192,8 @@ def test_conv_transpose(tier: str, x: tuple[int, ...], w: tuple[int, ...], attri
         for constants in ([], [1]):
             for threads in (1, 2):
                 check(run("ConvTranspose", given, attributes, constants=constants, threads=threads), want, w[0])
-            check(first(run("headrace.cpu.ConvTranspose", [last(given[0]), *given[1:]], attributes, constants=constants)), want, w[0])
+            check(
+                first(run("headrace.cpu.ConvTranspose", [last(given[0]), *given[1:]], attributes, constants=constants)),
+                want,
+                w[0],
+            )

@@ -38,7 +38,11 @@ def test_kernels_of_the_emulated_tier() -> None:
     for command in ([cmake, "-S", ROOT, "-B", folder, *options], [cmake, "--build", folder, "--parallel", "2"]):
         built = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_SECONDS)
         assert built.returncode == 0, built.stdout[-3000:] + built.stderr[-3000:]
-    environment = {**os.environ, "HEADRACE_NATIVE_DIR": str(folder), "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
+    environment = {
+        **os.environ,
+        "HEADRACE_NATIVE_DIR": str(folder),
+        "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]),
+    }
     tests = [str(HERE / name) for name in ("test_gemm.py", "test_conv.py", "test_quant_kernels.py")]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "use_build", "-k", "avx512_vnni", *tests]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=TEST_SECONDS, env=environment, cwd=ROOT)

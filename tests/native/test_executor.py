@@ -236,7 +236,14 @@ def test_feeds_that_are_not_plain() -> None:
     graph, builder, (x,) = start((symbol("n"), 4))
     graph.outputs.extend(builder.node("Neg", [x]))
     model, base = Model(graph), np.arange(24, dtype=np.float32).reshape(4, 6)
-    for feed in (base[:, 1:5], base[::2, :4], base[:, ::-1][:, :4], base[:, :4].astype(">f4"), np.asfortranarray(base[:, :4]), base[:, :4].tolist()):
+    for feed in (
+        base[:, 1:5],
+        base[::2, :4],
+        base[:, ::-1][:, :4],
+        base[:, :4].astype(">f4"),
+        np.asfortranarray(base[:, :4]),
+        base[:, :4].tolist(),
+    ):
         assert np.array_equal(model.run({"x0": feed})["neg"], -np.asarray(feed, np.float32))
 
 

@@ -35,7 +35,22 @@ def test_depths_around_the_blocking(tier: str, k: int) -> None:
             close(run("MatMul", [a, b], constants=constants), a.astype(float) @ b, k)
 
 
-@pytest.mark.parametrize("shapes", [((3,), (3,)), ((3,), (3, 4)), ((4, 3), (3,)), ((2, 5, 3), (3, 4)), ((2, 5, 3), (2, 3, 4)), ((7, 1, 5, 3), (2, 3, 4)), ((5, 3), (6, 3, 4)), ((3,), (2, 3, 4)), ((2, 0, 3), (3, 4)), ((0, 5, 3), (0, 3, 4)), ((2, 1, 20, 64), (2, 3, 64, 20))])
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        ((3,), (3,)),
+        ((3,), (3, 4)),
+        ((4, 3), (3,)),
+        ((2, 5, 3), (3, 4)),
+        ((2, 5, 3), (2, 3, 4)),
+        ((7, 1, 5, 3), (2, 3, 4)),
+        ((5, 3), (6, 3, 4)),
+        ((3,), (2, 3, 4)),
+        ((2, 0, 3), (3, 4)),
+        ((0, 5, 3), (0, 3, 4)),
+        ((2, 1, 20, 64), (2, 3, 64, 20)),
+    ],
+)
 def test_batches_broadcast(tier: str, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
     a, b = (array(*shape) for shape in shapes)
     want = np.matmul(a.astype(float), b)
@@ -76,15 +91,28 @@ def test_fused_products(tier: str, activation: str) -> None:
     a, b, bias, r = array(2, 19, 40), array(35, 40), array(35), array(2, 19, 35)
     for given in ([bias, None], [None, r], [bias, r], [r, bias], [None, None]):
         total = a.astype(float) @ b.T + sum(x for x in given if x is not None)
-        close(run("headrace.FusedMatMul", [a, b, *given], attributes, constants=[1]), ACTIVATIONS[activation](total), 40)
+        close(
+            run("headrace.FusedMatMul", [a, b, *given], attributes, constants=[1]), ACTIVATIONS[activation](total), 40
+        )
 
 
 @pytest.mark.parametrize("activation", [name for name in ACTIVATIONS if name])
 def test_activations_are_accurate_everywhere(tier: str, activation: str) -> None:
     """Through a product with the identity, over the whole range of f32."""
-    x = np.concatenate([np.linspace(-110, 110, 4001), RNG.standard_normal(3000), np.geomspace(1e-30, 1e30, 400), -np.geomspace(1e-30, 1e30, 400)]).astype(np.float32)
+    x = np.concatenate(
+        [
+            np.linspace(-110, 110, 4001),
+            RNG.standard_normal(3000),
+            np.geomspace(1e-30, 1e30, 400),
+            -np.geomspace(1e-30, 1e30, 400),
+        ]
+    ).astype(np.float32)
     x = x[: len(x) // 2 * 2].reshape(-1, 1)
-    got = run("headrace.FusedMatMul", [x, np.ones((1, 1), np.float32)], {"activation": activation, "clip_min": -0.5, "clip_max": 1.25})
+    got = run(
+        "headrace.FusedMatMul",
+        [x, np.ones((1, 1), np.float32)],
+        {"activation": activation, "clip_min": -0.5, "clip_max": 1.25},
+    )
     with np.errstate(over="ignore"):
         want = ACTIVATIONS[activation](x.astype(float))
     np.testing.assert_allclose(got, want, rtol=1e-6, atol=3e-7)
@@ -96,7 +124,9 @@ def test_special_values_pass_through(tier: str) -> None:
     with np.errstate(invalid="ignore"):
         np.testing.assert_array_equal(run("headrace.FusedMatMul", [x, one], {"activation": "Relu"}), np.maximum(x, 0))
         for name, want in {"Sigmoid": [np.nan, 1, 0, 0.5, 0.5], "Tanh": [np.nan, 1, -1, 0, 0]}.items():
-            np.testing.assert_array_equal(run("headrace.FusedMatMul", [x, one], {"activation": name})[:, 0], np.float32(want))
+            np.testing.assert_array_equal(
+                run("headrace.FusedMatMul", [x, one], {"activation": name})[:, 0], np.float32(want)
+            )
     a = array(20, 40)
     a[3, 5], a[7, 1] = np.nan, np.inf
     got = run("MatMul", [a, array(40, 20)])

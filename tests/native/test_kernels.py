@@ -32,6 +32,8 @@ def test_kernel_equals_reference(operator) -> None:
                 assert found is not None
                 for name in wanted:
                     shapes = [None if x is None else (np.shape(x), np.asarray(x).dtype.name) for x in sample.inputs]
-                    where = f"{operator.kind} sample {number} {shapes} {sample.attributes} constant {constant} turn {turn}"
+                    where = (
+                        f"{operator.kind} sample {number} {shapes} {sample.attributes} constant {constant} turn {turn}"
+                    )
                     assert_near(found[name], wanted[name], operator.accuracy.ulp, where)
     assert ran, f"no sample of {operator.kind} reaches a kernel"

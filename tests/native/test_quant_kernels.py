@@ -30,7 +30,9 @@ def f32(value: Any) -> np.ndarray:
     return np.asarray(value, np.float32)
 
 
-def same(op: str, inputs: list[Any], attributes: Mapping[str, Any] | None = None, *, packed: list[int], ulp: int = 0) -> None:
+def same(
+    op: str, inputs: list[Any], attributes: Mapping[str, Any] | None = None, *, packed: list[int], ulp: int = 0
+) -> None:
     """Native = reference, with constants packed ahead and without, on one and two threads."""
     inputs = [None if x is None else np.asarray(x) for x in inputs]
     domain, _, name = op.rpartition(".")
@@ -41,7 +43,14 @@ def same(op: str, inputs: list[Any], attributes: Mapping[str, Any] | None = None
     given = {key: value for key, value in operator.complete(attributes or {}).items() if value is not None}
     for constants in ([], packed):
         for threads in (1, 2):
-            got = run(op, inputs, given, kinds, constants=[i for i in constants if i < len(inputs) and inputs[i] is not None], threads=threads)
+            got = run(
+                op,
+                inputs,
+                given,
+                kinds,
+                constants=[i for i in constants if i < len(inputs) and inputs[i] is not None],
+                threads=threads,
+            )
             for a, b in zip(got if isinstance(got, list) else [got], want):
                 assert a.shape == b.shape and a.dtype == b.dtype
                 if ulp and a.dtype == np.float32:
@@ -50,7 +59,18 @@ def same(op: str, inputs: list[Any], attributes: Mapping[str, Any] | None = None
                     np.testing.assert_array_equal(a, b)
 
 
-PRODUCTS = [(1, 1, 1), (1, 17, 33), (3, 5, 2), (7, 70, 64), (13, 16, 31), (40, 33, 129), (2, 100, 300), (70, 9, 5), (0, 4, 3), (5, 40, 0)]
+PRODUCTS = [
+    (1, 1, 1),
+    (1, 17, 33),
+    (3, 5, 2),
+    (7, 70, 64),
+    (13, 16, 31),
+    (40, 33, 129),
+    (2, 100, 300),
+    (70, 9, 5),
+    (0, 4, 3),
+    (5, 40, 0),
+]
 
 
 @pytest.mark.parametrize("extreme", [False, True])
@@ -66,7 +86,9 @@ def test_matmul_integer(tier: str, a_kind: str, b_kind: str, extreme: bool) -> N
             same("MatMulInteger", [a, b, levels(m, kind=a_kind), levels(n, kind=b_kind)], packed=[1, 2, 3])
 
 
-@pytest.mark.parametrize("shapes", [((2, 3, 5), (5, 4)), ((2, 3, 5), (2, 5, 4)), ((5,), (5, 4)), ((3, 5), (5,)), ((2, 1, 3, 5), (4, 5, 2))])
+@pytest.mark.parametrize(
+    "shapes", [((2, 3, 5), (5, 4)), ((2, 3, 5), (2, 5, 4)), ((5,), (5, 4)), ((3, 5), (5,)), ((2, 1, 3, 5), (4, 5, 2))]
+)
 def test_integer_batches(tier: str, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
     a, b = levels(*shapes[0]), levels(*shapes[1], kind="int8")
     same("MatMulInteger", [a, b, np.uint8(9)], packed=[1, 2])
@@ -77,7 +99,12 @@ def product(m: int, n: int, k: int, kind: str, extreme: bool) -> list[Any]:
             RNG.uniform(0.001, 0.02, n).astype(np.float32), np.zeros(n, np.int8)]  # fmt: skip
 
 
-ACTIVATED: list[dict[str, Any]] = [{}, {"activation": "Relu"}, {"activation": "Clip", "clip_min": -1.0, "clip_max": 6.0}, {"activation": "Clip", "clip_max": 0.5}]
+ACTIVATED: list[dict[str, Any]] = [
+    {},
+    {"activation": "Relu"},
+    {"activation": "Clip", "clip_min": -1.0, "clip_max": 6.0},
+    {"activation": "Clip", "clip_max": 0.5},
+]
 
 
 @pytest.mark.parametrize("kind", ["uint8", "int8"])
@@ -90,7 +117,12 @@ def test_qgemm(tier: str, kind: str, attributes: dict[str, Any]) -> None:
             out = [f32(0.07), levels(kind=kind)]
             every = list(range(1, 12))
             same("headrace.QGemm", [*base, *out, bias], attributes, packed=every)
-            same("headrace.QGemm", [*base, *out, bias, r, f32(0.03), levels(kind=kind)], attributes, packed=[i for i in every if i != 9])
+            same(
+                "headrace.QGemm",
+                [*base, *out, bias, r, f32(0.03), levels(kind=kind)],
+                attributes,
+                packed=[i for i in every if i != 9],
+            )
             same("headrace.QGemm", [*base, *out], attributes, packed=[3, 4])
             same("headrace.QGemm", [*base, None, None, bias], attributes, packed=every)
     base = product(6, 20, 30, kind, False)
@@ -108,7 +140,11 @@ def test_products_to_float(tier: str) -> None:
         a, b = levels(m, k), levels(k, n, kind="int8")
         scale = RNG.uniform(0.001, 0.02, n).astype(np.float32)
         same("headrace.MatMulIntegerToFloat", [a, b, f32(0.02), scale, levels(), np.int8(0)], packed=[1, 3, 5])
-        same("headrace.MatMulIntegerToFloat", [a, b, f32(0.02), f32(0.3), levels(), levels(kind="int8"), real(n)], packed=[1, 3, 5, 6])
+        same(
+            "headrace.MatMulIntegerToFloat",
+            [a, b, f32(0.02), f32(0.3), levels(), levels(kind="int8"), real(n)],
+            packed=[1, 3, 5, 6],
+        )
         for activation in ({}, {"activation": "Relu"}):
             same("headrace.DynamicMatMul", [real(m, k), b, scale, real(n)], activation, packed=[1, 2, 3])
             same("headrace.DynamicMatMul", [real(m, k), b, f32(0.01)], activation, packed=[1, 2])
@@ -140,7 +176,11 @@ CONVS: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
 def test_conv_integer(tier: str, x: tuple[int, ...], w: tuple[int, ...], attributes: dict[str, Any], kind: str) -> None:
     for extreme in (False, True):
         for w_kind in ("int8", "uint8"):
-            inputs = [levels(*x, kind=kind, extreme=extreme), levels(*w, kind=w_kind, extreme=extreme), levels(kind=kind)]
+            inputs = [
+                levels(*x, kind=kind, extreme=extreme),
+                levels(*w, kind=w_kind, extreme=extreme),
+                levels(kind=kind),
+            ]
             same("ConvInteger", inputs, attributes, packed=[1, 2])
             same("ConvInteger", [*inputs, levels(kind=w_kind)], attributes, packed=[1])
             same("ConvInteger", [*inputs, levels(w[0], kind=w_kind)], attributes, packed=[1, 2, 3])
@@ -155,7 +195,16 @@ def last(x: np.ndarray) -> np.ndarray:
 def test_qconv(tier: str, x: tuple[int, ...], w: tuple[int, ...], attributes: dict[str, Any], kind: str) -> None:
     for extra in ACTIVATED[:3]:
         scale = RNG.uniform(0.0005, 0.01, w[0]).astype(np.float32)
-        common = [levels(*x, kind=kind), f32(0.05), levels(kind=kind), levels(*w, kind="int8"), scale, np.zeros(w[0], np.int8), f32(0.1), levels(kind=kind)]
+        common = [
+            levels(*x, kind=kind),
+            f32(0.05),
+            levels(kind=kind),
+            levels(*w, kind="int8"),
+            scale,
+            np.zeros(w[0], np.int8),
+            f32(0.1),
+            levels(kind=kind),
+        ]
         bias = RNG.integers(-500, 500, w[0]).astype(np.int32)
         every = [1, 2, 3, 4, 5, 6, 7, 8, 10, 11]
         same("headrace.QConv", [*common, bias], {**attributes, **extra}, packed=every)
@@ -180,7 +229,9 @@ def test_qadd(tier: str, kind: str, attributes: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("kind", ["uint8", "int8"])
 def test_quantize_and_dequantize(tier: str, kind: str) -> None:
-    special = np.array([np.nan, np.inf, -np.inf, 1e30, -1e30, 0.0, -0.0, 0.025, 0.075, 0.125, -0.025, 6.375, 12.8], np.float32)
+    special = np.array(
+        [np.nan, np.inf, -np.inf, 1e30, -1e30, 0.0, -0.0, 0.025, 0.075, 0.125, -0.025, 6.375, 12.8], np.float32
+    )
     for x in (special, real(1000) * 5, real(3, 17, 5), real(0, 3), f32(1.5)):
         same("QuantizeLinear", [x, f32(0.05), levels(kind=kind)], packed=[1, 2])
     same("QuantizeLinear", [real(7), f32(0.01)], packed=[1])
@@ -189,7 +240,12 @@ def test_quantize_and_dequantize(tier: str, kind: str) -> None:
         n = x.shape[axis]
         scale = RNG.uniform(0.01, 0.1, n).astype(np.float32)
         same("QuantizeLinear", [x, scale, levels(n, kind=kind)], {"axis": axis}, packed=[1, 2])
-        same("DequantizeLinear", [levels(4, 19, 33, kind=kind), scale, levels(n, kind=kind)], {"axis": axis}, packed=[1, 2])
+        same(
+            "DequantizeLinear",
+            [levels(4, 19, 33, kind=kind), scale, levels(n, kind=kind)],
+            {"axis": axis},
+            packed=[1, 2],
+        )
     for shape in ((), (9,), (2, 50), (0,)):
         same("DequantizeLinear", [levels(*shape, kind=kind), f32(0.37), levels(kind=kind)], packed=[1, 2])
         same("DequantizeLinear", [levels(*shape, kind=kind), f32(0.37)], packed=[1])
@@ -206,4 +262,7 @@ def test_a_row_has_the_same_bytes_in_every_batch(tier: str) -> None:
     x, w = real(30, 100), levels(100, 40, kind="int8")
     whole = run("headrace.DynamicMatMul", [x, w, f32(0.01)], constants=[1, 2])
     for start, rows in ((0, 1), (29, 1), (5, 2), (3, 7), (10, 20)):
-        assert run("headrace.DynamicMatMul", [x[start : start + rows], w, f32(0.01)], constants=[1, 2]).tobytes() == whole[start : start + rows].tobytes()
+        assert (
+            run("headrace.DynamicMatMul", [x[start : start + rows], w, f32(0.01)], constants=[1, 2]).tobytes()
+            == whole[start : start + rows].tobytes()
+        )

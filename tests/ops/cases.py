@@ -40,7 +40,10 @@ def type_of(value: Any) -> Type | None:
     if isinstance(value, dict):
         key = next(iter(value), "")
         inner = next(iter(value.values()), 0.0)
-        return MapType("string" if isinstance(key, str) else "int64", TensorType("float32" if isinstance(inner, float) else "int64", ()))
+        return MapType(
+            "string" if isinstance(key, str) else "int64",
+            TensorType("float32" if isinstance(inner, float) else "int64", ()),
+        )
     return TensorType(dtypes.of(value).name, tuple(np.shape(value)))
 
 
@@ -120,7 +123,10 @@ def in_float64(sample: Sample) -> Sample | None:
             return None  # rounded values lie on kinks
         if wide.size and not (np.isfinite(wide).all() and np.abs(wide).max() < 1e6):
             return None
-    inputs = [x.astype(np.float64) if isinstance(x, np.ndarray) and dtypes.of(x).name in dtypes.FLOAT else x for x in sample.inputs]
+    inputs = [
+        x.astype(np.float64) if isinstance(x, np.ndarray) and dtypes.of(x).name in dtypes.FLOAT else x
+        for x in sample.inputs
+    ]
     return Sample(inputs, sample.attributes, sample.outputs)
 
 

@@ -45,7 +45,9 @@ def test_declaration(operator: Operator) -> None:
     assert operator.versions == tuple(sorted(set(operator.versions)))
     names = {*operator.types}
     for formal in (*operator.inputs, *operator.outputs):
-        assert isinstance(formal.types, frozenset) or formal.types in names, f"{formal.name}: {formal.types} is not in types"
+        assert isinstance(formal.types, frozenset) or formal.types in names, (
+            f"{formal.name}: {formal.types} is not in types"
+        )
         assert not isinstance(formal.types, frozenset) or formal.types <= dtypes.ANY
     for sample in samples_of(operator):
         check_inputs(operator, [type_of(x) for x in sample.inputs])
@@ -62,7 +64,9 @@ def fits(inferred: Any, value: Any, values: dict[str, int]) -> bool:
     if inferred.shape is None:
         return True
     dims = [substitute(dim, values) for dim in inferred.shape]
-    return len(dims) == len(actual.shape or ()) and all(isinstance(d, Expr) or d == a for d, a in zip(dims, actual.shape or ()))
+    return len(dims) == len(actual.shape or ()) and all(
+        isinstance(d, Expr) or d == a for d, a in zip(dims, actual.shape or ())
+    )
 
 
 @every_operator
@@ -83,14 +87,23 @@ def test_shape_rule(operator: Operator) -> None:
             symbolic.append(type)
         shaped = [array if i in shape_inputs(sample) else None for i, array in enumerate(arrays)]
         unranked = [TensorType(type.dtype) if isinstance(type, TensorType) else type for type in types]
-        for what, given, constants in (("static", types, arrays), ("unknown values", types, None), ("symbolic", symbolic, shaped), ("unknown rank", unranked, None)):
+        for what, given, constants in (
+            ("static", types, arrays),
+            ("unknown values", types, None),
+            ("symbolic", symbolic, shaped),
+            ("unknown rank", unranked, None),
+        ):
             if any(isinstance(value, Block) for value in sample.attributes.values()):
                 continue  # blocks are inferred inside a graph: see test_graph
             fresh = iter(range(10**6))
-            found = infer_operator(operator, given, sample.attributes, count, constants, lambda hint: symbol(f"{hint}_{next(fresh)}"))  # noqa: B023
+            found = infer_operator(
+                operator, given, sample.attributes, count, constants, lambda hint: symbol(f"{hint}_{next(fresh)}")
+            )  # noqa: B023
             assert len(found) >= count
             for inferred, value in zip(found, results):
-                assert fits(inferred, value, values), f"{what}: inferred {inferred}, the reference gives {type_of(value)}; {text_of(sample)}"
+                assert fits(inferred, value, values), (
+                    f"{what}: inferred {inferred}, the reference gives {type_of(value)}; {text_of(sample)}"
+                )
 
 
 @every_operator
@@ -104,7 +117,9 @@ def test_graph(operator: Operator) -> None:
             if operator.deterministic:
                 for value, result in zip(graph.outputs, expected):
                     assert_close(found[value.name], result, text_of(sample))
-                    assert fits(value.type, result, {}), f"inferred {value.type}, the reference gives {type_of(result)}; {text_of(sample)}"
+                    assert fits(value.type, result, {}), (
+                        f"inferred {value.type}, the reference gives {type_of(result)}; {text_of(sample)}"
+                    )
 
 
 @every_operator
@@ -120,8 +135,12 @@ def test_onnx_semantics(operator: Operator) -> None:
         mistakes = []
         expected_types = [dtypes.of(y).name if isinstance(y, np.ndarray) else None for y in reference(operator, sample)]
         answers = [
-            (name, outputs) for name, outputs in oracles(operator, sample, count)
-            if all(t is None or not isinstance(y, np.ndarray) or dtypes.of(y).name == t for t, y in zip(expected_types, outputs))
+            (name, outputs)
+            for name, outputs in oracles(operator, sample, count)
+            if all(
+                t is None or not isinstance(y, np.ndarray) or dtypes.of(y).name == t
+                for t, y in zip(expected_types, outputs)
+            )
         ]  # an answer of another element type than the specification's is a mistake of the oracle
         for name, outputs in answers:
             try:
@@ -161,7 +180,9 @@ def smooth_samples(operator: Operator) -> list[Sample]:
 def cotangents(operator: Operator, outputs: list[Any], rng: np.random.Generator) -> list[Any]:
     """A random gradient for each output through which gradients flow."""
     formals = expand_formals(operator.outputs, len(outputs)) or []
-    flows = [formal.gradient and isinstance(y, np.ndarray) and y.dtype == np.float64 for formal, y in zip(formals, outputs)]
+    flows = [
+        formal.gradient and isinstance(y, np.ndarray) and y.dtype == np.float64 for formal, y in zip(formals, outputs)
+    ]
     return [rng.normal(size=y.shape) if flow else None for y, flow in zip(outputs, flows)]
 
 
@@ -170,7 +191,9 @@ def weighted(operator: Operator, sample: Sample, inputs: list[Any], weights: lis
     return float(sum(np.sum(y * w) for y, w in zip(outputs, weights) if w is not None))
 
 
-def gradient_of(F: Any, operator: Operator, sample: Sample, inputs: list[Any], outputs: list[Any], grads: list[Any]) -> list[Any]:
+def gradient_of(
+    F: Any, operator: Operator, sample: Sample, inputs: list[Any], outputs: list[Any], grads: list[Any]
+) -> list[Any]:
     with np.errstate(all="ignore"):
         return operator.gradient(F, inputs, outputs, grads, operator.complete(sample.attributes))
 
@@ -180,7 +203,9 @@ STEP = 1e-6
 
 def assert_slope(measured: float, claimed: float, scale: float, context: str) -> None:
     both_nan = np.isnan(measured) and np.isnan(claimed)
-    assert both_nan or abs(measured - claimed) <= 2e-5 * max(1.0, scale, abs(claimed)), f"differences {measured}, gradient {claimed}; {context}"
+    assert both_nan or abs(measured - claimed) <= 2e-5 * max(1.0, scale, abs(claimed)), (
+        f"differences {measured}, gradient {claimed}; {context}"
+    )
 
 
 @every_operator
@@ -194,7 +219,9 @@ def test_gradient(operator: Operator) -> None:
         outputs = reference(operator, sample)
         weights = cotangents(operator, outputs, rng)
         grads = gradient_of(NumpyNamespace(), operator, sample, sample.inputs, outputs, weights)
-        assert len(grads) == len(sample.inputs), f"{len(grads)} gradients for {len(sample.inputs)} inputs; {text_of(sample)}"
+        assert len(grads) == len(sample.inputs), (
+            f"{len(grads)} gradients for {len(sample.inputs)} inputs; {text_of(sample)}"
+        )
         flowing = [i for i in float_inputs(sample) if grads[i] is not None]
         for i in flowing:
             assert_close(np.zeros_like(grads[i]), np.zeros_like(sample.inputs[i]), f"gradient {i}: {text_of(sample)}")
@@ -203,7 +230,9 @@ def test_gradient(operator: Operator) -> None:
             ahead[i], behind[i] = sample.inputs[i] + STEP * direction, sample.inputs[i] - STEP * direction
             high, low = weighted(operator, sample, ahead, weights), weighted(operator, sample, behind, weights)
             scale = float(np.abs(grads[i] * direction).sum()) + abs(high) * 1e-3
-            assert_slope((high - low) / (2 * STEP), float((grads[i] * direction).sum()), scale, f"input {i}: {text_of(sample)}")
+            assert_slope(
+                (high - low) / (2 * STEP), float((grads[i] * direction).sum()), scale, f"input {i}: {text_of(sample)}"
+            )
         checked += bool(flowing)
     assert checked, f"{operator.kind} says that it is differentiable; no sample shows it"
 
@@ -303,8 +332,12 @@ def test_gradient_graph(operator: Operator, leading: str) -> None:
 
 def batched(operator: Operator, sample: Sample) -> list[dict[int, int]]:
     """Ways to lay the batch: one input on one axis, or all float inputs on the same axis."""
-    shapes = {i: x.shape for i, x in enumerate(sample.inputs) if isinstance(x, np.ndarray) and x.dtype.kind != "O" and x.ndim}
-    ways: list[dict[int, int]] = [{i: axis} for i, shape in shapes.items() for axis in range(len(shape)) if shape[axis] > 1]
+    shapes = {
+        i: x.shape for i, x in enumerate(sample.inputs) if isinstance(x, np.ndarray) and x.dtype.kind != "O" and x.ndim
+    }
+    ways: list[dict[int, int]] = [
+        {i: axis} for i, shape in shapes.items() for axis in range(len(shape)) if shape[axis] > 1
+    ]
     ways += [dict.fromkeys(shapes, 0)] if len(shapes) > 1 and len({shape[0] for shape in shapes.values()}) == 1 else []
     return [way for way in ways if all(shapes[i][axis] > 1 for i, axis in way.items())]
 
@@ -333,14 +366,31 @@ def test_rows(operator: Operator) -> None:
                 continue  # this dimension cannot be a batch
             tags = operator.rows([way.get(i) for i in range(len(types))], context)
             assert len(tags) == count, f"{len(tags)} row tags for {count} outputs"
-            chosen = np.array([1, 0]) if all(sample.inputs[i].shape[axis] == 2 for i, axis in way.items()) else np.array([1])
+            chosen = (
+                np.array([1, 0]) if all(sample.inputs[i].shape[axis] == 2 for i, axis in way.items()) else np.array([1])
+            )
             part = [np.take(x, chosen, way[i]) if i in way else x for i, x in enumerate(sample.inputs)]
-            believed = [t for t, type in zip(tags, inferred) if t not in (None, MIXED) and isinstance(type, TensorType) and type.shape and type.shape[t] == symbol("batch")]
+            believed = [
+                t
+                for t, type in zip(tags, inferred)
+                if t not in (None, MIXED)
+                and isinstance(type, TensorType)
+                and type.shape
+                and type.shape[t] == symbol("batch")
+            ]
             if not believed:
                 continue
-            whole, piece = reference(operator, sample), reference(operator, Sample(part, sample.attributes, sample.outputs))
+            whole, piece = (
+                reference(operator, sample),
+                reference(operator, Sample(part, sample.attributes, sample.outputs)),
+            )
             for tag, type, a, b in zip(tags, inferred, whole, piece):
-                if tag in (None, MIXED) or not isinstance(type, TensorType) or type.shape is None or type.shape[tag] != symbol("batch"):
+                if (
+                    tag in (None, MIXED)
+                    or not isinstance(type, TensorType)
+                    or type.shape is None
+                    or type.shape[tag] != symbol("batch")
+                ):
                     continue
                 if any("batch" in symbols(dim) for place, dim in enumerate(type.shape) if place != tag):
                     continue

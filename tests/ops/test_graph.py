@@ -138,7 +138,11 @@ def test_where_on_shapes() -> None:
     """torch's expand: Where(shape == -1, ones, shape)."""
     graph, builder = graph_of(matrix("x", N, 1))
     F = BuilderNamespace(builder)
-    shape = F.Concat(F.Slice(F.Shape(graph.inputs[0]), F.constant(np.array([0])), F.constant(np.array([1]))), F.constant(np.array([7])), axis=0)
+    shape = F.Concat(
+        F.Slice(F.Shape(graph.inputs[0]), F.constant(np.array([0])), F.constant(np.array([1]))),
+        F.constant(np.array([7])),
+        axis=0,
+    )
     chosen = F.Where(F.Equal(shape, F.constant(np.array([-1, -1]))), F.constant(np.array([1, 1])), shape)
     assert F.Expand(graph.inputs[0], chosen).type.shape == (N, 7)
 
@@ -183,7 +187,9 @@ def test_if_runs_one_block() -> None:
     assert graph.outputs[0].type == TensorType("float32", (N,))
     given = np.array([-1, 2], np.float32)
     for flag, expected in ((True, -given), (False, np.abs(given))):
-        np.testing.assert_array_equal(run_graph(graph, {"c": np.array(flag), "x": given})[graph.outputs[0].name], expected)
+        np.testing.assert_array_equal(
+            run_graph(graph, {"c": np.array(flag), "x": given})[graph.outputs[0].name], expected
+        )
     assert "else_branch () {" in str(graph)
 
 

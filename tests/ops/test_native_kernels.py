@@ -33,13 +33,19 @@ def accurate(operator: Operator, sample: Sample) -> list[Any]:
     plain = reference(operator, sample)
     if operator.accuracy.ulp == 0:
         return plain
-    inputs = [x.astype(np.float64) if isinstance(x, np.ndarray) and dtypes.of(x).name in dtypes.FLOAT else x for x in sample.inputs]
+    inputs = [
+        x.astype(np.float64) if isinstance(x, np.ndarray) and dtypes.of(x).name in dtypes.FLOAT else x
+        for x in sample.inputs
+    ]
     try:
         wide = reference(operator, Sample(inputs, sample.attributes, sample.outputs))
     except Exception:
         return plain
     with np.errstate(all="ignore"):
-        return [w if isinstance(w, np.ndarray) and w.dtype == np.float64 and p.dtype.kind in "fV" else p for w, p in zip(wide, plain)]
+        return [
+            w if isinstance(w, np.ndarray) and w.dtype == np.float64 and p.dtype.kind in "fV" else p
+            for w, p in zip(wide, plain)
+        ]
 
 
 def assert_within(found: Any, expected: Any, dtype: np.dtype, accuracy: Accuracy, context: str) -> None:
@@ -61,12 +67,16 @@ def assert_within(found: Any, expected: Any, dtype: np.dtype, accuracy: Accuracy
     finite = np.isfinite(rounded) & np.isfinite(a)
     infinite = ~finite & ~np.isnan(a)
     limit = float(info.max) * (1 - ulp * float(info.eps))
-    assert np.all((a == rounded)[infinite] | (np.minimum(np.abs(a), np.abs(b))[infinite] >= limit)), f"infinity: {a} for {b}; {context}"
+    assert np.all((a == rounded)[infinite] | (np.minimum(np.abs(a), np.abs(b))[infinite] >= limit)), (
+        f"infinity: {a} for {b}; {context}"
+    )
     scale = np.maximum(np.abs(b), max(accuracy.scale, np.abs(b[finite]).max(initial=0.0) * 0.25 if ulp >= 8 else 0.0))
     error = np.abs(a - b) - (ulp + 0.5) * float(info.eps) * scale - (ulp + 0.5) * float(info.tiny)
     if ulp == 0:
         error = np.abs(a - rounded)
-    assert np.all(error[finite] <= 0), f"{ulp} ulp: {a[finite][error[finite] > 0][:5]} for {b[finite][error[finite] > 0][:5]}; {context}"
+    assert np.all(error[finite] <= 0), (
+        f"{ulp} ulp: {a[finite][error[finite] > 0][:5]} for {b[finite][error[finite] > 0][:5]}; {context}"
+    )
 
 
 @pytest.mark.parametrize("tier", native.cpu_tiers())
@@ -81,7 +91,13 @@ def test_kernel(operator: Operator, tier: str, monkeypatch: pytest.MonkeyPatch) 
             found = native_run(operator, sample, constants)
             assert len(found) == output_count(operator, sample)
             for a, b, p in zip(found, expected, plain):
-                assert_within(a, b, p.dtype if isinstance(p, np.ndarray) else np.dtype(object), operator.accuracy, f"{tier}: {text_of(sample)}")
+                assert_within(
+                    a,
+                    b,
+                    p.dtype if isinstance(p, np.ndarray) else np.dtype(object),
+                    operator.accuracy,
+                    f"{tier}: {text_of(sample)}",
+                )
 
 
 @pytest.mark.parametrize("operator", OPERATORS, ids=lambda operator: operator.kind)

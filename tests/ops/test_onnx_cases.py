@@ -52,11 +52,15 @@ def compare(found: Any, expected: Any, case: Any, context: str) -> None:
             compare(a, b, case, context)
         return
     if isinstance(expected, np.ndarray) and dtypes.of(expected).kind == "f":
-        assert found.shape == expected.shape and dtypes.of(found).name == dtypes.of(expected).name, f"{context}: {found.dtype}{found.shape}"
+        assert found.shape == expected.shape and dtypes.of(found).name == dtypes.of(expected).name, (
+            f"{context}: {found.dtype}{found.shape}"
+        )
         narrow = expected.dtype.itemsize < 4
         rtol, atol = (max(case.rtol, 1e-2), 1e-2) if narrow else (max(case.rtol, 1e-4), max(case.atol, 1e-5))
         with np.errstate(all="ignore"):
-            np.testing.assert_allclose(found.astype(np.float64), expected.astype(np.float64), rtol, atol, err_msg=context)
+            np.testing.assert_allclose(
+                found.astype(np.float64), expected.astype(np.float64), rtol, atol, err_msg=context
+            )
         return
     assert_close(found, expected, context)
 

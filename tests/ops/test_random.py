@@ -43,7 +43,10 @@ def test_integers() -> None:
 
 
 def test_draws_differ_by_seed_operator_and_counter() -> None:
-    draws = [philox.words(8, 1, *key).tobytes() for key in ((1, 0, 0), (2, 0, 0), (1, 1, 0), (1, 0, 1), (1, 0, 1 << 32), (1 << 32, 0, 0))]
+    draws = [
+        philox.words(8, 1, *key).tobytes()
+        for key in ((1, 0, 0), (2, 0, 0), (1, 1, 0), (1, 0, 1), (1, 0, 1 << 32), (1 << 32, 0, 0))
+    ]
     assert len(set(draws)) == len(draws)
 
 
@@ -69,7 +72,9 @@ def test_no_seed_draws_anew() -> None:
 def test_dropout_keeps_the_mean() -> None:
     operator = find("Dropout")
     assert operator is not None
-    y, mask = run_node(operator, [np.ones(100_000, np.float32), np.array(0.2, np.float32), np.array(True)], {"seed": 1}, 2)
+    y, mask = run_node(
+        operator, [np.ones(100_000, np.float32), np.array(0.2, np.float32), np.array(True)], {"seed": 1}, 2
+    )
     assert abs(y.mean() - 1) < 0.01 and abs(mask.mean() - 0.8) < 0.01
     assert set(np.unique(y)) == {np.float32(0), np.float32(1.25)}
 

@@ -109,7 +109,9 @@ def test_broadcast_of_integers_is_that_of_numpy(a: list[int], b: list[int]) -> N
 
 @given(st.lists(dims, max_size=4), assignments)
 def test_product(sizes: list[Dim], values: dict[str, int]) -> None:
-    assert substitute(product(sizes), values) == int(np.prod([substitute(size, values) for size in sizes], dtype=object))
+    assert substitute(product(sizes), values) == int(
+        np.prod([substitute(size, values) for size in sizes], dtype=object)
+    )
 
 
 def test_examples() -> None:
@@ -122,7 +124,23 @@ def test_examples() -> None:
     assert symbols(maximum(n, symbol("k")) + 1) == {"n", "k"}
 
 
-@pytest.mark.parametrize("text", ["n.x", "f(n)", "n ** 99", "1.5", "'a'", "n if n else 1", "[n]", "-" * 200 + "n", "", "n" * 5000, "max(1,2,3)", "True"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "n.x",
+        "f(n)",
+        "n ** 99",
+        "1.5",
+        "'a'",
+        "n if n else 1",
+        "[n]",
+        "-" * 200 + "n",
+        "",
+        "n" * 5000,
+        "max(1,2,3)",
+        "True",
+    ],
+)
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="dimension"):
         parse(text)

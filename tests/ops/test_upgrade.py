@@ -17,7 +17,9 @@ rng = np.random.default_rng(3)
 X = rng.normal(size=(2, 3, 4)).astype(np.float32)
 
 
-def upgraded(operator: str, version: int, inputs: list[np.ndarray], attributes: dict[str, Any], outputs: int = 1) -> list[Any]:
+def upgraded(
+    operator: str, version: int, inputs: list[np.ndarray], attributes: dict[str, Any], outputs: int = 1
+) -> list[Any]:
     """What the node computes after the upgrade."""
     graph = Graph(Block([Value(f"x{i}", TensorType(str(x.dtype), x.shape)) for i, x in enumerate(inputs)], [], []))
     builder = Builder(graph)
@@ -47,7 +49,10 @@ def test_legacy_broadcast() -> None:
 
 
 @pytest.mark.parametrize("axes", [None, (1,), (0, -1)])
-@pytest.mark.parametrize("operator, function", [("ReduceSum", np.sum), ("ReduceMean", np.mean), ("ReduceMax", np.max), ("ReduceProd", np.prod)])
+@pytest.mark.parametrize(
+    "operator, function",
+    [("ReduceSum", np.sum), ("ReduceMean", np.mean), ("ReduceMax", np.max), ("ReduceProd", np.prod)],
+)
 def test_axes_were_attributes(operator: str, function: Any, axes: Any) -> None:
     attributes = {"keepdims": 0} | ({} if axes is None else {"axes": axes})
     (y,) = upgraded(operator, 11, [X], attributes)

@@ -67,7 +67,14 @@ def feeds_of(graph: Graph, rng: np.random.Generator, **sizes: int) -> dict[str, 
     return found
 
 
-def same(before: Graph, after: Graph, rtol: float = 1e-5, atol: float = 1e-5, feeds: Mapping[str, Any] | None = None, **sizes: int) -> None:
+def same(
+    before: Graph,
+    after: Graph,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    feeds: Mapping[str, Any] | None = None,
+    **sizes: int,
+) -> None:
     """Both graphs answer the same names with the same values, within a tolerance, on random inputs."""
     rng = np.random.default_rng(0)
     feeds = feeds or feeds_of(before, rng, **sizes)
@@ -75,4 +82,6 @@ def same(before: Graph, after: Graph, rtol: float = 1e-5, atol: float = 1e-5, fe
     assert list(left) == list(right)
     for name in left:
         assert left[name].dtype == right[name].dtype and left[name].shape == right[name].shape, name
-        np.testing.assert_allclose(right[name].astype(np.float64), left[name].astype(np.float64), rtol=rtol, atol=atol, err_msg=name)
+        np.testing.assert_allclose(
+            right[name].astype(np.float64), left[name].astype(np.float64), rtol=rtol, atol=atol, err_msg=name
+        )

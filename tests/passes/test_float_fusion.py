@@ -33,7 +33,10 @@ def test_gelu_by_erf(body) -> None:
     same(graph, result, rtol=1e-4)
 
 
-@pytest.mark.parametrize("cube", [lambda o, x: o.Pow(x, o.const(3.0)), lambda o, x: o.Mul(o.Mul(x, x), x), lambda o, x: o.Mul(x, o.Mul(x, x))])
+@pytest.mark.parametrize(
+    "cube",
+    [lambda o, x: o.Pow(x, o.const(3.0)), lambda o, x: o.Mul(o.Mul(x, x), x), lambda o, x: o.Mul(x, o.Mul(x, x))],
+)
 def test_gelu_by_tanh(cube) -> None:
     def body(o, x):
         inner = o.Mul(o.Add(x, o.Mul(o.const(0.044715), cube(o, x))), o.const(0.7978845608))
@@ -46,9 +49,15 @@ def test_gelu_by_tanh(cube) -> None:
 
 
 def test_not_quite_gelu_stays() -> None:
-    graph = make(lambda o, x, y: o.Mul(o.Mul(o.const(0.5), y), o.Add(o.const(1.0), o.Erf(o.Div(x, o.const(ROOT2))))), x=(F, (5,)), y=(F, (5,)))
+    graph = make(
+        lambda o, x, y: o.Mul(o.Mul(o.const(0.5), y), o.Add(o.const(1.0), o.Erf(o.Div(x, o.const(ROOT2))))),
+        x=(F, (5,)),
+        y=(F, (5,)),
+    )
     assert "Gelu" not in kinds(optimize(graph))
-    graph = make(lambda o, x: o.Mul(o.Mul(o.const(0.5), x), o.Add(o.const(1.0), o.Erf(o.Div(x, o.const(1.5))))), x=(F, (5,)))
+    graph = make(
+        lambda o, x: o.Mul(o.Mul(o.const(0.5), x), o.Add(o.const(1.0), o.Erf(o.Div(x, o.const(1.5))))), x=(F, (5,))
+    )
     assert "Gelu" not in kinds(optimize(graph))
 
 
@@ -85,7 +94,15 @@ def layer_norm(o, x, axes=(-1,), second=None, w=None, b=None):
     return y if b is None else o.Add(o.const(b), y)
 
 
-@pytest.mark.parametrize(("axes", "w", "b"), [((-1,), normal(6), normal(6)), ((2,), normal(6), None), ((1, 2), None, None), ((-2, -1), normal(4, 6), normal(1, 4, 6))])
+@pytest.mark.parametrize(
+    ("axes", "w", "b"),
+    [
+        ((-1,), normal(6), normal(6)),
+        ((2,), normal(6), None),
+        ((1, 2), None, None),
+        ((-2, -1), normal(4, 6), normal(1, 4, 6)),
+    ],
+)
 def test_layer_norm(axes, w, b) -> None:
     graph = make(lambda o, x: layer_norm(o, x, axes, None, w, b), x=(F, ("n", 4, 6)))
     result = optimize(graph)
@@ -108,7 +125,9 @@ def test_a_bias_along_another_axis_stays_outside_layer_norm() -> None:
 
 @pytest.mark.parametrize("keep", [0, 1])
 def test_mean_over_space_is_a_pool(keep: int) -> None:
-    graph = make(lambda o, x: o.ReduceMean(x, o.const(np.array([-1, 2], np.int64)), keepdims=keep), x=(F, ("n", 3, 4, 5)))
+    graph = make(
+        lambda o, x: o.ReduceMean(x, o.const(np.array([-1, 2], np.int64)), keepdims=keep), x=(F, ("n", 3, 4, 5))
+    )
     result = optimize(graph)
     assert kinds(result) == ["GlobalAveragePool"] + ["Flatten"] * (1 - keep)
     same(graph, result)
@@ -120,7 +139,13 @@ def test_mean_over_space_is_a_pool(keep: int) -> None:
 
 
 def bn(o, x, channels: int):
-    return o.BatchNormalization(x, o.const(normal(channels)), o.const(normal(channels)), o.const(normal(channels)), o.const(np.abs(normal(channels)) + 0.5))
+    return o.BatchNormalization(
+        x,
+        o.const(normal(channels)),
+        o.const(normal(channels)),
+        o.const(normal(channels)),
+        o.const(np.abs(normal(channels)) + 0.5),
+    )
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -138,7 +163,10 @@ def test_batch_norm_goes_into_conv(bias: bool, group: int) -> None:
 
 @pytest.mark.parametrize("group", [1, 2])
 def test_batch_norm_goes_into_conv_transpose(group: int) -> None:
-    graph = make(lambda o, x: bn(o, o.ConvTranspose(x, o.const(normal(4, 3, 2, 2)), group=group, strides=(2, 2)), 3 * group), x=(F, (2, 4, 5, 5)))
+    graph = make(
+        lambda o, x: bn(o, o.ConvTranspose(x, o.const(normal(4, 3, 2, 2)), group=group, strides=(2, 2)), 3 * group),
+        x=(F, (2, 4, 5, 5)),
+    )
     result = optimize(graph)
     assert kinds(result) == ["ConvTranspose"]
     same(graph, result, rtol=1e-4, atol=1e-4)
@@ -147,7 +175,12 @@ def test_batch_norm_goes_into_conv_transpose(group: int) -> None:
 @pytest.mark.parametrize("transposed", [0, 1])
 def test_batch_norm_goes_into_gemm(transposed: int) -> None:
     shape = (6, 4) if transposed else (4, 6)
-    graph = make(lambda o, x: bn(o, o.Gemm(x, o.const(normal(*shape)), o.const(normal(6)), alpha=0.5, beta=2.0, transB=transposed), 6), x=(F, ("n", 4)))
+    graph = make(
+        lambda o, x: bn(
+            o, o.Gemm(x, o.const(normal(*shape)), o.const(normal(6)), alpha=0.5, beta=2.0, transB=transposed), 6
+        ),
+        x=(F, ("n", 4)),
+    )
     result = optimize(graph, skip=["fuse_matmul"])
     assert kinds(result) == ["Gemm"]
     same(graph, result, rtol=1e-4, atol=1e-4)
@@ -170,7 +203,12 @@ def test_batch_norm_behind_a_value_that_others_read_is_not_folded() -> None:
 @pytest.mark.parametrize("constant", [np.float32(0.5), normal(6, 1, 1), normal(1, 6, 1, 1)])
 @pytest.mark.parametrize("operator", ["Mul", "Add", "Sub", "Div"])
 def test_constants_after_conv_go_into_it(operator: str, constant: np.ndarray) -> None:
-    graph = make(lambda o, x: getattr(o, operator)(o.Conv(x, o.const(normal(6, 4, 3, 3)), o.const(normal(6))), o.const(constant)), x=(F, ("n", 4, 5, 5)))
+    graph = make(
+        lambda o, x: getattr(o, operator)(
+            o.Conv(x, o.const(normal(6, 4, 3, 3)), o.const(normal(6))), o.const(constant)
+        ),
+        x=(F, ("n", 4, 5, 5)),
+    )
     result = optimize(graph)
     assert kinds(result) == ["Conv"]
     same(graph, result, rtol=1e-4, atol=1e-4)
@@ -183,7 +221,12 @@ def test_constants_that_differ_over_space_stay() -> None:
 
 def test_scales_before_conv_go_into_it_and_shifts_where_nothing_is_padded() -> None:
     def body(pads):
-        return lambda o, x: o.Conv(o.Add(o.Mul(o.Tanh(x), o.const(normal(4, 1, 1))), o.const(0.3)), o.const(normal(6, 2, 3, 3)), group=2, pads=pads)
+        return lambda o, x: o.Conv(
+            o.Add(o.Mul(o.Tanh(x), o.const(normal(4, 1, 1))), o.const(0.3)),
+            o.const(normal(6, 2, 3, 3)),
+            group=2,
+            pads=pads,
+        )
 
     graph = make(body((0, 0, 0, 0)), x=(F, (2, 4, 5, 5)))
     assert kinds(optimize(graph)) == ["Tanh", "Conv"]
@@ -191,12 +234,18 @@ def test_scales_before_conv_go_into_it_and_shifts_where_nothing_is_padded() -> N
     graph = make(body((1, 1, 1, 1)), x=(F, (2, 4, 5, 5)))
     assert kinds(optimize(graph)) == ["Tanh", "Add", "Conv"]
     same(graph, optimize(graph), rtol=1e-4, atol=1e-4)
-    graph = make(lambda o, x: o.Conv(o.Add(o.Tanh(x), o.const(0.3)), o.const(normal(6, 4, 3, 3)), pads=(1, 1, 1, 1)), x=(F, (2, 4, 5, 5)))
+    graph = make(
+        lambda o, x: o.Conv(o.Add(o.Tanh(x), o.const(0.3)), o.const(normal(6, 4, 3, 3)), pads=(1, 1, 1, 1)),
+        x=(F, (2, 4, 5, 5)),
+    )
     assert kinds(optimize(graph)) == ["Tanh", "Add", "Conv"]
 
 
 def test_scales_beside_matmul_go_into_its_weights() -> None:
-    graph = make(lambda o, x: o.Div(o.MatMul(o.Mul(o.Tanh(x), o.const(normal(8))), o.const(normal(8, 5))), o.const(3.0)), x=(F, ("n", 2, 8)))
+    graph = make(
+        lambda o, x: o.Div(o.MatMul(o.Mul(o.Tanh(x), o.const(normal(8))), o.const(normal(8, 5))), o.const(3.0)),
+        x=(F, ("n", 2, 8)),
+    )
     result = optimize(graph)
     assert kinds(result) == ["Tanh", "MatMul"]
     same(graph, result, rtol=1e-4, atol=1e-4)
@@ -224,18 +273,28 @@ def test_conv_takes_what_follows(name: str, residual: bool) -> None:
 
     graph = make(body, x=(F, ("n", 4, 5, 5)))
     result = optimize(graph)
-    assert count(result)["headrace.FusedConv"] == 1 and kinds(result) == ["Exp"] * residual + ["headrace.FusedConv"], str(result)
+    assert count(result)["headrace.FusedConv"] == 1 and kinds(result) == ["Exp"] * residual + ["headrace.FusedConv"], (
+        str(result)
+    )
     assert result.nodes[-1].attributes["activation"] == name
     same(graph, result, rtol=1e-4, atol=1e-4)
 
 
 def test_conv_does_not_take_what_broadcasts_or_is_read_twice() -> None:
-    graph = make(lambda o, x, r: o.Add(o.Conv(x, o.const(normal(4, 4, 1, 1))), r), x=(F, ("n", 4, 5, 5)), r=(F, ("n", 4, 1, 1)))
+    graph = make(
+        lambda o, x, r: o.Add(o.Conv(x, o.const(normal(4, 4, 1, 1))), r), x=(F, ("n", 4, 5, 5)), r=(F, ("n", 4, 1, 1))
+    )
     assert kinds(optimize(graph)) == ["Conv", "Add"]
     graph = make(lambda o, x: [o.Relu(c := o.Conv(x, o.const(normal(4, 4, 1, 1)))), o.Tanh(c)], x=(F, ("n", 4, 5, 5)))
     assert kinds(optimize(graph)) == ["Conv", "Relu", "Tanh"]
-    graph = make(lambda o, x: o.Clip(o.Conv(x, o.const(normal(4, 4, 1, 1))), o.ReduceMin(x, keepdims=0)), x=(F, (2, 4, 5, 5)))
-    assert kinds(optimize(graph)) == ["Conv", "ReduceMin", "Clip"] or kinds(optimize(graph)) == ["ReduceMin", "Conv", "Clip"]
+    graph = make(
+        lambda o, x: o.Clip(o.Conv(x, o.const(normal(4, 4, 1, 1))), o.ReduceMin(x, keepdims=0)), x=(F, (2, 4, 5, 5))
+    )
+    assert kinds(optimize(graph)) == ["Conv", "ReduceMin", "Clip"] or kinds(optimize(graph)) == [
+        "ReduceMin",
+        "Conv",
+        "Clip",
+    ]
 
 
 def test_a_conv_added_to_itself() -> None:
@@ -256,7 +315,11 @@ def test_two_convs_added() -> None:
 def test_gemm_becomes_a_fused_product(bias, transposed: int) -> None:
     def body(o, x):
         extra = [] if bias is None else [o.const(bias)]
-        return o.Relu(o.Gemm(x, o.const(normal(6, 4) if transposed else normal(4, 6)), *extra, transB=transposed, alpha=0.5, beta=2.0))
+        return o.Relu(
+            o.Gemm(
+                x, o.const(normal(6, 4) if transposed else normal(4, 6)), *extra, transB=transposed, alpha=0.5, beta=2.0
+            )
+        )
 
     graph = make(body, x=(F, ("n", 4)))
     result = optimize(graph)
@@ -280,21 +343,31 @@ def test_matmul_takes_bias_residual_and_activation() -> None:
 
 
 def test_attention_scores_take_the_transpose_and_the_scale() -> None:
-    graph = make(lambda o, q, k: o.Div(o.MatMul(q, o.Transpose(k, perm=(0, 1, 3, 2))), o.const(8.0)), q=(F, ("n", 2, 3, 4)), k=(F, ("n", 2, 5, 4)))
+    graph = make(
+        lambda o, q, k: o.Div(o.MatMul(q, o.Transpose(k, perm=(0, 1, 3, 2))), o.const(8.0)),
+        q=(F, ("n", 2, 3, 4)),
+        k=(F, ("n", 2, 5, 4)),
+    )
     result = optimize(graph)
     assert kinds(result) == ["headrace.FusedMatMul"] and result.nodes[0].attributes == {"transB": 1, "alpha": 0.125}
     same(graph, result)
 
 
 def test_attention_operands_may_be_scaled_before() -> None:
-    graph = make(lambda o, q, k: [o.MatMul(o.Mul(q, o.const(0.5)), s := o.Mul(o.const(0.25), k)), s], q=(F, ("n", 3, 4)), k=(F, ("n", 4, 5)))
+    graph = make(
+        lambda o, q, k: [o.MatMul(o.Mul(q, o.const(0.5)), s := o.Mul(o.const(0.25), k)), s],
+        q=(F, ("n", 3, 4)),
+        k=(F, ("n", 4, 5)),
+    )
     result = optimize(graph)
     assert count(result) == {"Mul": 1, "headrace.FusedMatMul": 1}
     same(graph, result)
 
 
 def test_a_transpose_of_other_axes_stays() -> None:
-    graph = make(lambda o, q, k: o.MatMul(q, o.Transpose(k, perm=(0, 2, 3, 1))), q=(F, (2, 3, 3, 4)), k=(F, (2, 5, 3, 4)))
+    graph = make(
+        lambda o, q, k: o.MatMul(q, o.Transpose(k, perm=(0, 2, 3, 1))), q=(F, (2, 3, 3, 4)), k=(F, (2, 5, 3, 4))
+    )
     assert kinds(optimize(graph)) == ["Transpose", "MatMul"]
     graph = make(lambda o, q, k: [o.MatMul(q, t := o.Transpose(k, perm=(1, 0))), t], q=(F, (3, 4)), k=(F, (5, 4)))
     same(graph, optimize(graph))

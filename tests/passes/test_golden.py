@@ -46,7 +46,9 @@ def test_quantized_product() -> None:
     def body(o, x):
         scale, zero = o.const(np.float32(0.5)), o.const(np.array(3, np.uint8))
         x = o.DequantizeLinear(o.QuantizeLinear(x, scale, zero), scale, zero)
-        w = o.DequantizeLinear(o.const(np.array([[1], [2]], np.int8)), o.const(np.float32(0.25)), o.const(np.array(0, np.int8)))
+        w = o.DequantizeLinear(
+            o.const(np.array([[1], [2]], np.int8)), o.const(np.float32(0.25)), o.const(np.array(0, np.int8))
+        )
         y = o.Relu(o.MatMul(x, w))
         return o.DequantizeLinear(o.QuantizeLinear(y, o.const(np.float32(2.0)), zero), o.const(np.float32(2.0)), zero)
 
@@ -72,7 +74,10 @@ def conditional(condition: np.ndarray, answered: bool) -> Graph:
     graph = Graph(Block([x], [], []))
     a, b, result = (Value(name, TensorType(F, (2,))) for name in ("a", "b", "result"))
     one = graph.constant("one", np.ones(1, np.float32))
-    blocks = {"then_branch": Block([], [Node("Relu", [x], [a])], [a]), "else_branch": Block([], [Node("Add", [x, one], [b])], [b])}
+    blocks = {
+        "then_branch": Block([], [Node("Relu", [x], [a])], [a]),
+        "else_branch": Block([], [Node("Add", [x, one], [b])], [b]),
+    }
     graph.nodes.append(Node("If", [graph.constant("condition", condition)], [result], blocks))
     last = Value("last", TensorType(F, (2,)))
     graph.nodes.append(Node("Neg", [result], [last]))

@@ -41,8 +41,12 @@ def weights(o: Ops, array: np.ndarray, axis: int, per_channel: bool = True) -> V
 
 
 def int32_bias(o: Ops, channels: int, x_scale: float, per_channel: bool = True) -> Value:
-    w_scale = np.linspace(0.002, 0.01, channels, dtype=np.float32) if per_channel else np.full(channels, 0.004, np.float32)
-    return o.DequantizeLinear(o.const(rng.integers(-2000, 2000, channels).astype(np.int32)), o.const(np.float32(x_scale) * w_scale), axis=0)
+    w_scale = (
+        np.linspace(0.002, 0.01, channels, dtype=np.float32) if per_channel else np.full(channels, 0.004, np.float32)
+    )
+    return o.DequantizeLinear(
+        o.const(rng.integers(-2000, 2000, channels).astype(np.int32)), o.const(np.float32(x_scale) * w_scale), axis=0
+    )
 
 
 def within_one_quantum(before: Graph, after: Graph, quantum: float, **sizes: int) -> float:
@@ -63,8 +67,14 @@ def within_one_quantum(before: Graph, after: Graph, quantum: float, **sizes: int
 def test_conv(per_channel: bool, bias: str, group: int) -> None:
     def body(o, x):
         w = weights(o, integers(4, 4 // group, 3, 3), 0, per_channel)
-        extra = {"none": [], "int32": [int32_bias(o, 4, 0.02, per_channel)] if bias == "int32" else [], "float": [o.const(normal(4))]}[bias]
-        return qdq(o, o.Conv(qdq(o, x, 0.02, 120), w, *extra, pads=(1, 1, 1, 1), group=group, strides=(2, 1)), 0.05, 100)
+        extra = {
+            "none": [],
+            "int32": [int32_bias(o, 4, 0.02, per_channel)] if bias == "int32" else [],
+            "float": [o.const(normal(4))],
+        }[bias]
+        return qdq(
+            o, o.Conv(qdq(o, x, 0.02, 120), w, *extra, pads=(1, 1, 1, 1), group=group, strides=(2, 1)), 0.05, 100
+        )
 
     graph = make(body, x=(F, ("n", 4, 7, 6)))
     result = optimize(graph)
@@ -96,7 +106,9 @@ def test_a_relu_that_saturation_does_is_gone() -> None:
     assert not conv.attributes.get("activation")
 
 
-@pytest.mark.parametrize("low_zero", [(0.0, 6.0, 0, True), (0.0, 3.0, 0, False), (-1.0, 6.0, 0, True), (0.0, 6.0, 10, False)])
+@pytest.mark.parametrize(
+    "low_zero", [(0.0, 6.0, 0, True), (0.0, 3.0, 0, False), (-1.0, 6.0, 0, True), (0.0, 6.0, 10, False)]
+)
 def test_clip_before_quantize(low_zero) -> None:
     low, high, zero, gone = low_zero
     graph = make(lambda o, x: qdq(o, o.Clip(x, o.const(low), o.const(high)), 6 / 255, zero), x=(F, (200,)))
@@ -126,7 +138,9 @@ def test_gemm(transposed: int, closed: bool, per_channel: bool) -> None:
 @pytest.mark.parametrize("rank", [2, 3])
 def test_matmul_with_a_bias(rank: int) -> None:
     def body(o, x):
-        return qdq(o, o.Add(o.MatMul(qdq(o, x, 0.02, 120), weights(o, integers(9, 5), 1)), o.const(normal(5))), 0.04, 128)
+        return qdq(
+            o, o.Add(o.MatMul(qdq(o, x, 0.02, 120), weights(o, integers(9, 5), 1)), o.const(normal(5))), 0.04, 128
+        )
 
     graph = make(body, x=(F, ("n", 3, 9)[3 - rank :] if rank == 2 else ("n", 3, 9)))
     result = optimize(graph)
@@ -135,11 +149,19 @@ def test_matmul_with_a_bias(rank: int) -> None:
 
 
 def test_add() -> None:
-    graph = make(lambda o, x, y: qdq(o, o.Relu(o.Add(qdq(o, x, 0.02, 120), qdq(o, y, 0.03, 100))), 0.03, 10), x=(F, ("n", 3)), y=(F, ("n", 3)))
+    graph = make(
+        lambda o, x, y: qdq(o, o.Relu(o.Add(qdq(o, x, 0.02, 120), qdq(o, y, 0.03, 100))), 0.03, 10),
+        x=(F, ("n", 3)),
+        y=(F, ("n", 3)),
+    )
     result = optimize(graph)
     assert count(result) == {"QuantizeLinear": 2, "headrace.QAdd": 1, "DequantizeLinear": 1}
     within_one_quantum(graph, result, 0.03, n=500)
-    graph = make(lambda o, x, y: qdq(o, o.Add(qdq(o, x, 0.02, 120), qdq(o, y, 0.03, 100)), 0.03, 10), x=(F, ("n", 3)), y=(F, (1, 3)))
+    graph = make(
+        lambda o, x, y: qdq(o, o.Add(qdq(o, x, 0.02, 120), qdq(o, y, 0.03, 100)), 0.03, 10),
+        x=(F, ("n", 3)),
+        y=(F, (1, 3)),
+    )
     assert "headrace.QAdd" not in kinds(optimize(graph))
 
 
@@ -170,8 +192,19 @@ def test_islands_that_stay_float(case: str) -> None:
         (lambda o, x: o.Reshape(x, o.const(np.array([0, -1], np.int64))), "Reshape"),
         (lambda o, x: o.Transpose(x, perm=(0, 2, 3, 1)), "Transpose"),
         (lambda o, x: o.Flatten(x), "Flatten"),
-        (lambda o, x: o.Slice(x, o.const(np.array([1], np.int64)), o.const(np.array([3], np.int64)), o.const(np.array([2], np.int64))), "Slice"),
-        (lambda o, x: o.Transpose(o.Squeeze(o.Unsqueeze(x, o.const(np.array([1], np.int64))), o.const(np.array([1], np.int64))), perm=(1, 0, 2, 3)), "Transpose"),
+        (
+            lambda o, x: o.Slice(
+                x, o.const(np.array([1], np.int64)), o.const(np.array([3], np.int64)), o.const(np.array([2], np.int64))
+            ),
+            "Slice",
+        ),
+        (
+            lambda o, x: o.Transpose(
+                o.Squeeze(o.Unsqueeze(x, o.const(np.array([1], np.int64))), o.const(np.array([1], np.int64))),
+                perm=(1, 0, 2, 3),
+            ),
+            "Transpose",
+        ),
     ],
 )
 def test_what_moves_elements_moves_integers(move, kind: str) -> None:
@@ -189,7 +222,11 @@ def test_another_scale_behind_a_move_is_requantized() -> None:
 
 @pytest.mark.parametrize("scales", [(0.02, 0.02), (0.02, 0.03)])
 def test_concat(scales) -> None:
-    graph = make(lambda o, x, y: qdq(o, o.Concat(qdq(o, x, scales[0], 120), qdq(o, y, scales[1], 120), axis=1), 0.02, 120), x=(F, ("n", 3)), y=(F, ("n", 4)))
+    graph = make(
+        lambda o, x, y: qdq(o, o.Concat(qdq(o, x, scales[0], 120), qdq(o, y, scales[1], 120), axis=1), 0.02, 120),
+        x=(F, ("n", 3)),
+        y=(F, ("n", 4)),
+    )
     result = optimize(graph)
     (concat,) = (node for node in result.nodes if node.kind == "Concat")
     assert concat.outputs[0].type.dtype == "uint8"
@@ -197,7 +234,13 @@ def test_concat(scales) -> None:
 
 
 def test_quantized_tables_are_gathered_as_integers() -> None:
-    graph = make(lambda o, i: dq(o, o.const(integers(9, 4, dtype="uint8")), 0.1, 127) and o.Gather(dq(o, o.const(integers(9, 4, dtype="uint8")), 0.1, 127), i), i=("int64", (3,)))
+    graph = make(
+        lambda o, i: (
+            dq(o, o.const(integers(9, 4, dtype="uint8")), 0.1, 127)
+            and o.Gather(dq(o, o.const(integers(9, 4, dtype="uint8")), 0.1, 127), i)
+        ),
+        i=("int64", (3,)),
+    )
     result = optimize(graph)
     assert kinds(result) == ["Gather", "DequantizeLinear"]
     same(graph, result, rtol=0, atol=0)
@@ -253,9 +296,13 @@ def test_qlinear_operators() -> None:
         u8 = lambda v: o.const(np.array(v, np.uint8))  # noqa: E731
         f = lambda v: o.const(np.float32(v))  # noqa: E731
         x = q(o, x, 0.02, 120)
-        y = o.QLinearConv(x, f(0.02), u8(120), o.const(integers(4, 4, 1, 1)), f(0.01), o.const(np.array(0, np.int8)), f(0.05), u8(100))
+        y = o.QLinearConv(
+            x, f(0.02), u8(120), o.const(integers(4, 4, 1, 1)), f(0.01), o.const(np.array(0, np.int8)), f(0.05), u8(100)
+        )
         y = o.Reshape(y, o.const(np.array([0, -1], np.int64)))
-        return o.QLinearMatMul(y, f(0.05), u8(100), o.const(integers(36, 5)), f(0.01), o.const(np.array(0, np.int8)), f(0.3), u8(128))
+        return o.QLinearMatMul(
+            y, f(0.05), u8(100), o.const(integers(36, 5)), f(0.01), o.const(np.array(0, np.int8)), f(0.3), u8(128)
+        )
 
     graph = make(body, x=(F, ("n", 4, 3, 3)))
     result = optimize(graph)

@@ -18,7 +18,22 @@ NUMBERS = (0.0, 1.0, 0.5, 3.0, 6.0, -1.0)
 @st.composite
 def programs(draw):
     """A list of steps (kind, choice, choice) that `build` makes a graph of; every value is [n, 4]."""
-    kinds = st.sampled_from(("unary", "binary", "number", "row", "product", "gemm", "transpose", "reshape", "gate", "relu6", "norm", "quantize"))
+    kinds = st.sampled_from(
+        (
+            "unary",
+            "binary",
+            "number",
+            "row",
+            "product",
+            "gemm",
+            "transpose",
+            "reshape",
+            "gate",
+            "relu6",
+            "norm",
+            "quantize",
+        )
+    )
     return draw(st.lists(st.tuples(kinds, st.integers(0, 99), st.integers(0, 99)), min_size=1, max_size=12))
 
 
@@ -46,7 +61,9 @@ def build(steps):
             case "transpose":
                 return o.Transpose(o.Tanh(o.Transpose(x, perm=(1, 0))), perm=(1, 0))
             case "reshape":
-                return o.Reshape(o.Reshape(x, o.const(np.array([-1, 2, 2], np.int64))), o.const(np.array([-1, 4], np.int64)))
+                return o.Reshape(
+                    o.Reshape(x, o.const(np.array([-1, 2, 2], np.int64))), o.const(np.array([-1, 4], np.int64))
+                )
             case "gate":
                 return o.Mul(x, o.Sigmoid(x))
             case "relu6":

@@ -42,7 +42,10 @@ def test_inner_values_must_not_be_read_elsewhere() -> None:
     assert match(x * op("Sigmoid", x), graph.nodes[1], scope_of(graph)) is None
 
 
-@pytest.mark.parametrize(("number", "fits"), [(0.5, True), (0.500001, True), (0.6, False), ([0.5], True), ([[0.5]], False), ([0.5, 0.5], False)])
+@pytest.mark.parametrize(
+    ("number", "fits"),
+    [(0.5, True), (0.500001, True), (0.6, False), ([0.5], True), ([[0.5]], False), ([0.5, 0.5], False)],
+)
 def test_numbers_match_constants_that_add_no_dimensions(number: object, fits: bool) -> None:
     graph = make(lambda o, x: o.Mul(x, o.const(number)), x=(F, (2,)))
     assert (match(any_value("x") * 0.5, graph.nodes[-1], scope_of(graph)) is not None) == fits
@@ -53,7 +56,10 @@ def test_choices_attributes_and_constants() -> None:
     graph = make(lambda o, x: [o.LeakyRelu(x, alpha=0.7), o.LeakyRelu(x, alpha=0.1), o.Relu(x)], x=(F, (2,)))
     assert [match(pattern, node, scope_of(graph)) is not None for node in graph.nodes] == [True, False, True]
     graph = make(lambda o, x, y: [o.Add(x, o.const([1.0, 2.0])), o.Add(x, y)], x=(F, (2,)), y=(F, (2,)))
-    assert [match(any_value("x") + constant("c"), node, scope_of(graph)) is not None for node in graph.nodes] == [True, False]
+    assert [match(any_value("x") + constant("c"), node, scope_of(graph)) is not None for node in graph.nodes] == [
+        True,
+        False,
+    ]
 
 
 def test_rewriting_leaves_the_given_graph_alone() -> None:
@@ -133,7 +139,11 @@ def test_order_is_restored_and_cycles_are_named() -> None:
 
 
 def test_dead_code_and_unread_constants_go_but_inputs_stay() -> None:
-    graph = make(lambda o, x, unused: [o.Relu(o.Add(x, o.const(2.0))), o.Exp(o.Add(x, o.const(3.0)))][0], x=(F, (2,)), unused=(F, (2,)))
+    graph = make(
+        lambda o, x, unused: [o.Relu(o.Add(x, o.const(2.0))), o.Exp(o.Add(x, o.const(3.0)))][0],
+        x=(F, (2,)),
+        unused=(F, (2,)),
+    )
     result = drop_dead(graph)
     assert kinds(result) == ["Add", "Relu"] and len(result.constants) == 1 and len(result.inputs) == 2
 

@@ -30,7 +30,12 @@ def test_static(make_graph, threads: int, rows: int) -> None:
 
 def test_every_integer_inside_a_network_is_the_same() -> None:
     graph = optimize(quantize_static(cnn(), data(cnn())))
-    integers = [value for node in graph.nodes for value in node.outputs if value is not None and str(value.type).startswith("uint8")]
+    integers = [
+        value
+        for node in graph.nodes
+        for value in node.outputs
+        if value is not None and str(value.type).startswith("uint8")
+    ]
     before_mean = []
     for value in integers:
         before_mean.append(value)

@@ -79,7 +79,9 @@ def test_the_result_is_plain_onnx_and_becomes_one_island() -> None:
     after = optimize(result)
     found = count(after)
     assert found["headrace.QConv"] == 6 and found["headrace.QGemm"] == 1 and found["Conv"] == 0
-    assert found["QuantizeLinear"] == 2 and found["DequantizeLinear"] == 1, str(after)  # the input; around the global mean
+    assert found["QuantizeLinear"] == 2 and found["DequantizeLinear"] == 1, str(
+        after
+    )  # the input; around the global mean
     residual = [node for node in after.nodes if node.kind == "headrace.QConv" and len(node.inputs) > 9]
     assert len(residual) == 1
     feeds = data(graph, 1, seed=5)[0]
@@ -253,7 +255,9 @@ def test_report_values() -> None:
     reference, actual = np.array([3.0, 4.0]), np.array([3.0, 4.5])
     found = report.error(reference, actual)
     assert found["max_abs"] == 0.5 and found["relative"] == pytest.approx(0.1)
-    assert found["sqnr_db"] == pytest.approx(20.0) and found["cosine"] == pytest.approx((9 + 18) / (5 * np.hypot(3, 4.5)))
+    assert found["sqnr_db"] == pytest.approx(20.0) and found["cosine"] == pytest.approx(
+        (9 + 18) / (5 * np.hypot(3, 4.5))
+    )
     assert report.error(reference, reference)["sqnr_db"] == 999.0
     assert report.error(np.zeros(2), np.zeros(2))["cosine"] == 1.0
     assert report.accuracy({"scores": np.eye(3)}, np.array([0, 1, 0])) == pytest.approx(2 / 3)
@@ -284,7 +288,9 @@ def test_biases_take_up_the_mean_error_of_weights(kind: str) -> None:
     drift = []
     for found in (statistics, plain):
         quantized = insert(prepared, chosen, found)
-        errors = [next(iter(run_graph(quantized, b).values())) - next(iter(run_graph(graph, b).values())) for b in batches]
+        errors = [
+            next(iter(run_graph(quantized, b).values())) - next(iter(run_graph(graph, b).values())) for b in batches
+        ]
         mean = np.mean([error.mean(axis=tuple(a for a in range(error.ndim) if a != 1)) for error in errors], axis=0)
         drift.append(np.abs(mean).max())
     assert drift[0] < 0.4 * drift[1], drift
@@ -294,7 +300,9 @@ def test_large_batches_are_cut() -> None:
     graph = mlp()
     (large,) = data(graph, 1, 150)
     cut = [{"x": large["x"][start : start + 64]} for start in (0, 64, 128)]
-    a, b = (quantization.quantize(graph, calibration=batches, labels=labelled(graph, 130)) for batches in ([large], cut))
+    a, b = (
+        quantization.quantize(graph, calibration=batches, labels=labelled(graph, 130)) for batches in ([large], cut)
+    )
     assert a.calibration == b.calibration and a.calibration["batches"] == 3
     assert a.report == b.report and a.report["accuracy"]["samples"] == 130
 
@@ -308,7 +316,9 @@ def test_quantize_is_a_verb() -> None:
 def test_large_tables_become_rows_of_integers() -> None:
     rng = np.random.default_rng(7)
     table = normal(rng, 1100, 64) * np.linspace(0.01, 10, 1100, dtype=np.float32)[:, None]
-    graph = make(lambda o, i: o.MatMul(o.Gather(o.const(table), i), o.const(normal(rng, 64, 32))), i=("int64", ("n", 5)))
+    graph = make(
+        lambda o, i: o.MatMul(o.Gather(o.const(table), i), o.const(normal(rng, 64, 32))), i=("int64", ("n", 5))
+    )
     result = quantization.quantize(graph, method="dynamic", calibration=[{"i": rng.integers(0, 1100, (3, 5))}])
     assert count(result.program.main) == {"Gather": 2, "Cast": 1, "Mul": 1, "headrace.DynamicMatMul": 1}
     assert result.report["bytes"]["int8"] < 0.3 * result.report["bytes"]["float"]

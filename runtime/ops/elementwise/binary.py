@@ -114,4 +114,3 @@ LOGICAL = (
 )  # fmt: skip
 
 globals().update(binary_operators(__name__, ARITHMETIC + BITS + LOGICAL))
-

@@ -113,7 +113,11 @@ def _printed(x: Any, source: dtypes.DType) -> Any:
 def _float_text(value: Any) -> str:
     if not np.isfinite(value):
         return "NaN" if np.isnan(value) else ("INF" if value > 0 else "-INF")
-    text = np.format_float_positional(value, trim="-") if 1e-4 <= abs(value) < 1e16 or value == 0 else np.format_float_scientific(value, trim="-")
+    text = (
+        np.format_float_positional(value, trim="-")
+        if 1e-4 <= abs(value) < 1e16 or value == 0
+        else np.format_float_scientific(value, trim="-")
+    )
     return str(text)
 
 
@@ -136,7 +140,9 @@ class _Conversion(Operator):
         known = context.value(0)
         return [known] if known is not None and self.target(context) in whole and context.dtype(0) in whole else None
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         if not is_float(F, inputs[0]) or not is_float(F, outputs[0]):
             return [None] * len(inputs)
         source = F.dtype(inputs[0])
@@ -161,7 +167,9 @@ class Cast(_Conversion):
     def target(self, context: Context) -> str:
         return name_of(context.attributes["to"])
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         return [cast(inputs[0], name_of(attributes["to"]), bool(attributes["saturate"]), attributes["round_mode"])]
 
     def upgrade(self, node: Any, version: int, builder: Any) -> list[Any] | None:
@@ -183,7 +191,16 @@ class Cast(_Conversion):
                 yield Sample([draw(rng, (3, 4), source, low, 3)], {"to": code_of(target)})
         for shape in ((), (0, 2), (17,)):
             yield Sample([draw(rng, shape, "float32")], {"to": code_of("int64")})
-        for target in ("float16", "bfloat16", "float64", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "bool"):
+        for target in (
+            "float16",
+            "bfloat16",
+            "float64",
+            "float8_e4m3fn",
+            "float8_e5m2",
+            "float8_e4m3fnuz",
+            "float8_e5m2fnuz",
+            "bool",
+        ):
             yield Sample([extremes("float32")], {"to": code_of(target)})
             yield Sample([extremes("float32")], {"to": code_of(target), "saturate": 0})
         for target in ("int8", "uint8", "int16", "int32", "uint64", "float32", "float16"):
@@ -206,11 +223,19 @@ class CastLike(_Conversion):
     def target(self, context: Context) -> str:
         return context.dtype(1)
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         return [cast(inputs[0], dtypes.of(inputs[1]).name, bool(attributes["saturate"]), attributes["round_mode"])]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
-        for source, target in (("float32", "float64"), ("float32", "int32"), ("int64", "float16"), ("bool", "float32"), ("float32", "bfloat16")):
+        for source, target in (
+            ("float32", "float64"),
+            ("float32", "int32"),
+            ("int64", "float16"),
+            ("bool", "float32"),
+            ("float32", "bfloat16"),
+        ):
             yield Sample([draw(rng, (3, 4), source), draw(rng, (1,), target)])
         yield Sample([draw(rng, (0, 2), "float32"), draw(rng, (), "int64")])
 
@@ -232,20 +257,30 @@ class BitCast(Operator):
             raise GraphError(f"{context.dtype()} and {target} differ in width")
         return [TensorType(target, context.shape())]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         target, x = dtypes.of(name_of(attributes["to"])), inputs[0]
         if target.bits < 8:
             return [_rebit(x, target)]
         return [np.ascontiguousarray(x).reshape(x.shape).view(target.numpy)]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         return [None]
 
     def rows(self, tags: Sequence[int | None], context: Context) -> list[int | None]:
         return [tags[0]]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
-        for source, target in (("float32", "int32"), ("int64", "float64"), ("uint8", "int8"), ("float16", "bfloat16"), ("uint16", "float16")):
+        for source, target in (
+            ("float32", "int32"),
+            ("int64", "float64"),
+            ("uint8", "int8"),
+            ("float16", "bfloat16"),
+            ("uint16", "float16"),
+        ):
             yield Sample([draw(rng, (3, 4), source, 0, 9)], {"to": code_of(target)})
         yield Sample([extremes("float32")], {"to": code_of("uint32")})
         yield Sample([draw(rng, (), "float32")], {"to": code_of("int32")})
@@ -278,10 +313,14 @@ class Identity(Operator):
     def values(self, context: Context) -> list[tuple[Dim, ...] | Dim | None] | None:
         return [context.value(0)]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         return [inputs[0]]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         return [grads[0] if is_float(F, inputs[0]) else None]
 
     def rows(self, tags: Sequence[int | None], context: Context) -> list[int | None]:
@@ -292,5 +331,3 @@ class Identity(Operator):
             yield Sample([draw(rng, shape, "float32")])
         for dtype in ("float64", "float16", "bfloat16", "int8", "uint8", "int64", "bool", "string"):
             yield Sample([draw(rng, (2, 3), dtype)])
-
-

@@ -26,7 +26,12 @@ class LegacyBroadcast:
 
 def _aligned(builder: Any, a: Any, b: Any, axis: int) -> Any:
     """B with ones behind it, so that its dimensions meet those of A from `axis` on."""
-    if not isinstance(a.type, TensorType) or not isinstance(b.type, TensorType) or a.type.rank is None or b.type.rank is None:
+    if (
+        not isinstance(a.type, TensorType)
+        or not isinstance(b.type, TensorType)
+        or a.type.rank is None
+        or b.type.rank is None
+    ):
         raise GraphError("the attributes axis and broadcast need inputs of known rank")
     axis += a.type.rank if axis < 0 else 0
     behind = a.type.rank - axis - b.type.rank

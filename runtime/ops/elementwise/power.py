@@ -22,7 +22,9 @@ class Pow(LegacyBroadcast, Elementwise):
     types = {"T": dtypes.FLOAT | {"int32", "int64"}, "T1": dtypes.NUMERIC}
     accuracy = Accuracy(4.0)
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x, y = map(widen, inputs)
         dtype = inputs[0].dtype
         if dtype.kind not in "iu":
@@ -34,7 +36,9 @@ class Pow(LegacyBroadcast, Elementwise):
         inverse = np.where(x == 1, 1, np.where(x == -1, np.where(y % 2 == 0, 1, -1), 0))
         return [np.asarray(np.where(y < 0, inverse, positive)).astype(dtype)]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         x, y = inputs
         g = grads[0]
         if not is_float(F, x):
@@ -62,5 +66,7 @@ class Pow(LegacyBroadcast, Elementwise):
             yield Sample([draw(rng, (3, 4), dtype), draw(rng, (4,), dtype, 0, 4)])
         for dtype in ("float64", "float16", "bfloat16"):
             yield Sample([draw(rng, (3, 4), dtype, 0.2, 3), draw(rng, (4,), dtype)])
-        yield Sample([extremes("float32")[:, None], np.array([0, 1, 2, 0.5, -1, -2, np.inf, -np.inf, np.nan, 3], np.float32)])
+        yield Sample(
+            [extremes("float32")[:, None], np.array([0, 1, 2, 0.5, -1, -2, np.inf, -np.inf, np.nan, 3], np.float32)]
+        )
         yield Sample([np.array([-3.0, -2.0, 2.5], np.float32), np.array(2.0, np.float32)])

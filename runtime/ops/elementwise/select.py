@@ -34,18 +34,32 @@ class Where(Elementwise):
         flags = tuple(map(int, condition)) if condition.ndim else int(condition)
         return [zip_values(lambda flag, yes, no: yes if flag else no, flags, x, y)]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         return [np.where(*inputs)]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         condition, x, y = inputs
         if not is_float(F, x):
             return [None, None, None]
         zero = scalar(F, 0, grads[0])
-        return [None, unbroadcast(F, F.Where(condition, grads[0], zero), x), unbroadcast(F, F.Where(condition, zero, grads[0]), y)]
+        return [
+            None,
+            unbroadcast(F, F.Where(condition, grads[0], zero), x),
+            unbroadcast(F, F.Where(condition, zero, grads[0]), y),
+        ]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
-        for c, x, y in (((2, 3),) * 3, ((3, 1), (4,), ()), ((), (2, 2), (2, 1)), ((0, 2), (2,), (1,)), ((5,), (1, 1, 5), (5,))):
+        for c, x, y in (
+            ((2, 3),) * 3,
+            ((3, 1), (4,), ()),
+            ((), (2, 2), (2, 1)),
+            ((0, 2), (2,), (1,)),
+            ((5,), (1, 1, 5), (5,)),
+        ):
             yield Sample([draw(rng, c, "bool"), draw(rng, x, "float32"), draw(rng, y, "float32")])
         for dtype in ordered(dtypes.NUMERIC | {"bool", "string"}):
             yield Sample([draw(rng, (3, 4), "bool"), draw(rng, (3, 4), dtype), draw(rng, (4,), dtype)])
@@ -72,7 +86,9 @@ class Clip(Elementwise):
         items = x if isinstance(x, tuple) else (x,)
         return [x] if all(compare(item, low) in (0, 1) for item in items) else None
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x, low, high = (*inputs, None, None)[:3]
         result = x
         if low is not None:
@@ -81,7 +97,9 @@ class Clip(Elementwise):
             result = np.minimum(result, high.reshape(()))
         return [np.asarray(result).astype(x.dtype, copy=False)]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         x, low, high = (*inputs, None, None)[:3]
         g = grads[0]
         if not is_float(F, x):
@@ -114,7 +132,13 @@ class Clip(Elementwise):
         yield Sample([x, None, np.array(0.5, np.float32)])
         yield Sample([x, np.array(1, np.float32), np.array(-1, np.float32)])
         for dtype in ordered(dtypes.NUMERIC):
-            yield Sample([draw(rng, (3, 4), dtype), np.asarray(0).astype(x.dtype).astype(dtypes.of(dtype).numpy), np.asarray(2).astype(dtypes.of(dtype).numpy)])
+            yield Sample(
+                [
+                    draw(rng, (3, 4), dtype),
+                    np.asarray(0).astype(x.dtype).astype(dtypes.of(dtype).numpy),
+                    np.asarray(2).astype(dtypes.of(dtype).numpy),
+                ]
+            )
         yield Sample([extremes("float32"), np.array(-1, np.float32), np.array(6, np.float32)])
 
     def upgrade(self, node: Any, version: int, builder: Any) -> list[Any] | None:
@@ -125,7 +149,8 @@ class Clip(Elementwise):
             raise GraphError("Clip before version 11 needs an input of known dtype")
         dtype = dtypes.of(x.type.dtype).numpy
         bounds = [
-            builder.constant(np.asarray(node.attributes[key], dtype), key) if key in node.attributes else None for key in ("min", "max")
+            builder.constant(np.asarray(node.attributes[key], dtype), key) if key in node.attributes else None
+            for key in ("min", "max")
         ]
         return replacement(builder, node, [x, *bounds])
 
@@ -146,7 +171,9 @@ class PRelu(Elementwise):
             raise GraphError(f"the slope {context.type(1)} must broadcast to the input {context.type(0)}")
         return [type]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         x, slope = inputs
         g = grads[0]
         if not is_float(F, x):
@@ -156,7 +183,14 @@ class PRelu(Elementwise):
         return [F.Where(positive, g, F.Mul(g, slope)), unbroadcast(F, F.Where(positive, zero, F.Mul(g, x)), slope)]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
-        for x, slope in (((2, 3), (3,)), ((2, 3, 4), (3, 1)), ((5,), ()), ((0, 3), (3,)), ((2, 3), (2, 3)), ((1,), (1,))):
+        for x, slope in (
+            ((2, 3), (3,)),
+            ((2, 3, 4), (3, 1)),
+            ((5,), ()),
+            ((0, 3), (3,)),
+            ((2, 3), (2, 3)),
+            ((1,), (1,)),
+        ):
             yield Sample([draw(rng, x, "float32"), draw(rng, slope, "float32")])
         for dtype in ordered(self.types["T"]):
             yield Sample([draw(rng, (3, 4), dtype), draw(rng, (4,), dtype)])

@@ -39,7 +39,9 @@ class Sum(_Variadic):
     pair = staticmethod(np.add)
     accuracy = Accuracy(8.0)
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         return [unbroadcast(F, grads[0], x) for x in inputs]
 
 
@@ -52,7 +54,9 @@ class Mean(_Variadic):
         total = reduce(np.add, arrays)
         return total / np.asarray(len(arrays), total.dtype)
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         share = F.Div(grads[0], scalar(F, len(inputs), grads[0]))
         return [unbroadcast(F, share, x) for x in inputs]
 
@@ -69,7 +73,9 @@ class _Extreme(_Variadic):
         values = [context.value(i) for i in range(len(context.inputs))]
         return [zip_values(lambda *row: reduce(type(self).dims, row), *values)]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         if not is_float(F, inputs[0]):
             return [None] * len(inputs)
         if len(inputs) == 1:

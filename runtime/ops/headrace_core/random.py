@@ -46,7 +46,9 @@ class _Drawn(Operator):
             return [TensorType(dtype, tuple(context.fresh("drawn") for _ in range(length[0])))]
         return [TensorType(dtype, None)]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         shape = tuple(int(size) for size in inputs[0])
         if any(size < 0 for size in shape):
             raise GraphError(f"shape {list(shape)} has a negative size")
@@ -58,7 +60,9 @@ class _Drawn(Operator):
     def draw(self, count: int, dtype: str, attributes: Mapping[str, Any], seed: int, counter: int) -> Any:
         raise NotImplementedError
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         return [None, None]
 
     def rows(self, tags: Sequence[int | None], context: Context) -> list[int | None]:
@@ -114,7 +118,12 @@ class RandomInteger(_Drawn):
 
     allowed = dtypes.INTEGER
     accuracy = Accuracy.exact()
-    attributes = {"dtype": Attr("int", code_of("int64")), "id": Attr("int", 0), "low": Attr("int", 0), "high": Attr("int", 2)}
+    attributes = {
+        "dtype": Attr("int", code_of("int64")),
+        "id": Attr("int", 0),
+        "low": Attr("int", 0),
+        "high": Attr("int", 2),
+    }
 
     def infer(self, context: Context) -> list[Type | None]:
         if context.attributes["high"] <= context.attributes["low"]:
@@ -141,7 +150,9 @@ class Bernoulli(_Drawn):
     def _dtype(attributes: Mapping[str, Any], otherwise: str) -> str:
         return otherwise if attributes["dtype"] is None else name_of(attributes["dtype"])
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         p = widen(inputs[0])
         seed, counter = key_of(inputs[1])
         drawn = philox.uniform(p.size, "float32", seed, attributes["id"], counter).reshape(p.shape)

@@ -34,18 +34,24 @@ class SumTo(Operator):
                     raise GraphError(f"{context.type(0)} was not broadcast from the shape of {context.type(1)}")
         return [TensorType(context.dtype(0), target)]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x, like = inputs
         shape = np.shape(like)
         lead = x.ndim - len(shape)
         if lead < 0 or any(want not in (1, have) for have, want in zip(x.shape[lead:], shape)):
             raise GraphError(f"shape {list(x.shape)} was not broadcast from {list(shape)}")
-        axes = tuple(range(lead)) + tuple(lead + i for i, size in enumerate(shape) if size == 1 and x.shape[lead + i] != 1)
+        axes = tuple(range(lead)) + tuple(
+            lead + i for i, size in enumerate(shape) if size == 1 and x.shape[lead + i] != 1
+        )
         if not axes and not lead:
             return [x]
         return [compute(lambda a: np.sum(a, axis=axes, dtype=a.dtype), [x], x.dtype).reshape(shape)]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         return [F.Expand(grads[0], F.Shape(inputs[0])) if is_float(F, inputs[0]) else None, None]
 
     def rows(self, tags: Sequence[int | None], context: Context) -> list[int | None]:
@@ -58,7 +64,15 @@ class SumTo(Operator):
         return [place if place >= 0 and target[place] == x[tags[0]] else MIXED]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
-        for shape, like in (((2, 3), (2, 3)), ((2, 3), (3,)), ((2, 3), (2, 1)), ((4, 2, 3), (2, 1)), ((5,), ()), ((0, 3), (1, 3)), ((1, 1), ())):
+        for shape, like in (
+            ((2, 3), (2, 3)),
+            ((2, 3), (3,)),
+            ((2, 3), (2, 1)),
+            ((4, 2, 3), (2, 1)),
+            ((5,), ()),
+            ((0, 3), (1, 3)),
+            ((1, 1), ()),
+        ):
             yield Sample([draw(rng, shape, "float32"), draw(rng, like, "float32")])
         for dtype in ordered(dtypes.NUMERIC):
             yield Sample([draw(rng, (3, 4), dtype), draw(rng, (4,), "float32")])

@@ -75,11 +75,15 @@ class Eigh(_Decomposition):
         shape = matrices(context)
         return [TensorType(context.dtype(), None if shape is None else shape[:-1]), TensorType(context.dtype(), shape)]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         a = inputs[0]
         return list(np.linalg.eigh((a + np.swapaxes(a, -1, -2)) * np.asarray(0.5, a.dtype)))
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         w, v = outputs
         size, turned = last_size(F, v), transpose_last(F, v)
         on = None if grads[0] is None else diagonal(F, grads[0], size)
@@ -104,10 +108,14 @@ class QR(_Decomposition):
         k = minimum(shape[-2], shape[-1])
         return [TensorType(context.dtype(), (*shape[:-1], k)), TensorType(context.dtype(), (*shape[:-2], k, shape[-1]))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         return list(np.linalg.qr(inputs[0]))
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         """(gQ + Q copyltu(R gR^T - gQ^T Q)) R^-T, where copyltu mirrors the lower triangle; for m >= n."""
         q, r = outputs
         size, rows = last_size(F, r), (F.type(q).shape or (0, 0))[-1]
@@ -138,10 +146,14 @@ class SVD(_Decomposition):
         k = minimum(m, n)
         return [TensorType(context.dtype(), tuple(dims)) for dims in ((*lead, m, k), (*lead, k), (*lead, k, n))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         return list(np.linalg.svd(inputs[0], full_matrices=False))
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         """J. Townsend, "Differentiating the singular value decomposition" (2016)."""
         u, s, vh = outputs
         for_u, for_s, for_vh = grads

@@ -71,12 +71,18 @@ class Einsum(Operator):
                 sizes[letter] = dim if known == 1 or (isinstance(dim, int) and dim != 1) else known
         return [TensorType(context.dtype(), tuple(sizes[letter] for letter in output))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         terms, output = explicit(attributes["equation"], [x.ndim for x in inputs])
         equation = f"{','.join(terms)}->{output}"
-        return [compute(lambda *arrays: np.einsum(equation, *arrays, optimize=len(arrays) > 1), inputs, inputs[0].dtype)]
+        return [
+            compute(lambda *arrays: np.einsum(equation, *arrays, optimize=len(arrays) > 1), inputs, inputs[0].dtype)
+        ]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         if not is_float(F, inputs[0]):
             return [None] * len(inputs)
         terms, output = explicit(attributes["equation"], [F.rank(x) for x in inputs])

@@ -30,7 +30,12 @@ class Gemm(Operator):
     versions = (1, 6, 7, 9, 11, 13)
     inputs = (In("A"), In("B"), In("C", optional=True))
     types = {"T": MULTIPLIED}
-    attributes = {"alpha": Attr("float", 1.0), "beta": Attr("float", 1.0), "transA": Attr("int", 0), "transB": Attr("int", 0)}
+    attributes = {
+        "alpha": Attr("float", 1.0),
+        "beta": Attr("float", 1.0),
+        "transA": Attr("int", 0),
+        "transB": Attr("int", 0),
+    }
     accuracy = Accuracy(16.0)
     prepack = (1,)
 
@@ -48,19 +53,27 @@ class Gemm(Operator):
                 raise GraphError(f"C {context.type(2)} does not broadcast to {result}")
         return [TensorType(context.dtype(), result)]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         return [compute(self._product, inputs, inputs[0].dtype, **attributes)]
 
     @staticmethod
     def _product(a: Any, b: Any, c: Any = None, *, alpha: float, beta: float, transA: int, transB: int) -> Any:
         result = (a.T if transA else a) @ (b.T if transB else b)
         if alpha != 1.0:
-            result = result * np.asarray(alpha).astype(result.dtype) if result.dtype.kind == "f" else np.trunc(result * alpha)
+            result = (
+                result * np.asarray(alpha).astype(result.dtype)
+                if result.dtype.kind == "f"
+                else np.trunc(result * alpha)
+            )
         if c is not None and beta != 0.0:
             result = result + (c if beta == 1.0 else np.asarray(c * beta).astype(c.dtype))
         return result
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         a, b = inputs[:2]
         c = inputs[2] if len(inputs) > 2 else None
         if not is_float(F, a):
@@ -99,7 +112,9 @@ class Gemm(Operator):
         return replacement(builder, node, node.inputs, attributes)
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
-        def case(m: int, k: int, n: int, c: tuple[int, ...] | None, dtype: str = "float32", **attributes: Any) -> Sample:
+        def case(
+            m: int, k: int, n: int, c: tuple[int, ...] | None, dtype: str = "float32", **attributes: Any
+        ) -> Sample:
             a = (k, m) if attributes.get("transA") else (m, k)
             b = (n, k) if attributes.get("transB") else (k, n)
             last = [] if c is None else [draw(rng, c, dtype)]

@@ -63,7 +63,9 @@ class MatMul(Operator):
     def infer(self, context: Context) -> list[Type | None]:
         return [TensorType(context.dtype(), matmul_shape(context.shape(0), context.shape(1)))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         return [compute(self._product, inputs, inputs[0].dtype)]
 
     @staticmethod
@@ -72,7 +74,9 @@ class MatMul(Operator):
             return np.matmul(a.reshape(math.prod(a.shape[:-1]), a.shape[-1]), b).reshape(*a.shape[:-1], b.shape[1])
         return np.matmul(a, b)
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         a, b = inputs
         if not is_float(F, a):
             return [None, None]
@@ -102,7 +106,12 @@ class MatMul(Operator):
     @staticmethod
     def _gradient_b(F: Any, a: Any, b: Any, g: Any) -> Any:
         shape = F.type(b).shape
-        if F.rank(b) == 2 and F.rank(a) >= 2 and shape is not None and all(isinstance(dim, int) and dim > 0 for dim in shape):
+        if (
+            F.rank(b) == 2
+            and F.rank(a) >= 2
+            and shape is not None
+            and all(isinstance(dim, int) and dim > 0 for dim in shape)
+        ):
             if F.rank(a) > 2:  # one product over all rows, not a product for each matrix and a sum
                 a = F.Reshape(a, F.constant(np.array([-1, shape[0]], np.int64)))
                 g = F.Reshape(g, F.constant(np.array([-1, shape[1]], np.int64)))

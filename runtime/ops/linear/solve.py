@@ -31,7 +31,12 @@ def batch_rows(tags: Sequence[int | None], context: Context, outputs: int = 1, m
     rank = context.type(0).rank
     if all(tag is None for tag in tags):
         return [None] * outputs
-    if len([tag for tag in tags if tag is not None]) > 1 or tags[0] in (None, MIXED) or rank is None or tags[0] >= rank - matrix:
+    if (
+        len([tag for tag in tags if tag is not None]) > 1
+        or tags[0] in (None, MIXED)
+        or rank is None
+        or tags[0] >= rank - matrix
+    ):
         return [MIXED] * outputs
     return [tags[0]] * outputs
 
@@ -91,23 +96,31 @@ class Det(_Square):
         shape = matrices(context)
         return [TensorType(context.dtype(), None if shape is None else shape[:-2])]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         return [compute(np.linalg.det, inputs, inputs[0].dtype)]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         last = F.constant(np.array([-2, -1], np.int64))
         scaled = F.Unsqueeze(F.Mul(grads[0], outputs[0]), last)
         return [F.Mul(scaled, transpose_last(F, F.Inverse(inputs[0])))]
 
 
 class Inverse(_Square):
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         try:
             return [np.linalg.inv(inputs[0])]
         except np.linalg.LinAlgError:
             raise RunError("the matrix is singular: it has no inverse") from None
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         turned = transpose_last(F, outputs[0])
         return [F.Neg(F.MatMul(turned, F.MatMul(grads[0], turned)))]
 
@@ -125,19 +138,29 @@ class Solve(Operator):
         a, b = matrices(context), matrices(context, 1, square=False)
         return [TensorType(context.dtype(), matmul_shape(a, b))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         try:
             return [np.linalg.solve(*inputs)]
         except np.linalg.LinAlgError:
             raise RunError("the matrix is singular: the equations have no unique solution") from None
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         for_b = F.Solve(transpose_last(F, inputs[0]), grads[0])
         for_a = F.Neg(F.MatMul(for_b, transpose_last(F, outputs[0])))
         return [unbroadcast(F, for_a, inputs[0]), unbroadcast(F, for_b, inputs[1])]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
-        for a, b in (((3, 3), (3, 2)), ((2, 4, 4), (4, 1)), ((1, 1), (1, 1)), ((3, 3), (2, 3, 2)), ((0, 2, 2), (0, 2, 1))):
+        for a, b in (
+            ((3, 3), (3, 2)),
+            ((2, 4, 4), (4, 1)),
+            ((1, 1), (1, 1)),
+            ((3, 3), (2, 3, 2)),
+            ((0, 2, 2), (0, 2, 1)),
+        ):
             yield Sample([well_conditioned(rng, a), draw(rng, b, "float32")])
 
 
@@ -146,14 +169,18 @@ class Cholesky(_Square):
 
     outputs = (Out("L"),)
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         a = inputs[0]
         try:
             return [np.linalg.cholesky((a + np.swapaxes(a, -1, -2)) * np.asarray(0.5, a.dtype))]
         except np.linalg.LinAlgError:
             raise RunError("the matrix is not positive definite: it has no Cholesky factor") from None
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         """I. Murray, "Differentiation of the Cholesky decomposition" (2016): L^-T phi(L^T g) L^-1, made symmetric."""
         lower = outputs[0]
         size = last_size(F, lower)

@@ -28,7 +28,9 @@ class Dropout(Operator):
     def infer(self, context: Context) -> list[Type | None]:
         return [context.type(0), TensorType("bool", context.shape(0))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x, ratio, training = (*inputs, None, None)[:3]
         if training is None or not bool(training):
             return [x, np.ones(x.shape, np.bool_)]
@@ -38,7 +40,9 @@ class Dropout(Operator):
         mask = philox.uniform(x.size, "float32", seed_of(attributes["seed"])).reshape(x.shape) >= share
         return [compute(lambda a: np.where(mask, a * np.asarray(1 / (1 - share), a.dtype), 0), [x], x.dtype), mask]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         x, ratio, training = (*inputs, None, None)[:3]
         g = grads[0]
         none = [None] * (len(inputs) - 1)

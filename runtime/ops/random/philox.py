@@ -41,7 +41,9 @@ def uniform(count: int, dtype: str, seed: int, identity: int = 0, counter: int =
     """[0, 1) as float32 (24 bits; 11 and 8 bits for float16 and bfloat16, so that 1 is never reached) or float64 (53 bits)."""
     if dtype == "float64":
         pair = words(count, 2, seed, identity, counter).astype(np.uint64)
-        return ((pair[:, 0] >> np.uint64(5)) * np.uint64(1 << 26) + (pair[:, 1] >> np.uint64(6))).astype(np.float64) * 2.0**-53
+        return ((pair[:, 0] >> np.uint64(5)) * np.uint64(1 << 26) + (pair[:, 1] >> np.uint64(6))).astype(
+            np.float64
+        ) * 2.0**-53
     bits = {"float16": 11, "bfloat16": 8}.get(dtype, 24)
     top = words(count, 1, seed, identity, counter)[:, 0] >> np.uint32(32 - bits)
     return top.astype(np.float32) * np.float32(2.0**-bits)

@@ -37,7 +37,9 @@ class _Random(Operator):
             raise GraphError(f"dtype is {name}; allowed: {', '.join(sorted(self.output))}")
         return name
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         return [None] * len(inputs)
 
     def rows(self, tags: Sequence[int | None], context: Context) -> list[int | None]:
@@ -77,7 +79,9 @@ class _Shaped(_Random):
             raise GraphError(f"shape {list(shape)} has a negative size")
         return [TensorType(self.dtype(context.attributes, "float32"), shape)]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         return [type(self).draw(tuple(attributes["shape"]), self.dtype(attributes, "float32"), attributes)]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
@@ -109,7 +113,9 @@ class _Like(_Random):
     def infer(self, context: Context) -> list[Type | None]:
         return [TensorType(self.dtype(context.attributes, context.dtype()), context.shape())]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x = inputs[0]
         return [type(self).draw(x.shape, self.dtype(attributes, dtypes.of(x).name), attributes)]
 
@@ -142,7 +148,9 @@ class Bernoulli(_Random):
     def infer(self, context: Context) -> list[Type | None]:
         return [TensorType(self.dtype(context.attributes, context.dtype()), context.shape())]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         p = widen(inputs[0])
         drawn = philox.uniform(p.size, "float32", seed_of(attributes["seed"])).reshape(p.shape)
         return [(drawn < p).astype(numpy_dtype(self.dtype(attributes, dtypes.of(inputs[0]).name)))]
@@ -170,7 +178,9 @@ class Multinomial(_Random):
             raise GraphError(f"Multinomial takes a matrix and sample_size >= 0, not {context.type(0)} and {size}")
         return [TensorType(self.dtype(context.attributes, "int32"), None if shape is None else (shape[0], size))]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         logits = inputs[0].astype(np.float64)
         rows, size = logits.shape[0], attributes["sample_size"]
         weights = np.exp(logits - np.max(logits, axis=1, keepdims=True, initial=-np.inf))

@@ -28,7 +28,11 @@ class _ArgExtreme(Operator):
     versions = (1, 11, 12, 13)
     inputs = (In("data"),)
     outputs = (Out("reduced", INDEX),)
-    attributes = {"axis": Attr("int", 0), "keepdims": Attr("int", 1, (0, 1)), "select_last_index": Attr("int", 0, (0, 1))}
+    attributes = {
+        "axis": Attr("int", 0),
+        "keepdims": Attr("int", 1, (0, 1)),
+        "select_last_index": Attr("int", 0, (0, 1)),
+    }
     accuracy = Accuracy.exact()
     differentiable = False
 
@@ -40,7 +44,9 @@ class _ArgExtreme(Operator):
         middle = (1,) if context.attributes["keepdims"] else ()
         return [TensorType("int64", shape[:axis] + middle + shape[axis + 1 :])]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x = widen(inputs[0])
         axis = resolve_axis(attributes["axis"], x.ndim)
         place = np.argmax if self.name == "ArgMax" else np.argmin
@@ -51,7 +57,9 @@ class _ArgExtreme(Operator):
         found = np.asarray(found, np.int64)
         return [np.expand_dims(found, axis) if attributes["keepdims"] else found]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         return [None]
 
     def rows(self, tags: Sequence[int | None], context: Context) -> list[int | None]:
@@ -104,7 +112,9 @@ class TopK(Operator):
         result = (*shape[:axis], count, *shape[axis + 1 :])
         return [TensorType(context.dtype(), result), TensorType("int64", result)]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x, k = widen(inputs[0]), int(inputs[1].reshape(-1)[0])
         axis = resolve_axis(attributes["axis"], x.ndim)
         size = x.shape[axis]
@@ -117,7 +127,9 @@ class TopK(Operator):
         chosen = np.take(order, np.arange(k), axis=axis).astype(np.int64)
         return [np.take_along_axis(inputs[0], chosen, axis), chosen]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         x = inputs[0]
         if not is_float(F, x) or grads[0] is None:
             return [None, None]
@@ -128,7 +140,12 @@ class TopK(Operator):
         rank = context.type(0).rank
         if tags[0] is None and tags[1] is None:
             return [None, None]
-        if tags[1] is not None or tags[0] in (None, MIXED) or rank is None or tags[0] == resolve_axis(context.attributes["axis"], rank):
+        if (
+            tags[1] is not None
+            or tags[0] in (None, MIXED)
+            or rank is None
+            or tags[0] == resolve_axis(context.attributes["axis"], rank)
+        ):
             return [MIXED, MIXED]
         return [tags[0], tags[0]]
 
@@ -147,5 +164,3 @@ class TopK(Operator):
         yield Sample([draw(rng, (33,), "float32"), np.array([33], np.int64)])
         for dtype in ordered(dtypes.NUMERIC):
             yield Sample([draw(rng, (3, 6), dtype, 0, 100), np.array([2], np.int64)])
-
-

@@ -86,13 +86,17 @@ class _Reduce(Operator):
             return None
         return [(result,) if context.attributes["keepdims"] else result]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x = inputs[0]
         given = inputs[1] if len(inputs) > 1 else None
         axes = resolve_axes(given, x.ndim, bool(attributes["noop_with_empty_axes"]))
         return [compute(self.row.function, [x], x.dtype, axes=axes, keepdims=bool(attributes["keepdims"]))]
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         x, axes = (*inputs, None)[:2]
         if self.row.gradient is None or not is_float(F, x):
             return [None] * len(inputs)
@@ -121,7 +125,9 @@ class _Reduce(Operator):
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
         low, high = self.row.low, self.row.high
 
-        def case(shape: tuple[int, ...], axes: Sequence[int] | None, dtype: str = "float32", **attributes: Any) -> Sample:
+        def case(
+            shape: tuple[int, ...], axes: Sequence[int] | None, dtype: str = "float32", **attributes: Any
+        ) -> Sample:
             given = [] if axes is None else [np.array(axes, np.int64)]
             return Sample([draw(rng, shape, dtype, low, high), *given], attributes)
 
@@ -138,7 +144,9 @@ class _Reduce(Operator):
         yield case((257,), [0])
         for dtype in ordered(self.types["T"]):
             yield case((3, 5), [1], dtype)
-            if dtype in dtypes.FLOAT or (self.row.ulp == 0 and dtype != "bool"):  # overflow of integer sums is not defined
+            if dtype in dtypes.FLOAT or (
+                self.row.ulp == 0 and dtype != "bool"
+            ):  # overflow of integer sums is not defined
                 yield Sample([np.stack([extremes(dtype), extremes(dtype)[::-1]]), np.array([0], np.int64)])
 
 
@@ -162,7 +170,9 @@ class Folded:
     def sum(self, value: Any) -> Any:
         """The same folding, by sum, of another value; dimensions kept."""
         noop = self.attributes["noop_with_empty_axes"]
-        return self.F.ReduceSum(value, *([self.axes] if self.axes is not None else []), keepdims=1, noop_with_empty_axes=noop)
+        return self.F.ReduceSum(
+            value, *([self.axes] if self.axes is not None else []), keepdims=1, noop_with_empty_axes=noop
+        )
 
 
 def keep_dims(F: Any, value: Any, x: Any, axes: Any, attributes: Mapping[str, Any]) -> Any:

@@ -33,7 +33,9 @@ class _Running(Operator):
             resolve_axis(axis, rank)
         return [context.type(0)]
 
-    def reference(self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None) -> list[Any]:
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
         x = inputs[0]
         axis = resolve_axis(int(inputs[1].reshape(-1)[0]), x.ndim)
         return [compute(self._run, [x], x.dtype, axis=axis, **attributes)]
@@ -51,7 +53,13 @@ class _Running(Operator):
             return [None]
         axis, rank = context.value(1), context.type(0).rank
         axis = axis[0] if isinstance(axis, tuple) else axis
-        if tags[0] in (None, MIXED) or tags[1] is not None or not isinstance(axis, int) or rank is None or axis % rank == tags[0]:
+        if (
+            tags[0] in (None, MIXED)
+            or tags[1] is not None
+            or not isinstance(axis, int)
+            or rank is None
+            or axis % rank == tags[0]
+        ):
             return [MIXED]
         return [tags[0]]
 
@@ -72,7 +80,9 @@ class CumSum(_Running):
     unit = 0
     accumulate = staticmethod(np.cumsum)
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         if not is_float(F, inputs[0]):
             return [None, None]
         reverse = 1 - attributes["reverse"]
@@ -86,7 +96,9 @@ class CumProd(_Running):
     unit = 1
     accumulate = staticmethod(np.cumprod)
 
-    def gradient(self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
         if not is_float(F, inputs[0]):
             return [None, None]
         reverse = 1 - attributes["reverse"]

@@ -121,7 +121,9 @@ class Layouts:
         key = (value.name, rank)
         if key not in self.moved:
             wide = array.reshape((1,) * (rank - array.ndim) + array.shape)
-            self.moved[key] = self.constant(np.ascontiguousarray(np.transpose(wide, to_last(rank))), f"{value.name}_last")
+            self.moved[key] = self.constant(
+                np.ascontiguousarray(np.transpose(wide, to_last(rank))), f"{value.name}_last"
+            )
         return self.moved[key]
 
     def add(
@@ -146,7 +148,9 @@ class Layouts:
         if kind is None:
             self.nodes.append(_like(node, inputs, outputs, given))
         else:
-            self.nodes.append(Node(kind, list(inputs), outputs, given, domain="headrace.cpu", name=node.name, path=node.path))
+            self.nodes.append(
+                Node(kind, list(inputs), outputs, given, domain="headrace.cpu", name=node.name, path=node.path)
+            )
 
     def alias(self, value: Value, last: Value) -> None:
         """`value`, channels last, is what another value already holds."""
@@ -164,5 +168,16 @@ def permuted(type: Type | None, perm: Sequence[int]) -> Type | None:
     return TensorType(type.dtype, tuple(type.shape[axis] for axis in perm))
 
 
-def _like(node: Node, inputs: Sequence[Value | None], outputs: Sequence[Value | None], attributes: Mapping[str, object]) -> Node:
-    return Node(node.operator, list(inputs), list(outputs), attributes, domain=node.domain, name=node.name, path=node.path, version=node.version)
+def _like(
+    node: Node, inputs: Sequence[Value | None], outputs: Sequence[Value | None], attributes: Mapping[str, object]
+) -> Node:
+    return Node(
+        node.operator,
+        list(inputs),
+        list(outputs),
+        attributes,
+        domain=node.domain,
+        name=node.name,
+        path=node.path,
+        version=node.version,
+    )

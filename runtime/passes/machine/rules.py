@@ -35,7 +35,9 @@ def _window(kind: str, data: tuple[int, ...], weight: int | None, types: Mapping
         x, full = _input(node, data[0]), f"headrace.cpu.{kind}"
         if x is None or at.rank(x) not in RANKS or at.rank(node.outputs[0]) not in RANKS or full not in at.caps:
             return False
-        if any(_input(node, i) is not None and at.dtype(_input(node, i)) not in allowed for i, allowed in types.items()):
+        if any(
+            _input(node, i) is not None and at.dtype(_input(node, i)) not in allowed for i, allowed in types.items()
+        ):
             return False
         if any(value is not None for value in node.outputs[1:]):
             return False
@@ -95,7 +97,13 @@ def _along_axis(default: int | None) -> Rule:
     def rule(node: Node, at: Layouts) -> bool:
         x, axis = _input(node, 0), node.attributes.get("axis", default)
         rank = at.rank(x)
-        if x is None or not at.only_last(x) or rank not in RANKS or not isinstance(axis, int) or node.attributes.get("block_size"):
+        if (
+            x is None
+            or not at.only_last(x)
+            or rank not in RANKS
+            or not isinstance(axis, int)
+            or node.attributes.get("block_size")
+        ):
             return False
         assert rank is not None
         for value in node.inputs[1:]:
@@ -113,7 +121,11 @@ def _concat(node: Node, at: Layouts) -> bool:
     assert rank is not None
     if any(value is None or at.rank(value) != rank for value in node.inputs):
         return False
-    at.add(node, [at.last(value) for value in node.inputs if value is not None], attributes={**node.attributes, "axis": _axis(axis, rank)})
+    at.add(
+        node,
+        [at.last(value) for value in node.inputs if value is not None],
+        attributes={**node.attributes, "axis": _axis(axis, rank)},
+    )
     return True
 
 
@@ -168,7 +180,11 @@ def _resize(node: Node, at: Layouts) -> bool:
         if value is not None and array is None:
             return False
         empty = array is None or array.size == 0
-        inputs.append(None if array is None or empty else at.constant(np.ascontiguousarray(array[[0, *range(2, array.size), 1]]), "resize_last"))
+        inputs.append(
+            None
+            if array is None or empty
+            else at.constant(np.ascontiguousarray(array[[0, *range(2, array.size), 1]]), "resize_last")
+        )
     at.add(node, inputs)
     return True
 

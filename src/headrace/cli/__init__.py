@@ -55,7 +55,9 @@ def _version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
 
 
 @click.command(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option("--version", is_flag=True, callback=_version, expose_value=False, is_eager=True, help="Print the version and stop.")
+@click.option(
+    "--version", is_flag=True, callback=_version, expose_value=False, is_eager=True, help="Print the version and stop."
+)
 def headrace() -> None:
     """Train, capture, quantize, pack and serve models.
 

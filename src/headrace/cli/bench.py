@@ -10,7 +10,9 @@ from headrace.cli.output import common, print_json, progress, table
 @click.command("bench", short_help="Time a model file, or load a server.")
 @click.argument("target")
 @click.argument("model", required=False)
-@click.option("--inputs", type=click.Path(exists=True, dir_okay=False), help="Inputs (.npz) to run with; else made from --seed.")
+@click.option(
+    "--inputs", type=click.Path(exists=True, dir_okay=False), help="Inputs (.npz) to run with; else made from --seed."
+)
 @click.option("--seed", default=0, show_default=True, help="Seed of inputs that are made.")
 @click.option("--batch", default=1, show_default=True, help="Batch size of inputs that are made.")
 @click.option("--threads", default=1, show_default=True, help="Threads (a file only).")
@@ -35,19 +37,45 @@ def command(
     from headrace.verbs.bench import bench_file, bench_server
 
     if Path(target).is_file():
-        result = bench_file(target, inputs, seed=seed, batch=batch, threads=threads, seconds=seconds, compare=compare, profile=profile)
+        result = bench_file(
+            target, inputs, seed=seed, batch=batch, threads=threads, seconds=seconds, compare=compare, profile=profile
+        )
     elif model is None:
-        raise click.UsageError(f"{target} is not a file; to load a server, name the model: headrace bench {target} MODEL")
+        raise click.UsageError(
+            f"{target} is not a file; to load a server, name the model: headrace bench {target} MODEL"
+        )
     else:
         with progress("requests", quiet=as_json) as step:
-            result = bench_server(target, model, inputs, seed=seed, batch=batch, clients=clients, seconds=seconds, progress=step)
+            result = bench_server(
+                target, model, inputs, seed=seed, batch=batch, clients=clients, seconds=seconds, progress=step
+            )
     if as_json:
         print_json(result)
         return
     engines = result["engines"]
     columns = ("", "calls", "per second", "p50 ms", "p90 ms", "p99 ms", "failed")
-    table(columns, [(name, e["calls"], f"{e['per_second']:.1f}", *(f"{e[p]:.3f}" for p in ("p50_ms", "p90_ms", "p99_ms")), e["failed"]) for name, e in engines.items()])
+    table(
+        columns,
+        [
+            (
+                name,
+                e["calls"],
+                f"{e['per_second']:.1f}",
+                *(f"{e[p]:.3f}" for p in ("p50_ms", "p90_ms", "p99_ms")),
+                e["failed"],
+            )
+            for name, e in engines.items()
+        ],
+    )
     if "ratio" in result:
-        click.echo(f"{compare} time / headrace time: {result['ratio']:.2f}   largest output difference {result['max_difference']:.2e}")
+        click.echo(
+            f"{compare} time / headrace time: {result['ratio']:.2f}   largest output difference {result['max_difference']:.2e}"
+        )
     if profile:
-        table(("node", "operator", "kernel", "ms", "share"), [(p["node"], p["operator"], p["kernel"], f"{p['ms']:.3f}", f"{p['share']:.1%}") for p in result["profile"][:25]])
+        table(
+            ("node", "operator", "kernel", "ms", "share"),
+            [
+                (p["node"], p["operator"], p["kernel"], f"{p['ms']:.3f}", f"{p['share']:.1%}")
+                for p in result["profile"][:25]
+            ],
+        )

@@ -25,4 +25,6 @@ def command(model: str, output: str, opset: int | None, as_json: bool) -> None:
     if as_json:
         print_json(facts)
     else:
-        click.echo(f"{click.style('written', fg='green')}  {output}  {size_text(facts['bytes'])}, opset {facts['opset']}")
+        click.echo(
+            f"{click.style('written', fg='green')}  {output}  {size_text(facts['bytes'])}, opset {facts['opset']}"
+        )

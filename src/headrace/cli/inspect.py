@@ -34,12 +34,21 @@ def command(model: str, show_graph: bool, optimized: bool, as_json: bool) -> Non
 
 
 def _print(facts: dict[str, Any]) -> None:
-    click.echo(f"{click.style(facts['path'], bold=True)}  {facts['format']}, {size_text(facts['bytes'])}, {facts['parameters']:,} parameters")
-    rows = [(kind, spec["name"], spec["dtype"], spec["shape"]) for kind in ("inputs", "outputs") for spec in facts[kind]]
+    click.echo(
+        f"{click.style(facts['path'], bold=True)}  {facts['format']}, {size_text(facts['bytes'])}, {facts['parameters']:,} parameters"
+    )
+    rows = [
+        (kind, spec["name"], spec["dtype"], spec["shape"]) for kind in ("inputs", "outputs") for spec in facts[kind]
+    ]
     table(("", "name", "dtype", "shape"), [(kind[:-1], *rest) for kind, *rest in rows])
     click.echo("operators  " + ", ".join(f"{name} {count}" for name, count in facts["operators"].items()))
-    click.echo(f"batching   {'rows are independent' if facts['rows']['independent'] else 'not merged: ' + facts['rows']['reason']}")
+    click.echo(
+        f"batching   {'rows are independent' if facts['rows']['independent'] else 'not merged: ' + facts['rows']['reason']}"
+    )
     for key, value in facts["properties"].items():
         click.echo(f"{key:<10} {value}")
     if facts.get("members"):
-        table(("member", "size", "sha256"), [(m["name"], size_text(m["size"]), m["sha256"][:16]) for m in facts["members"]])
+        table(
+            ("member", "size", "sha256"),
+            [(m["name"], size_text(m["size"]), m["sha256"][:16]) for m in facts["members"]],
+        )

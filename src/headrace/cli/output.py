@@ -16,7 +16,9 @@ Progress = Callable[[int, int], None]
 
 def common(function: Any) -> Any:
     """Options that every verb has."""
-    function = click.option("--traceback", is_flag=True, expose_value=False, help="Show where an error came from.")(function)
+    function = click.option("--traceback", is_flag=True, expose_value=False, help="Show where an error came from.")(
+        function
+    )
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")(function)
 
 

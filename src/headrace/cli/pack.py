@@ -14,13 +14,34 @@ from headrace.cli.output import common, print_json, size_text
 
 @click.command("pack", short_help="Turn a model into one checked .hr file.")
 @click.argument("model")
-@click.option("-o", "--output", default="model.hr", show_default=True, type=click.Path(dir_okay=False), help="The package to write.")
-@click.option("--example", type=click.Path(exists=True, dir_okay=False), help="Example inputs (.npz, in call order) for a Module.")
-@click.option("--golden", default="4", show_default=True, help="How many golden cases to make, or an .npz file of golden inputs.")
-@click.option("--expect", type=click.Path(exists=True, dir_okay=False), help="Outputs (.npz) of somebody else for the --golden inputs.")
+@click.option(
+    "-o",
+    "--output",
+    default="model.hr",
+    show_default=True,
+    type=click.Path(dir_okay=False),
+    help="The package to write.",
+)
+@click.option(
+    "--example", type=click.Path(exists=True, dir_okay=False), help="Example inputs (.npz, in call order) for a Module."
+)
+@click.option(
+    "--golden", default="4", show_default=True, help="How many golden cases to make, or an .npz file of golden inputs."
+)
+@click.option(
+    "--expect",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Outputs (.npz) of somebody else for the --golden inputs.",
+)
 @click.option("--seed", default=0, show_default=True, help="Seed of golden inputs that are made.")
-@click.option("--evaluate", type=click.Path(exists=True, dir_okay=False), help="Labelled data (.npz: inputs by name, and 'labels') to measure accuracy on.")
-@click.option("--rtol", default=1e-4, show_default=True, help="Relative bound of golden outputs (of the largest value).")
+@click.option(
+    "--evaluate",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Labelled data (.npz: inputs by name, and 'labels') to measure accuracy on.",
+)
+@click.option(
+    "--rtol", default=1e-4, show_default=True, help="Relative bound of golden outputs (of the largest value)."
+)
 @click.option("--atol", default=1e-5, show_default=True, help="Absolute bound of golden outputs.")
 @common
 def command(model: str, as_json: bool, **options: Any) -> None:
@@ -66,7 +87,9 @@ def _in_subprocess(file: str, name: str, options: dict[str, Any]) -> dict[str, A
 
 
 def _print(report: dict[str, Any]) -> None:
-    click.echo(f"{click.style('packed', fg='green')}  {report['path']}  {size_text(report['bytes'])}, {report['operators']} operators")
+    click.echo(
+        f"{click.style('packed', fg='green')}  {report['path']}  {size_text(report['bytes'])}, {report['operators']} operators"
+    )
     for kind in ("inputs", "outputs"):
         for name, text in report[kind].items():
             click.echo(f"  {kind[:-1]:<7} {name}: {text}")

@@ -12,11 +12,31 @@ from headrace.cli.output import common, print_json, progress, size_text, table
 @click.command("quantize", short_help="Make an int8 package, with a report.")
 @click.argument("model", type=click.Path(exists=True, dir_okay=False))
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help="The int8 package to write.")
-@click.option("--method", type=click.Choice(["static", "dynamic"]), help="static needs --calibration (the default with it); dynamic needs nothing.")
-@click.option("--calibration", type=click.Path(exists=True), help="Representative inputs: an .npz file, or a folder of them.")
-@click.option("--labels", type=click.Path(exists=True, dir_okay=False), help="Labelled data (.npz: inputs by name, and 'labels') for accuracy before and after.")
-@click.option("--observer", type=click.Choice(["minmax", "moving-average", "percentile", "entropy", "mse"]), default="minmax", show_default=True, help="How activation ranges are taken.")
-@click.option("--max-drop", type=float, help="Largest accuracy loss allowed, in percentage points; else nothing is written. Needs --labels.")
+@click.option(
+    "--method",
+    type=click.Choice(["static", "dynamic"]),
+    help="static needs --calibration (the default with it); dynamic needs nothing.",
+)
+@click.option(
+    "--calibration", type=click.Path(exists=True), help="Representative inputs: an .npz file, or a folder of them."
+)
+@click.option(
+    "--labels",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Labelled data (.npz: inputs by name, and 'labels') for accuracy before and after.",
+)
+@click.option(
+    "--observer",
+    type=click.Choice(["minmax", "moving-average", "percentile", "entropy", "mse"]),
+    default="minmax",
+    show_default=True,
+    help="How activation ranges are taken.",
+)
+@click.option(
+    "--max-drop",
+    type=float,
+    help="Largest accuracy loss allowed, in percentage points; else nothing is written. Needs --labels.",
+)
 @common
 def command(model: str, output: str, as_json: bool, **options: Any) -> None:
     """Quantize MODEL (.hr or .onnx) to int8 and report what it costs.
@@ -52,12 +72,17 @@ def _print(output: str, report: dict[str, Any]) -> None:
     sizes = report.get("bytes", {})
     change = f"  {size_text(sizes['float'])} -> {size_text(sizes['int8'])}" if sizes else ""
     click.echo(f"{click.style('quantized', fg='green')}  {output}{change}")
-    rows = [(o["name"], f"{o['max_abs']:.4g}", f"{o['relative']:.2%}", f"{o['cosine']:.6f}") for o in report.get("outputs", [])]
+    rows = [
+        (o["name"], f"{o['max_abs']:.4g}", f"{o['relative']:.2%}", f"{o['cosine']:.6f}")
+        for o in report.get("outputs", [])
+    ]
     if rows:
         table(("output", "largest error", "relative", "cosine"), rows)
     accuracy = report.get("accuracy")
     if accuracy:
-        click.echo(f"accuracy  {accuracy['float']:.2%} -> {accuracy['int8']:.2%}  (drop {accuracy['drop_points']:+.2f} points, {accuracy['samples']} samples)")
+        click.echo(
+            f"accuracy  {accuracy['float']:.2%} -> {accuracy['int8']:.2%}  (drop {accuracy['drop_points']:+.2f} points, {accuracy['samples']} samples)"
+        )
     kept = report.get("kept_float", [])
     if kept:
         click.echo(f"left in float32: {', '.join(kept)}")

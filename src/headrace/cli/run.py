@@ -15,7 +15,9 @@ from headrace.cli.output import common, print_json, table
 @click.option("--threads", default=0, show_default=True, help="Threads to compute with (0: as many as allowed).")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or auto.")
 @common
-def command(model: str, inputs: str | None, output: str | None, seed: int | None, threads: int, device: str, as_json: bool) -> None:
+def command(
+    model: str, inputs: str | None, output: str | None, seed: int | None, threads: int, device: str, as_json: bool
+) -> None:
     """Run a model once. INPUTS is an .npz file with one array per input name.
 
     \b
@@ -30,7 +32,9 @@ def command(model: str, inputs: str | None, output: str | None, seed: int | None
     if as_json:
         print_json({name: {"dtype": str(a.dtype), "shape": list(a.shape), "data": a} for name, a in outputs.items()})
         return
-    table(("output", "dtype", "shape", "values"), [(n, a.dtype, list(a.shape), _preview(a)) for n, a in outputs.items()])
+    table(
+        ("output", "dtype", "shape", "values"), [(n, a.dtype, list(a.shape), _preview(a)) for n, a in outputs.items()]
+    )
     if output:
         click.echo(f"written to {output}")
 

@@ -57,5 +57,7 @@ def _announce(server: Any, as_json: bool) -> None:
         return
     for line in server.describe():
         click.echo(line)
-    click.echo(f"gRPC {host}:{server.grpc_port}   REST http://{host}:{server.http_port}/v2   metrics http://{host}:{server.metrics_port}/metrics")
+    click.echo(
+        f"gRPC {host}:{server.grpc_port}   REST http://{host}:{server.http_port}/v2   metrics http://{host}:{server.metrics_port}/metrics"
+    )
     click.echo("ready; Ctrl-C stops")

@@ -20,7 +20,9 @@ def default_collate(batch: Sequence[Any]) -> Any:
         return stack(list(batch), 0)
     if isinstance(first, np.ndarray | np.generic):
         if first.dtype.kind in "OUS":
-            raise TypeError(f"default_collate: batch must contain tensors, numpy arrays, numbers, dicts or lists; found {first.dtype}")
+            raise TypeError(
+                f"default_collate: batch must contain tensors, numpy arrays, numbers, dicts or lists; found {first.dtype}"
+            )
         return wrap(np.stack([np.asarray(b) for b in batch]))
     if isinstance(first, bool):
         return wrap(np.array(batch, np.bool_))
@@ -40,7 +42,9 @@ def default_collate(batch: Sequence[Any]) -> Any:
             raise RuntimeError("each element in list of batch should be of equal size")
         parts = [default_collate(p) for p in zip(*batch, strict=True)]
         return parts if isinstance(first, tuple | list) else type(first)(parts)  # type: ignore[call-arg]
-    raise TypeError(f"default_collate: batch must contain tensors, numpy arrays, numbers, dicts or lists; found {type(first)}")
+    raise TypeError(
+        f"default_collate: batch must contain tensors, numpy arrays, numbers, dicts or lists; found {type(first)}"
+    )
 
 
 def default_convert(data: Any) -> Any:
@@ -56,5 +60,3 @@ def default_convert(data: Any) -> Any:
     if isinstance(data, tuple | list):
         return [default_convert(d) for d in data]
     return data
-
-

@@ -114,7 +114,11 @@ class Subset(Dataset[Any]):
         self.dataset, self.indices = dataset, indices
 
     def __getitem__(self, index: Any) -> Any:
-        return self.dataset[[self.indices[i] for i in index]] if isinstance(index, list) else self.dataset[self.indices[index]]
+        return (
+            self.dataset[[self.indices[i] for i in index]]
+            if isinstance(index, list)
+            else self.dataset[self.indices[index]]
+        )
 
     def __len__(self) -> int:
         return len(self.indices)

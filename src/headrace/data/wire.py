@@ -77,7 +77,9 @@ def _tree(value: Any, arrays: list[np.ndarray]) -> dict[str, Any]:
             return {"named": type(value).__name__, "fields": value._fields, "items": [walk(item) for item in value]}
         if isinstance(value, tuple | list):
             return {"tuple" if isinstance(value, tuple) else "list": [walk(item) for item in value]}
-        raise TypeError(f"a worker can answer tensors, arrays, numbers, text, None, dicts, lists and tuples; found {type(value).__name__}")
+        raise TypeError(
+            f"a worker can answer tensors, arrays, numbers, text, None, dicts, lists and tuples; found {type(value).__name__}"
+        )
 
     return {"value": walk(value), "arrays": specs}
 

@@ -35,7 +35,9 @@ def get_worker_info() -> WorkerInfo | None:
 class Worker:
     """One forked process. `ask(task)` sends a task, `answer()` waits for the next result."""
 
-    def __init__(self, info: WorkerInfo, make: Callable[[], Callable[[Any], Any]], init: Callable[[int], None] | None) -> None:
+    def __init__(
+        self, info: WorkerInfo, make: Callable[[], Callable[[Any], Any]], init: Callable[[int], None] | None
+    ) -> None:
         self.id = info.id
         self.sock, far = socket.socketpair()
         self.pid = os.fork()
@@ -89,7 +91,9 @@ class _Lines(KeyError):
         return str(self.args[0])
 
 
-def _run(sock: socket.socket, info: WorkerInfo, make: Callable[[], Callable[[Any], Any]], init: Callable[[int], None] | None) -> None:
+def _run(
+    sock: socket.socket, info: WorkerInfo, make: Callable[[], Callable[[Any], Any]], init: Callable[[int], None] | None
+) -> None:
     global _info
     _info = info
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

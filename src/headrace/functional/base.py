@@ -75,7 +75,9 @@ def shadow(tensor: Tensor) -> Tensor:
 
 
 # Names that would hide built-ins are written with an underscore here and published without.
-_BUILTIN = frozenset("abs all any max min sum pow round float int bool complex range slice sorted hash type chr ord".split())
+_BUILTIN = frozenset(
+    "abs all any max min sum pow round float int bool complex range slice sorted hash type chr ord".split()
+)
 
 
 def alias(target: str, *names: str) -> None:
@@ -127,7 +129,10 @@ def pair(a: Any, b: Any) -> tuple[Any, Any]:
 
 def operand(value: Any) -> Any:
     """A value that promotion understands. TypeError for what is neither a tensor nor a number."""
-    if isinstance(value, Tensor | bool | int | float | complex | np.generic) or getattr(value, "expr", None) is not None:
+    if (
+        isinstance(value, Tensor | bool | int | float | complex | np.generic)
+        or getattr(value, "expr", None) is not None
+    ):
         return value
     if isinstance(value, np.ndarray):
         return wrap(value)
@@ -216,7 +221,9 @@ def axes_of(dim: Any, rank: int, *, empty_is_all: bool = True) -> tuple[int, ...
     dims = dim if isinstance(dim, tuple | list) else (dim,)
     found = tuple(check_dim(d, rank) for d in dims)
     if len(set(found)) != len(found):
-        raise RuntimeError(f"dim {next(d for d in found if found.count(d) > 1)} appears multiple times in the list of dims")
+        raise RuntimeError(
+            f"dim {next(d for d in found if found.count(d) > 1)} appears multiple times in the list of dims"
+        )
     return tuple(d for d in found if d < rank)
 
 
@@ -236,7 +243,9 @@ def axes_input(axes: Sequence[int]) -> np.ndarray:
 
 def is_symbolic(value: Any) -> bool:
     """Whether a size is only known when the graph runs."""
-    return getattr(value, "expr", None) is not None or (isinstance(value, Tensor) and type(value._data) is not np.ndarray)
+    return getattr(value, "expr", None) is not None or (
+        isinstance(value, Tensor) and type(value._data) is not np.ndarray
+    )
 
 
 def plain_size(value: Any) -> Any:

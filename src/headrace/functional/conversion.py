@@ -11,7 +11,15 @@ from headrace.tensors import Tensor
 
 
 @method
-def to(self: Tensor, *args: Any, dtype: Any = None, device: Any = None, copy: bool = False, non_blocking: bool = False, memory_format: Any = None) -> Tensor:
+def to(
+    self: Tensor,
+    *args: Any,
+    dtype: Any = None,
+    device: Any = None,
+    copy: bool = False,
+    non_blocking: bool = False,
+    memory_format: Any = None,
+) -> Tensor:
     """The tensor in another dtype (or that of another tensor); itself where nothing changes."""
     for value in args:
         if isinstance(value, Tensor):

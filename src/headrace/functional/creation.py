@@ -10,7 +10,17 @@ import numpy as np
 from headrace import scalar_types
 from headrace.autograd.tape import ops
 from headrace.devices import check_device
-from headrace.functional.base import both, cast, constant, function, is_symbolic, method, shape_args, shape_input, tensor_of
+from headrace.functional.base import (
+    both,
+    cast,
+    constant,
+    function,
+    is_symbolic,
+    method,
+    shape_args,
+    shape_input,
+    tensor_of,
+)
 from headrace.generators import stream
 from headrace.scalar_types import dtype as Dtype
 from headrace.tensors import Tensor, as_number, concrete, wrap
@@ -28,7 +38,9 @@ def _numpy(dtype: Dtype | None) -> Any:
 
 
 @function
-def tensor(data: Any, *, dtype: Dtype | None = None, device: Any = None, requires_grad: bool = False, pin_memory: bool = False) -> Tensor:
+def tensor(
+    data: Any, *, dtype: Dtype | None = None, device: Any = None, requires_grad: bool = False, pin_memory: bool = False
+) -> Tensor:
     """A new tensor with a copy of `data` (numbers, nested lists, an array, a tensor). Python floats get the default dtype."""
     return finish(_array(data, dtype, copy=True), requires_grad, device)
 
@@ -47,7 +59,11 @@ def _array(data: Any, dtype: Dtype | None, copy: bool) -> np.ndarray:
     try:
         if dtype is not None:
             with np.errstate(all="ignore"):
-                return np.array(np.array(values), _numpy(dtype)) if _numpy(dtype).kind in "iub" else np.array(values, _numpy(dtype))
+                return (
+                    np.array(np.array(values), _numpy(dtype))
+                    if _numpy(dtype).kind in "iub"
+                    else np.array(values, _numpy(dtype))
+                )
         array = np.array(values)
     except ValueError as error:
         raise ValueError(f"expected nested sequences of equal length: {error}") from None
@@ -77,7 +93,9 @@ def as_tensor(data: Any, dtype: Dtype | None = None, device: Any = None) -> Tens
 
 
 @function
-def asarray(obj: Any, *, dtype: Dtype | None = None, device: Any = None, copy: bool | None = None, requires_grad: bool = False) -> Tensor:
+def asarray(
+    obj: Any, *, dtype: Dtype | None = None, device: Any = None, copy: bool | None = None, requires_grad: bool = False
+) -> Tensor:
     """A tensor of any object; copied only where asked or needed."""
     found = tensor(obj, dtype=dtype, device=device) if copy else as_tensor(obj, dtype, device)
     return found.requires_grad_() if requires_grad else found
@@ -133,7 +151,9 @@ def empty(*size: Any, dtype: Dtype | None = None, device: Any = None, requires_g
 
 
 @function
-def full(size: Any, fill_value: Any, *, dtype: Dtype | None = None, device: Any = None, requires_grad: bool = False, **_: Any) -> Tensor:
+def full(
+    size: Any, fill_value: Any, *, dtype: Dtype | None = None, device: Any = None, requires_grad: bool = False, **_: Any
+) -> Tensor:
     """A tensor of a shape filled with a number, whose kind gives the dtype."""
     if isinstance(fill_value, Tensor):
         fill_value = fill_value.item()
@@ -142,65 +162,111 @@ def full(size: Any, fill_value: Any, *, dtype: Dtype | None = None, device: Any 
 
 
 def _like(input: Tensor, value: Any, dtype: Dtype | None, requires_grad: bool, device: Any) -> Tensor:
-    return _filled(tuple(input.shape), value, input._data.dtype if dtype is None else _numpy(dtype), requires_grad, device)
+    return _filled(
+        tuple(input.shape), value, input._data.dtype if dtype is None else _numpy(dtype), requires_grad, device
+    )
 
 
 @function
-def zeros_like(input: Tensor, *, dtype: Dtype | None = None, device: Any = None, requires_grad: bool = False, **_: Any) -> Tensor:
+def zeros_like(
+    input: Tensor, *, dtype: Dtype | None = None, device: Any = None, requires_grad: bool = False, **_: Any
+) -> Tensor:
     """Zeros in the shape and dtype of a tensor."""
     return _like(input, 0, dtype, requires_grad, device)
 
 
 @function
-def ones_like(input: Tensor, *, dtype: Dtype | None = None, device: Any = None, requires_grad: bool = False, **_: Any) -> Tensor:
+def ones_like(
+    input: Tensor, *, dtype: Dtype | None = None, device: Any = None, requires_grad: bool = False, **_: Any
+) -> Tensor:
     """Ones in the shape and dtype of a tensor."""
     return _like(input, 1, dtype, requires_grad, device)
 
 
 @function
-def empty_like(input: Tensor, *, dtype: Dtype | None = None, device: Any = None, requires_grad: bool = False, **_: Any) -> Tensor:
+def empty_like(
+    input: Tensor, *, dtype: Dtype | None = None, device: Any = None, requires_grad: bool = False, **_: Any
+) -> Tensor:
     """A tensor in the shape and dtype of another."""
     return _like(input, 0, dtype, requires_grad, device)
 
 
 @function
-def full_like(input: Tensor, fill_value: Any, *, dtype: Dtype | None = None, device: Any = None, requires_grad: bool = False, **_: Any) -> Tensor:
+def full_like(
+    input: Tensor,
+    fill_value: Any,
+    *,
+    dtype: Dtype | None = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    **_: Any,
+) -> Tensor:
     """A tensor in the shape and dtype of another, filled with a number."""
-    return _like(input, fill_value.item() if isinstance(fill_value, Tensor) else fill_value, dtype, requires_grad, device)
+    return _like(
+        input, fill_value.item() if isinstance(fill_value, Tensor) else fill_value, dtype, requires_grad, device
+    )
 
 
 @method
-def new_zeros(self: Tensor, *size: Any, dtype: Dtype | None = None, device: Any = None, requires_grad: bool = False, **_: Any) -> Tensor:
+def new_zeros(
+    self: Tensor, *size: Any, dtype: Dtype | None = None, device: Any = None, requires_grad: bool = False, **_: Any
+) -> Tensor:
     """Zeros of a shape in this tensor's dtype."""
     return _filled(shape_args(size), 0, self._data.dtype if dtype is None else _numpy(dtype), requires_grad, device)
 
 
 @method
-def new_ones(self: Tensor, *size: Any, dtype: Dtype | None = None, device: Any = None, requires_grad: bool = False, **_: Any) -> Tensor:
+def new_ones(
+    self: Tensor, *size: Any, dtype: Dtype | None = None, device: Any = None, requires_grad: bool = False, **_: Any
+) -> Tensor:
     """Ones of a shape in this tensor's dtype."""
     return _filled(shape_args(size), 1, self._data.dtype if dtype is None else _numpy(dtype), requires_grad, device)
 
 
 @method
-def new_empty(self: Tensor, *size: Any, dtype: Dtype | None = None, device: Any = None, requires_grad: bool = False, **_: Any) -> Tensor:
+def new_empty(
+    self: Tensor, *size: Any, dtype: Dtype | None = None, device: Any = None, requires_grad: bool = False, **_: Any
+) -> Tensor:
     """A tensor of a shape in this tensor's dtype."""
     return _filled(shape_args(size), 0, self._data.dtype if dtype is None else _numpy(dtype), requires_grad, device)
 
 
 @method
-def new_full(self: Tensor, size: Any, fill_value: Any, *, dtype: Dtype | None = None, device: Any = None, requires_grad: bool = False, **_: Any) -> Tensor:
+def new_full(
+    self: Tensor,
+    size: Any,
+    fill_value: Any,
+    *,
+    dtype: Dtype | None = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    **_: Any,
+) -> Tensor:
     """A tensor of a shape in this tensor's dtype, filled with a number."""
-    return _filled(shape_args((size,)), fill_value, self._data.dtype if dtype is None else _numpy(dtype), requires_grad, device)
+    return _filled(
+        shape_args((size,)), fill_value, self._data.dtype if dtype is None else _numpy(dtype), requires_grad, device
+    )
 
 
 @method
-def new_tensor(self: Tensor, data: Any, *, dtype: Dtype | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def new_tensor(
+    self: Tensor, data: Any, *, dtype: Dtype | None = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """A copy of `data` in this tensor's dtype."""
     return tensor(data, dtype=self.dtype if dtype is None else dtype, device=device, requires_grad=requires_grad)
 
 
 @function
-def arange(start: Any = 0, end: Any = None, step: Any = 1, *, dtype: Dtype | None = None, device: Any = None, requires_grad: bool = False, **_: Any) -> Tensor:
+def arange(
+    start: Any = 0,
+    end: Any = None,
+    step: Any = 1,
+    *,
+    dtype: Dtype | None = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    **_: Any,
+) -> Tensor:
     """start, start + step, ... below end. Whole numbers give int64."""
     if end is None:
         start, end = 0, start
@@ -212,10 +278,16 @@ def arange(start: Any = 0, end: Any = None, step: Any = 1, *, dtype: Dtype | Non
     if (end - start) * step < 0 or math.isnan(start) or math.isnan(end) or math.isinf(start) or math.isinf(end):
         raise RuntimeError(f"upper bound and lower bound inconsistent with step sign: {start} to {end} by {step}")
     whole = all(isinstance(v, int | np.integer) for v in (start, end, step))
-    found = (scalar_types.int64 if whole else scalar_types.get_default_dtype()) if dtype is None else scalar_types.of(dtype)
+    found = (
+        (scalar_types.int64 if whole else scalar_types.get_default_dtype()) if dtype is None else scalar_types.of(dtype)
+    )
     count = max(0, math.ceil((end - start) / step))
     kind = np.int64 if whole or found.category == 1 else np.float64
-    values = kind(start) + np.arange(count, dtype=kind) * kind(step) if kind is np.float64 else np.arange(count, dtype=kind) * int(step) + int(start)
+    values = (
+        kind(start) + np.arange(count, dtype=kind) * kind(step)
+        if kind is np.float64
+        else np.arange(count, dtype=kind) * int(step) + int(start)
+    )
     return finish(values.astype(found.numpy), requires_grad, device)
 
 
@@ -232,7 +304,16 @@ def _symbolic_range(start: Any, end: Any, step: Any, dtype: Dtype | None) -> Ten
 
 
 @function
-def linspace(start: Any, end: Any, steps: int, *, dtype: Dtype | None = None, device: Any = None, requires_grad: bool = False, **_: Any) -> Tensor:
+def linspace(
+    start: Any,
+    end: Any,
+    steps: int,
+    *,
+    dtype: Dtype | None = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    **_: Any,
+) -> Tensor:
     """`steps` numbers from start to end, evenly apart."""
     if steps < 0:
         raise RuntimeError("number of steps must be non-negative")
@@ -247,7 +328,17 @@ def linspace(start: Any, end: Any, steps: int, *, dtype: Dtype | None = None, de
 
 
 @function
-def logspace(start: Any, end: Any, steps: int, base: float = 10.0, *, dtype: Dtype | None = None, device: Any = None, requires_grad: bool = False, **_: Any) -> Tensor:
+def logspace(
+    start: Any,
+    end: Any,
+    steps: int,
+    base: float = 10.0,
+    *,
+    dtype: Dtype | None = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    **_: Any,
+) -> Tensor:
     """base ** linspace(start, end, steps)."""
     if steps < 0:
         raise RuntimeError("number of steps must be non-negative")
@@ -256,12 +347,22 @@ def logspace(start: Any, end: Any, steps: int, base: float = 10.0, *, dtype: Dty
     with np.errstate(all="ignore"):
         powers = np.linspace(start, end, steps)
         if wanted.kind in "iu":
-            powers = np.linspace(start, end, steps).astype(wanted).astype(np.float64) if start.dtype.kind in "iu" else powers
+            powers = (
+                np.linspace(start, end, steps).astype(wanted).astype(np.float64) if start.dtype.kind in "iu" else powers
+            )
         return finish((float(base) ** powers).astype(wanted), requires_grad, device)
 
 
 @function
-def eye(n: int, m: int | None = None, *, dtype: Dtype | None = None, device: Any = None, requires_grad: bool = False, **_: Any) -> Tensor:
+def eye(
+    n: int,
+    m: int | None = None,
+    *,
+    dtype: Dtype | None = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    **_: Any,
+) -> Tensor:
     """The identity matrix."""
     if n < 0 or (m is not None and m < 0):
         raise RuntimeError("n and m must be greater or equal to 0")
@@ -286,48 +387,101 @@ def _normal(size: Any, dtype: Any, generator: Any) -> np.ndarray:
 
 
 @function
-def rand(*size: Any, generator: Any = None, dtype: Dtype | None = None, device: Any = None, requires_grad: bool = False, **_: Any) -> Tensor:
+def rand(
+    *size: Any,
+    generator: Any = None,
+    dtype: Dtype | None = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    **_: Any,
+) -> Tensor:
     """Uniform numbers in [0, 1)."""
     return finish(_uniform(shape_args(size), _numpy(dtype), generator), requires_grad, device)
 
 
 @function
-def randn(*size: Any, generator: Any = None, dtype: Dtype | None = None, device: Any = None, requires_grad: bool = False, **_: Any) -> Tensor:
+def randn(
+    *size: Any,
+    generator: Any = None,
+    dtype: Dtype | None = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    **_: Any,
+) -> Tensor:
     """Numbers of the standard normal distribution."""
     return finish(_normal(shape_args(size), _numpy(dtype), generator), requires_grad, device)
 
 
 @function
-def randint(low: int, high: Any = None, size: Any = None, *, generator: Any = None, dtype: Dtype | None = None, device: Any = None, requires_grad: bool = False, **_: Any) -> Tensor:
+def randint(
+    low: int,
+    high: Any = None,
+    size: Any = None,
+    *,
+    generator: Any = None,
+    dtype: Dtype | None = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    **_: Any,
+) -> Tensor:
     """Whole numbers in [low, high): `randint(high, size)` or `randint(low, high, size)`."""
     if size is None:
         low, high, size = 0, low, high
     if high <= low:
         raise RuntimeError(f"random_ expects 'from' to be less than 'to', but got from={low} >= to={high}")
     wanted = np.dtype(np.int64) if dtype is None else _numpy(dtype)
-    return finish(np.asarray(stream(generator).integers(low, high, shape_args((size,)))).astype(wanted), requires_grad, device)
+    return finish(
+        np.asarray(stream(generator).integers(low, high, shape_args((size,)))).astype(wanted), requires_grad, device
+    )
 
 
 @function
-def randperm(n: int, *, generator: Any = None, dtype: Dtype | None = None, device: Any = None, requires_grad: bool = False, **_: Any) -> Tensor:
+def randperm(
+    n: int,
+    *,
+    generator: Any = None,
+    dtype: Dtype | None = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    **_: Any,
+) -> Tensor:
     """The numbers 0 to n - 1 in random order."""
-    return finish(stream(generator).permutation(n).astype(np.int64 if dtype is None else _numpy(dtype)), requires_grad, device)
+    return finish(
+        stream(generator).permutation(n).astype(np.int64 if dtype is None else _numpy(dtype)), requires_grad, device
+    )
 
 
 @function
-def rand_like(input: Tensor, *, dtype: Dtype | None = None, device: Any = None, requires_grad: bool = False, **_: Any) -> Tensor:
+def rand_like(
+    input: Tensor, *, dtype: Dtype | None = None, device: Any = None, requires_grad: bool = False, **_: Any
+) -> Tensor:
     """Uniform numbers in the shape and dtype of a tensor."""
-    return finish(_uniform(input._data.shape, input._data.dtype if dtype is None else _numpy(dtype), None), requires_grad, device)
+    return finish(
+        _uniform(input._data.shape, input._data.dtype if dtype is None else _numpy(dtype), None), requires_grad, device
+    )
 
 
 @function
-def randn_like(input: Tensor, *, dtype: Dtype | None = None, device: Any = None, requires_grad: bool = False, **_: Any) -> Tensor:
+def randn_like(
+    input: Tensor, *, dtype: Dtype | None = None, device: Any = None, requires_grad: bool = False, **_: Any
+) -> Tensor:
     """Normal numbers in the shape and dtype of a tensor."""
-    return finish(_normal(input._data.shape, input._data.dtype if dtype is None else _numpy(dtype), None), requires_grad, device)
+    return finish(
+        _normal(input._data.shape, input._data.dtype if dtype is None else _numpy(dtype), None), requires_grad, device
+    )
 
 
 @function
-def randint_like(input: Tensor, low: int, high: Any = None, *, dtype: Dtype | None = None, device: Any = None, requires_grad: bool = False, **_: Any) -> Tensor:
+def randint_like(
+    input: Tensor,
+    low: int,
+    high: Any = None,
+    *,
+    dtype: Dtype | None = None,
+    device: Any = None,
+    requires_grad: bool = False,
+    **_: Any,
+) -> Tensor:
     """Whole numbers in [low, high) in the shape and dtype of a tensor."""
     if high is None:
         low, high = 0, low
@@ -338,7 +492,9 @@ def randint_like(input: Tensor, low: int, high: Any = None, *, dtype: Dtype | No
 
 
 @function
-def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Any = None, dtype: Dtype | None = None, **_: Any) -> Tensor:
+def normal(
+    mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Any = None, dtype: Dtype | None = None, **_: Any
+) -> Tensor:
     """Normal numbers of a mean and standard deviation, each a number or a tensor."""
     shapes = [v._data.shape for v in (mean, std) if isinstance(v, Tensor)]
     shape = shape_args((size,)) if size is not None else np.broadcast_shapes(*shapes)
@@ -396,7 +552,11 @@ def uniform_(self: Tensor, from_: float = 0.0, to: float = 1.0, *, generator: An
     low = named.get("from", from_)
     if low > to:
         raise RuntimeError(f"uniform_ expects to return a [from, to) range, but found from={low} > to={to}")
-    return _redraw(self, _uniform(self._data.shape, self._data.dtype, generator) * self._data.dtype.type(to - low) + self._data.dtype.type(low))
+    return _redraw(
+        self,
+        _uniform(self._data.shape, self._data.dtype, generator) * self._data.dtype.type(to - low)
+        + self._data.dtype.type(low),
+    )
 
 
 @method
@@ -404,7 +564,11 @@ def normal_(self: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Any
     """Fill with normal numbers."""
     if std < 0:
         raise RuntimeError(f"normal_ expects std >= 0.0, but found std {std}")
-    return _redraw(self, _normal(self._data.shape, self._data.dtype, generator) * self._data.dtype.type(std) + self._data.dtype.type(mean))
+    return _redraw(
+        self,
+        _normal(self._data.shape, self._data.dtype, generator) * self._data.dtype.type(std)
+        + self._data.dtype.type(mean),
+    )
 
 
 @method
@@ -424,7 +588,11 @@ def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Any = None) -> 
 def random_(self: Tensor, from_: int = 0, to: int | None = None, *, generator: Any = None) -> Tensor:
     """Fill with whole numbers in [from, to)."""
     if to is None:
-        from_, to = (0, from_) if from_ else (0, 2**24 if self._data.dtype.kind in "fV" else int(np.iinfo(self._data.dtype).max))
+        from_, to = (
+            (0, from_)
+            if from_
+            else (0, 2**24 if self._data.dtype.kind in "fV" else int(np.iinfo(self._data.dtype).max))
+        )
     return _redraw(self, stream(generator).integers(from_, to, self._data.shape))
 
 
@@ -434,4 +602,3 @@ def clone(input: Tensor, *, memory_format: Any = None) -> Tensor:
     from headrace.functional.shape import copy_of
 
     return copy_of(tensor_of(input))
-

@@ -42,7 +42,12 @@ def _entries(index: Any) -> list[Any]:
             entry = wrap(np.asarray(entry))
         elif isinstance(entry, np.integer):
             entry = int(entry)
-        if isinstance(entry, Tensor) and entry._data.ndim == 0 and category(entry) == 1 and type(entry._data) is np.ndarray:
+        if (
+            isinstance(entry, Tensor)
+            and entry._data.ndim == 0
+            and category(entry) == 1
+            and type(entry._data) is np.ndarray
+        ):
             entry = int(entry.item())
         found.append(entry)
     return found
@@ -121,7 +126,9 @@ def _integer(entry: Any, axis: int, size: Any) -> Any:
     try:
         found = entry.__index__()
     except (AttributeError, TypeError):
-        raise IndexError(f"only integers, slices (`:`), ellipsis (`...`), None and long or bool tensors are valid indices (got {type(entry).__name__})") from None
+        raise IndexError(
+            f"only integers, slices (`:`), ellipsis (`...`), None and long or bool tensors are valid indices (got {type(entry).__name__})"
+        ) from None
     if not is_symbolic(size) and not -size <= found < size:
         raise IndexError(f"index {found} is out of bounds for dimension {axis} with size {size}")
     return found
@@ -139,12 +146,17 @@ def _masks(x: Tensor, tensors: list[tuple[int, Any]]) -> list[tuple[int, Tensor]
             continue
         for i, (d, e) in enumerate(zip(entry._data.shape, x._data.shape[place:])):
             if not is_symbolic(d) and not is_symbolic(e) and d != e:
-                raise IndexError(f"The shape of the mask {list(entry.shape)} at index {i} does not match the shape of the indexed tensor {list(x.shape)} at index {place + i}")
+                raise IndexError(
+                    f"The shape of the mask {list(entry.shape)} at index {i} does not match the shape of the indexed tensor {list(x.shape)} at index {place + i}"
+                )
         if entry._data.ndim and type(entry._data) is np.ndarray:
             found += [(place + i, wrap(v.astype(np.int64))) for i, v in enumerate(np.nonzero(entry._data))]
         else:
             rows = ops.NonZero(entry)
-            found += [(place + i, ops.Squeeze(slice_axes(rows, [(0, i, i + 1, 1)]), axes_input((0,)))) for i in range(entry._data.ndim)]
+            found += [
+                (place + i, ops.Squeeze(slice_axes(rows, [(0, i, i + 1, 1)]), axes_input((0,))))
+                for i in range(entry._data.ndim)
+            ]
     return found
 
 
@@ -190,7 +202,9 @@ def _to_front(x: Tensor, tensors: list[tuple[int, Tensor]]) -> tuple[Tensor, boo
     try:
         entries = broadcast_tensors(*(e for _, e in tensors))
     except (RuntimeError, ValueError) as error:
-        raise IndexError(f"shape mismatch: indexing tensors could not be broadcast together with shapes {[list(e.shape) for _, e in tensors]}") from error
+        raise IndexError(
+            f"shape mismatch: indexing tensors could not be broadcast together with shapes {[list(e.shape) for _, e in tensors]}"
+        ) from error
     return x, joined, stack(entries, -1)
 
 
@@ -205,12 +219,22 @@ def _check_range(index: Tensor, size: Any, axis: int) -> None:
 
 def setitem(self: Tensor, index: Any, value: Any) -> None:
     """x[index] = value, in place."""
-    value = value if isinstance(value, Tensor) else tensor_of(value) if not isinstance(value, int | float | bool) else wrap(np.asarray(value, self._data.dtype))
+    value = (
+        value
+        if isinstance(value, Tensor)
+        else tensor_of(value)
+        if not isinstance(value, int | float | bool)
+        else wrap(np.asarray(value, self._data.dtype))
+    )
     if value.dtype is not self.dtype:
         value = cast(value, self.dtype)
     check_write(self)
     entries = _entries(index)
-    traced = MODE.tracer is not None and (type(self._data) is not np.ndarray or type(value._data) is not np.ndarray or any(isinstance(e, Tensor) and type(e._data) is not np.ndarray for e in entries))
+    traced = MODE.tracer is not None and (
+        type(self._data) is not np.ndarray
+        or type(value._data) is not np.ndarray
+        or any(isinstance(e, Tensor) and type(e._data) is not np.ndarray for e in entries)
+    )
     if not traced and not recorded(self, value) and self._base is None:
         _write_array(self, entries, value)
         return
@@ -219,7 +243,12 @@ def setitem(self: Tensor, index: Any, value: Any) -> None:
         target = x if x is not self else ops.Identity(self)
         copy_(target, _squeezed(value, target))
         return
-    if len(tensors) == 1 and category(tensors[0][1]) == 0 and tensors[0][1]._data.ndim == x._data.ndim and value._data.size == 1:
+    if (
+        len(tensors) == 1
+        and category(tensors[0][1]) == 0
+        and tensors[0][1]._data.ndim == x._data.ndim
+        and value._data.size == 1
+    ):
         adopt(x, where(tensors[0][1], reshape(value, ()), shadow(x)))
         return
     adopt(x, _index_put(shadow(x), _masks(x, tensors), value, accumulate=False))
@@ -228,7 +257,11 @@ def setitem(self: Tensor, index: Any, value: Any) -> None:
 def _squeezed(value: Tensor, target: Tensor) -> Tensor:
     """A value with extra leading dimensions of 1 fits all the same."""
     extra = value._data.ndim - target._data.ndim
-    return reshape(value, tuple(value.shape)[extra:]) if extra > 0 and all(d == 1 for d in value._data.shape[:extra]) else value
+    return (
+        reshape(value, tuple(value.shape)[extra:])
+        if extra > 0 and all(d == 1 for d in value._data.shape[:extra])
+        else value
+    )
 
 
 def _write_array(x: Tensor, entries: list[Any], value: Tensor) -> None:
@@ -277,7 +310,9 @@ METHODS["__setitem__"] = setitem
 def index_put(input: Tensor, indices: Any, values: Tensor, accumulate: bool = False) -> Tensor:
     """`values` written (or added) at the places that a tuple of index tensors names."""
     if input.dtype is not values.dtype:
-        raise RuntimeError(f"Index put requires the source and destination dtypes match, got {input.dtype} for the destination and {values.dtype} for the source.")
+        raise RuntimeError(
+            f"Index put requires the source and destination dtypes match, got {input.dtype} for the destination and {values.dtype} for the source."
+        )
     x, tensors = _basic(input, _entries(tuple(indices)))
     if x is not input:
         raise NotImplementedError("index_put takes tensors as indices")
@@ -307,21 +342,29 @@ def _gather(x: Tensor, index: Tensor, axis: int) -> Tensor:
         raise RuntimeError("Index tensor must have the same number of dimensions as input tensor")
     for i, (d, e) in enumerate(zip(index._data.shape, x._data.shape)):
         if i != axis and not is_symbolic(d) and not is_symbolic(e) and d > e:
-            raise RuntimeError(f"Size does not match at dimension {i} expected index {list(index.shape)} to be no larger than self {list(x.shape)} apart from dimension {axis}")
+            raise RuntimeError(
+                f"Size does not match at dimension {i} expected index {list(index.shape)} to be no larger than self {list(x.shape)} apart from dimension {axis}"
+            )
     _no_negative(index, x._data.shape[axis], axis)
     return ops.GatherElements(_shrunk(x, index, axis), index, axis=axis)
 
 
 def _shrunk(x: Tensor, index: Tensor, axis: int) -> Tensor:
     """x cut to the sizes of the index in every other dimension."""
-    parts = [(i, 0, d, 1) for i, (d, e) in enumerate(zip(index._data.shape, x._data.shape)) if i != axis and not is_symbolic(d) and not is_symbolic(e) and d < e]
+    parts = [
+        (i, 0, d, 1)
+        for i, (d, e) in enumerate(zip(index._data.shape, x._data.shape))
+        if i != axis and not is_symbolic(d) and not is_symbolic(e) and d < e
+    ]
     return slice_axes(x, parts) if parts else x
 
 
 def _no_negative(index: Tensor, size: Any, axis: int) -> None:
     data = index._data
     if type(data) is np.ndarray and not is_symbolic(size) and data.size and (data.min() < 0 or data.max() >= size):
-        raise RuntimeError(f"index {data.min() if data.min() < 0 else data.max()} is out of bounds for dimension {axis} with size {size}")
+        raise RuntimeError(
+            f"index {data.min() if data.min() < 0 else data.max()} is out of bounds for dimension {axis} with size {size}"
+        )
 
 
 def _scalars(call: Any, *tensors: Any) -> Tensor:
@@ -329,7 +372,13 @@ def _scalars(call: Any, *tensors: Any) -> Tensor:
     if all(t._data.ndim for t in tensors):
         return call(*tensors)
     found = call(*(reshape(t, (1,)) if t._data.ndim == 0 else t for t in tensors))
-    return reshape(found, ()) if any(t._data.ndim == 0 for t in tensors) and found._data.size == 1 and (tensors[0]._data.ndim == 0 if len(tensors) > 2 else tensors[-1]._data.ndim == 0) else found
+    return (
+        reshape(found, ())
+        if any(t._data.ndim == 0 for t in tensors)
+        and found._data.size == 1
+        and (tensors[0]._data.ndim == 0 if len(tensors) > 2 else tensors[-1]._data.ndim == 0)
+        else found
+    )
 
 
 @both
@@ -340,7 +389,9 @@ def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Te
     if dim is None:
         return gather(ravel(input), 0, ravel(indices))
     if input._data.ndim != indices._data.ndim:
-        raise RuntimeError(f"torch.take_along_dim(): input and indices should have the same number of dimensions, but got {input._data.ndim} dimensions for input, and {indices._data.ndim} dimensions for indices")
+        raise RuntimeError(
+            f"torch.take_along_dim(): input and indices should have the same number of dimensions, but got {input._data.ndim} dimensions for input, and {indices._data.ndim} dimensions for indices"
+        )
     axis = check_dim(dim, input._data.ndim)
     shape = [max(a, b) if i != axis else -1 for i, (a, b) in enumerate(zip(input._data.shape, indices._data.shape))]
     _check_range(indices, input._data.shape[axis], axis)
@@ -361,14 +412,18 @@ def put(self: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) -
     """Elements written by their place in the flattened tensor."""
     index = _check_index(index, "put_")
     if self.dtype is not source.dtype:
-        raise RuntimeError(f"put_(): self and source expected to have the same dtype, but got self.dtype = {self.dtype} and source.dtype = {source.dtype}")
+        raise RuntimeError(
+            f"put_(): self and source expected to have the same dtype, but got self.dtype = {self.dtype} and source.dtype = {source.dtype}"
+        )
     if index._data.size != source._data.size:
         raise RuntimeError("put_(): Expected source and index to have the same number of elements")
     flat = reshape(self, (-1,)) if self._data.size else self
     if not index._data.size:
         return copy_of(self)
     _check_range(index, flat._data.shape[0], 0)
-    found = ops.ScatterND(flat, reshape(index, (-1, 1)), reshape(source, (-1,)), **({"reduction": "add"} if accumulate else {}))
+    found = ops.ScatterND(
+        flat, reshape(index, (-1, 1)), reshape(source, (-1,)), **({"reduction": "add"} if accumulate else {})
+    )
     return reshape(found, tuple(self.shape))
 
 
@@ -400,12 +455,16 @@ def _index_write(name: str, x: Tensor, dim: int, index: Tensor, source: Tensor, 
     if source.dtype is not x.dtype:
         raise RuntimeError(f"{name}(): self ({x.dtype}) and source ({source.dtype}) must have the same scalar type")
     if x._data.ndim == 0:
-        return reshape(_index_write(name, reshape(x, (1,)), 0, reshape(index, (-1,)), reshape(source, (-1,)), **how), ())
+        return reshape(
+            _index_write(name, reshape(x, (1,)), 0, reshape(index, (-1,)), reshape(source, (-1,)), **how), ()
+        )
     if source._data.ndim == 0:
         source = reshape(source, (1,) * x._data.ndim)
     index = reshape(index, (-1,))
     if source._data.ndim != x._data.ndim or source._data.shape[axis] != index._data.shape[0]:
-        raise IndexError(f"{name}(): Number of indices ({index.numel()}) should be equal to source.size(dim) for source of shape {list(source.shape)}")
+        raise IndexError(
+            f"{name}(): Number of indices ({index.numel()}) should be equal to source.size(dim) for source of shape {list(source.shape)}"
+        )
     _check_range(index, x._data.shape[axis], axis)
     return ops.ScatterElements(x, _rows(index, source, axis, x._data.ndim), source, axis=axis, **how)
 
@@ -431,7 +490,9 @@ def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
     """A number written to rows by number."""
     axis = check_dim(dim, input._data.ndim)
     if isinstance(value, Tensor) and value._data.ndim:
-        raise RuntimeError(f"index_fill_ only supports a 0-dimensional value tensor, but got tensor with {value._data.ndim} dimension(s).")
+        raise RuntimeError(
+            f"index_fill_ only supports a 0-dimensional value tensor, but got tensor with {value._data.ndim} dimension(s)."
+        )
     x = reshape(input, (1,)) if input._data.ndim == 0 else input
     flat = reshape(index, (-1,))
     shape = tuple(flat.numel() if i == axis else d for i, d in enumerate(x.shape))
@@ -456,7 +517,9 @@ def _scatter(name: str, input: Tensor, dim: int, index: Tensor, src: Any, **how:
     index, src = (reshape(t, (1,)) if t._data.ndim == 0 else t for t in (index, src))
     for i, d in enumerate(index._data.shape):
         if d > src._data.shape[i] or (i != axis and d > input._data.shape[i]):
-            raise RuntimeError(f"Expected index {list(index.shape)} to be no larger than self {list(input.shape)} apart from dimension {axis} and to be no larger size than src {list(src.shape)}")
+            raise RuntimeError(
+                f"Expected index {list(index.shape)} to be no larger than self {list(input.shape)} apart from dimension {axis} and to be no larger size than src {list(src.shape)}"
+            )
     _no_negative(index, input._data.shape[axis], axis)
     parts = [(i, 0, d, 1) for i, d in enumerate(index._data.shape) if d < src._data.shape[i]]
     if parts:
@@ -465,7 +528,9 @@ def _scatter(name: str, input: Tensor, dim: int, index: Tensor, src: Any, **how:
 
 
 @inplace
-def scatter(input: Tensor, dim: int, index: Tensor, src: Any = None, *, value: Any = None, reduce: str | None = None) -> Tensor:
+def scatter(
+    input: Tensor, dim: int, index: Tensor, src: Any = None, *, value: Any = None, reduce: str | None = None
+) -> Tensor:
     """out[index[i][j]][j] = src[i][j] (dim 0)."""
     how = {} if reduce is None else {"reduction": {"add": "add", "multiply": "mul"}[reduce]}
     return _scatter("scatter", input, dim, index, src if value is None else value, **how)
@@ -478,14 +543,22 @@ def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
 
 
 @inplace
-def scatter_reduce(input: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True) -> Tensor:
+def scatter_reduce(
+    input: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True
+) -> Tensor:
     """src folded into the places that index names: sum, prod, mean, amax, amin."""
     names = {"sum": "add", "prod": "mul", "mean": "add", "amax": "max", "amin": "min"}
     if reduce not in names:
         raise RuntimeError(f"reduce argument must be either sum, prod, mean, amax or amin, got {reduce}")
     x = input
     if not include_self:
-        neutral = {"sum": 0, "mean": 0, "prod": 1, "amax": _lowest(x), "amin": -_lowest(x) if category(x) >= 2 else np.iinfo(x._data.dtype).max}[reduce]
+        neutral = {
+            "sum": 0,
+            "mean": 0,
+            "prod": 1,
+            "amax": _lowest(x),
+            "amin": -_lowest(x) if category(x) >= 2 else np.iinfo(x._data.dtype).max,
+        }[reduce]
         x = _scatter("scatter_reduce", x, dim, index, wrap(np.full(index._data.shape, neutral, x._data.dtype)))
     found = _scatter("scatter_reduce", x, dim, index, src, reduction=names[reduce])
     if reduce != "mean":
@@ -528,7 +601,9 @@ def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
     x, m = expand(input, *shape), np.broadcast_to(mask.detach().numpy(), shape)
     count = int(m.sum())
     if count > source._data.size:
-        raise RuntimeError("masked_scatter: expected the number of elements in source to be at least the number of ones in mask")
+        raise RuntimeError(
+            "masked_scatter: expected the number of elements in source to be at least the number of ones in mask"
+        )
     places = np.where(m.reshape(-1), np.cumsum(m.reshape(-1)) - 1, 0).astype(np.int64)
     if not source._data.size:
         return copy_of(x)
@@ -548,7 +623,9 @@ def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
         return wrap(np.stack(found, -1).astype(np.int64))
     rows = ops.NonZero(truth(input))
     if as_tuple:
-        return tuple(ops.Squeeze(slice_axes(rows, [(0, i, i + 1, 1)]), axes_input((0,))) for i in range(input._data.ndim))
+        return tuple(
+            ops.Squeeze(slice_axes(rows, [(0, i, i + 1, 1)]), axes_input((0,))) for i in range(input._data.ndim)
+        )
     return ops.Transpose(rows, perm=(1, 0))
 
 
@@ -586,13 +663,17 @@ def _triangle_indices(places: Any, row: int, col: int, offset: int, dtype: Any) 
 
 
 @function
-def tril_indices(row: int, col: int, offset: int = 0, *, dtype: Any = None, device: Any = None, layout: Any = None) -> Tensor:
+def tril_indices(
+    row: int, col: int, offset: int = 0, *, dtype: Any = None, device: Any = None, layout: Any = None
+) -> Tensor:
     """Row and column numbers of a lower triangle."""
     return _triangle_indices(np.tril_indices, row, col, offset, dtype)
 
 
 @function
-def triu_indices(row: int, col: int, offset: int = 0, *, dtype: Any = None, device: Any = None, layout: Any = None) -> Tensor:
+def triu_indices(
+    row: int, col: int, offset: int = 0, *, dtype: Any = None, device: Any = None, layout: Any = None
+) -> Tensor:
     """Row and column numbers of an upper triangle."""
     return _triangle_indices(np.triu_indices, row, col, offset, dtype)
 
@@ -623,7 +704,9 @@ def diag_embed(input: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1) -
     places = np.full((size, size), n, np.int64)  # n: the column of zeros put behind the diagonal
     steps = np.arange(n)
     places[steps + max(-offset, 0), steps + max(offset, 0)] = steps
-    padded = ops.Concat(input, expand(wrap(np.zeros((), input._data.dtype)), *tuple(input.shape)[:-1], 1), axis=rank - 2)
+    padded = ops.Concat(
+        input, expand(wrap(np.zeros((), input._data.dtype)), *tuple(input.shape)[:-1], 1), axis=rank - 2
+    )
     return movedim(ops.Gather(padded, places, axis=rank - 2), (-2, -1), (a, b))
 
 

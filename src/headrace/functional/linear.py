@@ -27,10 +27,14 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
     _same(input, other, "matmul")
     a, b = input._data.shape, other._data.shape
     if not a or not b:
-        raise RuntimeError("both arguments to matmul need to be at least 1D, but they are " + f"{len(a)}D and {len(b)}D")
+        raise RuntimeError(
+            "both arguments to matmul need to be at least 1D, but they are " + f"{len(a)}D and {len(b)}D"
+        )
     inner = b[-2] if len(b) > 1 else b[0]
     if type(a[-1]) is int and type(inner) is int and a[-1] != inner:
-        raise RuntimeError(f"mat1 and mat2 shapes cannot be multiplied ({'x'.join(map(str, a))} and {'x'.join(map(str, b))})")
+        raise RuntimeError(
+            f"mat1 and mat2 shapes cannot be multiplied ({'x'.join(map(str, a))} and {'x'.join(map(str, b))})"
+        )
     return ops.MatMul(input, other)
 
 
@@ -47,8 +51,14 @@ def bmm(input: Tensor, mat2: Tensor) -> Tensor:
     """Products of two batches of matrices."""
     if input._data.ndim != 3 or mat2._data.ndim != 3:
         raise RuntimeError("batch1 and batch2 must be 3D tensors")
-    if type(input._data) is np.ndarray and type(mat2._data) is np.ndarray and input._data.shape[0] != mat2._data.shape[0]:
-        raise RuntimeError(f"batch1 and batch2 must have same number of batches, got {input.shape[0]} and {mat2.shape[0]}")
+    if (
+        type(input._data) is np.ndarray
+        and type(mat2._data) is np.ndarray
+        and input._data.shape[0] != mat2._data.shape[0]
+    ):
+        raise RuntimeError(
+            f"batch1 and batch2 must have same number of batches, got {input.shape[0]} and {mat2.shape[0]}"
+        )
     return matmul(input, mat2)
 
 
@@ -56,7 +66,9 @@ def bmm(input: Tensor, mat2: Tensor) -> Tensor:
 def mv(input: Tensor, vec: Tensor) -> Tensor:
     """A matrix times a vector."""
     if input._data.ndim != 2 or vec._data.ndim != 1:
-        raise RuntimeError(f"vector + matrix @ vector expected, got {vec._data.ndim}, {input._data.ndim}, {vec._data.ndim}")
+        raise RuntimeError(
+            f"vector + matrix @ vector expected, got {vec._data.ndim}, {input._data.ndim}, {vec._data.ndim}"
+        )
     return matmul(input, vec)
 
 
@@ -66,9 +78,13 @@ def dot(input: Tensor, tensor: Tensor) -> Tensor:
     if input._data.ndim != 1 or tensor._data.ndim != 1:
         raise RuntimeError(f"1D tensors expected, but got {input._data.ndim}D and {tensor._data.ndim}D tensors")
     if input._data.dtype != tensor._data.dtype:
-        raise RuntimeError(f"dot : expected both vectors to have same dtype, but found {input.dtype} and {tensor.dtype}")
+        raise RuntimeError(
+            f"dot : expected both vectors to have same dtype, but found {input.dtype} and {tensor.dtype}"
+        )
     if input._data.shape != tensor._data.shape:
-        raise RuntimeError(f"inconsistent tensor size, expected tensor {list(input.shape)} and src {list(tensor.shape)} to have the same number of elements")
+        raise RuntimeError(
+            f"inconsistent tensor size, expected tensor {list(input.shape)} and src {list(tensor.shape)} to have the same number of elements"
+        )
     return matmul(input, tensor)
 
 
@@ -84,7 +100,9 @@ def inner(input: Tensor, other: Tensor) -> Tensor:
     if not input._data.ndim or not other._data.ndim:
         return mul(input, other)
     if input._data.shape[-1] != other._data.shape[-1]:
-        raise RuntimeError(f"inner() the last dimension must match on both input tensors but got shapes {list(input.shape)} and {list(other.shape)}")
+        raise RuntimeError(
+            f"inner() the last dimension must match on both input tensors but got shapes {list(input.shape)} and {list(other.shape)}"
+        )
     return tensordot(input, other, dims=([-1], [-1]))
 
 
@@ -158,7 +176,9 @@ def einsum(equation: Any, *operands: Any) -> Tensor:
     equation = equation.replace(" ", "")
     left = equation.split("->")[0].split(",")
     if len(left) != len(operands):
-        raise RuntimeError(f"einsum(): {'fewer' if len(left) > len(operands) else 'more'} operands were provided than specified in the equation")
+        raise RuntimeError(
+            f"einsum(): {'fewer' if len(left) > len(operands) else 'more'} operands were provided than specified in the equation"
+        )
     return ops.Einsum(*operands, equation=_with_output(equation))
 
 
@@ -199,16 +219,22 @@ def tensordot(a: Tensor, b: Tensor, dims: Any = 2) -> Tensor:
         raise RuntimeError("both dimension lists should have same length")
     left, right = [check_dim(d, a._data.ndim) for d in left], [check_dim(d, b._data.ndim) for d in right]
     for i, j in zip(left, right):
-        if 1 in (a._data.shape[i], b._data.shape[j]) and a._data.shape[i] != b._data.shape[j]:  # a size of 1 is stretched
+        if (
+            1 in (a._data.shape[i], b._data.shape[j]) and a._data.shape[i] != b._data.shape[j]
+        ):  # a size of 1 is stretched
             if a._data.shape[i] == 1:
                 b = ops.ReduceSum(b, axes_input((j,)), keepdims=1)
             else:
                 a = ops.ReduceSum(a, axes_input((i,)), keepdims=1)
         if a._data.shape[i] != b._data.shape[j]:
-            raise RuntimeError(f"contracted dimensions need to match, but first has size {a.shape[i]} in dim {i} and second has size {b.shape[j]} in dim {j}")
+            raise RuntimeError(
+                f"contracted dimensions need to match, but first has size {a.shape[i]} in dim {i} and second has size {b.shape[j]} in dim {j}"
+            )
     kept_a = [i for i in range(a._data.ndim) if i not in left]
     kept_b = [i for i in range(b._data.ndim) if i not in right]
-    rows, inner_, columns = (_count(s) for s in ([a.shape[i] for i in kept_a], [a.shape[i] for i in left], [b.shape[i] for i in kept_b]))
+    rows, inner_, columns = (
+        _count(s) for s in ([a.shape[i] for i in kept_a], [a.shape[i] for i in left], [b.shape[i] for i in kept_b])
+    )
     first = reshape(permute(a, [*kept_a, *left]), (rows, inner_))
     second = reshape(permute(b, [*right, *kept_b]), (inner_, columns))
     return reshape(matmul(first, second), (*(a.shape[i] for i in kept_a), *(b.shape[i] for i in kept_b)))
@@ -267,6 +293,3 @@ def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str | None = Non
     if gap._data.shape[-1] == 0:
         return wrap(np.zeros(gap._data.shape[:-1], gap._data.dtype))
     return vector_norm(gap, p, -1)
-
-
-

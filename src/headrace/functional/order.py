@@ -81,7 +81,9 @@ def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: boo
     if type(input._data) is np.ndarray:
         places = np.take(_order(input, axis, largest), np.arange(k), axis=axis)
         return topk_type(_picked(input, places, axis), wrap(np.ascontiguousarray(places, np.int64)))
-    values, where = ops.TopK(input, np.array([k], np.int64), axis=axis, largest=int(largest), sorted=int(sorted), outputs=2)
+    values, where = ops.TopK(
+        input, np.array([k], np.int64), axis=axis, largest=int(largest), sorted=int(sorted), outputs=2
+    )
     return topk_type(values, where)
 
 
@@ -114,7 +116,9 @@ def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     if dim is None:
         flat = reshape(input, (-1,))
         if not input._data.size:
-            return wrap(np.asarray(np.nan if category(input) >= 2 else np.iinfo(input._data.dtype).min, input._data.dtype))
+            return wrap(
+                np.asarray(np.nan if category(input) >= 2 else np.iinfo(input._data.dtype).min, input._data.dtype)
+            )
         return median(flat, 0)[0]
     axis = check_dim(dim, input._data.ndim)
     kind = namedtuple("median", "values indices")
@@ -150,7 +154,9 @@ def mode(input: Tensor, dim: int = -1, keepdim: bool = False) -> Any:
 
 
 @both
-def quantile(input: Tensor, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear") -> Tensor:
+def quantile(
+    input: Tensor, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear"
+) -> Tensor:
     """Quantiles along a dimension, interpolated between neighbours."""
     if category(input) != 2 or input.dtype not in (scalar_types.float32, scalar_types.float64):
         raise RuntimeError("quantile() input tensor must be either float or double dtype")
@@ -185,7 +191,9 @@ def quantile(input: Tensor, q: Any, dim: int | None = None, keepdim: bool = Fals
     found = movedim(found, axis, 0)  # the quantiles come first
     rest = tuple(found.shape)[1:]
     if keepdim:
-        kept = (1,) * input._data.ndim if dim is None else tuple(1 if i == axis else d for i, d in enumerate(input.shape))
+        kept = (
+            (1,) * input._data.ndim if dim is None else tuple(1 if i == axis else d for i, d in enumerate(input.shape))
+        )
         rest = kept
     return reshape(found, (points.size, *rest) if points.ndim else rest)
 
@@ -197,28 +205,45 @@ def _side(right: bool, side: str | None) -> str:
     if side is not None and side not in ("left", "right"):
         raise RuntimeError(f"torch.searchsorted(): side can only be 'left' or 'right' but got {side}")
     if side == "left" and right:
-        raise RuntimeError("torch.searchsorted(): side and right can't be set to opposites, got side of left while right was True")
+        raise RuntimeError(
+            "torch.searchsorted(): side and right can't be set to opposites, got side of left while right was True"
+        )
     return "right" if right or side == "right" else "left"
 
 
 @function
-def searchsorted(sorted_sequence: Tensor, input: Any, *, out_int32: bool = False, right: bool = False, side: str | None = None, sorter: Tensor | None = None) -> Tensor:
+def searchsorted(
+    sorted_sequence: Tensor,
+    input: Any,
+    *,
+    out_int32: bool = False,
+    right: bool = False,
+    side: str | None = None,
+    sorter: Tensor | None = None,
+) -> Tensor:
     """Where values would have to go so that the sequence stays sorted."""
     edges = _comparable(sorted_sequence.detach().numpy())
     values = _comparable(input.detach().numpy()) if isinstance(input, Tensor) else np.asarray(input)
     if isinstance(input, Tensor) and input.dtype is not sorted_sequence.dtype:
         raise RuntimeError("torch.searchsorted(): boundary tensor and input value tensor should have same dtype")
     if edges.ndim == 0 or (edges.ndim > 1 and (values.ndim != edges.ndim or values.shape[:-1] != edges.shape[:-1])):
-        raise RuntimeError("torch.searchsorted(): boundaries tensor should be 1 dimension or the first N-1 dimensions of boundaries tensor and input value tensor must match")
+        raise RuntimeError(
+            "torch.searchsorted(): boundaries tensor should be 1 dimension or the first N-1 dimensions of boundaries tensor and input value tensor must match"
+        )
     if sorter is not None:
         if sorter._data.shape != edges.shape or sorter.dtype is not scalar_types.int64:
-            raise RuntimeError("torch.searchsorted(): boundary and sorter must have the same size, and sorter must be of dtype long")
+            raise RuntimeError(
+                "torch.searchsorted(): boundary and sorter must have the same size, and sorter must be of dtype long"
+            )
         edges = np.take_along_axis(edges, sorter._data, -1)
     where = _side(right, side)
     if edges.ndim == 1:
         found = np.searchsorted(edges, values, side=where)  # type: ignore[call-overload]
     else:
-        rows = [np.searchsorted(e, v, side=where) for e, v in zip(edges.reshape(-1, edges.shape[-1]), values.reshape(-1, values.shape[-1]))]  # type: ignore[call-overload]
+        rows = [
+            np.searchsorted(e, v, side=where)
+            for e, v in zip(edges.reshape(-1, edges.shape[-1]), values.reshape(-1, values.shape[-1]))
+        ]  # type: ignore[call-overload]
         found = np.reshape(rows, values.shape)
     return wrap(np.asarray(found).astype(np.int32 if out_int32 else np.int64))
 
@@ -239,7 +264,13 @@ def isin(elements: Any, test_elements: Any, *, assume_unique: bool = False, inve
 
 
 @both
-def unique(input: Tensor, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False, dim: int | None = None) -> Any:
+def unique(
+    input: Tensor,
+    sorted: bool = True,
+    return_inverse: bool = False,
+    return_counts: bool = False,
+    dim: int | None = None,
+) -> Any:
     """Distinct elements (or slices of a dimension), in order, with their places and counts if asked for."""
     data = input.detach().numpy()
     wide = _comparable(data)
@@ -260,7 +291,9 @@ def _answer(values: np.ndarray, inverse: np.ndarray, counts: np.ndarray, with_in
 
 
 @both
-def unique_consecutive(input: Tensor, return_inverse: bool = False, return_counts: bool = False, dim: int | None = None) -> Any:
+def unique_consecutive(
+    input: Tensor, return_inverse: bool = False, return_counts: bool = False, dim: int | None = None
+) -> Any:
     """Runs of equal elements (or slices of a dimension) made one."""
     data = input.detach().numpy()
     x = data.reshape(-1) if dim is None else np.moveaxis(data, dim, 0)
@@ -272,7 +305,13 @@ def unique_consecutive(input: Tensor, return_inverse: bool = False, return_count
     values = x[starts] if dim is None else np.moveaxis(x[starts], 0, dim)
     inverse = np.cumsum(change) - 1
     counts = np.diff(np.append(starts, size))
-    return _answer(np.ascontiguousarray(values), inverse.reshape(data.shape) if dim is None else inverse, counts, return_inverse, return_counts)
+    return _answer(
+        np.ascontiguousarray(values),
+        inverse.reshape(data.shape) if dim is None else inverse,
+        counts,
+        return_inverse,
+        return_counts,
+    )
 
 
 @both
@@ -293,7 +332,9 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
 
 
 @both
-def diff(input: Tensor, n: int = 1, dim: int = -1, prepend: Tensor | None = None, append: Tensor | None = None) -> Tensor:
+def diff(
+    input: Tensor, n: int = 1, dim: int = -1, prepend: Tensor | None = None, append: Tensor | None = None
+) -> Tensor:
     """n-th differences along a dimension."""
     from headrace.functional.pointwise import logical_xor, sub
     from headrace.functional.shape import cat, slice_axes
@@ -313,5 +354,3 @@ def diff(input: Tensor, n: int = 1, dim: int = -1, prepend: Tensor | None = None
         late, early = slice_axes(x, [(axis, 1, None, 1)]), slice_axes(x, [(axis, 0, -1, 1)])
         x = logical_xor(late, early) if category(x) == 0 else sub(late, early)
     return x
-
-

@@ -55,7 +55,9 @@ def sub(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
     """input - alpha * other. Truth values are refused."""
     a, b = pair(input, other)
     if category(a) == 0:
-        raise RuntimeError("Subtraction, the `-` operator, with a bool tensor is not supported. Use the `^` or `logical_xor()` operator instead.")
+        raise RuntimeError(
+            "Subtraction, the `-` operator, with a bool tensor is not supported. Use the `^` or `logical_xor()` operator instead."
+        )
     if alpha != 1:
         b = _scaled(b, alpha)
     return ops.Sub(a, b)
@@ -179,7 +181,11 @@ def _whole_power(a: Any, b: Any) -> Tensor:
             return wrap(left | ~right)
         safe = np.where(right < 0, np.zeros_like(right), right)
         found = np.power(left, safe)
-        inverse = np.where(left == 1, 1, np.where(left == -1, np.where(right % 2 == 0, 1, -1), 0)) if left.dtype.kind == "i" else found
+        inverse = (
+            np.where(left == 1, 1, np.where(left == -1, np.where(right % 2 == 0, 1, -1), 0))
+            if left.dtype.kind == "i"
+            else found
+        )
         return wrap(np.where(right < 0, inverse, found).astype(left.dtype))
 
 
@@ -298,7 +304,11 @@ def round_(input: Tensor, *, decimals: int = 0) -> Tensor:
     if decimals == 0:
         return ops.Round(input)
     factor = scalar(10.0 ** abs(decimals), input)
-    return ops.Div(ops.Round(ops.Mul(input, factor)), factor) if decimals > 0 else ops.Mul(ops.Round(ops.Div(input, factor)), factor)
+    return (
+        ops.Div(ops.Round(ops.Mul(input, factor)), factor)
+        if decimals > 0
+        else ops.Mul(ops.Round(ops.Div(input, factor)), factor)
+    )
 
 
 round_.__name__ = "round"
@@ -348,7 +358,11 @@ def signbit(input: Tensor) -> Tensor:
     """Whether the sign bit is set."""
     data = input._data
     if type(data) is np.ndarray:
-        return wrap(np.signbit(data.astype(np.float32) if data.dtype.kind == "V" else data) if data.dtype.kind != "b" else np.zeros_like(data))
+        return wrap(
+            np.signbit(data.astype(np.float32) if data.dtype.kind == "V" else data)
+            if data.dtype.kind != "b"
+            else np.zeros_like(data)
+        )
     return ops.Less(input, scalar(0, input))
 
 
@@ -374,14 +388,20 @@ def logit(input: Tensor, eps: float | None = None) -> Tensor:
 
 
 @inplace
-def nan_to_num(input: Tensor, nan: float | None = None, posinf: float | None = None, neginf: float | None = None) -> Tensor:
+def nan_to_num(
+    input: Tensor, nan: float | None = None, posinf: float | None = None, neginf: float | None = None
+) -> Tensor:
     """NaN replaced by `nan` (0), infinities by the largest and smallest numbers unless given."""
     if category(input) < 2:
         return input.clone()  # type: ignore[attr-defined]
     info = scalar_types.finfo(input.dtype)
     found = ops.Where(ops.IsNaN(input), scalar(nan or 0.0, input), input)
-    found = ops.Where(ops.Equal(input, scalar(math.inf, input)), scalar(info.max if posinf is None else posinf, input), found)
-    return ops.Where(ops.Equal(input, scalar(-math.inf, input)), scalar(info.min if neginf is None else neginf, input), found)
+    found = ops.Where(
+        ops.Equal(input, scalar(math.inf, input)), scalar(info.max if posinf is None else posinf, input), found
+    )
+    return ops.Where(
+        ops.Equal(input, scalar(-math.inf, input)), scalar(info.min if neginf is None else neginf, input), found
+    )
 
 
 @both
@@ -699,7 +719,9 @@ def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
     if input is None and other is None:
         return condition.nonzero(as_tuple=True)  # type: ignore[attr-defined]
     if condition.dtype is not scalar_types.bool_ and condition.dtype is not scalar_types.uint8:
-        raise RuntimeError(f"where expected condition to be a boolean tensor, but got a tensor with dtype {condition.dtype}")
+        raise RuntimeError(
+            f"where expected condition to be a boolean tensor, but got a tensor with dtype {condition.dtype}"
+        )
     a, b = pair(input, other)
     return ops.Where(truth(condition), a, b)
 
@@ -715,7 +737,9 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
         raise RuntimeError(f"masked_fill only supports boolean masks, but got mask with dtype {mask.dtype}")
     if isinstance(value, Tensor):
         if value._data.ndim:
-            raise RuntimeError(f"masked_fill only supports a 0-dimensional value tensor, but got tensor with {value._data.ndim} dimension(s).")
+            raise RuntimeError(
+                f"masked_fill only supports a 0-dimensional value tensor, but got tensor with {value._data.ndim} dimension(s)."
+            )
         return ops.Where(mask, cast(value, input.dtype), input)
     if isinstance(value, float) and category(input) < 2:
         raise RuntimeError(f"value cannot be converted to type {input.dtype} without overflow")
@@ -733,7 +757,9 @@ alias("neg", "negative")
 
 def _operator(name: str, call: Any, swap: bool = False) -> None:
     def dunder(self: Tensor, other: Any) -> Any:
-        if not isinstance(other, Tensor | bool | int | float | complex | np.ndarray | np.generic) and not is_symbolic(other):
+        if not isinstance(other, Tensor | bool | int | float | complex | np.ndarray | np.generic) and not is_symbolic(
+            other
+        ):
             return NotImplemented
         return call(other, self) if swap else call(self, other)
 

@@ -67,7 +67,9 @@ def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Dtype 
     """The mean over all elements or some dimensions."""
     x = _given(input, dtype, whole=False)
     if category(x) < 2:
-        raise RuntimeError(f"mean(): could not infer output dtype. Input dtype must be either a floating point or complex dtype. Got: {x.dtype}")
+        raise RuntimeError(
+            f"mean(): could not infer output dtype. Input dtype must be either a floating point or complex dtype. Got: {x.dtype}"
+        )
     return reduce("ReduceMean", x, axes_of(dim, x._data.ndim), keepdim)
 
 
@@ -117,7 +119,9 @@ def amin(input: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
 @both
 def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> Any:
     """Smallest and largest element."""
-    return namedtuple("aminmax", "min max")(amin(input, () if dim is None else dim, keepdim), amax(input, () if dim is None else dim, keepdim))
+    return namedtuple("aminmax", "min max")(
+        amin(input, () if dim is None else dim, keepdim), amax(input, () if dim is None else dim, keepdim)
+    )
 
 
 def _max_or_min(input: Tensor, dim: Any, keepdim: bool, largest: bool) -> Any:
@@ -127,7 +131,9 @@ def _max_or_min(input: Tensor, dim: Any, keepdim: bool, largest: bool) -> Any:
         return maximum(input, dim) if largest else minimum(input, dim)
     if dim is None:
         if input._data.size == 0:
-            raise RuntimeError(f"{'max' if largest else 'min'}(): Expected reduction dim to be specified for input.numel() == 0. Specify the reduction dim with the 'dim' argument.")
+            raise RuntimeError(
+                f"{'max' if largest else 'min'}(): Expected reduction dim to be specified for input.numel() == 0. Specify the reduction dim with the 'dim' argument."
+            )
         return amax(input) if largest else amin(input)
     axis = check_dim(dim, input._data.ndim)
     if input._data.ndim == 0:
@@ -161,7 +167,9 @@ def _place(operator: str, input: Tensor, dim: int | None, keepdim: bool) -> Tens
         x = cast(x, scalar_types.uint8)
     if dim is None:
         if x._data.size == 0:
-            raise IndexError(f"{name}(): Expected reduction dim to be specified for input.numel() == 0. Specify the reduction dim with the 'dim' argument.")
+            raise IndexError(
+                f"{name}(): Expected reduction dim to be specified for input.numel() == 0. Specify the reduction dim with the 'dim' argument."
+            )
         flat = getattr(ops, operator)(reshape(x, (-1,)), axis=0, keepdims=0)
         return reshape(flat, (1,) * x._data.ndim) if keepdim else flat
     axis = check_dim(dim, x._data.ndim)
@@ -195,13 +203,17 @@ def _truth_fold(operator: str, input: Tensor, dim: Any, keepdim: bool) -> Tensor
 @both
 def all_(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """Whether all elements are not 0."""
-    return _truth_fold("ReduceMin", input, dim, keepdim) if input._data.size else _empty_truth(input, dim, keepdim, True)
+    return (
+        _truth_fold("ReduceMin", input, dim, keepdim) if input._data.size else _empty_truth(input, dim, keepdim, True)
+    )
 
 
 @both
 def any_(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """Whether one element is not 0."""
-    return _truth_fold("ReduceMax", input, dim, keepdim) if input._data.size else _empty_truth(input, dim, keepdim, False)
+    return (
+        _truth_fold("ReduceMax", input, dim, keepdim) if input._data.size else _empty_truth(input, dim, keepdim, False)
+    )
 
 
 def _empty_truth(input: Tensor, dim: Any, keepdim: bool, value: bool) -> Tensor:
@@ -247,27 +259,35 @@ def _correction(dim: Any, unbiased: Any, correction: Any) -> tuple[Any, Any]:
 
 
 @both
-def var(input: Tensor, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None) -> Tensor:
+def var(
+    input: Tensor, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None
+) -> Tensor:
     """The variance, divided by n - correction (1)."""
     dim, correction = _correction(dim, unbiased, correction)
     return _spread(input, dim, correction, keepdim)[0]
 
 
 @both
-def std(input: Tensor, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None) -> Tensor:
+def std(
+    input: Tensor, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None
+) -> Tensor:
     """The standard deviation, with n - correction (1)."""
     return ops.Sqrt(var(input, dim, unbiased, keepdim, correction=correction))
 
 
 @function
-def var_mean(input: Tensor, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None) -> tuple[Tensor, Tensor]:
+def var_mean(
+    input: Tensor, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None
+) -> tuple[Tensor, Tensor]:
     """Variance and mean."""
     dim, correction = _correction(dim, unbiased, correction)
     return _spread(input, dim, correction, keepdim)
 
 
 @function
-def std_mean(input: Tensor, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None) -> tuple[Tensor, Tensor]:
+def std_mean(
+    input: Tensor, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None
+) -> tuple[Tensor, Tensor]:
     """Standard deviation and mean."""
     found, average = var_mean(input, dim, unbiased, keepdim, correction=correction)
     return ops.Sqrt(found), average
@@ -281,7 +301,9 @@ def logsumexp(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
 
 
 @both
-def norm(input: Tensor, p: Any = "fro", dim: Any = None, keepdim: bool = False, *, dtype: Dtype | None = None) -> Tensor:
+def norm(
+    input: Tensor, p: Any = "fro", dim: Any = None, keepdim: bool = False, *, dtype: Dtype | None = None
+) -> Tensor:
     """The p-norm of all elements or along dimensions ("fro": 2, "nuc": the sum of singular values)."""
     x = input if dtype is None else cast(input, scalar_types.of(dtype))
     if p == "nuc":
@@ -291,7 +313,9 @@ def norm(input: Tensor, p: Any = "fro", dim: Any = None, keepdim: bool = False, 
     return vector_norm(x, 2 if p in ("fro", None) else p, dim, keepdim)
 
 
-def vector_norm(x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Dtype | None = None) -> Tensor:
+def vector_norm(
+    x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Dtype | None = None
+) -> Tensor:
     """(sum |x|^ord)^(1/ord) along dimensions."""
     if dtype is not None:
         x = cast(x, scalar_types.of(dtype))
@@ -306,7 +330,9 @@ def vector_norm(x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False,
         return _extreme("ReduceMin", size, axes, keepdim) if axes else size
     if ord == 0:
         count = reduce("ReduceSum", cast(truth(x), x.dtype), axes, keepdim)
-        return ops.Add(count, reduce("ReduceSum", ops.Mul(x, scalar(0, x)), axes, keepdim))  # its gradient is zero, not absent
+        return ops.Add(
+            count, reduce("ReduceSum", ops.Mul(x, scalar(0, x)), axes, keepdim)
+        )  # its gradient is zero, not absent
     if ord == 1:
         return reduce("ReduceSum", size, axes, keepdim)
     if ord == 2:
@@ -356,7 +382,9 @@ def logcumsumexp(input: Tensor, dim: int) -> Tensor:
     with np.errstate(all="ignore"):
         found = wrap(np.logaddexp.accumulate(x.detach().numpy().astype(np.float64), axis=axis).astype(x._data.dtype))
     if MODE.grad and x._node is not None:
-        found._node = PythonNode("LogcumsumexpBackward", [edge_of(x)], 1, lambda grads: [_logcumsumexp_gradient(grads[0], x, found, axis)])
+        found._node = PythonNode(
+            "LogcumsumexpBackward", [edge_of(x)], 1, lambda grads: [_logcumsumexp_gradient(grads[0], x, found, axis)]
+        )
     return found
 
 

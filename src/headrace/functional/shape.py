@@ -62,7 +62,9 @@ def _resolve(shape: tuple[Any, ...], x: Tensor) -> tuple[Any, ...]:
         return shape if hole is None else (*shape[:hole], total // known, *shape[hole + 1 :])
     if hole is not None:
         if known == 0 and total == 0:
-            raise RuntimeError(f"cannot reshape tensor of 0 elements into shape {list(shape)} because the unspecified dimension size -1 can be any value and is ambiguous")
+            raise RuntimeError(
+                f"cannot reshape tensor of 0 elements into shape {list(shape)} because the unspecified dimension size -1 can be any value and is ambiguous"
+            )
         if known == 0 or total % known:
             raise RuntimeError(f"shape '{list(shape)}' is invalid for input of size {total}")
         return (*shape[:hole], total // known, *shape[hole + 1 :])
@@ -82,12 +84,16 @@ def reshape(input: Tensor, *shape: Any) -> Tensor:
     if symbolic and 0 not in [d for d in wanted if not is_symbolic(d)]:
         # Sizes that stay where they are need not be computed: 0 says "as it is" to Reshape.
         own = input._data.shape
-        kept = [i for i in symbolic if i < len(own) and getattr(own[i], "expr", None) == getattr(wanted[i], "expr", wanted)]
+        kept = [
+            i for i in symbolic if i < len(own) and getattr(own[i], "expr", None) == getattr(wanted[i], "expr", wanted)
+        ]
         wanted = tuple(0 if i in kept else d for i, d in enumerate(wanted))
         return ops.Reshape(input, shape_input(wanted))
     if symbolic:
         return ops.Reshape(input, shape_input(wanted), allowzero=1)
-    return ops.Reshape(input, axes_input(wanted), allowzero=1) if 0 in wanted else ops.Reshape(input, axes_input(wanted))
+    return (
+        ops.Reshape(input, axes_input(wanted), allowzero=1) if 0 in wanted else ops.Reshape(input, axes_input(wanted))
+    )
 
 
 @method
@@ -153,7 +159,9 @@ def unflatten(input: Tensor, dim: int, sizes: Any) -> Tensor:
     for s in sizes:
         product = product * s
     if not is_symbolic(product) and not is_symbolic(shape[axis]) and product != shape[axis]:
-        raise RuntimeError(f"unflatten: Provided sizes {list(sizes)} don't multiply up to the size of dim {axis} ({shape[axis]}) in the input tensor")
+        raise RuntimeError(
+            f"unflatten: Provided sizes {list(sizes)} don't multiply up to the size of dim {axis} ({shape[axis]}) in the input tensor"
+        )
     return reshape(input, (*shape[:axis], *sizes, *shape[axis + 1 :]))
 
 
@@ -181,9 +189,15 @@ def unsqueeze(input: Tensor, dim: int) -> Tensor:
 @both
 def permute(input: Tensor, *dims: Any) -> Tensor:
     """Dimensions in another order."""
-    order = axes_of(tuple(dims[0]) if len(dims) == 1 and isinstance(dims[0], tuple | list) else dims, input._data.ndim, empty_is_all=False)
+    order = axes_of(
+        tuple(dims[0]) if len(dims) == 1 and isinstance(dims[0], tuple | list) else dims,
+        input._data.ndim,
+        empty_is_all=False,
+    )
     if len(order) != input._data.ndim:
-        raise RuntimeError(f"permute(sparse_coo): number of dimensions in the tensor input does not match the length of the desired ordering of dimensions i.e. input.dim() = {input._data.ndim} is not equal to len(dims) = {len(order)}")
+        raise RuntimeError(
+            f"permute(sparse_coo): number of dimensions in the tensor input does not match the length of the desired ordering of dimensions i.e. input.dim() = {input._data.ndim} is not equal to len(dims) = {len(order)}"
+        )
     return ops.Transpose(input, perm=order)
 
 
@@ -217,12 +231,17 @@ class _Attribute(property):
         return self.fget(input)  # type: ignore[misc,no-any-return]
 
 
-METHODS["T"] = _Attribute(lambda self: ops.Transpose(self, perm=tuple(reversed(range(self._data.ndim)))) if self._data.ndim else self, doc="All dimensions reversed.")
+METHODS["T"] = _Attribute(
+    lambda self: ops.Transpose(self, perm=tuple(reversed(range(self._data.ndim)))) if self._data.ndim else self,
+    doc="All dimensions reversed.",
+)
 
 
 def _mt(self: Tensor) -> Tensor:
     if self._data.ndim < 2:
-        raise RuntimeError(f"tensor.mT is only supported on matrices or batches of matrices. Got {self._data.ndim}-D tensor.")
+        raise RuntimeError(
+            f"tensor.mT is only supported on matrices or batches of matrices. Got {self._data.ndim}-D tensor."
+        )
     return transpose(self, -2, -1)
 
 
@@ -237,7 +256,9 @@ def movedim(input: Tensor, source: Any, destination: Any) -> Tensor:
     sources = axes_of(source, rank, empty_is_all=False)
     places = axes_of(destination, rank, empty_is_all=False)
     if len(sources) != len(places):
-        raise RuntimeError(f"movedim: Invalid source or destination dims: source ({list(sources)} dims) should contain the same number of dims as destination ({list(places)} dims)")
+        raise RuntimeError(
+            f"movedim: Invalid source or destination dims: source ({list(sources)} dims) should contain the same number of dims as destination ({list(places)} dims)"
+        )
     rest = iter(d for d in range(rank) if d not in sources)
     where = dict(zip(places, sources))
     return permute(input, tuple(where[i] if i in where else next(rest) for i in range(rank)))
@@ -250,7 +271,9 @@ def _expand_shape(input: Tensor, sizes: tuple[Any, ...]) -> tuple[Any, ...]:
     shape = tuple(input.shape)
     extra = len(sizes) - len(shape)
     if extra < 0:
-        raise RuntimeError(f"expand({list(shape)}, size={list(sizes)}): the number of sizes provided ({len(sizes)}) must be greater or equal to the number of dimensions in the tensor ({len(shape)})")
+        raise RuntimeError(
+            f"expand({list(shape)}, size={list(sizes)}): the number of sizes provided ({len(sizes)}) must be greater or equal to the number of dimensions in the tensor ({len(shape)})"
+        )
     found = []
     for i, d in enumerate(sizes):
         own = shape[i - extra] if i >= extra else None
@@ -261,7 +284,9 @@ def _expand_shape(input: Tensor, sizes: tuple[Any, ...]) -> tuple[Any, ...]:
         elif not is_symbolic(d) and d < -1:
             raise RuntimeError(f"expand: sizes must be positive, got {list(sizes)}")
         elif own is not None and not is_symbolic(own) and not is_symbolic(d) and own not in (1, d):
-            raise RuntimeError(f"The expanded size of the tensor ({d}) must match the existing size ({own}) at non-singleton dimension {i}. Target sizes: {list(sizes)}. Tensor sizes: {list(shape)}")
+            raise RuntimeError(
+                f"The expanded size of the tensor ({d}) must match the existing size ({own}) at non-singleton dimension {i}. Target sizes: {list(sizes)}. Tensor sizes: {list(shape)}"
+            )
         found.append(d)
     return tuple(found)
 
@@ -272,7 +297,12 @@ def expand(self: Tensor, *sizes: Any, implicit: bool = False) -> Tensor:
     wanted = _expand_shape(self, shape_args(sizes))
     own = (None,) * (len(wanted) - self._data.ndim) + tuple(self.shape)
     # A size that stays may be symbolic: 1 says "as it is" to Expand.
-    return ops.Expand(self, shape_input([1 if is_symbolic(d) and o is not None and is_symbolic(o) and d == o else d for d, o in zip(wanted, own)]))
+    return ops.Expand(
+        self,
+        shape_input(
+            [1 if is_symbolic(d) and o is not None and is_symbolic(o) and d == o else d for d, o in zip(wanted, own)]
+        ),
+    )
 
 
 @both
@@ -306,7 +336,9 @@ def broadcast_shapes(*shapes: Any) -> Any:
     try:
         return Size(np.broadcast_shapes(*((s,) if isinstance(s, int) else tuple(s) for s in shapes)))
     except ValueError as error:
-        raise RuntimeError(f"Shape mismatch: objects cannot be broadcast to a single shape: {', '.join(map(str, shapes))}") from error
+        raise RuntimeError(
+            f"Shape mismatch: objects cannot be broadcast to a single shape: {', '.join(map(str, shapes))}"
+        ) from error
 
 
 @both
@@ -350,7 +382,9 @@ def select(input: Tensor, dim: int, index: Any) -> Tensor:
         raise IndexError("select() cannot be applied to a 0-dim tensor.")
     size, index = input._data.shape[axis], plain_size(index)
     if not is_symbolic(size) and not -size <= index < size:
-        raise IndexError(f"select(): index {index} out of range for tensor of size {list(input.shape)} at dimension {axis}")
+        raise IndexError(
+            f"select(): index {index} out of range for tensor of size {list(input.shape)} at dimension {axis}"
+        )
     return ops.Squeeze(slice_axes(input, [(axis, index, None if index == -1 else index + 1, 1)]), axes_input((axis,)))
 
 
@@ -404,13 +438,17 @@ def cat(tensors: Any, dim: int = 0) -> Tensor:
         raise RuntimeError("zero-dimensional tensor cannot be concatenated")
     kept = [x for x in given if x._data.ndim > 1 or x._data.size] or given[:1]
     if len({x._data.ndim for x in kept}) > 1:
-        raise RuntimeError(f"Tensors must have same number of dimensions: got {kept[0]._data.ndim} and {next(x._data.ndim for x in kept if x._data.ndim != kept[0]._data.ndim)}")
+        raise RuntimeError(
+            f"Tensors must have same number of dimensions: got {kept[0]._data.ndim} and {next(x._data.ndim for x in kept if x._data.ndim != kept[0]._data.ndim)}"
+        )
     axis = check_dim(dim, kept[0]._data.ndim)
     first = kept[0]._data.shape
     for number, x in enumerate(kept):
         for i, (d, e) in enumerate(zip(first, x._data.shape)):
             if i != axis and not is_symbolic(d) and not is_symbolic(e) and d != e:
-                raise RuntimeError(f"Sizes of tensors must match except in dimension {axis}. Expected size {d} but got size {e} for tensor number {number} in the list.")
+                raise RuntimeError(
+                    f"Sizes of tensors must match except in dimension {axis}. Expected size {d} but got size {e} for tensor number {number} in the list."
+                )
     if len({x._data.dtype for x in given}) > 1:
         found = scalar_types.result_type(*given)
         kept = [cast(x, found) for x in kept]
@@ -431,7 +469,9 @@ def stack(tensors: Any, dim: int = 0) -> Tensor:
         raise RuntimeError("stack expects a non-empty TensorList")
     for number, x in enumerate(given):
         if x._data.shape != given[0]._data.shape:
-            raise RuntimeError(f"stack expects each tensor to be equal size, but got {list(given[0].shape)} at entry 0 and {list(x.shape)} at entry {number}")
+            raise RuntimeError(
+                f"stack expects each tensor to be equal size, but got {list(given[0].shape)} at entry 0 and {list(x.shape)} at entry {number}"
+            )
     axis = check_dim(dim, given[0]._data.ndim, 1)
     return cat([ops.Unsqueeze(x, axes_input((axis,))) for x in given], axis)
 
@@ -501,7 +541,13 @@ def atleast_2d(*tensors: Any) -> Any:
 @function
 def atleast_3d(*tensors: Any) -> Any:
     """With at least three dimensions."""
-    return _each(tensors, 3, lambda x: reshape(x, (1, 1, 1)) if x._data.ndim == 0 else x[None, :, None] if x._data.ndim == 1 else unsqueeze(x, -1))
+    return _each(
+        tensors,
+        3,
+        lambda x: (
+            reshape(x, (1, 1, 1)) if x._data.ndim == 0 else x[None, :, None] if x._data.ndim == 1 else unsqueeze(x, -1)
+        ),
+    )
 
 
 def _cut(input: Tensor, sizes: Sequence[int], axis: int) -> tuple[Tensor, ...]:
@@ -522,7 +568,9 @@ def split(tensor: Tensor, split_size_or_sections: Any, dim: int = 0) -> tuple[Te
     if isinstance(split_size_or_sections, tuple | list):
         sizes = list(split_size_or_sections)
         if any(s < 0 for s in sizes) or (not is_symbolic(total) and sum(sizes) != total):
-            raise RuntimeError(f"split_with_sizes expects split_sizes to sum exactly to {total} (input tensor's size at dimension {axis}), but got split_sizes={sizes}")
+            raise RuntimeError(
+                f"split_with_sizes expects split_sizes to sum exactly to {total} (input tensor's size at dimension {axis}), but got split_sizes={sizes}"
+            )
         return _cut(tensor, sizes, axis)
     size = int(split_size_or_sections)
     if size < 0 or (size == 0 and total != 0):
@@ -561,7 +609,9 @@ def tensor_split(input: Tensor, indices_or_sections: Any, dim: int = 0) -> tuple
     total = input._data.shape[axis]
     if isinstance(indices_or_sections, Tensor):
         if indices_or_sections.dtype is not scalar_types.int64 or indices_or_sections._data.ndim > 1:
-            raise RuntimeError("tensor_split expected tensor_indices_or_sections to be a zero-dimensional or one-dimensional tensor of long dtype")
+            raise RuntimeError(
+                "tensor_split expected tensor_indices_or_sections to be a zero-dimensional or one-dimensional tensor of long dtype"
+            )
         indices_or_sections = indices_or_sections.tolist()
     if isinstance(indices_or_sections, int):
         count = indices_or_sections
@@ -575,10 +625,16 @@ def tensor_split(input: Tensor, indices_or_sections: Any, dim: int = 0) -> tuple
 def _cut_along(name: str, axis_of: Any, least: int) -> None:
     def call(input: Tensor, indices_or_sections: Any) -> tuple[Tensor, ...]:
         if input._data.ndim < least:
-            raise RuntimeError(f"torch.{name} requires a tensor with at least {least} dimension, but got a tensor with {input._data.ndim} dimensions!")
+            raise RuntimeError(
+                f"torch.{name} requires a tensor with at least {least} dimension, but got a tensor with {input._data.ndim} dimensions!"
+            )
         axis = axis_of(input)
-        if isinstance(indices_or_sections, int) and (indices_or_sections <= 0 or input._data.shape[axis] % indices_or_sections):
-            raise RuntimeError(f"torch.{name} attempted to split along dimension {axis}, but the size of the dimension {input._data.shape[axis]} is not divisible by the split_size {indices_or_sections}!")
+        if isinstance(indices_or_sections, int) and (
+            indices_or_sections <= 0 or input._data.shape[axis] % indices_or_sections
+        ):
+            raise RuntimeError(
+                f"torch.{name} attempted to split along dimension {axis}, but the size of the dimension {input._data.shape[axis]} is not divisible by the split_size {indices_or_sections}!"
+            )
         return tensor_split(input, indices_or_sections, axis)
 
     call.__name__ = call.__qualname__ = name
@@ -615,7 +671,9 @@ def tile(input: Tensor, *dims: Any) -> Tensor:
 
 
 @both
-def repeat_interleave(input: Tensor, repeats: Any = None, dim: int | None = None, *, output_size: int | None = None) -> Tensor:
+def repeat_interleave(
+    input: Tensor, repeats: Any = None, dim: int | None = None, *, output_size: int | None = None
+) -> Tensor:
     """Each element of a dimension repeated."""
     if repeats is None:
         return wrap(np.repeat(np.arange(input._data.size), input._data))
@@ -631,15 +689,23 @@ def repeat_interleave(input: Tensor, repeats: Any = None, dim: int | None = None
         x = reshape(x, (1,))
     size = x._data.shape[axis]
     if counts.ndim == 1 and counts.size not in (1, size):
-        raise RuntimeError(f"repeats must have the same size as input along dim, but got repeats.size(0) = {counts.size} and input.size({axis}) = {size}")
-    return ops.Gather(x, np.repeat(np.arange(size, dtype=np.int64), np.broadcast_to(counts.reshape(-1), (size,))), axis=axis)
+        raise RuntimeError(
+            f"repeats must have the same size as input along dim, but got repeats.size(0) = {counts.size} and input.size({axis}) = {size}"
+        )
+    return ops.Gather(
+        x, np.repeat(np.arange(size, dtype=np.int64), np.broadcast_to(counts.reshape(-1), (size,))), axis=axis
+    )
 
 
 @both
 def flip(input: Tensor, *args: Any, dims: Any = None) -> Tensor:
     """The order along dimensions reversed."""
     dims = args if dims is None else dims
-    axes = axes_of(tuple(dims[0]) if len(dims) == 1 and isinstance(dims[0], tuple | list) else dims, input._data.ndim, empty_is_all=False)
+    axes = axes_of(
+        tuple(dims[0]) if len(dims) == 1 and isinstance(dims[0], tuple | list) else dims,
+        input._data.ndim,
+        empty_is_all=False,
+    )
     if not axes:
         return copy_of(input)
     found = slice_axes(input, [(a, -1, -_END, -1) for a in axes])
@@ -730,7 +796,9 @@ def meshgrid(*tensors: Any, indexing: str = "ij") -> tuple[Tensor, ...]:
         raise RuntimeError("torch.meshgrid: Expected 0D or 1D tensor in the tensor list")
     given = [reshape(x, (-1,)) for x in given]
     shape = tuple(x.shape[0] for x in given)
-    grids = [expand(reshape(x, tuple(-1 if i == j else 1 for j in range(len(given)))), *shape) for i, x in enumerate(given)]
+    grids = [
+        expand(reshape(x, tuple(-1 if i == j else 1 for j in range(len(given)))), *shape) for i, x in enumerate(given)
+    ]
     return tuple(transpose(g, 0, 1) for g in grids) if indexing == "xy" and len(given) >= 2 else tuple(grids)
 
 
@@ -751,7 +819,9 @@ def fill_(self: Tensor, value: Any) -> Tensor:
     """Write one number everywhere."""
     if isinstance(value, Tensor):
         if value._data.ndim:
-            raise RuntimeError(f"fill_ only supports 0-dimension value tensor but got tensor with {value._data.ndim} dimensions.")
+            raise RuntimeError(
+                f"fill_ only supports 0-dimension value tensor but got tensor with {value._data.ndim} dimensions."
+            )
         return copy_(self, value)
     from headrace.functional.creation import full_like
 

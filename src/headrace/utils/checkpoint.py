@@ -10,7 +10,13 @@ from headrace.generators import default_generator
 from headrace.tensors import Tensor
 
 
-def checkpoint(function: Callable[..., Any], *args: Any, use_reentrant: bool | None = None, preserve_rng_state: bool = True, **kwargs: Any) -> Any:
+def checkpoint(
+    function: Callable[..., Any],
+    *args: Any,
+    use_reentrant: bool | None = None,
+    preserve_rng_state: bool = True,
+    **kwargs: Any,
+) -> Any:
     """function(*args) whose inner values are computed again when gradients are needed."""
     from headrace.autograd.engine import backward as run_backward
     from headrace.autograd.tape import PythonNode, edge_of
@@ -33,7 +39,11 @@ def checkpoint(function: Callable[..., Any], *args: Any, use_reentrant: bool | N
             again = function(*twins, **kwargs)
         if state is not None:
             default_generator.set_state(after)
-        pairs = [(o, g) for o, g in zip(again if isinstance(again, tuple) else [again], grads) if g is not None and o.requires_grad]
+        pairs = [
+            (o, g)
+            for o, g in zip(again if isinstance(again, tuple) else [again], grads)
+            if g is not None and o.requires_grad
+        ]
         run_backward([o for o, _ in pairs], [g for _, g in pairs])
         return [t._grad for t in twins if isinstance(t, Tensor)]
 

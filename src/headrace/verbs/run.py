@@ -49,10 +49,14 @@ def read_arrays(source: str | Path | Mapping[str, np.ndarray]) -> dict[str, np.n
         with np.load(source, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (ValueError, AttributeError) as error:
-        raise InputError(f"{source} is not an .npz file of plain arrays; make one with numpy.savez(path, name=array)") from error
+        raise InputError(
+            f"{source} is not an .npz file of plain arrays; make one with numpy.savez(path, name=array)"
+        ) from error
 
 
-def random_feeds(specs: Sequence[TensorSpec], seed: int, batch: int = FREE_DIMENSION, like: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+def random_feeds(
+    specs: Sequence[TensorSpec], seed: int, batch: int = FREE_DIMENSION, like: Mapping[str, np.ndarray] | None = None
+) -> dict[str, np.ndarray]:
     """Inputs for `specs` from a seed: normal floats, small integers, coin-flip booleans. The first symbolic dimension
     becomes `batch`, others 1; with `like`, shapes and value ranges follow those arrays."""
     rng = np.random.default_rng(seed)
@@ -66,7 +70,9 @@ def _random(spec: TensorSpec, rng: np.random.Generator, batch: int, like: np.nda
     elif spec.shape is None:
         raise InputError(f"input {spec.name!r} has no known rank: give an example of it")
     else:
-        shape = tuple(d if isinstance(d, int) else (batch if i == 0 else FREE_DIMENSION) for i, d in enumerate(spec.shape))
+        shape = tuple(
+            d if isinstance(d, int) else (batch if i == 0 else FREE_DIMENSION) for i, d in enumerate(spec.shape)
+        )
     if dtype.kind == "f":
         values = rng.standard_normal(shape)
         if like is not None and like.size > 1:
