@@ -83,75 +83,77 @@ HR_INLINE void narrow(vi v, bool is_signed, void* p) {
 #endif
 }
 
-// kLanes sums of row m at column j of the block -> the zero points folded in, as f32 in units of the result.
-HR_INLINE vi folded(vi v, const IntEpilogue& e, int64_t m, int64_t j) {
-    if (e.col) v += load(e.col + j);
-    if (e.w_zero) v -= load(e.w_zero + j) * splat(e.row_sum[m]);
-    if (e.row_shift) v += load(e.col_sum + j) * splat(e.row_shift[m]);
-    return v;
-}
-HR_INLINE vf residual(const uint8_t* r, const IntEpilogue& e) {
-    return to_float(widen(r, e.r_signed) - splat(e.r_zero)) * splat(e.r_scale);
+HR_INLINE int64_t out_bytes(IntOut out) { return out == IntOut::s32 || out == IntOut::f32 ? 4 : 1; }
+
+// A block of sums -> its place in the result. sums[row * ld + i], i < width (padded to whole vectors), belong to row m + row
+// and column j + i of the block that `e` describes; r and c point at row m, column j. Column by column vector, so that
+// what belongs to a column is loaded once. kFolds: zero points of weights or rows are still to be folded in.
+template <IntOut kOut, bool kFolds>
+static void finish_as(const int32_t* sums, int64_t ld, int64_t rows, int64_t width, const IntEpilogue& e, int64_t m, int64_t j, const uint8_t* r,
+                      char* c, int64_t ldc) {
+    constexpr bool kBytes = kOut == IntOut::u8 || kOut == IntOut::i8;
+    constexpr int64_t kSize = kBytes ? 1 : 4;
+    const vf lo = splat(kBytes ? e.lo : e.act.lo), hi = splat(kBytes ? e.hi : e.act.hi), r_scale = splat(e.r_scale);
+    const vi zero = splat(e.zero), r_zero = splat(e.r_zero);
+    const bool r_signed = e.r_signed;
+    for (int64_t i = 0; i < width; i += kLanes) {
+        const bool whole = i + kLanes <= width;
+        const vi col = e.col ? load(e.col + j + i) : vi{};
+        const vf scale = kOut == IntOut::s32 ? vf{} : load(e.scale + j + i), bias = e.bias ? load(e.bias + j + i) : vf{};
+        for (int64_t row = 0; row < rows; row++) {
+            vi v = load(sums + row * ld + i) + col;
+            if constexpr (kFolds) {
+                if (e.w_zero) v -= load(e.w_zero + j + i) * splat(e.row_sum[m + row]);
+                if (e.row_shift) v += load(e.col_sum + j + i) * splat(e.row_shift[m + row]);
+            }
+            alignas(64) char last[kLanes * 4];
+            char* to = whole ? c + (row * ldc + i) * kSize : last;
+            if constexpr (kOut == IntOut::s32) {
+                store(reinterpret_cast<int32_t*>(to), v);
+            } else {
+                vf y = to_float(v);
+                if constexpr (!kBytes)
+                    if (e.row_scale) y *= splat(e.row_scale[m + row]);
+                y *= scale;
+                if (r) {
+                    uint8_t copy[kLanes] = {};
+                    const uint8_t* from = r + row * e.ldr + i;
+                    if (!whole) memcpy(copy, from, size_t(width - i)), from = copy;
+                    y += to_float(widen(from, r_signed) - r_zero) * r_scale;
+                }
+                if constexpr (kBytes) {
+                    narrow(round_even(vmin(hi, vmax(lo, y))) + zero, kOut == IntOut::i8, to);
+                } else {
+                    if (e.bias) y += bias;
+                    store(reinterpret_cast<float*>(to), vmin(hi, vmax(lo, y)));
+                }
+            }
+            if (!whole) memcpy(c + (row * ldc + i) * kSize, last, size_t((width - i) * kSize));
+        }
+    }
+    if constexpr (kOut == IntOut::f32)
+        if (e.act.kind != Act::none)
+            for (int64_t row = 0; row < rows; row++) activate_row(e.act, reinterpret_cast<float*>(c) + row * ldc, width);
 }
 
-// One row of n sums, padded to whole vectors; `put(i, vector)` stores the first lanes that belong to the row.
-template <class Read, class Put> HR_INLINE void each_vector(int64_t n, const uint8_t* r, Read&& read, Put&& put) {
-    int64_t i = 0;
-    for (; i + kLanes <= n; i += kLanes) put(i, read(i, r ? r + i : nullptr), kLanes);
-    if (i < n) {    // a vector would reach beyond the residual and the result: copies
-        uint8_t copy[kLanes] = {};
-        if (r) memcpy(copy, r + i, size_t(n - i));
-        put(i, read(i, r ? copy : nullptr), n - i);
+static __attribute__((noinline)) void finish(const int32_t* sums, int64_t ld, int64_t rows, int64_t width, const IntEpilogue& e, int64_t m, int64_t j, const uint8_t* r,
+                      char* c, int64_t ldc) {
+    const bool folds = e.w_zero || e.row_shift;
+    const auto as = [&]<IntOut kOut>() {
+        if (folds) finish_as<kOut, true>(sums, ld, rows, width, e, m, j, r, c, ldc);
+        else finish_as<kOut, false>(sums, ld, rows, width, e, m, j, r, c, ldc);
+    };
+    switch (e.out) {
+        case IntOut::u8: return as.template operator()<IntOut::u8>();
+        case IntOut::i8: return as.template operator()<IntOut::i8>();
+        case IntOut::f32: return as.template operator()<IntOut::f32>();
+        default: return as.template operator()<IntOut::s32>();
     }
 }
 
-template <bool kSigned>
-static void requantize_row(const int32_t* sum, int64_t n, const IntEpilogue& e, int64_t m, int64_t j, const uint8_t* r, void* c) {
-    const vf lo = splat(e.lo), hi = splat(e.hi);
-    const vi zero = splat(e.zero);
-    uint8_t* to = static_cast<uint8_t*>(c);
-    const auto read = [&](int64_t i, const uint8_t* from) __attribute__((always_inline)) {
-        vf y = to_float(folded(load(sum + i), e, m, j + i)) * load(e.scale + j + i);
-        if (from) y += residual(from, e);
-        return round_even(vmin(hi, vmax(lo, y))) + zero;
-    };
-    each_vector(n, r, read, [&](int64_t i, vi v, int64_t width) __attribute__((always_inline)) {
-        uint8_t bytes[kLanes];
-        if (width == kLanes) return narrow(v, kSigned, to + i);
-        narrow(v, kSigned, bytes);
-        memcpy(to + i, bytes, size_t(width));
-    });
-}
-
-static void real_row(const int32_t* sum, int64_t n, const IntEpilogue& e, int64_t m, int64_t j, const uint8_t* r, float* c) {
-    const vf lo = splat(e.act.lo), hi = splat(e.act.hi);
-    const auto read = [&](int64_t i, const uint8_t* from) __attribute__((always_inline)) {
-        vf y = to_float(folded(load(sum + i), e, m, j + i));
-        if (e.row_scale) y *= splat(e.row_scale[m]);
-        y *= load(e.scale + j + i);
-        if (from) y += residual(from, e);
-        if (e.bias) y += load(e.bias + j + i);
-        return vmin(hi, vmax(lo, y));
-    };
-    each_vector(n, r, read, [&](int64_t i, vf v, int64_t width) __attribute__((always_inline)) {
-        if (width == kLanes) store(c + i, v);
-        else memcpy(c + i, &v, size_t(width) * 4);
-    });
-    if (e.act.kind != Act::none) activate_row(e.act, c, n);
-}
-
-HR_INLINE int64_t out_bytes(IntOut out) { return out == IntOut::s32 || out == IntOut::f32 ? 4 : 1; }
-
-static void finish_row(const int32_t* sum, int64_t n, const IntEpilogue& e, int64_t m, int64_t j, const uint8_t* r, void* c) {
-    if (e.out == IntOut::u8) return requantize_row<false>(sum, n, e, m, j, r, c);
-    if (e.out == IntOut::i8) return requantize_row<true>(sum, n, e, m, j, r, c);
-    if (e.out == IntOut::f32) return real_row(sum, n, e, m, j, r, static_cast<float*>(c));
-    int32_t* to = static_cast<int32_t*>(c);
-    each_vector(n, nullptr, [&](int64_t i, const uint8_t*) { return folded(load(sum + i), e, m, j + i); },
-                [&](int64_t i, vi v, int64_t width) { memcpy(to + i, &v, size_t(width) * 4); });
-}
-
-template <int MR, int PANELS> static void int_tile(const IntBlock& g, int64_t m, int64_t n, int64_t width, const int8_t* b) {
+// Sums of MR rows by PANELS panels, [MR, PANELS * kIntCols]. Nothing else happens here: with more code around the loop g++
+// keeps the accumulators in memory.
+template <int MR, int PANELS> static __attribute__((noinline)) void int_tile(const IntBlock& g, int64_t m, const int8_t* b, int32_t* sums) {
     constexpr int NV = kIntVecs * PANELS;
     vi acc[MR][NV];
     HR_UNROLL for (int i = 0; i < MR; i++) HR_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = vi{};
@@ -171,17 +173,10 @@ template <int MR, int PANELS> static void int_tile(const IntBlock& g, int64_t m,
             }
         }
     }
-    const IntEpilogue& e = g.epilogue;
-    const int64_t size = out_bytes(e.out);
-    char* c = static_cast<char*>(g.c) + (m * g.ldc + n) * size;
-    const uint8_t* r = e.r ? static_cast<const uint8_t*>(e.r) + m * e.ldr + n : nullptr;
-    if (width > NV * kLanes) width = NV * kLanes;
-    alignas(64) int32_t sums[MR][NV * kLanes];
-    HR_UNROLL for (int i = 0; i < MR; i++) HR_UNROLL for (int j = 0; j < NV; j++) store(sums[i] + j * kLanes, acc[i][j]);
-    for (int i = 0; i < MR; i++) finish_row(sums[i], width, e, m + i, n, r ? r + i * e.ldr : nullptr, c + i * g.ldc * size);
+    HR_UNROLL for (int i = 0; i < MR; i++) HR_UNROLL for (int j = 0; j < NV; j++) store(sums + (i * NV + j) * kLanes, acc[i][j]);
 }
 
-using IntTileFn = void (*)(const IntBlock&, int64_t, int64_t, int64_t, const int8_t*);
+using IntTileFn = void (*)(const IntBlock&, int64_t, const int8_t*, int32_t*);
 template <int MR> constexpr int int_panels() { return MR == 1 ? 3 : MR * 2 <= kIntRows ? 2 : 1; }
 template <int... I> struct IntTiles {
     static constexpr IntTileFn one[] = {int_tile<I + 1, 1>...};
@@ -193,6 +188,9 @@ template <int... I> struct MakeIntTiles<0, I...> { using type = IntTiles<I...>; 
 using AllIntTiles = MakeIntTiles<kIntRows>::type;
 
 static void int_block(const IntBlock& g) {
+    const IntEpilogue& e = g.epilogue;
+    const int64_t size = out_bytes(e.out);
+    alignas(64) int32_t sums[kIntRows * kIntCols * 3];
     const int64_t tiles = (g.m + kIntRows - 1) / kIntRows;
     for (int64_t n = 0; n < g.n;) {
         const int8_t* b = g.b + n / kIntCols * g.panel_stride;
@@ -203,13 +201,11 @@ static void int_block(const IntBlock& g) {
             if (tiles > 1)
                 for (int64_t i = g.panel_stride * t / tiles; i < g.panel_stride * (t + 1) / tiles; i += 64)
                     _mm_prefetch(reinterpret_cast<const char*>(b + g.panel_stride + i), _MM_HINT_T1);
-            const int panels = AllIntTiles::panels[rows - 1];
-            if (tiles == 1 && left > kIntCols * (panels - 1)) {
-                width = kIntCols * panels;
-                AllIntTiles::wide[rows - 1](g, m, n, left, b);
-            } else {
-                AllIntTiles::one[rows - 1](g, m, n, left, b);
-            }
+            const int most = AllIntTiles::panels[rows - 1], panels = tiles == 1 && left > kIntCols * (most - 1) ? most : 1;
+            width = kIntCols * panels;
+            (panels > 1 ? AllIntTiles::wide : AllIntTiles::one)[rows - 1](g, m, b, sums);
+            finish(sums, width, rows, left < width ? left : width, e, m, n, e.r ? static_cast<const uint8_t*>(e.r) + m * e.ldr + n : nullptr,
+                   static_cast<char*>(g.c) + (m * g.ldc + n) * size, g.ldc);
             m += rows;
         }
         n += width;
@@ -252,8 +248,8 @@ static void depthwise_int(const IntTable::Depthwise& d, void* c, int64_t ldc, co
                 const int32_t* w = d.w + t * d.ldw + j;
                 for (int64_t i = 0; i < width; i++) sums[i] += int32_t(x[i]) * w[i];
             }
-            finish_row(sums, width, e, m, j, e.r ? static_cast<const uint8_t*>(e.r) + m * e.ldr + j : nullptr,
-                       static_cast<char*>(c) + (m * ldc + j) * size);
+            finish(sums, 0, 1, width, e, m, j, e.r ? static_cast<const uint8_t*>(e.r) + m * e.ldr + j : nullptr,
+                   static_cast<char*>(c) + (m * ldc + j) * size, ldc);
         }
 }
 
