@@ -1,4 +1,5 @@
 // Where, Clip and Cast: choices and conversions, for every element type that is not text.
+#include <algorithm>
 #include <cstring>
 #include <limits>
 #include <type_traits>
@@ -57,11 +58,15 @@ public:
         if constexpr (std::is_floating_point_v<T>) low = -std::numeric_limits<T>::infinity(), high = -low;
         if (c.has(1)) low = c.in(1).as<T>()[0];
         if (c.has(2)) high = c.in(2).as<T>()[0];
+        if (low != low || high != high) {       // a bound that is NaN makes everything NaN
+            std::fill_n(y, c.out(0).count(), low != low ? low : high);
+            return;
+        }
         c.pool->parallel(c.out(0).count(), 16384, [&](int64_t begin, int64_t end) {
 #pragma GCC ivdep
             for (int64_t i = begin; i < end; i++) {
-                const T v = x[i] < low || low != low ? low : x[i];
-                y[i] = v > high || high != high ? high : v;
+                const T v = x[i] < low ? low : x[i];
+                y[i] = v > high ? high : v;
             }
         });
     }

@@ -34,16 +34,15 @@ public:
         double scales[kMaxRank];
         read(c.inputs, c.n_inputs, counts, scales);
         Shape to;
-        size_t largest = 0;
-        Shape now = c.in(0).shape;
-        for (int i = 0; i < now.rank; i++) {
+        const Shape& from = c.in(0).shape;
+        Shape widest;       // no step's result is larger
+        for (int i = 0; i < from.rank; i++) {
             to.push(counts[i]);
-            now.d[i] = counts[i];
-            largest = std::max(largest, size_t(now.count()));
+            widest.push(std::max(from.d[i], counts[i]));
             if (counts[i] && c.in(0).shape.d[i] == 0) throw std::invalid_argument("an empty axis cannot be resampled");
         }
         c.out(0, c.in(0).dtype, to);
-        c.scratch = 2 * (largest * item_size(c.in(0).dtype) + 64);
+        c.scratch = 2 * (size_t(widest.count()) * item_size(c.in(0).dtype) + 64);
     }
 
     void run(RunContext& c) const override {
@@ -58,6 +57,8 @@ public:
             std::memcpy(c.out(0).data, c.in(0).data, c.out(0).bytes());
             return;
         }
+        // Where the tensor grows, the last axis goes first: the others then copy or blend whole rows.
+        if (c.out(0).count() > c.in(0).count()) std::reverse(steps.begin(), steps.end());
         Shape now = c.in(0).shape;
         const char* from = c.in(0).as<char>();
         char* scratch = static_cast<char*>(c.scratch);

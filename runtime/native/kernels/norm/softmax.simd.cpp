@@ -10,7 +10,8 @@ namespace {
 
 HR_INLINE vf load_part(const float* p, int64_t n, float fill) {
     float part[kLanes];
-    for (int i = 0; i < kLanes; i++) part[i] = i < n ? p[i] : fill;
+    store(part, splat(fill));
+    for (int64_t i = 0; i < n; i++) part[i] = p[i];
     return load(part);
 }
 HR_INLINE void store_part(float* p, vf v, int64_t n) {
@@ -29,19 +30,22 @@ HR_INLINE float max_of(vf v) {
     float part[kLanes], top;
     store(part, v);
     top = part[0];
-    for (float x : part) top = x > top || x != x ? x : top;
+    for (float x : part) top = x > top ? x : top;
     return top;
 }
-// A row without a finite largest element: all -inf gives NaN, as subtracting infinities does.
-HR_INLINE vf nan_max(vf a, vf b) { return select((vi)(a != a), a, vmax(a, b)); }
+// A NaN anywhere makes the sum NaN, and so every result, whatever the largest element is taken to be. A row of -inf gives
+// NaN, as subtracting infinities does.
 
 template <bool kLog>
 void softmax_row(const float* x, float* y, int64_t n) {
     const float low = -__builtin_inff();
-    vf top = splat(low);
+    vf tops[4] = {splat(low), splat(low), splat(low), splat(low)};
     int64_t i = 0;
-    for (; i + kLanes <= n; i += kLanes) top = nan_max(top, load(x + i));
-    if (i < n) top = nan_max(top, load_part(x + i, n - i, low));
+    for (; i + 4 * kLanes <= n; i += 4 * kLanes)
+        HR_UNROLL for (int k = 0; k < 4; k++) tops[k] = vmax(tops[k], load(x + i + k * kLanes));
+    vf top = vmax(vmax(tops[0], tops[1]), vmax(tops[2], tops[3]));
+    for (; i + kLanes <= n; i += kLanes) top = vmax(top, load(x + i));
+    if (i < n) top = vmax(top, load_part(x + i, n - i, low));
     const vf shift = splat(max_of(top));
     vf total = vf{};
     for (i = 0; i + kLanes <= n; i += kLanes) {
@@ -73,7 +77,7 @@ void softmax_columns(const float* x, float* y, int64_t n, int64_t inner, int64_t
     const auto get = [&](const float* p) { return width == kLanes ? load(p) : load_part(p, width, 0); };
     const auto put = [&](float* p, vf v) { width == kLanes ? store(p, v) : store_part(p, v, width); };
     vf top = splat(-__builtin_inff());
-    for (int64_t i = 0; i < n; i++) top = nan_max(top, get(x + i * inner));
+    for (int64_t i = 0; i < n; i++) top = vmax(top, get(x + i * inner));
     vf total = vf{};
     for (int64_t i = 0; i < n; i++) {
         const vf e = exp(get(x + i * inner) - top);

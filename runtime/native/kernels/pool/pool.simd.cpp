@@ -130,13 +130,41 @@ private:
         }
     }
     void fold_columns(const T* line, T* y, const Span& columns, int64_t height) const {
-        for (int64_t at = 0; at < columns.count; at++) {
+        // Windows [begin, end) lie inside the data: the same taps for all.
+        const int64_t extent = (columns.kernel - 1) * columns.dilation + 1;
+        const int64_t begin = std::min(columns.count, (columns.begin + columns.stride - 1) / columns.stride), room = columns.size + columns.begin - extent;
+        const int64_t end = std::clamp<int64_t>(room < 0 ? 0 : room / columns.stride + 1, begin, columns.count);
+        edge(line, y, columns, height, 0, begin);
+        const T scale = kAverage ? T(std::max<int64_t>(1, height * columns.kernel)) : T(1);
+        const auto is = [&](int64_t kernel, int64_t stride) { return columns.dilation == 1 && columns.kernel == kernel && columns.stride == stride; };
+        if (is(3, 2)) inside<3, 2>(line, y, columns, scale, begin, end);
+        else if (is(2, 2)) inside<2, 2>(line, y, columns, scale, begin, end);
+        else if (is(3, 1)) inside<3, 1>(line, y, columns, scale, begin, end);
+        else if (is(2, 1)) inside<2, 1>(line, y, columns, scale, begin, end);
+        else inside<0, 0>(line, y, columns, scale, begin, end);
+        edge(line, y, columns, height, end, columns.count);
+    }
+    void edge(const T* line, T* y, const Span& columns, int64_t height, int64_t begin, int64_t end) const {
+        for (int64_t at = begin; at < end; at++) {
             int64_t first, last;
             columns.taps(at, first, last);
             const T* from = line + at * columns.stride - columns.begin;
             T total = start();
             for (int64_t k = first; k < last; k++) total = join(total, from[k * columns.dilation]);
             if constexpr (kAverage) total /= T(std::max<int64_t>(1, height * columns.divisor(at, include_pad_)));
+            y[at] = total;
+        }
+    }
+    // kTaps, kStride: known at compile time, dilation 1, so that the loop becomes vectors; 0: any.
+    template <int kTaps, int kStride>
+    static void inside(const T* line, T* y, const Span& columns, T scale, int64_t begin, int64_t end) {
+        const int64_t kernel = kTaps ? kTaps : columns.kernel, dilation = kTaps ? 1 : columns.dilation, stride = kStride ? kStride : columns.stride;
+        const T* from = line - columns.begin;
+#pragma GCC ivdep
+        for (int64_t at = begin; at < end; at++) {
+            T total = from[at * stride];
+            for (int64_t k = 1; k < kernel; k++) total = join(total, from[at * stride + k * dilation]);
+            if constexpr (kAverage) total /= scale;
             y[at] = total;
         }
     }

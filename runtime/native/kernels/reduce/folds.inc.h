@@ -60,8 +60,8 @@ void sum_columns(const void* px, void* py, int64_t r, int64_t inner, int64_t fro
 
 template <class T> constexpr T lowest() { return std::is_floating_point_v<T> ? T(-std::numeric_limits<T>::infinity()) : std::numeric_limits<T>::lowest(); }
 template <class T> constexpr T highest() { return std::is_floating_point_v<T> ? std::numeric_limits<T>::infinity() : std::numeric_limits<T>::max(); }
-template <class T> struct MaxOf { static constexpr T start = lowest<T>(); static T of(T a, T b) { return a > b || a != a ? a : b; } };
-template <class T> struct MinOf { static constexpr T start = highest<T>(); static T of(T a, T b) { return a < b || a != a ? a : b; } };
+template <class T> struct MaxOf { static constexpr T start = lowest<T>(); static T of(T a, T b) { const T m = a > b ? a : b; return a != a ? a : m; } };
+template <class T> struct MinOf { static constexpr T start = highest<T>(); static T of(T a, T b) { const T m = a < b ? a : b; return a != a ? a : m; } };
 template <class T> struct ProductOf { static constexpr T start = T(1); static T of(T a, T b) { return T(a * b); } };
 
 template <class T, class Op>

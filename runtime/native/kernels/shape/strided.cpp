@@ -57,6 +57,18 @@ void copy_run(char* to, const char* from, const Axis& a) {
 
 constexpr int64_t kTile = 16;
 
+// A 4x4 block of 4-byte elements: rows of the source become columns of the destination.
+void transpose4(char* to, int64_t to_step, const char* from, int64_t from_step) {
+    typedef uint32_t Four __attribute__((vector_size(16)));
+    Four a, b, c, d;
+    std::memcpy(&a, from, 16), std::memcpy(&b, from + from_step, 16), std::memcpy(&c, from + 2 * from_step, 16), std::memcpy(&d, from + 3 * from_step, 16);
+    const Four ab = __builtin_shuffle(a, b, Four{0, 4, 1, 5}), ab2 = __builtin_shuffle(a, b, Four{2, 6, 3, 7});
+    const Four cd = __builtin_shuffle(c, d, Four{0, 4, 1, 5}), cd2 = __builtin_shuffle(c, d, Four{2, 6, 3, 7});
+    a = __builtin_shuffle(ab, cd, Four{0, 1, 4, 5}), b = __builtin_shuffle(ab, cd, Four{2, 3, 6, 7});
+    c = __builtin_shuffle(ab2, cd2, Four{0, 1, 4, 5}), d = __builtin_shuffle(ab2, cd2, Four{2, 3, 6, 7});
+    std::memcpy(to, &a, 16), std::memcpy(to + to_step, &b, 16), std::memcpy(to + 2 * to_step, &c, 16), std::memcpy(to + 3 * to_step, &d, 16);
+}
+
 // Two axes of which one is contiguous in the destination and the other in the source: tile by tile.
 template <class T>
 void copy_tile(char* to, const char* from, const Axis& outer, const Axis& inner, int64_t begin, int64_t end) {
@@ -66,8 +78,13 @@ void copy_tile(char* to, const char* from, const Axis& outer, const Axis& inner,
             const int64_t columns = std::min(kTile, inner.size - i);
             char* t = to + o * outer.to + i * inner.to;
             const char* f = from + o * outer.from + i * inner.from;
+            int64_t done = 0;       // columns that blocks have covered
+            if constexpr (sizeof(T) == 4)
+                if (rows == kTile)
+                    for (; done + 4 <= columns; done += 4)
+                        for (int64_t r = 0; r < kTile; r += 4) transpose4(t + r * outer.to + done * 4, outer.to, f + r * 4 + done * inner.from, inner.from);
             for (int64_t r = 0; r < rows; r++)
-                for (int64_t c = 0; c < columns; c++) std::memcpy(t + r * outer.to + c * inner.to, f + r * outer.from + c * inner.from, sizeof(T));
+                for (int64_t c = done; c < columns; c++) std::memcpy(t + r * outer.to + c * inner.to, f + r * outer.from + c * inner.from, sizeof(T));
         }
     }
 }
