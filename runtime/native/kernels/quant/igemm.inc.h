@@ -85,69 +85,86 @@ HR_INLINE void narrow(vi v, bool is_signed, void* p) {
 
 HR_INLINE int64_t out_bytes(IntOut out) { return out == IntOut::s32 || out == IntOut::f32 ? 4 : 1; }
 
-// A block of sums -> its place in the result. sums[row * ld + i], i < width (padded to whole vectors), belong to row m + row
-// and column j + i of the block that `e` describes; r and c point at row m, column j. Column by column vector, so that
-// what belongs to a column is loaded once. kFolds: zero points of weights or rows are still to be folded in.
-template <IntOut kOut, bool kFolds>
-static void finish_as(const int32_t* sums, int64_t ld, int64_t rows, int64_t width, const IntEpilogue& e, int64_t m, int64_t j, const uint8_t* r,
-                      char* c, int64_t ldc) {
+// What a block of sums becomes. sums[row * ld + i], i < width (padded to whole vectors), belong to row m + row and column
+// j + i of the block that `e` describes; r and c point at row m, column j.
+struct Finish {
+    const int32_t* sums;
+    int64_t ld, rows, width;
+    const IntEpilogue& e;
+    int64_t m, j;
+    const uint8_t* r;
+    char* c;
+    int64_t ldc;
+};
+
+// One vector of columns, all rows: what belongs to a column is loaded once. kFolds: zero points of weights or rows are
+// still to be folded in; kWhole: the vector lies within the row, else through a copy.
+template <IntOut kOut, bool kFolds, bool kResidual, bool kWhole> HR_INLINE void finish_column(const Finish& f, int64_t i) {
     constexpr bool kBytes = kOut == IntOut::u8 || kOut == IntOut::i8;
     constexpr int64_t kSize = kBytes ? 1 : 4;
+    const IntEpilogue& e = f.e;
     const vf lo = splat(kBytes ? e.lo : e.act.lo), hi = splat(kBytes ? e.hi : e.act.hi), r_scale = splat(e.r_scale);
-    const vi zero = splat(e.zero), r_zero = splat(e.r_zero);
-    const bool r_signed = e.r_signed;
-    for (int64_t i = 0; i < width; i += kLanes) {
-        const bool whole = i + kLanes <= width;
-        const vi col = e.col ? load(e.col + j + i) : vi{};
-        const vf scale = kOut == IntOut::s32 ? vf{} : load(e.scale + j + i), bias = e.bias ? load(e.bias + j + i) : vf{};
-        for (int64_t row = 0; row < rows; row++) {
-            vi v = load(sums + row * ld + i) + col;
-            if constexpr (kFolds) {
-                if (e.w_zero) v -= load(e.w_zero + j + i) * splat(e.row_sum[m + row]);
-                if (e.row_shift) v += load(e.col_sum + j + i) * splat(e.row_shift[m + row]);
-            }
-            alignas(64) char last[kLanes * 4];
-            char* to = whole ? c + (row * ldc + i) * kSize : last;
-            if constexpr (kOut == IntOut::s32) {
-                store(reinterpret_cast<int32_t*>(to), v);
-            } else {
-                vf y = to_float(v);
-                if constexpr (!kBytes)
-                    if (e.row_scale) y *= splat(e.row_scale[m + row]);
-                y *= scale;
-                if (r) {
-                    uint8_t copy[kLanes] = {};
-                    const uint8_t* from = r + row * e.ldr + i;
-                    if (!whole) memcpy(copy, from, size_t(width - i)), from = copy;
-                    y += to_float(widen(from, r_signed) - r_zero) * r_scale;
-                }
-                if constexpr (kBytes) {
-                    narrow(round_even(vmin(hi, vmax(lo, y))) + zero, kOut == IntOut::i8, to);
-                } else {
-                    if (e.bias) y += bias;
-                    store(reinterpret_cast<float*>(to), vmin(hi, vmax(lo, y)));
-                }
-            }
-            if (!whole) memcpy(c + (row * ldc + i) * kSize, last, size_t((width - i) * kSize));
+    const vi zero = splat(e.zero), r_zero = splat(e.r_zero), col = e.col ? load(e.col + f.j + i) : vi{};
+    const vf scale = kOut == IntOut::s32 ? vf{} : load(e.scale + f.j + i), bias = e.bias ? load(e.bias + f.j + i) : vf{};
+    const bool has_bias = e.bias, r_signed = e.r_signed;
+    const float* row_scale = e.row_scale ? e.row_scale + f.m : nullptr;
+    const int32_t* sums = f.sums + i;
+    const uint8_t* r = f.r + i;
+    char* c = f.c + i * kSize;
+    const size_t tail = size_t(f.width - i);
+    const int64_t rows = f.rows, ld = f.ld, step = f.ldc * kSize, ldr = e.ldr;    // stores of bytes may alias: not read again
+    for (int64_t row = 0; row < rows; row++, sums += ld, c += step) {
+        alignas(64) char last[kLanes * 4];
+        char* to = kWhole ? c : last;
+        vi v = load(sums) + col;
+        if constexpr (kFolds) {
+            if (e.w_zero) v -= load(e.w_zero + f.j + i) * splat(e.row_sum[f.m + row]);
+            if (e.row_shift) v += load(e.col_sum + f.j + i) * splat(e.row_shift[f.m + row]);
         }
+        if constexpr (kOut == IntOut::s32) {
+            store(reinterpret_cast<int32_t*>(to), v);
+        } else {
+            vf y = to_float(v);
+            if (!kBytes && row_scale) y *= splat(row_scale[row]);
+            y *= scale;
+            if constexpr (kResidual) {
+                uint8_t copy[kLanes] = {};
+                if (!kWhole) memcpy(copy, r, tail);
+                y += to_float(widen(kWhole ? r : copy, r_signed) - r_zero) * r_scale;
+                r += ldr;
+            }
+            if constexpr (kBytes) {
+                narrow(round_even(vmin(hi, vmax(lo, y))) + zero, kOut == IntOut::i8, to);
+            } else {
+                if (has_bias) y += bias;
+                store(reinterpret_cast<float*>(to), vmin(hi, vmax(lo, y)));
+            }
+        }
+        if (!kWhole) memcpy(c, last, tail * kSize);
     }
-    if constexpr (kOut == IntOut::f32)
-        if (e.act.kind != Act::none)
-            for (int64_t row = 0; row < rows; row++) activate_row(e.act, reinterpret_cast<float*>(c) + row * ldc, width);
 }
 
-static __attribute__((noinline)) void finish(const int32_t* sums, int64_t ld, int64_t rows, int64_t width, const IntEpilogue& e, int64_t m, int64_t j, const uint8_t* r,
-                      char* c, int64_t ldc) {
-    const bool folds = e.w_zero || e.row_shift;
-    const auto as = [&]<IntOut kOut>() {
-        if (folds) finish_as<kOut, true>(sums, ld, rows, width, e, m, j, r, c, ldc);
-        else finish_as<kOut, false>(sums, ld, rows, width, e, m, j, r, c, ldc);
-    };
-    switch (e.out) {
-        case IntOut::u8: return as.template operator()<IntOut::u8>();
-        case IntOut::i8: return as.template operator()<IntOut::i8>();
-        case IntOut::f32: return as.template operator()<IntOut::f32>();
-        default: return as.template operator()<IntOut::s32>();
+template <IntOut kOut, bool kFolds, bool kResidual> static void finish_as(const Finish& f) {
+    int64_t i = 0;
+    for (; i + kLanes <= f.width; i += kLanes) finish_column<kOut, kFolds, kResidual, true>(f, i);
+    if (i < f.width) finish_column<kOut, kFolds, kResidual, false>(f, i);
+    if constexpr (kOut == IntOut::f32)
+        if (f.e.act.kind != Act::none)
+            for (int64_t row = 0; row < f.rows; row++) activate_row(f.e.act, reinterpret_cast<float*>(f.c) + row * f.ldc, f.width);
+}
+
+template <IntOut kOut> static void finish_to(const Finish& f) {
+    const bool folds = f.e.w_zero || f.e.row_shift;
+    if (f.r) return folds ? finish_as<kOut, true, true>(f) : finish_as<kOut, false, true>(f);
+    return folds ? finish_as<kOut, true, false>(f) : finish_as<kOut, false, false>(f);
+}
+
+static __attribute__((noinline)) void finish(const Finish& f) {
+    switch (f.e.out) {
+        case IntOut::u8: return finish_to<IntOut::u8>(f);
+        case IntOut::i8: return finish_to<IntOut::i8>(f);
+        case IntOut::f32: return finish_to<IntOut::f32>(f);
+        default: return finish_to<IntOut::s32>(f);
     }
 }
 
@@ -204,8 +221,8 @@ static void int_block(const IntBlock& g) {
             const int most = AllIntTiles::panels[rows - 1], panels = tiles == 1 && left > kIntCols * (most - 1) ? most : 1;
             width = kIntCols * panels;
             (panels > 1 ? AllIntTiles::wide : AllIntTiles::one)[rows - 1](g, m, b, sums);
-            finish(sums, width, rows, left < width ? left : width, e, m, n, e.r ? static_cast<const uint8_t*>(e.r) + m * e.ldr + n : nullptr,
-                   static_cast<char*>(g.c) + (m * g.ldc + n) * size, g.ldc);
+            finish({sums, width, rows, left < width ? left : width, e, m, n, e.r ? static_cast<const uint8_t*>(e.r) + m * e.ldr + n : nullptr,
+                    static_cast<char*>(g.c) + (m * g.ldc + n) * size, g.ldc});
             m += rows;
         }
         n += width;
@@ -248,8 +265,8 @@ static void depthwise_int(const IntTable::Depthwise& d, void* c, int64_t ldc, co
                 const int32_t* w = d.w + t * d.ldw + j;
                 for (int64_t i = 0; i < width; i++) sums[i] += int32_t(x[i]) * w[i];
             }
-            finish(sums, 0, 1, width, e, m, j, e.r ? static_cast<const uint8_t*>(e.r) + m * e.ldr + j : nullptr,
-                   static_cast<char*>(c) + (m * ldc + j) * size, ldc);
+            finish({sums, 0, 1, width, e, m, j, e.r ? static_cast<const uint8_t*>(e.r) + m * e.ldr + j : nullptr,
+                    static_cast<char*>(c) + (m * ldc + j) * size, ldc});
         }
 }
 
