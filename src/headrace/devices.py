@@ -9,10 +9,13 @@ class device:  # noqa: N801  torch's name
     """A place that holds tensors: `device("cpu")`."""
 
     __slots__ = ("index", "type")
+    type: str
+    index: int | None
 
     def __init__(self, type: str | device = "cpu", index: int | None = None) -> None:
         if isinstance(type, device):
-            type, index = type.type, type.index
+            index = type.index
+            type = type.type
         kind, _, number = type.partition(":")
         if kind not in ("cpu", "meta", "cuda"):
             raise RuntimeError(f"no device of type {kind!r}; allowed: cpu")

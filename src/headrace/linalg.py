@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import namedtuple
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 import headrace.functional  # noqa: F401  attaches the tensor methods
 from headrace import scalar_types
 from headrace.autograd.tape import ops
-from headrace.functional.base import axes_input, cast, scalar
+from headrace.functional.base import axes_input, cast, named_tuple, scalar
 from headrace.functional.linear import matmul
 from headrace.functional.linear import cross as _cross
 from headrace.functional.pointwise import category
@@ -18,11 +17,11 @@ from headrace.functional.reduction import amax, amin, sum_, vector_norm
 from headrace.functional.shape import movedim, transpose, unsqueeze
 from headrace.tensors import Tensor, wrap
 
-eigh_type = namedtuple("linalg_eigh", "eigenvalues eigenvectors")
-qr_type = namedtuple("linalg_qr", "Q R")
-svd_type = namedtuple("linalg_svd", "U S Vh")
-slogdet_type = namedtuple("linalg_slogdet", "sign logabsdet")
-lstsq_type = namedtuple("linalg_lstsq", "solution residuals rank singular_values")
+eigh_type = named_tuple("linalg_eigh", "eigenvalues eigenvectors")
+qr_type = named_tuple("linalg_qr", "Q R")
+svd_type = named_tuple("linalg_svd", "U S Vh")
+slogdet_type = named_tuple("linalg_slogdet", "sign logabsdet")
+lstsq_type = named_tuple("linalg_lstsq", "solution residuals rank singular_values")
 
 
 def _matrices(x: Tensor, name: str, square: bool = True) -> Tensor:
@@ -39,7 +38,8 @@ def _matrices(x: Tensor, name: str, square: bool = True) -> Tensor:
 
 def det(A: Tensor) -> Tensor:  # noqa: N803
     """The determinant."""
-    return ops.Det(_matrices(A, "det"))
+    found: Tensor = ops.Det(_matrices(A, "det"))
+    return found
 
 
 def slogdet(A: Tensor) -> Any:  # noqa: N803
@@ -187,7 +187,7 @@ def multi_dot(tensors: Any) -> Tensor:
     for i, t in enumerate(given):
         if t._data.ndim != 2 and not (i in (0, len(given) - 1) and t._data.ndim == 1):
             raise RuntimeError(f"multi_dot(): tensor {i} must be 2D but got {t._data.ndim}D")
-    found = given[0]
+    found: Tensor = given[0]
     for t in given[1:]:
         found = matmul(found, t)
     return found

@@ -185,7 +185,7 @@ class finfo:  # noqa: N801  torch's name
         self.dtype = (type or _default).name
         if not (type or _default).category >= 2:
             raise TypeError(f"finfo takes floating-point types, not {type}; use iinfo")
-        info = ml_dtypes.finfo((type or _default).to_real().numpy)
+        info: Any = ml_dtypes.finfo((type or _default).to_real().numpy)  # type: ignore[no-untyped-call]
         self.bits, self.eps, self.max, self.min = info.bits, float(info.eps), float(info.max), float(info.min)
         self.tiny = self.smallest_normal = float(info.tiny)
         self.resolution = float(info.resolution)

@@ -87,7 +87,7 @@ class inference_mode(_GradMode):  # noqa: N801
     def __new__(cls, mode: Any = True) -> Any:
         made = super().__new__(cls)
         if callable(mode):
-            made.__init__(True)
+            cls.__init__(made, True)
             return made(mode)
         return made
 

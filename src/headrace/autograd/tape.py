@@ -249,7 +249,8 @@ class Node(TapeNode):
     def name(self) -> str:
         return f"{self.call.operator.name}Backward"
 
-    __repr__ = lambda self: f"<{self.name()}>"  # noqa: E731
+    def __repr__(self) -> str:
+        return f"<{self.name()}>"
 
     def release(self) -> None:
         self.inputs, self.outputs = None, []

@@ -25,7 +25,7 @@ def send(sock: socket.socket, value: Any) -> None:
     sock.sendall(_HEAD.pack(len(text), len(arrays)) + text)
     for array in arrays:
         if array.nbytes:
-            sock.sendall(memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)))
+            sock.sendall(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def receive(sock: socket.socket) -> Any:
@@ -36,7 +36,7 @@ def receive(sock: socket.socket) -> Any:
     for spec in tree["arrays"][:count]:
         array = np.empty(spec["shape"], scalar_types.of(spec["dtype"]).numpy)
         if array.nbytes:
-            _into(sock, memoryview(array.reshape(-1).view(np.uint8)))
+            _into(sock, array.reshape(-1).view(np.uint8).data)
         arrays.append(array)
     return _value(tree["value"], arrays)
 

@@ -21,10 +21,11 @@ def _two(function: Callable[..., Any]) -> Kernel:
 
 
 KERNELS["Not"] = _one(np.logical_not)
-for _kind, _function in {
+_BINARY: dict[str, Callable[..., Any]] = {
     "Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Equal": np.equal, "Less": np.less, "Greater": np.greater,
     "LessOrEqual": np.less_equal, "GreaterOrEqual": np.greater_equal, "And": np.logical_and, "Or": np.logical_or,
-}.items():  # fmt: skip
+}  # fmt: skip
+for _kind, _function in _BINARY.items():
     KERNELS[_kind] = _two(_function)
 
 
@@ -36,12 +37,14 @@ def _reciprocal(x: Any) -> Any:
     return 1 / x
 
 
-for _kind, _function in {
+_WIDE_UNARY: dict[str, Callable[..., Any]] = {
     "Neg": np.negative, "Abs": np.absolute, "Exp": np.exp, "Log": np.log, "Sqrt": np.sqrt, "Tanh": np.tanh, "Sin": np.sin, "Cos": np.cos,
     "Reciprocal": _reciprocal, "Relu": _relu, "Sigmoid": sigmoid,
-}.items():  # fmt: skip
+}  # fmt: skip
+_WIDE_BINARY: dict[str, Callable[..., Any]] = {"Div": np.divide, "headrace.BinaryCrossEntropy": cross_entropy}
+for _kind, _function in _WIDE_UNARY.items():
     wide_only(_kind, _one(_function))
-for _kind, _function in {"Div": np.divide, "headrace.BinaryCrossEntropy": cross_entropy}.items():
+for _kind, _function in _WIDE_BINARY.items():
     wide_only(_kind, _two(_function))
 
 

@@ -36,14 +36,14 @@ def _sum(inputs: list[Any], attributes: Mapping[str, Any], n: int) -> Sequence[A
     axes = _axes(inputs)
     if axes is None and attributes["noop_with_empty_axes"]:
         return (inputs[0].copy(),)
-    return (np.add.reduce(inputs[0], axis=axes, keepdims=bool(attributes["keepdims"])),)
+    return (np.add.reduce(inputs[0], axis=axes, keepdims=attributes["keepdims"]),)
 
 
 def _mean(inputs: list[Any], attributes: Mapping[str, Any], n: int) -> Sequence[Any]:
     x, axes = inputs[0], _axes(inputs)
     if axes is None and attributes["noop_with_empty_axes"]:
         return (x.copy(),)
-    total = np.add.reduce(x, axis=axes, keepdims=bool(attributes["keepdims"]))
+    total = np.add.reduce(x, axis=axes, keepdims=attributes["keepdims"])
     count = x.size
     if axes is not None:
         count = 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import namedtuple
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -107,6 +108,13 @@ def constant(value: Any, numpy_dtype: Any) -> np.ndarray:
         if len(_constants) < 10000:
             _constants[key] = found
     return found
+
+
+@functools.cache
+def named_tuple(name: str, fields: str) -> Any:
+    """The class of several results, called as torch calls it ("max" with "values indices")."""
+    make: Any = namedtuple
+    return make(name, fields)
 
 
 _FITS = {bool: 0, int: 1, float: 2, complex: 3}

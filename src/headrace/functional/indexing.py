@@ -241,7 +241,7 @@ def setitem(self: Tensor, index: Any, value: Any) -> None:
     x, tensors = _basic(self, entries)
     if not tensors:
         target = x if x is not self else ops.Identity(self)
-        copy_(target, _squeezed(value, target))
+        copy_(target, _squeezed(value, target._data.ndim))
         return
     if (
         len(tensors) == 1
@@ -254,9 +254,9 @@ def setitem(self: Tensor, index: Any, value: Any) -> None:
     adopt(x, _index_put(shadow(x), _masks(x, tensors), value, accumulate=False))
 
 
-def _squeezed(value: Tensor, target: Tensor) -> Tensor:
+def _squeezed(value: Tensor, rank: int) -> Tensor:
     """A value with extra leading dimensions of 1 fits all the same."""
-    extra = value._data.ndim - target._data.ndim
+    extra = value._data.ndim - rank
     return (
         reshape(value, tuple(value.shape)[extra:])
         if extra > 0 and all(d == 1 for d in value._data.shape[:extra])
@@ -285,7 +285,7 @@ def _index_put(x: Tensor, tensors: list[tuple[int, Tensor]], value: Tensor, accu
     lead = tuple(indices.shape)[:count]
     first = axes[0] if joined else 0
     wanted = (*rest[:first], *lead, *rest[first:])  # as x[index] would be
-    value = expand(_squeezed(value, _OfRank(len(wanted))), *wanted) if tuple(value.shape) != wanted else value
+    value = expand(_squeezed(value, len(wanted)), *wanted) if tuple(value.shape) != wanted else value
     if first:
         value = permute(value, [*range(first, first + count), *range(first), *range(first + count, len(wanted))])
     found = ops.ScatterND(front, indices, value, **({"reduction": "add"} if accumulate else {}))
@@ -293,13 +293,6 @@ def _index_put(x: Tensor, tensors: list[tuple[int, Tensor]], value: Tensor, accu
     if order == list(range(x._data.ndim)):
         return found
     return permute(found, [order.index(i) for i in range(x._data.ndim)])
-
-
-class _OfRank:
-    """Stands for a tensor of which only the rank matters."""
-
-    def __init__(self, rank: int) -> None:
-        self._data = np.empty((0,) * rank)
 
 
 METHODS["__getitem__"] = getitem

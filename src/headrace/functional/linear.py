@@ -165,10 +165,9 @@ def addbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Any = 1, alph
 
 
 @function
-def einsum(equation: Any, *operands: Any) -> Tensor:
+def einsum(equation: Any, *given: Any) -> Tensor:
     """Sums of products by an equation, as NumPy's einsum."""
-    if len(operands) == 1 and isinstance(operands[0], tuple | list):
-        operands = tuple(operands[0])
+    operands = list(given[0]) if len(given) == 1 and isinstance(given[0], tuple | list) else list(given)
     if isinstance(equation, Tensor):
         equation, operands = _sublists([equation, *operands])
     if not operands:

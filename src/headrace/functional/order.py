@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections import namedtuple
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from headrace import scalar_types
 from headrace.autograd.tape import ops
-from headrace.functional.base import both, function, scalar
+from headrace.functional.base import both, function, named_tuple, scalar
 from headrace.functional.pointwise import category
 from headrace.functional.shape import reshape
 from headrace.tensors import Tensor, check_dim, wrap
 
-sort_type = namedtuple("sort", "values indices")
-topk_type = namedtuple("topk", "values indices")
+sort_type = named_tuple("sort", "values indices")
+topk_type = named_tuple("topk", "values indices")
 
 
 def _comparable(array: np.ndarray) -> np.ndarray:
@@ -91,7 +90,7 @@ def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: boo
 def kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Any:
     """(value, index) of the k-th smallest along a dimension."""
     axis = check_dim(dim, input._data.ndim)
-    kind = namedtuple("kthvalue", "values indices")
+    kind = named_tuple("kthvalue", "values indices")
     if input._data.ndim == 0:
         if k != 1:
             raise RuntimeError("kthvalue(): selected number k out of range for dimension 0")
@@ -121,7 +120,7 @@ def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
             )
         return median(flat, 0)[0]
     axis = check_dim(dim, input._data.ndim)
-    kind = namedtuple("median", "values indices")
+    kind = named_tuple("median", "values indices")
     if input._data.ndim == 0:
         return kind(input.clone(), wrap(np.zeros((), np.int64)))  # type: ignore[attr-defined]
     size = input._data.shape[axis]
@@ -140,7 +139,7 @@ def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
 def mode(input: Tensor, dim: int = -1, keepdim: bool = False) -> Any:
     """(values, indices) of the most frequent element along a dimension; of equals the smallest, at its last place."""
     axis = check_dim(dim, input._data.ndim)
-    kind = namedtuple("mode", "values indices")
+    kind = named_tuple("mode", "values indices")
     if input._data.ndim == 0:
         return kind(input.clone(), wrap(np.zeros((), np.int64)))  # type: ignore[attr-defined]
     data = np.moveaxis(_comparable(input.detach().numpy()), axis, -1)
@@ -201,7 +200,7 @@ def quantile(
 # -------------------------------------------------------------------- places in sorted sequences
 
 
-def _side(right: bool, side: str | None) -> str:
+def _side(right: bool, side: str | None) -> Literal["left", "right"]:
     if side is not None and side not in ("left", "right"):
         raise RuntimeError(f"torch.searchsorted(): side can only be 'left' or 'right' but got {side}")
     if side == "left" and right:
@@ -238,12 +237,12 @@ def searchsorted(
         edges = np.take_along_axis(edges, sorter._data, -1)
     where = _side(right, side)
     if edges.ndim == 1:
-        found = np.searchsorted(edges, values, side=where)  # type: ignore[call-overload]
+        found = np.searchsorted(edges, values, side=where)
     else:
         rows = [
             np.searchsorted(e, v, side=where)
             for e, v in zip(edges.reshape(-1, edges.shape[-1]), values.reshape(-1, values.shape[-1]))
-        ]  # type: ignore[call-overload]
+        ]
         found = np.reshape(rows, values.shape)
     return wrap(np.asarray(found).astype(np.int32 if out_int32 else np.int64))
 

@@ -26,7 +26,7 @@ from headrace.functional.base import (
     scalar,
     tensor_of,
 )
-from headrace.tensors import _CATEGORY, Tensor, wrap
+from headrace.tensors import _CATEGORY, Tensor, concrete, wrap
 
 
 def category(x: Any) -> int:
@@ -325,9 +325,9 @@ def abs_(input: Tensor) -> Tensor:
     """The absolute value."""
     x = tensor_of(input)
     if category(x) == 3:
-        from headrace.functional.spectral import complex_abs
-
-        return complex_abs(x)
+        if x.requires_grad:
+            raise RuntimeError("abs(): complex numbers have no gradient here")
+        return wrap(np.abs(concrete(x, "the absolute value of complex numbers")))
     return ops.Abs(x)
 
 
@@ -755,7 +755,7 @@ alias("neg", "negative")
 # -------------------------------------------------------------------- Python's operators
 
 
-def _operator(name: str, call: Any, swap: bool = False) -> None:
+def _python_operator(name: str, call: Any, swap: bool = False) -> None:
     def dunder(self: Tensor, other: Any) -> Any:
         if not isinstance(other, Tensor | bool | int | float | complex | np.ndarray | np.generic) and not is_symbolic(
             other
@@ -778,10 +778,10 @@ for _name, _call in {
     "and": globals()["bitwise_and"], "or": globals()["bitwise_or"], "xor": globals()["bitwise_xor"],
     "lshift": globals()["bitwise_left_shift"], "rshift": globals()["bitwise_right_shift"],
 }.items():  # fmt: skip
-    _operator(f"__{_name}__", _call)
-    _operator(f"__r{_name}__", _call, swap=True)
+    _python_operator(f"__{_name}__", _call)
+    _python_operator(f"__r{_name}__", _call, swap=True)
 for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
-    _operator(f"__{_name}__", globals()[_name])
+    _python_operator(f"__{_name}__", globals()[_name])
 METHODS["__rdiv__"] = METHODS["__rtruediv__"]
 for _name, _method in {
     "add": "add_", "sub": "sub_", "mul": "mul_", "truediv": "div_", "mod": "remainder_", "pow": "pow_",

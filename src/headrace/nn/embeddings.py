@@ -52,7 +52,8 @@ class Embedding(Module):
         """A table with these rows."""
         if embeddings._data.ndim != 2:
             raise AssertionError("Embeddings parameter is expected to be 2-dimensional")
-        return cls(*embeddings._data.shape, _weight=embeddings, _freeze=freeze, **settings)
+        rows, width = embeddings._data.shape
+        return cls(rows, width, _weight=embeddings, _freeze=freeze, **settings)
 
     def forward(self, input: Tensor) -> Tensor:
         return F.embedding(

@@ -8,6 +8,7 @@ from typing import Any
 from headrace.functional.creation import empty
 from headrace.nn import functional as F
 from headrace.nn import init
+from headrace.nn.functional.linear import linear
 from headrace.nn.module import Module
 from headrace.nn.parameter import Parameter
 from headrace.tensors import Tensor
@@ -46,7 +47,7 @@ class Linear(Module):
             init.uniform_(self.bias, -bound, bound)
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.linear(input, self.weight, self.bias)
+        return linear(input, self.weight, self.bias)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from headrace.nn.functional.activation import *  # noqa: F403
 from headrace.nn.functional.attention import *  # noqa: F403
 from headrace.nn.functional.convolution import *  # noqa: F403
@@ -13,3 +15,7 @@ from headrace.nn.functional.normalization import *  # noqa: F403
 from headrace.nn.functional.padding import *  # noqa: F403
 from headrace.nn.functional.pooling import *  # noqa: F403
 from headrace.nn.functional.vision import *  # noqa: F403
+
+if TYPE_CHECKING:  # the modules compute their `__all__`, which a type checker cannot follow
+
+    def __getattr__(name: str) -> Any: ...

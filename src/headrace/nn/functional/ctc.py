@@ -72,7 +72,7 @@ def _sample(logs: np.ndarray, label: np.ndarray, blank: int) -> tuple[float, np.
         return np.inf, np.full_like(logs, np.nan)
     share = np.exp(alpha + beta - logs[:, path] - total)
     occupied = np.zeros_like(logs)
-    np.add.at(occupied, (slice(None), path), share)
+    np.add.at(occupied.T, path, share.T)  # a class may be on the path more than once
     # As torch has it, the gradient includes that of the log-softmax that gave log_probs; through one it is the same.
     return -float(total), np.exp(logs) - occupied
 

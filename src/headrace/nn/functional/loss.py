@@ -10,9 +10,9 @@ import numpy as np
 
 from headrace import scalar_types
 from headrace.autograd.tape import ops
-from headrace.functional.base import FUNCTIONS, axes_input, cast, scalar
+from headrace.functional.base import FUNCTIONS, axes_input, cast, pair, scalar
 from headrace.functional.exports import exported
-from headrace.functional.pointwise import category, clamp_min, pair
+from headrace.functional.pointwise import category, clamp_min
 from headrace.functional.shape import expand
 from headrace.tensors import Tensor, wrap
 
@@ -414,13 +414,12 @@ def ctc_loss(
 
     single = log_probs._data.ndim == 2
     probs = log_probs.unsqueeze(1) if single else log_probs  # type: ignore[attr-defined]
-    lengths = [np.atleast_1d(v._data if isinstance(v, Tensor) else np.asarray(v)).astype(np.int64) for v in (input_lengths, target_lengths)]
-    found = losses(probs, targets._data, *lengths, blank)
+    steps, sizes = (np.atleast_1d(v._data if isinstance(v, Tensor) else np.asarray(v)).astype(np.int64) for v in (input_lengths, target_lengths))
+    found = losses(probs, targets._data, steps, sizes, blank)
     if zero_infinity:
         found = ops.Where(np.isinf(found._data), scalar(0, found), found)
     if reduction == "mean":
-        sizes = np.maximum(lengths[1], 1).astype(found._data.dtype)
-        return ops.ReduceMean(ops.Div(found, sizes), keepdims=0)
+        return ops.ReduceMean(ops.Div(found, np.maximum(sizes, 1).astype(found._data.dtype)), keepdims=0)
     found = _reduced(found, reduction)
     return found.squeeze(0) if single and reduction == "none" else found  # type: ignore[attr-defined,no-any-return]
 
