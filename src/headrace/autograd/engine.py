@@ -239,7 +239,7 @@ def _operator_gradients(node: Node, grads: list[Any], create_graph: bool, needed
     if node.call.rule is not None and not create_graph:
         direct = node.call.rule(inputs, outputs, grads, node.attributes, wanted)
         if direct is not None:
-            return direct
+            return [g if g is None or type(g) is np.ndarray else np.asarray(g) for g in direct]
     partial = False
     for w, array in zip(wanted, inputs):
         if not w and array is not None and array.dtype.kind in "fcV":

@@ -144,9 +144,8 @@ def binary_cross_entropy(inputs: list[Any], outputs: list[Any], grads: list[Any]
     p, y = inputs
     if p.dtype not in WIDE or p.shape != y.shape or wanted[1]:
         return None
-    scale = np.multiply(p, 1 - p)
-    np.maximum(scale, p.dtype.type(1e-12), out=scale)
-    return [np.multiply(grads[0], np.divide(np.subtract(p, y), scale, out=scale)), None]
+    scale = np.maximum(np.multiply(p, 1 - p), p.dtype.type(1e-12))
+    return [np.multiply(grads[0], np.divide(np.subtract(p, y), scale)), None]
 
 
 @rule("SoftmaxCrossEntropyLoss")

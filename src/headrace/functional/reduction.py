@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import namedtuple
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,12 @@ from headrace.functional.base import (
     both,
     cast,
     constant,
+    eager,
     floating,
     function,
     in_place,
     inplace,
+    named_tuple,
     scalar,
     tensor_of,
 )
@@ -28,8 +29,8 @@ from headrace.functional.pointwise import category, isnan, truth
 from headrace.scalar_types import dtype as Dtype
 from headrace.tensors import Tensor, check_dim, wrap
 
-max_type = namedtuple("max", "values indices")
-min_type = namedtuple("min", "values indices")
+max_type = named_tuple("max", "values indices")
+min_type = named_tuple("min", "values indices")
 
 
 def reduce(operator: str, x: Tensor, axes: tuple[int, ...], keepdim: bool) -> Tensor:
@@ -119,7 +120,7 @@ def amin(input: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
 @both
 def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> Any:
     """Smallest and largest element."""
-    return namedtuple("aminmax", "min max")(
+    return named_tuple("aminmax", "min max")(
         amin(input, () if dim is None else dim, keepdim), amax(input, () if dim is None else dim, keepdim)
     )
 
@@ -379,13 +380,28 @@ def logcumsumexp(input: Tensor, dim: int) -> Tensor:
     from headrace.autograd.mode import MODE
     from headrace.autograd.tape import PythonNode, edge_of
 
+    if not eager(x):
+        return _by_operators(x, axis)
     with np.errstate(all="ignore"):
         found = wrap(np.logaddexp.accumulate(x.detach().numpy().astype(np.float64), axis=axis).astype(x._data.dtype))
     if MODE.grad and x._node is not None:
-        found._node = PythonNode(
-            "LogcumsumexpBackward", [edge_of(x)], 1, lambda grads: [_logcumsumexp_gradient(grads[0], x, found, axis)]
-        )
+        values = found.detach()
+
+        def backward(grads: list[Any]) -> list[Any]:
+            if MODE.grad:  # to be differentiated again
+                from headrace.autograd.engine import grad
+
+                return list(grad(_by_operators(x, axis), x, grads[0], create_graph=True))
+            return [_logcumsumexp_gradient(grads[0], x.detach(), values, axis)]
+
+        found._node = PythonNode("LogcumsumexpBackward", [edge_of(x)], 1, backward)
     return found
+
+
+def _by_operators(x: Tensor, axis: int) -> Tensor:
+    """log(cumsum(exp(x - max))) + max."""
+    high = amax(x, axis, True).detach()
+    return ops.Add(ops.Log(_running("CumSum", ops.Exp(ops.Sub(x, high)), axis, None)), high)
 
 
 def _logcumsumexp_gradient(g: Any, x: Tensor, y: Tensor, axis: int) -> Tensor:
@@ -401,7 +417,7 @@ def _logcumsumexp_gradient(g: Any, x: Tensor, y: Tensor, axis: int) -> Tensor:
 
 def _running_extreme(input: Tensor, dim: int, largest: bool) -> Any:
     axis = check_dim(dim, input._data.ndim)
-    kind = namedtuple("cummax" if largest else "cummin", "values indices")
+    kind = named_tuple("cummax" if largest else "cummin", "values indices")
     data = input.detach().numpy()
     if data.ndim == 0:
         return kind(input.clone(), wrap(np.zeros((), np.int64)))  # type: ignore[attr-defined]
