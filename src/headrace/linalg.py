@@ -84,10 +84,10 @@ def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:  # noqa: N803
             f"linalg.solve: Incompatible shapes of A and B for the equation AX = B ({A.shape[-2]}x{A.shape[-1]} and {b.shape[-2]}x{b.shape[-1]})"
         )
     lead = np.broadcast_shapes(A._data.shape[:-2], b._data.shape[:-2])
-    a = A.expand(*lead, *A.shape[-2:])  # type: ignore[attr-defined]
-    b = b.expand(*lead, *b.shape[-2:])  # type: ignore[attr-defined]
+    a = A.expand(*lead, *A.shape[-2:])
+    b = b.expand(*lead, *b.shape[-2:])
     found = _solvable(lambda: ops.Solve(a, b), "solve")
-    return found.squeeze(-1) if vector else found  # type: ignore[attr-defined,no-any-return]
+    return found.squeeze(-1) if vector else found
 
 
 def cholesky(A: Tensor, *, upper: bool = False) -> Tensor:  # noqa: N803
@@ -101,7 +101,7 @@ def eigh(A: Tensor, UPLO: str = "L") -> Any:  # noqa: N803
     if UPLO.upper() not in ("L", "U"):
         raise RuntimeError(f"Expected UPLO argument to be 'L' or 'U', but got {UPLO}")
     _matrices(A, "eigh")
-    lower = A.tril() if UPLO.upper() == "L" else transpose(A.triu(), -2, -1)  # type: ignore[attr-defined]
+    lower = A.tril() if UPLO.upper() == "L" else transpose(A.triu(), -2, -1)
     full = lower + transpose(lower.tril(-1), -2, -1)
     return eigh_type(*ops.Eigh(full, outputs=2))
 
@@ -176,7 +176,7 @@ def matrix_power(A: Tensor, n: int) -> Tensor:  # noqa: N803
         if n:
             base = matmul(base, base)
     assert found is not None
-    return found.clone() if found is A else found  # type: ignore[attr-defined,no-any-return]
+    return found.clone() if found is A else found
 
 
 def multi_dot(tensors: Any) -> Tensor:
@@ -212,7 +212,7 @@ def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | Non
         residuals,
         rank if driver not in (None, "gels") else wrap(np.zeros(0, np.int64)),
         empty,
-    )  # type: ignore[attr-defined]
+    )
 
 
 def matrix_norm(

@@ -90,7 +90,7 @@ def of(value: object) -> dtype:
     if value is complex:
         return _default.to_complex()
     if value in _PYTHON:
-        return _PYTHON[value]  # type: ignore[index]
+        return _PYTHON[value]
     return of(np.dtype(value))  # type: ignore[call-overload]
 
 

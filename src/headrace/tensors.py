@@ -367,10 +367,10 @@ class Tensor:
     def __iter__(self) -> Iterator[Tensor]:
         if self._data.ndim == 0:
             raise TypeError("iteration over a 0-d tensor")
-        return iter(self.unbind(0))  # type: ignore[attr-defined]
+        return iter(self.unbind(0))
 
     def __contains__(self, element: Any) -> bool:
-        return bool((self == element).any())  # type: ignore[attr-defined]
+        return bool((self == element).any())
 
     def __hash__(self) -> int:
         return id(self)
@@ -397,7 +397,7 @@ class Tensor:
                 "Only Tensors created explicitly by the user support the deepcopy protocol at the moment"
             )
         if id(self) in memo:
-            return memo[id(self)]  # type: ignore[no-any-return]
+            return memo[id(self)]
         found = wrap(self._data.copy(), type(self))
         memo[id(self)] = found
         if self._node is not None:

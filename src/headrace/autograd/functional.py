@@ -88,7 +88,7 @@ def jacobian(
                 )
                 for row, g in zip(rows, _or_zeros(gradients, given)):
                     row.append(g)
-            table.append(tuple(stack(row).reshape(*output.shape, *t.shape) for row, t in zip(rows, given)))  # type: ignore[attr-defined]
+            table.append(tuple(stack(row).reshape(*output.shape, *t.shape) for row, t in zip(rows, given)))
     flat = [row if many else row[0] for row in table]
     return tuple(flat) if several else flat[0]
 
@@ -105,7 +105,7 @@ def hessian(
 
     def gradient(*given: Tensor) -> Any:
         found = jacobian(func, given, create_graph=True)
-        return tuple(g.reshape(t.shape) for g, t in zip(found, given))  # type: ignore[attr-defined]
+        return tuple(g.reshape(t.shape) for g, t in zip(found, given))
 
     many = isinstance(inputs, tuple | list)
     table = jacobian(gradient, tuple(inputs) if many else (inputs,), create_graph=create_graph)

@@ -50,7 +50,7 @@ class ArrayNamespace(NumpyNamespace):
         return _NAMES[value.dtype]
 
     def rank(self, value: Any) -> int:
-        return value.ndim  # type: ignore[no-any-return]
+        return value.ndim
 
 
 class _Delayed:

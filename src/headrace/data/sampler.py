@@ -107,7 +107,7 @@ class WeightedRandomSampler(Sampler[int]):
         self.num_samples, self.replacement, self.generator = num_samples, replacement, generator
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self.weights.multinomial(self.num_samples, self.replacement, generator=self.generator).tolist())  # type: ignore[attr-defined]
+        return iter(self.weights.multinomial(self.num_samples, self.replacement, generator=self.generator).tolist())
 
     def __len__(self) -> int:
         return self.num_samples

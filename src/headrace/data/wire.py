@@ -100,7 +100,7 @@ def _value(tree: dict[str, Any], arrays: list[np.ndarray]) -> Any:
         case "named":
             from collections import namedtuple
 
-            return namedtuple(tree["named"], tree["fields"])(*(_value(item, arrays) for item in tree["items"]))  # type: ignore[misc]
+            return namedtuple(tree["named"], tree["fields"])(*(_value(item, arrays) for item in tree["items"]))
         case _:
             items = [_value(item, arrays) for item in tree[kind]]
             return tuple(items) if kind == "tuple" else items

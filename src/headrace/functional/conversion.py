@@ -30,7 +30,7 @@ def to(
             device = value
     check_device(device)
     found = self if dtype is None else cast(self, scalar_types.of(dtype))
-    return found.clone() if copy and found is self else found  # type: ignore[attr-defined]
+    return found.clone() if copy and found is self else found
 
 
 def _conversion(name: str, dtype: scalar_types.dtype) -> None:

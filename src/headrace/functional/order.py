@@ -39,7 +39,7 @@ def sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = 
     """(values, indices) in order along a dimension. Always stable."""
     axis = check_dim(dim, input._data.ndim)
     if input._data.ndim == 0:
-        return sort_type(input.clone(), wrap(np.zeros((), np.int64)))  # type: ignore[attr-defined]
+        return sort_type(input.clone(), wrap(np.zeros((), np.int64)))
     if type(input._data) is not np.ndarray:
         size = input._data.shape[axis]
         values, places = ops.TopK(input, _count(size), axis=axis, largest=int(descending), outputs=2)
@@ -73,7 +73,7 @@ def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: boo
     if input._data.ndim == 0:
         if k > 1:
             raise RuntimeError("selected index k out of range")
-        return topk_type(input.clone(), wrap(np.zeros((), np.int64)))  # type: ignore[attr-defined]
+        return topk_type(input.clone(), wrap(np.zeros((), np.int64)))
     size = input._data.shape[axis]
     if type(size) is int and not 0 <= k <= size:
         raise RuntimeError("selected index k out of range")
@@ -94,7 +94,7 @@ def kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Any
     if input._data.ndim == 0:
         if k != 1:
             raise RuntimeError("kthvalue(): selected number k out of range for dimension 0")
-        return kind(input.clone(), wrap(np.zeros((), np.int64)))  # type: ignore[attr-defined]
+        return kind(input.clone(), wrap(np.zeros((), np.int64)))
     if not 1 <= k <= input._data.shape[axis]:
         raise RuntimeError(f"kthvalue(): selected number k out of range for dimension {axis}")
     places = np.take(_order(input, axis, False), [k - 1], axis=axis)
@@ -122,7 +122,7 @@ def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     axis = check_dim(dim, input._data.ndim)
     kind = named_tuple("median", "values indices")
     if input._data.ndim == 0:
-        return kind(input.clone(), wrap(np.zeros((), np.int64)))  # type: ignore[attr-defined]
+        return kind(input.clone(), wrap(np.zeros((), np.int64)))
     size = input._data.shape[axis]
     if size == 0:
         raise IndexError(f"median(): Expected reduction dim {axis} to have non-zero size.")
@@ -141,7 +141,7 @@ def mode(input: Tensor, dim: int = -1, keepdim: bool = False) -> Any:
     axis = check_dim(dim, input._data.ndim)
     kind = named_tuple("mode", "values indices")
     if input._data.ndim == 0:
-        return kind(input.clone(), wrap(np.zeros((), np.int64)))  # type: ignore[attr-defined]
+        return kind(input.clone(), wrap(np.zeros((), np.int64)))
     data = np.moveaxis(_comparable(input.detach().numpy()), axis, -1)
     rows = data.reshape(-1, data.shape[-1])
     places = np.zeros((len(rows), 1), np.int64)

@@ -289,7 +289,7 @@ _identity_on_integers("floor", "Floor")
 def trunc(input: Tensor) -> Tensor:
     """Each element rounded toward zero."""
     if category(input) < 2:
-        return positive(input).clone()  # type: ignore[attr-defined]
+        return positive(input).clone()
     return ops.Mul(ops.Sign(input), ops.Floor(ops.Abs(input))) if not ops.has("Trunc") else ops.Trunc(input)
 
 
@@ -300,7 +300,7 @@ alias("trunc", "fix")
 def round_(input: Tensor, *, decimals: int = 0) -> Tensor:
     """Each element rounded, halves to even, to a number of decimals."""
     if category(input) < 2:
-        return positive(input).clone()  # type: ignore[attr-defined]
+        return positive(input).clone()
     if decimals == 0:
         return ops.Round(input)
     factor = scalar(10.0 ** abs(decimals), input)
@@ -344,7 +344,7 @@ def square(input: Tensor) -> Tensor:
 @inplace
 def sign(input: Tensor) -> Tensor:
     """-1, 0 or 1."""
-    return ops.Sign(input) if category(input) else input.clone()  # type: ignore[attr-defined]
+    return ops.Sign(input) if category(input) else input.clone()
 
 
 @inplace
@@ -393,7 +393,7 @@ def nan_to_num(
 ) -> Tensor:
     """NaN replaced by `nan` (0), infinities by the largest and smallest numbers unless given."""
     if category(input) < 2:
-        return input.clone()  # type: ignore[attr-defined]
+        return input.clone()
     info = scalar_types.finfo(input.dtype)
     found = ops.Where(ops.IsNaN(input), scalar(nan or 0.0, input), input)
     found = ops.Where(
@@ -717,7 +717,7 @@ def equal(input: Tensor, other: Tensor) -> bool:
 def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
     """input where condition holds, else other; with one argument, the indices where it holds."""
     if input is None and other is None:
-        return condition.nonzero(as_tuple=True)  # type: ignore[attr-defined]
+        return condition.nonzero(as_tuple=True)
     if condition.dtype is not scalar_types.bool_ and condition.dtype is not scalar_types.uint8:
         raise RuntimeError(
             f"where expected condition to be a boolean tensor, but got a tensor with dtype {condition.dtype}"

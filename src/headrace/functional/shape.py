@@ -228,7 +228,7 @@ class _Attribute(property):
     """A property that can also be called with its tensor, as the functions of the same name in other libraries."""
 
     def __call__(self, input: Tensor) -> Tensor:
-        return self.fget(input)  # type: ignore[misc,no-any-return]
+        return self.fget(input)  # type: ignore[misc]
 
 
 METHODS["T"] = _Attribute(

@@ -114,7 +114,7 @@ def _elements(values: Any) -> list[Any]:
     if isinstance(values, np.ndarray):
         return [int(v) for v in values]
     if isinstance(values, Tensor):
-        return [values[i] for i in range(values._data.shape[0])]  # type: ignore[index]
+        return [values[i] for i in range(values._data.shape[0])]
     return list(values)
 
 

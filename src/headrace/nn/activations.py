@@ -26,7 +26,7 @@ def _layer(name: str, call: str, **settings: Any) -> type[Module]:
             setattr(self, key, given.get(key, default))
 
     def forward(self: Module, input: Tensor) -> Tensor:
-        return getattr(F, call)(input, **{key: getattr(self, key) for key in settings})  # type: ignore[no-any-return]
+        return getattr(F, call)(input, **{key: getattr(self, key) for key in settings})
 
     def extra_repr(self: Module) -> str:
         return ", ".join(f"{key}={getattr(self, key)}" for key in settings if key != "inplace" or getattr(self, key))

@@ -86,8 +86,8 @@ class _ConvNd(Module):
                 0,
                 self.dilation,
                 self.groups,
-            )  # type: ignore[no-any-return]
-        return conv(input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)  # type: ignore[no-any-return]
+            )
+        return conv(input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
     def _around(self) -> list[tuple[int, int]]:
         if self.padding == "valid":
@@ -158,7 +158,7 @@ class _ConvTranspose(_ConvNd):
     def forward(self, input: Tensor, output_size: Any = None) -> Tensor:
         extra = self.output_padding if output_size is None else self._extra(input, output_size)
         call = getattr(F, f"conv_transpose{self.n}d")
-        return call(input, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation)  # type: ignore[no-any-return]
+        return call(input, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation)
 
     def _extra(self, input: Tensor, output_size: Any) -> tuple[int, ...]:
         """The output padding that gives an output size."""

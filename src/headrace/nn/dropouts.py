@@ -19,7 +19,7 @@ class Dropout(Module):
         self.p, self.inplace = p, inplace
 
     def forward(self, input: Tensor) -> Tensor:
-        return getattr(F, self.call)(input, self.p, self.training, self.inplace)  # type: ignore[no-any-return]
+        return getattr(F, self.call)(input, self.p, self.training, self.inplace)
 
     def extra_repr(self) -> str:
         return f"p={self.p}, inplace={self.inplace}"

@@ -41,13 +41,13 @@ def calculate_gain(nonlinearity: str, param: Any = None) -> float:
 @no_grad()
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: Any = None) -> Tensor:
     """Uniform in [a, b)."""
-    return tensor.uniform_(a, b, generator=generator)  # type: ignore[attr-defined,no-any-return]
+    return tensor.uniform_(a, b, generator=generator)
 
 
 @no_grad()
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: Any = None) -> Tensor:
     """Normal with a mean and standard deviation."""
-    return tensor.normal_(mean, std, generator=generator)  # type: ignore[attr-defined,no-any-return]
+    return tensor.normal_(mean, std, generator=generator)
 
 
 @no_grad()
@@ -72,7 +72,7 @@ def trunc_normal_(
 @no_grad()
 def constant_(tensor: Tensor, val: float) -> Tensor:
     """One number everywhere."""
-    return tensor.fill_(val)  # type: ignore[attr-defined,no-any-return]
+    return tensor.fill_(val)
 
 
 def ones_(tensor: Tensor) -> Tensor:
@@ -128,12 +128,12 @@ _calculate_fan_in_and_fan_out = _fans
 def xavier_uniform_(tensor: Tensor, gain: float = 1.0, generator: Any = None) -> Tensor:
     """Uniform with the variance of Glorot and Bengio (2010)."""
     bound = gain * math.sqrt(6.0 / sum(_fans(tensor)))
-    return uniform_(tensor, -bound, bound, generator)  # type: ignore[no-any-return]
+    return uniform_(tensor, -bound, bound, generator)
 
 
 def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: Any = None) -> Tensor:
     """Normal with the variance of Glorot and Bengio (2010)."""
-    return normal_(tensor, 0.0, gain * math.sqrt(2.0 / sum(_fans(tensor))), generator)  # type: ignore[no-any-return]
+    return normal_(tensor, 0.0, gain * math.sqrt(2.0 / sum(_fans(tensor))), generator)
 
 
 def _fan(tensor: Tensor, mode: str) -> int:
@@ -149,7 +149,7 @@ def kaiming_uniform_(
     if not tensor._data.size:
         return tensor
     bound = math.sqrt(3.0) * calculate_gain(nonlinearity, a) / math.sqrt(_fan(tensor, mode))
-    return uniform_(tensor, -bound, bound, generator)  # type: ignore[no-any-return]
+    return uniform_(tensor, -bound, bound, generator)
 
 
 def kaiming_normal_(
@@ -158,7 +158,7 @@ def kaiming_normal_(
     """Normal with the variance of He et al. (2015)."""
     if not tensor._data.size:
         return tensor
-    return normal_(tensor, 0.0, calculate_gain(nonlinearity, a) / math.sqrt(_fan(tensor, mode)), generator)  # type: ignore[no-any-return]
+    return normal_(tensor, 0.0, calculate_gain(nonlinearity, a) / math.sqrt(_fan(tensor, mode)), generator)
 
 
 @no_grad()

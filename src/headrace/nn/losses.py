@@ -43,7 +43,7 @@ class _Loss(Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         keywords = {key: getattr(self, key) for key in self.settings}
-        return getattr(F, self.call)(*inputs, reduction=self.reduction, **keywords)  # type: ignore[no-any-return]
+        return getattr(F, self.call)(*inputs, reduction=self.reduction, **keywords)
 
 
 def _loss(name: str, call: str, order: tuple[str, ...] = (), **settings: Any) -> None:

@@ -310,7 +310,7 @@ class Module:
         owner = self.get_submodule(path)
         if name not in owner._buffers:
             raise AttributeError(f"`{name}` is not a buffer")
-        return owner._buffers[name]  # type: ignore[no-any-return]
+        return owner._buffers[name]
 
     def set_submodule(self, target: str, module: Module, strict: bool = False) -> None:
         """Put a module at a dotted path."""
@@ -351,7 +351,7 @@ class Module:
             if set_to_none:
                 parameter._grad = None
             elif parameter._grad is not None:
-                parameter._grad.detach_().zero_()  # type: ignore[attr-defined]
+                parameter._grad.detach_().zero_()
 
     def _apply(self: T, fn: Callable[[Tensor], Tensor]) -> T:
         with no_grad():
@@ -384,7 +384,7 @@ class Module:
             raise TypeError(
                 f"nn.Module.to only accepts floating point or complex dtypes, but got desired dtype={dtype}"
             )
-        return self._apply(lambda t: t.to(dtype) if t.is_floating_point() else t)  # type: ignore[attr-defined]
+        return self._apply(lambda t: t.to(dtype) if t.is_floating_point() else t)
 
     def float(self: T) -> T:
         return self.to(scalar_types.float32)
@@ -440,7 +440,7 @@ class Module:
                 module.state_dict(destination=found, prefix=f"{prefix}{name}.", keep_vars=keep_vars)
         for hook in list(self._state_hooks.values()):
             hook(self, found, prefix, {})
-        return found  # type: ignore[no-any-return]
+        return found
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
@@ -513,7 +513,7 @@ class Module:
         if isinstance(value, UninitializedParameter):
             value.materialize(given._data.shape)
         if given._data.shape == (1,) and value._data.shape == ():
-            given = given.reshape(())  # type: ignore[attr-defined]
+            given = given.reshape(())
         if given._data.shape != value._data.shape:
             errors.append(
                 f"size mismatch for {key}: copying a param with shape {given.shape} from checkpoint, the shape in current model is {value.shape}."
@@ -527,7 +527,7 @@ class Module:
             )
             (self._parameters if isinstance(value, Parameter) else self._buffers)[name] = new
         else:
-            value.copy_(given)  # type: ignore[attr-defined]
+            value.copy_(given)
 
     # ---------------------------------------------------------------- text
 

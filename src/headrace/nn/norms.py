@@ -146,12 +146,12 @@ class _InstanceNorm(_Running):
     def forward(self, input: Tensor) -> Tensor:
         self._check(input)
         single = input._data.ndim == self.ranks[0]
-        x = input.unsqueeze(0) if single else input  # type: ignore[attr-defined]
+        x = input.unsqueeze(0) if single else input
         use_input = self.training or not self.track_running_stats
         found = F.instance_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias, use_input, self.momentum or 0.0, self.eps
         )
-        return found.squeeze(0) if single else found  # type: ignore[attr-defined,no-any-return]
+        return found.squeeze(0) if single else found
 
 
 class InstanceNorm1d(_InstanceNorm):

@@ -59,7 +59,7 @@ class _AvgPool(Module):
     def forward(self, input: Tensor) -> Tensor:
         pool = getattr(F, f"avg_pool{self.n}d")
         more = {} if self.n == 1 else {"divisor_override": self.divisor_override}
-        return pool(input, self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad, **more)  # type: ignore[no-any-return]
+        return pool(input, self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad, **more)
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
@@ -73,7 +73,7 @@ class _AdaptiveAvgPool(Module):
         self.output_size = output_size
 
     def forward(self, input: Tensor) -> Tensor:
-        return getattr(F, f"adaptive_avg_pool{self.n}d")(input, self.output_size)  # type: ignore[no-any-return]
+        return getattr(F, f"adaptive_avg_pool{self.n}d")(input, self.output_size)
 
     def extra_repr(self) -> str:
         return f"output_size={self.output_size}"

@@ -78,7 +78,7 @@ def _joined(states: list[dict[str, Any]], name: str, params: list[Tensor]) -> np
     first = states[0].get(name)
     whole = None if first is None else first.base
     if whole is not None and whole.ndim == 1 and whole.size == sum(p._data.size for p in params) and all(s[name].base is whole for s in states):
-        return whole  # type: ignore[no-any-return]
+        return whole
     whole = np.concatenate([buffer(s, name, p._data).reshape(-1) for s, p in zip(states, params)])
     start = 0
     for state, p in zip(states, params):

@@ -178,7 +178,7 @@ def buffer(state: dict[str, Any], name: str, like: np.ndarray, fill: float = 0.0
     found = state.get(name)
     if found is None:
         found = state[name] = np.full(like.shape, fill, like.dtype)
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def check_settings(**settings: Any) -> None:

@@ -56,7 +56,7 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
     shape = [1] * input._data.ndim
     if weight._data.size != 1 and input._data.ndim > 1:
         shape[1] = -1
-    return ops.PRelu(input, weight.reshape(shape) if input._data.ndim else weight.reshape(()))  # type: ignore[attr-defined]
+    return ops.PRelu(input, weight.reshape(shape) if input._data.ndim else weight.reshape(()))
 
 
 def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
@@ -95,11 +95,11 @@ def mish(input: Tensor, inplace: bool = False) -> Tensor:
 
 def sigmoid(input: Tensor) -> Tensor:
     """1 / (1 + exp(-x))."""
-    return input.sigmoid()  # type: ignore[attr-defined]
+    return input.sigmoid()
 
 
 def tanh(input: Tensor) -> Tensor:
-    return input.tanh()  # type: ignore[attr-defined]
+    return input.tanh()
 
 
 def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
@@ -126,12 +126,12 @@ def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
 
 def tanhshrink(input: Tensor) -> Tensor:
     """x - tanh(x)."""
-    return ops.Sub(input, ops.Tanh(input)) if category(input) >= 2 else input - input.tanh()  # type: ignore[attr-defined]
+    return ops.Sub(input, ops.Tanh(input)) if category(input) >= 2 else input - input.tanh()
 
 
 def softsign(input: Tensor) -> Tensor:
     """x / (1 + |x|)."""
-    return ops.Softsign(input) if category(input) >= 2 else input / (1 + input.abs())  # type: ignore[attr-defined]
+    return ops.Softsign(input) if category(input) >= 2 else input / (1 + input.abs())
 
 
 def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
@@ -164,7 +164,7 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
     axis = check_dim(dim, input._data.ndim)
     if input._data.shape[axis] % 2:
         raise RuntimeError(f"Halving dimension must be even, but dimension {axis} is size {input.shape[axis]}")
-    a, b = input.chunk(2, axis)  # type: ignore[attr-defined]
+    a, b = input.chunk(2, axis)
     return ops.Mul(a, ops.Sigmoid(b))
 
 
@@ -191,7 +191,7 @@ def _along(operator: str, input: Tensor, dim: int | None, dtype: Any) -> Tensor:
         raise RuntimeError(f'"{operator.lower()}" not implemented for {x.dtype}')
     axis = check_dim(_default_dim(x._data.ndim) if dim is None else dim, x._data.ndim)
     if x._data.ndim == 0:
-        return getattr(ops, operator)(x.reshape(1), axis=0).reshape(())  # type: ignore[attr-defined]
+        return getattr(ops, operator)(x.reshape(1), axis=0).reshape(())
     return getattr(ops, operator)(x, axis=axis)
 
 
@@ -219,8 +219,8 @@ def gumbel_softmax(logits: Tensor, tau: float = 1, hard: bool = False, eps: floa
     soft = softmax((logits + noise) / tau, dim)
     if not hard:
         return soft
-    index = soft.max(dim, keepdim=True)[1]  # type: ignore[attr-defined]
-    one = finish(np.zeros_like(soft._data)).scatter_(dim, index, 1.0)  # type: ignore[attr-defined]
+    index = soft.max(dim, keepdim=True)[1]
+    one = finish(np.zeros_like(soft._data)).scatter_(dim, index, 1.0)
     return one - soft.detach() + soft
 
 

@@ -26,11 +26,11 @@ def scaled_dot_product_attention(
         raise RuntimeError("Expected query, key, and value to have the same dtype and at least 2 dimensions")
     factor = 1.0 / math.sqrt(query._data.shape[-1]) if scale is None else scale
     if enable_gqa:
-        key, value = (t.repeat_interleave(query._data.shape[-3] // t._data.shape[-3], -3) for t in (key, value))  # type: ignore[attr-defined]
-    scores = ops.MatMul(ops.Mul(query, scalar(factor, query)), key.transpose(-2, -1))  # type: ignore[attr-defined]
+        key, value = (t.repeat_interleave(query._data.shape[-3] // t._data.shape[-3], -3) for t in (key, value))
+    scores = ops.MatMul(ops.Mul(query, scalar(factor, query)), key.transpose(-2, -1))
     weights = ops.Softmax(_masked(scores, attn_mask, is_causal), axis=-1)
     if attn_mask is not None and category(attn_mask) == 0:
-        blind = ops.Not(attn_mask.any(-1, keepdim=True))  # type: ignore[attr-defined]
+        blind = ops.Not(attn_mask.any(-1, keepdim=True))
         weights = ops.Where(blind, scalar(0, weights), weights)  # a row that may see nothing gives zeros
     if dropout_p > 0.0:
         weights = dropout(weights, dropout_p)
@@ -44,7 +44,7 @@ def _masked(scores: Tensor, mask: Any, is_causal: bool) -> Tensor:
 
         rows, columns = scores.shape[-2:]
         full = ones(rows, columns, dtype=bool_)
-        mask = wrap(np.tril(full._data)) if type(full._data) is np.ndarray else full.tril()  # type: ignore[attr-defined]
+        mask = wrap(np.tril(full._data)) if type(full._data) is np.ndarray else full.tril()
     if mask is None:
         return scores
     if category(mask) == 0:

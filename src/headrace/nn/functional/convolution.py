@@ -39,7 +39,7 @@ def _conv(
         if min(around) < 0:
             raise RuntimeError("negative padding is not supported")
         pads = around + around
-    x = input.unsqueeze(0) if unbatched else input  # type: ignore[attr-defined]
+    x = input.unsqueeze(0) if unbatched else input
     for size, k, s, d in zip(x._data.shape[2:], weight._data.shape[2:], zip(pads[:n], pads[n:]), dilations):
         if not is_symbolic(size) and size + sum(s) < d * (k - 1) + 1:
             raise RuntimeError(
@@ -167,7 +167,7 @@ def _transposed(
         raise RuntimeError(
             f"output padding must be smaller than either stride or dilation, but got output_padding: {list(extra)}, stride: {list(strides)}, dilation: {list(dilations)}"
         )
-    x = input.unsqueeze(0) if unbatched else input  # type: ignore[attr-defined]
+    x = input.unsqueeze(0) if unbatched else input
     # Less cut off at the end is what output_padding means; where nothing is cut off, zeros are put there.
     end = tuple(max(0, p - e) for p, e in zip(around, extra))
     more = tuple(max(0, e - p) for p, e in zip(around, extra))
@@ -180,7 +180,7 @@ def _transposed(
     }
     if any(more):
         found = ops.Pad(ops.ConvTranspose(x, weight, **options), axes_input((0,) * (n + 4) + more))
-        found = found if bias is None else ops.Add(found, bias.reshape(1, -1, *(1,) * n))  # type: ignore[attr-defined]
+        found = found if bias is None else ops.Add(found, bias.reshape(1, -1, *(1,) * n))
     else:
         found = ops.ConvTranspose(x, weight, bias, **options)
     return found.squeeze(0) if unbatched else found
@@ -251,7 +251,7 @@ def unfold(input: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0,
         raise RuntimeError(
             f"Expected 3D or 4D (batch mode) tensor for input with possibly 0 batch size and non-zero dimensions for input, but got: {list(input.shape)}"
         )
-    x = input if input._data.ndim == 4 else input.unsqueeze(0)  # type: ignore[attr-defined]
+    x = input if input._data.ndim == 4 else input.unsqueeze(0)
     n, c, h, w = x.shape
     places, full, (ph, pw) = _windows(h, w, kernel_size, dilation, padding, stride)
     if ph or pw:
@@ -270,7 +270,7 @@ def fold(
         raise RuntimeError(
             f"Expected 2D or 3D (batch mode) tensor for input with possibly 0 batch size and non-zero dimensions for input, but got: {list(input.shape)}"
         )
-    x = input if input._data.ndim == 3 else input.unsqueeze(0)  # type: ignore[attr-defined]
+    x = input if input._data.ndim == 3 else input.unsqueeze(0)
     h, w = ntuple(output_size, 2)
     places, full, (ph, pw) = _windows(h, w, kernel_size, dilation, padding, stride)
     n, rows, columns = x.shape
@@ -283,7 +283,7 @@ def fold(
     from headrace.tensors import wrap
 
     blank = new_zeros(x, (n, c, full[0] * full[1]))
-    found = blank.index_add(2, wrap(places.reshape(-1)), x.reshape(n, c, -1))  # type: ignore[attr-defined]
+    found = blank.index_add(2, wrap(places.reshape(-1)), x.reshape(n, c, -1))
     found = found.reshape(n, c, *full)[:, :, ph : ph + h, pw : pw + w]
     return found if input._data.ndim == 3 else found.squeeze(0)
 

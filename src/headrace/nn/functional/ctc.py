@@ -39,7 +39,7 @@ def losses(
 
         def backward(grads: list[Tensor | None]) -> list[Tensor | None]:
             (g,) = grads
-            return [None if g is None else ops.Mul(gradient, g.reshape(1, -1, 1))]  # type: ignore[attr-defined]
+            return [None if g is None else ops.Mul(gradient, g.reshape(1, -1, 1))]
 
         found._node = PythonNode("CtcLossBackward", [edge_of(log_probs)], 1, backward)
     return found

@@ -28,7 +28,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if MODE.tracer is not None or w.ndim == 1 or x.ndim == 1:
         found = ops.MatMul(input, ops.Transpose(weight, perm=(1, 0)) if w.ndim == 2 else weight)
         return found if bias is None else ops.Add(found, bias)
-    rows = input.reshape(-1, x.shape[-1])  # type: ignore[attr-defined]
+    rows = input.reshape(-1, x.shape[-1])
     return ops.Gemm(rows, weight, bias, transB=1).reshape(*x.shape[:-1], w.shape[0])
 
 
@@ -41,7 +41,7 @@ def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None
             f"bilinear(): input sizes {input1.shape[-1]}, {input2.shape[-1]} do not match weight {list(weight.shape)}"
         )
     lead = tuple(input1.shape)[:-1]
-    a, b = (t.reshape(-1, t.shape[-1]) for t in (input1, input2))  # type: ignore[attr-defined]
+    a, b = (t.reshape(-1, t.shape[-1]) for t in (input1, input2))
     found = ops.Einsum(a, weight, b, equation="ni,kij,nj->nk").reshape(*lead, weight.shape[0])
     return found if bias is None else ops.Add(found, bias)
 
@@ -134,7 +134,7 @@ def embedding_bag(
     kept = np.ones(flat.size, bool) if padding_idx is None else flat != padding_idx % weight._data.shape[0]
     rows = embedding(wrap(flat), weight, None, max_norm, norm_type, scale_grad_by_freq)
     if per_sample_weights is not None:
-        rows = rows * per_sample_weights.reshape(-1, 1)  # type: ignore[attr-defined]
+        rows = rows * per_sample_weights.reshape(-1, 1)
     keep = np.flatnonzero(kept)
     rows, bag = ops.Gather(rows, keep.astype(np.int64), axis=0), bag[keep]
     zero = wrap(np.zeros((len(starts), weight._data.shape[1]), weight._data.dtype))
@@ -145,9 +145,9 @@ def embedding_bag(
             rows,
             "amax",
             include_self=False,
-        )  # type: ignore[attr-defined]
+        )
         return found
-    total = zero.index_add(0, wrap(bag.astype(np.int64)), rows)  # type: ignore[attr-defined]
+    total = zero.index_add(0, wrap(bag.astype(np.int64)), rows)
     if mode == "sum":
         return total
     sizes = np.maximum(np.bincount(bag, minlength=len(starts)), 1).astype(weight._data.dtype)

@@ -145,8 +145,8 @@ def _classes_last(input: Tensor) -> Tensor:
     if rank == 2:
         return input
     if rank == 1:
-        return input.unsqueeze(0)  # type: ignore[attr-defined,no-any-return]
-    return input.permute(0, *range(2, rank), 1).reshape(-1, input.shape[1])  # type: ignore[attr-defined,no-any-return]
+        return input.unsqueeze(0)
+    return input.permute(0, *range(2, rank), 1).reshape(-1, input.shape[1])
 
 
 def nll_loss(input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: Any = None, ignore_index: int = -100, reduce: Any = None, reduction: str = "mean") -> Tensor:
@@ -154,7 +154,7 @@ def nll_loss(input: Tensor, target: Tensor, weight: Tensor | None = None, size_a
     reduction = _legacy(reduction, size_average, reduce)
     _check_classes(input, target)
     rows = _classes_last(input)
-    places = target.reshape(-1)  # type: ignore[attr-defined]
+    places = target.reshape(-1)
     picked = _picked(rows, places, ignore_index)
     factor, total = _class_factors(rows, places, weight, ignore_index)
     if isinstance(factor, Tensor | np.ndarray):
@@ -162,7 +162,7 @@ def nll_loss(input: Tensor, target: Tensor, weight: Tensor | None = None, size_a
     else:
         loss = ops.Neg(picked)
     if reduction == "none":
-        return loss.reshape(target.shape)  # type: ignore[no-any-return]
+        return loss.reshape(target.shape)
     summed = ops.ReduceSum(loss, keepdims=0)
     if reduction == "sum":
         return summed
@@ -231,13 +231,13 @@ def cross_entropy(
     if input._data.ndim == 0:
         raise ValueError("cross_entropy: input must have at least 1 dimension")
     if _plain_classes(input, target, weight, ignore_index) and label_smoothing == 0.0 and reduction in ("mean", "sum"):
-        return ops.SoftmaxCrossEntropyLoss(input, target, reduction=reduction, outputs=2)[0]  # type: ignore[no-any-return]
+        return ops.SoftmaxCrossEntropyLoss(input, target, reduction=reduction, outputs=2)[0]
     logs = ops.LogSoftmax(input, axis=axis)
     hard = nll_loss(logs, target, weight, ignore_index=ignore_index, reduction=reduction)
     if label_smoothing == 0.0:
         return hard
     rows = _classes_last(logs)
-    places = target.reshape(-1)  # type: ignore[attr-defined]
+    places = target.reshape(-1)
     spread = rows if weight is None else ops.Mul(rows, weight)
     smooth = ops.Neg(ops.ReduceSum(spread, axes_input((1,)), keepdims=0))
     keep = (places._data != ignore_index).astype(rows._data.dtype)
@@ -250,7 +250,7 @@ def cross_entropy(
         if reduction == "mean":
             soft = ops.Div(soft, total)
     classes = rows._data.shape[1]
-    return hard * (1 - label_smoothing) + soft * (label_smoothing / classes)  # type: ignore[no-any-return]
+    return hard * (1 - label_smoothing) + soft * (label_smoothing / classes)
 
 
 def _plain_classes(input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> bool:
@@ -274,7 +274,7 @@ def _soft_cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None, re
     logs = ops.LogSoftmax(input, axis=axis)
     product = ops.Mul(logs, target)
     if weight is not None:
-        product = ops.Mul(product, weight.reshape([-1 if i == axis else 1 for i in range(input._data.ndim)]))  # type: ignore[attr-defined]
+        product = ops.Mul(product, weight.reshape([-1 if i == axis else 1 for i in range(input._data.ndim)]))
     loss = ops.Neg(ops.ReduceSum(product, axes_input((axis,)), keepdims=0))
     if reduction == "mean":
         return ops.Div(ops.ReduceSum(loss, keepdims=0), scalar(max(1, input._data.size // max(1, classes)), input))
@@ -303,9 +303,9 @@ def poisson_nll_loss(
     if log_input:
         loss = ops.Exp(input) - target * input
     else:
-        loss = input - target * (input + eps).log()  # type: ignore[attr-defined]
+        loss = input - target * (input + eps).log()
     if full:
-        stirling = target * target.log() - target + 0.5 * (2 * math.pi * target).log()  # type: ignore[attr-defined]
+        stirling = target * target.log() - target + 0.5 * (2 * math.pi * target).log()
         loss = loss + stirling.masked_fill(target <= 1, 0)
     return _reduced(loss, _legacy(reduction, size_average, reduce))
 
@@ -413,7 +413,7 @@ def ctc_loss(
     from headrace.nn.functional.ctc import losses
 
     single = log_probs._data.ndim == 2
-    probs = log_probs.unsqueeze(1) if single else log_probs  # type: ignore[attr-defined]
+    probs = log_probs.unsqueeze(1) if single else log_probs
     steps, sizes = (np.atleast_1d(v._data if isinstance(v, Tensor) else np.asarray(v)).astype(np.int64) for v in (input_lengths, target_lengths))
     found = losses(probs, targets._data, steps, sizes, blank)
     if zero_infinity:
@@ -421,7 +421,7 @@ def ctc_loss(
     if reduction == "mean":
         return ops.ReduceMean(ops.Div(found, np.maximum(sizes, 1).astype(found._data.dtype)), keepdims=0)
     found = _reduced(found, reduction)
-    return found.squeeze(0) if single and reduction == "none" else found  # type: ignore[attr-defined,no-any-return]
+    return found.squeeze(0) if single and reduction == "none" else found
 
 
 for _name in ("cosine_embedding_loss", "hinge_embedding_loss", "kl_div", "margin_ranking_loss", "poisson_nll_loss", "triplet_margin_loss", "ctc_loss"):

@@ -32,7 +32,7 @@ def batch_norm(
             raise ValueError("expected at least 2D input (got 0D input)")
         return batch_norm(input.unsqueeze(0), running_mean, running_var, weight, bias, training, momentum, eps).squeeze(
             0
-        )  # type: ignore[attr-defined,no-any-return]
+        )
     channels, dtype = input._data.shape[1], input._data.dtype
     w, b = _affine(weight, 1, channels, dtype), _affine(bias, 0, channels, dtype)
     if not training:
@@ -108,7 +108,7 @@ def group_norm(
     dtype = input._data.dtype
     w, b = _affine(weight, 1, channels, dtype), _affine(bias, 0, channels, dtype)
     if input._data.ndim == 2:
-        return ops.GroupNormalization(input.unsqueeze(-1), w, b, num_groups=num_groups, epsilon=float(eps)).squeeze(-1)  # type: ignore[attr-defined]
+        return ops.GroupNormalization(input.unsqueeze(-1), w, b, num_groups=num_groups, epsilon=float(eps)).squeeze(-1)
     return ops.GroupNormalization(input, w, b, num_groups=num_groups, epsilon=float(eps))
 
 

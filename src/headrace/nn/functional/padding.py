@@ -41,7 +41,7 @@ def pad(input: Tensor, pad: Any, mode: str = "constant", value: float | None = N
         input = _cut(input, begin, end)
         begin, end = [max(0, p) for p in begin], [max(0, p) for p in end]
     if not any(begin) and not any(end):
-        return input.clone()  # type: ignore[attr-defined,no-any-return]
+        return input.clone()
     if mode == "constant":
         return ops.Pad(input, axes_input((*begin, *end)), scalar(0 if value is None else value, input))
     return ops.Pad(input, axes_input((*begin, *end)), mode=_MODES[mode])

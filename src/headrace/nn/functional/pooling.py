@@ -18,7 +18,7 @@ def _batched(n: int, input: Tensor, name: str) -> tuple[Tensor, bool]:
     rank = input._data.ndim
     if rank not in (n + 1, n + 2):
         raise RuntimeError(f"{name}: Expected {n + 1}D or {n + 2}D input, but got: {list(input.shape)}")
-    return (input, False) if rank == n + 2 else (input.unsqueeze(0), True)  # type: ignore[attr-defined]
+    return (input, False) if rank == n + 2 else (input.unsqueeze(0), True)
 
 
 def _window(n: int, kernel: Any, stride: Any, padding: Any, dilation: Any) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def _max(
     _, flat = ops.MaxPool(x.detach(), **window, ceil_mode=int(ceil_mode), outputs=2)
     plane = math.prod(x._data.shape[2:])
     places = wrap(flat._data % plane if plane else flat._data)
-    return (found.squeeze(0), places.squeeze(0)) if single else (found, places)  # type: ignore[attr-defined]
+    return (found.squeeze(0), places.squeeze(0)) if single else (found, places)
 
 
 def max_pool1d(
@@ -132,7 +132,7 @@ def _average(
         found = total * _covered(padded, window, ceil_mode, n) / divisor_override
     else:
         found = ops.AveragePool(x, **window, ceil_mode=int(ceil_mode), count_include_pad=int(count_include_pad))
-    return found.squeeze(0) if single else found  # type: ignore[no-any-return]
+    return found.squeeze(0) if single else found
 
 
 def _covered(x: Tensor, window: dict[str, Any], ceil_mode: bool, n: int) -> Tensor:
@@ -215,7 +215,7 @@ def _adaptive_average(n: int, input: Tensor, output_size: Any) -> Tensor:
         found = x
         for axis, w in enumerate(wanted):
             found = _mean_matrix(found, axis + 2, w)
-    return found.squeeze(0) if single else found  # type: ignore[no-any-return]
+    return found.squeeze(0) if single else found
 
 
 def _mean_matrix(x: Tensor, axis: int, count: int) -> Tensor:
@@ -250,7 +250,7 @@ def _adaptive_max(n: int, input: Tensor, output_size: Any, return_indices: bool)
     sizes = x._data.shape[2:]
     wanted = _targets(n, output_size, sizes)
     places = _adaptive_places(x.detach().numpy(), wanted)
-    flat = x.reshape(*x.shape[:2], math.prod(sizes))  # type: ignore[attr-defined]
+    flat = x.reshape(*x.shape[:2], math.prod(sizes))
     picked = ops.GatherElements(flat, places.reshape(*places.shape[:2], -1), axis=2).reshape(places.shape)
     found, where = (picked.squeeze(0), wrap(places[0])) if single else (picked, wrap(places))
     return (found, where) if return_indices else found

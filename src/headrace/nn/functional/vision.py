@@ -68,7 +68,7 @@ def interpolate(
     if mode == "area":
         from headrace.nn.functional import pooling
 
-        return getattr(pooling, f"adaptive_avg_pool{n}d")(input, wanted)  # type: ignore[no-any-return]
+        return getattr(pooling, f"adaptive_avg_pool{n}d")(input, wanted)
     return _resize(input, wanted, factors, mode, bool(align_corners), antialias)
 
 
@@ -161,9 +161,9 @@ def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
         )
     if len(lead) == 1:
         return ops.DepthToSpace(input, blocksize=r, mode="CRD")
-    split = input.reshape(*lead, c // (r * r), r, r, h, w)  # type: ignore[attr-defined]
+    split = input.reshape(*lead, c // (r * r), r, r, h, w)
     k = len(lead)
-    return split.permute(*range(k), k, k + 3, k + 1, k + 4, k + 2).reshape(*lead, c // (r * r), h * r, w * r)  # type: ignore[no-any-return]
+    return split.permute(*range(k), k, k + 3, k + 1, k + 4, k + 2).reshape(*lead, c // (r * r), h * r, w * r)
 
 
 def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
@@ -181,14 +181,14 @@ def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
             f"pixel_unshuffle expects height and width to be divisible by downscale_factor, but got {h} and {w} with {r}"
         )
     k = len(lead)
-    split = input.reshape(*lead, c, h // r, r, w // r, r)  # type: ignore[attr-defined]
-    return split.permute(*range(k), k, k + 2, k + 4, k + 1, k + 3).reshape(*lead, c * r * r, h // r, w // r)  # type: ignore[no-any-return]
+    split = input.reshape(*lead, c, h // r, r, w // r, r)
+    return split.permute(*range(k), k, k + 2, k + 4, k + 1, k + 3).reshape(*lead, c * r * r, h // r, w // r)
 
 
 def channel_shuffle(input: Tensor, groups: int) -> Tensor:
     """Channels dealt out over groups."""
     n, c, *rest = input.shape
-    return input.reshape(n, groups, c // groups, *rest).transpose(1, 2).reshape(n, c, *rest)  # type: ignore[attr-defined,no-any-return]
+    return input.reshape(n, groups, c // groups, *rest).transpose(1, 2).reshape(n, c, *rest)
 
 
 def grid_sample(

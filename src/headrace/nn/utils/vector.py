@@ -11,7 +11,7 @@ def parameters_to_vector(parameters: Iterable[Tensor]) -> Tensor:
     """All parameters joined as one vector."""
     from headrace.functional.shape import cat
 
-    return cat([p.reshape(-1) for p in parameters])  # type: ignore[attr-defined]
+    return cat([p.reshape(-1) for p in parameters])
 
 
 def vector_to_parameters(vec: Tensor, parameters: Iterable[Tensor]) -> None:
