@@ -11,9 +11,9 @@ import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import headrace.runtime._native as _native
 import numpy as np
 
+import headrace.runtime._native as _native
 from headrace.runtime import dtypes
 from headrace.runtime.errors import GraphError, LoadError, RunError, UnsupportedOperator
 from headrace.runtime.graph import Block, Graph, Node, Value

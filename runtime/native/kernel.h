@@ -45,7 +45,9 @@ struct ShapeContext {
     int n_outputs;
     size_t scratch = 0;             // bytes this node wants while it runs, 64-byte aligned
     int threads = 1;                // how many threads a run may use
-    int alias = -1;                 // >= 0: output 0 has exactly the bytes of that input (views: Reshape, Squeeze, ...)
+    // >= 0: output 0 has exactly the bytes of that input (views: Reshape, Squeeze, ...). run() is then called only if other
+    // outputs are wanted, and leaves output 0 alone.
+    int alias = -1;
 
     bool has(int i) const { return i < n_inputs && inputs[i]; }
     const Tensor& in(int i) const { return inputs[i]; }
