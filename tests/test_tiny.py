@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from headrace.utils.data import DataLoader, TensorDataset
 
 import headrace
 import headrace as torch
 import headrace.nn as nn
 import headrace.optim as optim
-from headrace.utils.data import DataLoader, TensorDataset
 
 
 def blobs(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

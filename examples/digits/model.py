@@ -4,11 +4,11 @@ The data are the 1,797 handwritten digits (8x8 pixels, values 0 to 16) that scik
 """
 
 import numpy as np
+from headrace.utils.data import DataLoader, TensorDataset
 
 import headrace as torch
 import headrace.nn as nn
 import headrace.optim as optim
-from headrace.utils.data import DataLoader, TensorDataset
 
 
 class DigitsNet(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 
-class device:  # noqa: N801  torch's name
+class device:
     """A place that holds tensors: `device("cpu")`."""
 
     __slots__ = ("index", "type")

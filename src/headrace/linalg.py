@@ -10,8 +10,8 @@ import headrace.functional  # noqa: F401  attaches the tensor methods
 from headrace import scalar_types
 from headrace.autograd.tape import ops
 from headrace.functional.base import axes_input, cast, named_tuple, scalar
-from headrace.functional.linear import matmul
 from headrace.functional.linear import cross as _cross
+from headrace.functional.linear import matmul
 from headrace.functional.pointwise import category
 from headrace.functional.reduction import amax, amin, sum_, vector_norm
 from headrace.functional.shape import movedim, transpose, unsqueeze
@@ -36,13 +36,13 @@ def _matrices(x: Tensor, name: str, square: bool = True) -> Tensor:
     return x
 
 
-def det(A: Tensor) -> Tensor:  # noqa: N803
+def det(A: Tensor) -> Tensor:
     """The determinant."""
     found: Tensor = ops.Det(_matrices(A, "det"))
     return found
 
 
-def slogdet(A: Tensor) -> Any:  # noqa: N803
+def slogdet(A: Tensor) -> Any:
     """(sign, log |det|)."""
     found = det(A)
     sign, size = np.linalg.slogdet(A.detach().numpy())
@@ -52,7 +52,7 @@ def slogdet(A: Tensor) -> Any:  # noqa: N803
     return slogdet_type(wrap(np.asarray(sign, A._data.dtype)), logs)
 
 
-def inv(A: Tensor) -> Tensor:  # noqa: N803
+def inv(A: Tensor) -> Tensor:
     """The inverse. RuntimeError for a singular matrix."""
     return _solvable(lambda: ops.Inverse(_matrices(A, "inv")), "inv")
 
@@ -64,7 +64,7 @@ def _solvable(call: Any, name: str) -> Tensor:
         raise RuntimeError(f"linalg.{name}: {error}") from error
 
 
-def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:  # noqa: N803
+def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:
     """X with A @ X = B (left) or X @ A = B."""
     _matrices(A, "solve")
     if A.dtype is not B.dtype:
@@ -90,13 +90,13 @@ def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:  # noqa: N803
     return found.squeeze(-1) if vector else found
 
 
-def cholesky(A: Tensor, *, upper: bool = False) -> Tensor:  # noqa: N803
+def cholesky(A: Tensor, *, upper: bool = False) -> Tensor:
     """The lower (or upper) triangular factor of a positive definite matrix."""
     found = _solvable(lambda: ops.Cholesky(_matrices(A, "cholesky")), "cholesky")
     return transpose(found, -2, -1) if upper else found
 
 
-def eigh(A: Tensor, UPLO: str = "L") -> Any:  # noqa: N803
+def eigh(A: Tensor, UPLO: str = "L") -> Any:
     """Eigenvalues (rising) and eigenvectors of a symmetric matrix, of which one triangle is read."""
     if UPLO.upper() not in ("L", "U"):
         raise RuntimeError(f"Expected UPLO argument to be 'L' or 'U', but got {UPLO}")
@@ -106,12 +106,12 @@ def eigh(A: Tensor, UPLO: str = "L") -> Any:  # noqa: N803
     return eigh_type(*ops.Eigh(full, outputs=2))
 
 
-def eigvalsh(A: Tensor, UPLO: str = "L") -> Tensor:  # noqa: N803
+def eigvalsh(A: Tensor, UPLO: str = "L") -> Tensor:
     """Eigenvalues of a symmetric matrix, rising."""
     return eigh(A, UPLO)[0]  # type: ignore[no-any-return]
 
 
-def qr(A: Tensor, mode: str = "reduced") -> Any:  # noqa: N803
+def qr(A: Tensor, mode: str = "reduced") -> Any:
     """A = Q @ R."""
     if mode not in ("reduced", "complete", "r"):
         raise RuntimeError(
@@ -127,7 +127,7 @@ def qr(A: Tensor, mode: str = "reduced") -> Any:  # noqa: N803
     return qr_type(*(wrap(v) for v in np.linalg.qr(A.detach().numpy(), mode="complete")))
 
 
-def svd(A: Tensor, full_matrices: bool = True, *, driver: str | None = None) -> Any:  # noqa: N803
+def svd(A: Tensor, full_matrices: bool = True, *, driver: str | None = None) -> Any:
     """A = U @ diag(S) @ Vh, S falling."""
     _matrices(A, "svd", square=False)
     if not full_matrices or A._data.shape[-1] == A._data.shape[-2]:
@@ -137,12 +137,12 @@ def svd(A: Tensor, full_matrices: bool = True, *, driver: str | None = None) -> 
     return svd_type(wrap(u), values, wrap(vh))
 
 
-def svdvals(A: Tensor, *, driver: str | None = None) -> Tensor:  # noqa: N803
+def svdvals(A: Tensor, *, driver: str | None = None) -> Tensor:
     """Singular values, falling."""
     return ops.SVD(_matrices(A, "svdvals", square=False), outputs=3)[1]  # type: ignore[no-any-return]
 
 
-def pinv(A: Tensor, *, atol: Any = None, rtol: Any = None, hermitian: bool = False) -> Tensor:  # noqa: N803
+def pinv(A: Tensor, *, atol: Any = None, rtol: Any = None, hermitian: bool = False) -> Tensor:
     """The Moore-Penrose inverse; singular values below max(atol, rtol * largest) count as 0."""
     _matrices(A, "pinv", square=False)
     if 0 in A._data.shape[-2:]:
@@ -161,7 +161,7 @@ def _value(x: Any) -> Any:
     return x._data if isinstance(x, Tensor) else x
 
 
-def matrix_power(A: Tensor, n: int) -> Tensor:  # noqa: N803
+def matrix_power(A: Tensor, n: int) -> Tensor:
     """A multiplied by itself n times; a negative n takes the inverse."""
     if A._data.ndim < 2 or A._data.shape[-1] != A._data.shape[-2]:
         raise RuntimeError("linalg.matrix_power: A must be batches of square matrices")
@@ -193,7 +193,7 @@ def multi_dot(tensors: Any) -> Tensor:
     return found
 
 
-def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | None = None) -> Any:  # noqa: N803
+def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | None = None) -> Any:
     """The least-squares solution of A @ X = B by the pseudo-inverse."""
     vector = A._data.ndim - 1 == B._data.ndim
     b = unsqueeze(B, -1) if vector else B
@@ -217,7 +217,7 @@ def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | Non
 
 def matrix_norm(
     A: Tensor, ord: Any = "fro", dim: Any = (-2, -1), keepdim: bool = False, *, dtype: Any = None
-) -> Tensor:  # noqa: N803
+) -> Tensor:
     """The norm of matrices: "fro", "nuc", inf, -inf, 1, -1, 2, -2."""
     x = A if dtype is None else cast(A, scalar_types.of(dtype))
     if x._data.ndim < 2 or category(x) < 2:
@@ -245,7 +245,7 @@ def matrix_norm(
     return found
 
 
-def norm(A: Tensor, ord: Any = None, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:  # noqa: N803
+def norm(A: Tensor, ord: Any = None, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """A vector norm, or a matrix norm where `ord` names one or two dimensions are given with an order."""
     if dim is not None and not isinstance(dim, int) and len(dim) > 2 and ord is not None:
         raise RuntimeError(f"linalg.norm: If dim is specified, it must be of length 1 or 2. Got {list(dim)}")
@@ -264,7 +264,7 @@ def cross(input: Tensor, other: Tensor, *, dim: int = -1) -> Tensor:
     return _cross(input, other, dim)
 
 
-def matrix_rank(A: Tensor, tol: Any = None, **_: Any) -> Tensor:  # noqa: N803
+def matrix_rank(A: Tensor, tol: Any = None, **_: Any) -> Tensor:
     """How many singular values are not 0."""
     return wrap(np.asarray(np.linalg.matrix_rank(A.detach().numpy(), tol), np.int64))
 

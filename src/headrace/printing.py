@@ -57,7 +57,7 @@ class _Format:
             if OPTIONS.sci_mode is not None:
                 self.scientific = OPTIONS.sci_mode
             elif self.integral:
-                self.scientific = high / low > 1000.0 and high > 1e8 or high > 1e8
+                self.scientific = (high / low > 1000.0 and high > 1e8) or high > 1e8
             else:
                 self.scientific = high / low > 1000.0 or high > 1e8 or low < 1e-4
         self.width = max((len(self.one(v)) for v in flat.tolist()), default=1)

@@ -17,7 +17,7 @@ import numpy as np
 from headrace.runtime import dtypes as elements
 
 
-class dtype:  # noqa: N801  torch's name
+class dtype:
     """One element type. There is one instance of each; compare with `is` or `==`."""
 
     __slots__ = ("category", "itemsize", "name", "numpy")
@@ -56,10 +56,25 @@ class dtype:  # noqa: N801  torch's name
         return (of, (self.name,))
 
 
-_NAMES = (
-    "float32 float64 float16 bfloat16 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool complex64 complex128"
-    " float8_e4m3fn float8_e5m2"
-).split()
+_NAMES = [
+    "float32",
+    "float64",
+    "float16",
+    "bfloat16",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "bool",
+    "complex64",
+    "complex128",
+    "float8_e4m3fn",
+    "float8_e5m2",
+]
 _BY_NAME = {name: dtype(name) for name in _NAMES}
 _BY_NUMPY = {entry.numpy: entry for entry in _BY_NAME.values()}
 
@@ -176,7 +191,7 @@ def can_cast(from_: dtype, to: dtype) -> bool:
     return not (from_.category > to.category) and not (to.name == "bool" and from_.name != "bool")
 
 
-class finfo:  # noqa: N801  torch's name
+class finfo:
     """Limits of a floating-point dtype: eps, max, min, tiny, smallest_normal, resolution, bits."""
 
     def __init__(self, type: dtype | None = None) -> None:
@@ -191,7 +206,7 @@ class finfo:  # noqa: N801  torch's name
         self.resolution = float(info.resolution)
 
 
-class iinfo:  # noqa: N801  torch's name
+class iinfo:
     """Limits of an integer dtype: min, max, bits."""
 
     def __init__(self, type: dtype) -> None:

@@ -12,7 +12,7 @@ from headrace import scalar_types
 from headrace.tensors import Tensor, wrap
 
 
-def _cosine(alpha: float, M: int, sym: bool, dtype: Any, requires_grad: bool) -> Tensor:  # noqa: N803
+def _cosine(alpha: float, M: int, sym: bool, dtype: Any, requires_grad: bool) -> Tensor:
     if M < 0:
         raise ValueError(f"requires non-negative window length, got M={M}")
     if dtype is not None and not dtype.is_floating_point:
@@ -25,14 +25,14 @@ def _cosine(alpha: float, M: int, sym: bool, dtype: Any, requires_grad: bool) ->
 
 def hann(
     M: int, *, sym: bool = True, dtype: Any = None, layout: Any = None, device: Any = None, requires_grad: bool = False
-) -> Tensor:  # noqa: N803
+) -> Tensor:
     """1/2 - cos / 2."""
     return _cosine(0.5, M, sym, dtype, requires_grad)
 
 
 def hamming(
     M: int, *, sym: bool = True, dtype: Any = None, layout: Any = None, device: Any = None, requires_grad: bool = False
-) -> Tensor:  # noqa: N803
+) -> Tensor:
     """0.54 - 0.46 cos."""
     return _cosine(0.54, M, sym, dtype, requires_grad)
 

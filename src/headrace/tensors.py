@@ -427,7 +427,7 @@ class Tensor:
         return self
 
 
-_FIELDS = frozenset("_data _storage _node _index _grad _base _chain _generation _inference".split())
+_FIELDS = frozenset(["_data", "_storage", "_node", "_index", "_grad", "_base", "_chain", "_generation", "_inference"])
 
 
 def wrap(array: Any, kind: type[Tensor] = Tensor) -> Tensor:

@@ -105,7 +105,7 @@ def test_backward_needs_a_scalar_or_a_gradient() -> None:
     assert x.grad.tolist() == [2, 4, 6]
     with pytest.raises(RuntimeError, match="does not require grad"):
         torch.ones(1).backward()
-    with pytest.raises(RuntimeError, match="[Mm]ismatch in shape"):
+    with pytest.raises(RuntimeError, match=r"[Mm]ismatch in shape"):
         (x * 2).backward(torch.ones(2))
 
 
@@ -115,7 +115,7 @@ def test_a_freed_graph_says_so() -> None:
     y.backward(retain_graph=True)
     y.backward()
     assert x.grad.tolist() == [4, 4, 4]
-    with pytest.raises(RuntimeError, match="second time.*retain_graph=True"):
+    with pytest.raises(RuntimeError, match=r"second time.*retain_graph=True"):
         y.backward()
 
 
@@ -124,7 +124,7 @@ def test_saved_tensors_must_not_change() -> None:
     y = x.exp()
     z = y.sum()
     y.add_(1)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation.*ExpBackward.*version 1; expected version 0"):
+    with pytest.raises(RuntimeError, match=r"modified by an inplace operation.*ExpBackward.*version 1; expected version 0"):
         z.backward()
     a = x * 1
     b = (a + 1).sum()  # addition needs no values
@@ -178,7 +178,7 @@ def test_modes() -> None:
     with torch.inference_mode():
         y = x * 2
     assert y.is_inference()
-    with pytest.raises(RuntimeError, match="[Ii]nference tensors"):
+    with pytest.raises(RuntimeError, match=r"[Ii]nference tensors"):
         (y * x).sum()
 
 
@@ -309,7 +309,7 @@ def test_anomaly_mode_names_the_operation() -> None:
     x = torch.zeros(2).requires_grad_()
     with torch.autograd.detect_anomaly():
         y = (x.sqrt() * 0).sum()
-        with pytest.raises(RuntimeError, match="SqrtBackward.*nan"):
+        with pytest.raises(RuntimeError, match=r"SqrtBackward.*nan"):
             y.backward()
 
 

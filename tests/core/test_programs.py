@@ -17,8 +17,9 @@ def test_tensors() -> None:
 
 
 def test_a_dataset_fed_to_a_loader() -> None:
-    import headrace as torch
     from headrace.utils.data import DataLoader, Dataset
+
+    import headrace as torch
 
     class CustomDataset(Dataset):
         def __init__(self, data, labels):

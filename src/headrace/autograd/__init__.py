@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import headrace.tensors  # noqa: F401  first: everything else here is built on tensors
+import headrace.tensors  # first: everything else here is built on tensors
 from headrace.autograd import functional
 from headrace.autograd.anomaly import detect_anomaly, set_detect_anomaly
 from headrace.autograd.checking import gradcheck, gradgradcheck

@@ -7,7 +7,7 @@ from typing import Any
 from headrace.autograd.mode import MODE
 
 
-class set_detect_anomaly:  # noqa: N801  torch's name
+class set_detect_anomaly:
     """Switch anomaly mode; as a `with` block it is undone at the end."""
 
     def __init__(self, mode: bool, check_nan: bool = True) -> None:
@@ -21,7 +21,7 @@ class set_detect_anomaly:  # noqa: N801  torch's name
         MODE.anomaly = self._before
 
 
-class detect_anomaly(set_detect_anomaly):  # noqa: N801
+class detect_anomaly(set_detect_anomaly):
     """Anomaly mode for a `with` block."""
 
     def __init__(self, check_nan: bool = True) -> None:

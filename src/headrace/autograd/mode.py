@@ -43,7 +43,7 @@ class _GradMode:
         return type(self)()
 
 
-class no_grad(_GradMode):  # noqa: N801
+class no_grad(_GradMode):
     """Operations inside record nothing: `with no_grad():`, `@no_grad()` or `@no_grad`."""
 
     enabled = False
@@ -56,13 +56,13 @@ class no_grad(_GradMode):  # noqa: N801
         pass
 
 
-class enable_grad(no_grad):  # noqa: N801
+class enable_grad(no_grad):
     """Operations inside record gradients, also within no_grad."""
 
     enabled = True
 
 
-class set_grad_enabled(_GradMode):  # noqa: N801
+class set_grad_enabled(_GradMode):
     """Switch recording on or off, at once; as a `with` block it is undone at the end."""
 
     def __init__(self, mode: bool) -> None:
@@ -81,7 +81,7 @@ class set_grad_enabled(_GradMode):  # noqa: N801
         return super().__call__(function)
 
 
-class inference_mode(_GradMode):  # noqa: N801
+class inference_mode(_GradMode):
     """As no_grad; tensors made inside may not take part in recorded operations later."""
 
     def __new__(cls, mode: Any = True) -> Any:

@@ -24,7 +24,7 @@ from headrace.runtime.namespaces import Namespace
 from headrace.runtime.ops import find
 from headrace.runtime.ops.base import Operator
 from headrace.runtime.types import TensorType
-from headrace.tensors import Storage, Tensor, wrap
+from headrace.tensors import Storage, Tensor
 
 ndarray = np.ndarray
 _sequence = itertools.count(1)

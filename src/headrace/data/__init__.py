@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import headrace.functional  # noqa: F401  attaches the tensor methods
+import headrace.functional  # attaches the tensor methods
 from headrace.data.collate import default_collate, default_convert
 from headrace.data.dataset import (
     ChainDataset,

@@ -20,10 +20,27 @@ LEAST = 4096  # elements of the first input
 FLOAT32 = np.dtype(np.float32)
 
 # Operators whose native kernel beats NumPy on large arrays.
-HEAVY = (
-    "Conv ConvTranspose AveragePool GlobalAveragePool Exp Tanh Sigmoid Relu Gelu Erf Softmax LogSoftmax LayerNormalization Swish"
-    " HardSwish LeakyRelu Elu Softplus Mish"
-).split()
+HEAVY = [
+    "Conv",
+    "ConvTranspose",
+    "AveragePool",
+    "GlobalAveragePool",
+    "Exp",
+    "Tanh",
+    "Sigmoid",
+    "Relu",
+    "Gelu",
+    "Erf",
+    "Softmax",
+    "LogSoftmax",
+    "LayerNormalization",
+    "Swish",
+    "HardSwish",
+    "LeakyRelu",
+    "Elu",
+    "Softplus",
+    "Mish",
+]
 
 
 @cache

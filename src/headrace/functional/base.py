@@ -77,7 +77,27 @@ def shadow(tensor: Tensor) -> Tensor:
 
 # Names that would hide built-ins are written with an underscore here and published without.
 _BUILTIN = frozenset(
-    "abs all any max min sum pow round float int bool complex range slice sorted hash type chr ord".split()
+    [
+        "abs",
+        "all",
+        "any",
+        "max",
+        "min",
+        "sum",
+        "pow",
+        "round",
+        "float",
+        "int",
+        "bool",
+        "complex",
+        "range",
+        "slice",
+        "sorted",
+        "hash",
+        "type",
+        "chr",
+        "ord",
+    ]
 )
 
 

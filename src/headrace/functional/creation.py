@@ -498,7 +498,7 @@ def normal(
     """Normal numbers of a mean and standard deviation, each a number or a tensor."""
     shapes = [v._data.shape for v in (mean, std) if isinstance(v, Tensor)]
     shape = shape_args((size,)) if size is not None else np.broadcast_shapes(*shapes)
-    if not isinstance(std, Tensor) and std < 0 or isinstance(std, Tensor) and np.any(std._data < 0):
+    if (not isinstance(std, Tensor) and std < 0) or (isinstance(std, Tensor) and np.any(std._data < 0)):
         raise RuntimeError(f"normal expects std >= 0.0, but found std {std}")
     kind = next((v._data.dtype for v in (mean, std) if isinstance(v, Tensor)), _numpy(dtype))
     mean, std = (v._data if isinstance(v, Tensor) else v for v in (mean, std))

@@ -279,8 +279,8 @@ def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
 @function
 def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str | None = None) -> Tensor:
     """p-norm distances of all pairs of rows."""
-    from headrace.functional.reduction import vector_norm
     from headrace.functional.pointwise import sub
+    from headrace.functional.reduction import vector_norm
 
     if x1._data.ndim < 2 or x2._data.ndim < 2:
         raise RuntimeError("cdist only supports at least 2D tensors")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,6 @@ import numpy as np
 from headrace import scalar_types
 from headrace.autograd.tape import ops
 from headrace.functional.base import (
-    FUNCTIONS,
     METHODS,
     alias,
     both,
@@ -510,7 +510,7 @@ def logaddexp(input: Tensor, other: Tensor) -> Tensor:
     a, b = pair(input, other)
     high = ops.Max(a, b)
     gap = ops.Neg(ops.Abs(ops.Sub(a, b)))
-    found = ops.Add(high, log1p(ops.Exp(gap)))  # type: ignore[name-defined]
+    found = ops.Add(high, ops.Log1p(ops.Exp(gap)))
     return ops.Where(logical_and(isinf(high), ops.Equal(a, b)), a, found)
 
 
@@ -580,7 +580,7 @@ def clamp_max(input: Tensor, max: Any) -> Tensor:
 # -------------------------------------------------------------------- comparison and logic
 
 
-def _comparison(name: str, operator: str, doc: str) -> None:
+def _comparison(name: str, operator: str, doc: str) -> Callable[[Any, Any], Tensor]:
     def call(input: Any, other: Any) -> Tensor:
         a, b = pair(input, other)
         if category(a) == 0 and operator != "Equal":
@@ -591,9 +591,10 @@ def _comparison(name: str, operator: str, doc: str) -> None:
     call.__doc__ = doc
     globals()[name] = both(call)
     METHODS[f"{name}_"] = in_place(call, name)
+    return call
 
 
-_comparison("eq", "Equal", "input == other")
+eq = _comparison("eq", "Equal", "input == other")
 _comparison("lt", "Less", "input < other")
 _comparison("le", "LessOrEqual", "input <= other")
 _comparison("gt", "Greater", "input > other")
@@ -603,7 +604,7 @@ _comparison("ge", "GreaterOrEqual", "input >= other")
 @both
 def ne(input: Any, other: Any) -> Tensor:
     """input != other"""
-    return ops.Not(eq(input, other))  # type: ignore[name-defined]
+    return ops.Not(eq(input, other))
 
 
 METHODS["ne_"] = in_place(ne, "ne")

@@ -138,7 +138,7 @@ def _max_or_min(input: Tensor, dim: Any, keepdim: bool, largest: bool) -> Any:
         return amax(input) if largest else amin(input)
     axis = check_dim(dim, input._data.ndim)
     if input._data.ndim == 0:
-        found, place = input.clone(), wrap(np.zeros((), np.int64))  # type: ignore[attr-defined]
+        found, place = input.clone(), wrap(np.zeros((), np.int64))
     else:
         place = argmax(input, axis, keepdim=True) if largest else argmin(input, axis, keepdim=True)
         found = ops.GatherElements(input, place, axis=axis)
@@ -324,7 +324,7 @@ def vector_norm(
         raise RuntimeError(f"linalg.vector_norm: Expected a floating point or complex tensor as input. Got {x.dtype}")
     axes = axes_of(dim, x._data.ndim)
     ord = float(ord)
-    size = ops.Abs(x) if category(x) < 3 else x.abs()  # type: ignore[attr-defined]
+    size = ops.Abs(x) if category(x) < 3 else x.abs()
     if ord == math.inf:
         return _extreme("ReduceMax", size, axes, keepdim) if axes else size
     if ord == -math.inf:
@@ -354,7 +354,7 @@ def _running(operator: str, input: Tensor, dim: int, dtype: Dtype | None) -> Ten
     x = _given(input, dtype, whole=True)
     axis = check_dim(dim, x._data.ndim)
     if x._data.ndim == 0:
-        return x.clone()  # type: ignore[attr-defined]
+        return x.clone()
     return getattr(ops, operator)(x, constant(axis, np.dtype(np.int64)))
 
 
@@ -376,7 +376,7 @@ def logcumsumexp(input: Tensor, dim: int) -> Tensor:
     x = floating(input)
     axis = check_dim(dim, x._data.ndim)
     if x._data.ndim == 0 or x._data.size == 0:
-        return x.clone()  # type: ignore[attr-defined]
+        return x.clone()
     from headrace.autograd.mode import MODE
     from headrace.autograd.tape import PythonNode, edge_of
 
@@ -410,7 +410,7 @@ def _logcumsumexp_gradient(g: Any, x: Tensor, y: Tensor, axis: int) -> Tensor:
     parts = []
     for part in (g, ops.Neg(g)):
         logs = ops.Where(ops.Greater(part, scalar(0, x)), ops.Log(part), low)
-        total = logcumsumexp(ops.Sub(logs, y).flip(axis), axis).flip(axis)  # type: ignore[attr-defined]
+        total = logcumsumexp(ops.Sub(logs, y).flip(axis), axis).flip(axis)
         parts.append(ops.Exp(ops.Add(total, x)))
     return ops.Sub(*parts)
 
@@ -420,7 +420,7 @@ def _running_extreme(input: Tensor, dim: int, largest: bool) -> Any:
     kind = named_tuple("cummax" if largest else "cummin", "values indices")
     data = input.detach().numpy()
     if data.ndim == 0:
-        return kind(input.clone(), wrap(np.zeros((), np.int64)))  # type: ignore[attr-defined]
+        return kind(input.clone(), wrap(np.zeros((), np.int64)))
     wide = data.astype(np.float32) if data.dtype.kind == "V" else data
     fold = (np.maximum if largest else np.minimum).accumulate(wide, axis=axis)
     same = (wide == fold) | (np.isnan(wide) if wide.dtype.kind == "f" else False)

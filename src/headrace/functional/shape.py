@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -619,7 +620,7 @@ def tensor_split(input: Tensor, indices_or_sections: Any, dim: int = 0) -> tuple
             raise RuntimeError(f"number of sections must be larger than 0, got {count}")
         return _cut(input, [total // count + (i < total % count) for i in range(count)], axis)
     edges = [0, *indices_or_sections, total]
-    return tuple(slice_axes(input, [(axis, a, b, 1)]) for a, b in zip(edges, edges[1:]))
+    return tuple(slice_axes(input, [(axis, a, b, 1)]) for a, b in pairwise(edges))
 
 
 def _cut_along(name: str, axis_of: Any, least: int) -> None:

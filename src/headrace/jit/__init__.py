@@ -8,7 +8,7 @@ net = headrace.jit.load("net.hr")
 
 from __future__ import annotations
 
-import headrace.functional  # noqa: F401  attaches the tensor methods
+import headrace.functional  # attaches the tensor methods
 from headrace.autograd.mode import MODE
 from headrace.autograd.tape import ops as operators
 from headrace.jit.errors import TraceError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import headrace.functional  # noqa: F401  attaches the tensor methods
+import headrace.functional  # attaches the tensor methods
 from headrace.nn import functional, init, utils
 from headrace.nn.activations import *  # noqa: F403
 from headrace.nn.attention import *  # noqa: F403

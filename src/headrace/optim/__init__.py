@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import headrace.functional  # noqa: F401  attaches the tensor methods
+import headrace.functional  # attaches the tensor methods
 from headrace.optim import lr_scheduler
 from headrace.optim.adam import Adam, Adamax, AdamW, NAdam, RAdam
 from headrace.optim.lbfgs import LBFGS

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from headrace.optim.optimizer import IMPLEMENTATION, Optimizer, buffer, check_settings, next_step, number
+from headrace.optim.optimizer import Optimizer, buffer, check_settings, next_step, number
 
 
 class RMSprop(Optimizer):

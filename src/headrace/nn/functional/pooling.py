@@ -35,9 +35,7 @@ def _window(n: int, kernel: Any, stride: Any, padding: Any, dilation: Any) -> di
 
 
 def _check_output(n: int, x: Tensor, window: dict[str, Any], ceil_mode: bool) -> None:
-    for size, k, s, p, d in zip(
-        x._data.shape[-n:], window["kernel_shape"], window["strides"], window["pads"], window["dilations"]
-    ):
+    for size, k, p, d in zip(x._data.shape[-n:], window["kernel_shape"], window["pads"], window["dilations"]):
         if not is_symbolic(size) and size + 2 * p < d * (k - 1) + 1 and not ceil_mode:
             raise RuntimeError(f"Given input size: {list(x.shape)}. Calculated output size is too small")
 
