@@ -35,6 +35,8 @@ class LRScheduler:
     def step(self, epoch: int | None = None) -> None:
         """Go to the next epoch (or to `epoch`) and set the rates."""
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
+        if epoch == 0:  # from the start again
+            self._set(self.base_lrs)
         self._set(self.rates())
 
     def _set(self, rates: Sequence[float]) -> None:
