@@ -68,7 +68,7 @@ def test_a_loaded_state_continues_as_if_nothing_had_happened(kind: str, tmp_path
 
 def test_small_parameters_together_are_as_apart() -> None:
     """Adam joins small parameters into one vector; amsgrad keeps them apart, and with rising squares it is the same."""
-    joined, loss = problem(5)
+    joined, _ = problem(5)
     optimizer = optim.Adam(joined, lr=0.1)
     single = [nn.Parameter(p.detach().clone()) for p in joined]
     each = [optim.Adam([p], lr=0.1) for p in single]

@@ -31,8 +31,9 @@ def test_every_order_of_imports_works(first: str) -> None:
 
 
 def test_one_module_under_two_names() -> None:
-    import headrace.data
     import headrace.utils.data
+
+    import headrace.data
 
     assert headrace.utils.data is headrace.data
     from headrace.utils.data.dataset import Dataset
@@ -249,7 +250,7 @@ def test_seeds() -> None:
 def test_random_numbers_have_their_distributions() -> None:
     torch.manual_seed(0)
     u, n = torch.rand(20000), torch.randn(20000)
-    assert abs(u.mean().item() - 0.5) < 0.01 and abs(u.var().item() - 1 / 12) < 0.005 and 0 <= u.min().item() and u.max().item() < 1
+    assert abs(u.mean().item() - 0.5) < 0.01 and abs(u.var().item() - 1 / 12) < 0.005 and u.min().item() >= 0 and u.max().item() < 1
     assert abs(n.mean().item()) < 0.03 and abs(n.std().item() - 1) < 0.03
     counts = torch.multinomial(torch.tensor([0.1, 0.2, 0.7]), 20000, replacement=True).bincount()
     np.testing.assert_allclose(counts.numpy() / 20000, [0.1, 0.2, 0.7], atol=0.02)
