@@ -65,10 +65,11 @@ static void min_max(const float* x, int64_t n, float* lo, float* hi) {
 
 static void add_levels(const IntTable::Side& a, const IntTable::Side& b, int64_t n, float lo, float hi, int32_t zero, bool y_signed, void* y) {
     uint8_t* to = static_cast<uint8_t*>(y);
+    const Bytes sa(a.is_signed, a.zero, a.scale), sb(b.is_signed, b.zero, b.scale);
+    const vf low = splat(lo), high = splat(hi);
+    const vi shift = splat(zero);
     const auto one = [&](const uint8_t* pa, const uint8_t* pb) __attribute__((always_inline)) {
-        const vf va = to_float(widen(pa, a.is_signed) - splat(a.zero)) * splat(a.scale);
-        const vf vb = to_float(widen(pb, b.is_signed) - splat(b.zero)) * splat(b.scale);
-        return round_even(vmin(splat(hi), vmax(splat(lo), va + vb))) + splat(zero);
+        return round_even(vmin(high, vmax(low, real(pa, sa) + real(pb, sb)))) + shift;
     };
     int64_t i = 0;
     for (; i + kLanes <= n; i += kLanes) narrow(one(a.data + i, b.data + i), y_signed, to + i);
