@@ -97,7 +97,7 @@ class DynamicMatMul(Operator):
     outputs = (Out("y", FLOAT32),)
     types = {}
     attributes = {**ATTRIBUTES, "alpha": Attr("float")}
-    accuracy = Accuracy(4.0)
+    accuracy = Accuracy(8.0)  # of the largest result: the bias may cancel it
     differentiable = False
     prepack = (1,)
 
