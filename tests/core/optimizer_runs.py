@@ -1,6 +1,6 @@
 """Optimizers on one small problem, under torch or headrace; as a program it records torch's parameters.
 
-    python tests/core/optimizer_runs.py tests/core/optimizers.npz        (where torch is installed)
+python tests/core/optimizer_runs.py tests/core/optimizers.npz        (where torch is installed)
 """
 
 from __future__ import annotations
@@ -45,7 +45,10 @@ SCHEDULES: dict[str, tuple[str, dict[str, Any]]] = {
     "constant": ("ConstantLR", {"total_iters": 3}),
     "polynomial": ("PolynomialLR", {"total_iters": 6, "power": 2.0}),
     "onecycle": ("OneCycleLR", {"max_lr": 0.1, "total_steps": 13}),
-    "onecycle-three": ("OneCycleLR", {"max_lr": 0.1, "total_steps": 20, "three_phase": True, "anneal_strategy": "linear"}),
+    "onecycle-three": (
+        "OneCycleLR",
+        {"max_lr": 0.1, "total_steps": 20, "three_phase": True, "anneal_strategy": "linear"},
+    ),
     "cyclic": ("CyclicLR", {"base_lr": 0.01, "max_lr": 0.1, "step_size_up": 3, "mode": "triangular2"}),
 }
 

@@ -124,7 +124,9 @@ def test_saved_tensors_must_not_change() -> None:
     y = x.exp()
     z = y.sum()
     y.add_(1)
-    with pytest.raises(RuntimeError, match=r"modified by an inplace operation.*ExpBackward.*version 1; expected version 0"):
+    with pytest.raises(
+        RuntimeError, match=r"modified by an inplace operation.*ExpBackward.*version 1; expected version 0"
+    ):
         z.backward()
     a = x * 1
     b = (a + 1).sum()  # addition needs no values

@@ -58,15 +58,26 @@ def test_collation() -> None:
 def test_batches_keep_their_order(workers: int) -> None:
     loader = DataLoader(Numbers(10), batch_size=4, num_workers=workers)
     found = list(loader)
-    assert len(loader) == len(found) == 3 and [b["label"].tolist() for b in found] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    assert [len(b["name"]) for b in DataLoader(Numbers(10), batch_size=4, drop_last=True, num_workers=workers)] == [4, 4]
+    assert len(loader) == len(found) == 3 and [b["label"].tolist() for b in found] == [
+        [0, 1, 2, 3],
+        [4, 5, 6, 7],
+        [8, 9],
+    ]
+    assert [len(b["name"]) for b in DataLoader(Numbers(10), batch_size=4, drop_last=True, num_workers=workers)] == [
+        4,
+        4,
+    ]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_one_seed_gives_one_order(workers: int) -> None:
     def order() -> list[int]:
         torch.manual_seed(5)
-        return [i for b in DataLoader(Numbers(20), batch_size=3, shuffle=True, num_workers=workers) for i in b["label"].tolist()]
+        return [
+            i
+            for b in DataLoader(Numbers(20), batch_size=3, shuffle=True, num_workers=workers)
+            for i in b["label"].tolist()
+        ]
 
     first = order()
     assert first == order() and sorted(first) == list(range(20)) and first != list(range(20))
@@ -113,8 +124,15 @@ def test_samplers_and_settings() -> None:
     assert list(BatchSampler(range(5), 2, False)) == [[0, 1], [2, 3], [4]]
     drawn = list(WeightedRandomSampler([0.0, 1.0], 10))
     assert drawn == [1] * 10
-    assert [b.tolist() for b in DataLoader(TensorDataset(torch.arange(3)), batch_size=None, collate_fn=lambda row: row[0])] == [0, 1, 2]
-    for bad in ({"sampler": [1], "shuffle": True}, {"batch_sampler": [[1]], "batch_size": 2}, {"num_workers": -1}, {"prefetch_factor": 2}):
+    assert [
+        b.tolist() for b in DataLoader(TensorDataset(torch.arange(3)), batch_size=None, collate_fn=lambda row: row[0])
+    ] == [0, 1, 2]
+    for bad in (
+        {"sampler": [1], "shuffle": True},
+        {"batch_sampler": [[1]], "batch_size": 2},
+        {"num_workers": -1},
+        {"prefetch_factor": 2},
+    ):
         with pytest.raises(ValueError):
             DataLoader(Numbers(3), **bad)
 

@@ -22,7 +22,9 @@ def close(got: np.ndarray, want: np.ndarray, ulp: float) -> None:
     if want.dtype.kind in "fV":
         eps = float(np.finfo(np.float32).eps if want.dtype.itemsize >= 4 else 2**-8)
         scale = np.nanmax(np.abs(want.astype(np.float64)[np.isfinite(want.astype(np.float64))]), initial=1e-30)
-        np.testing.assert_allclose(got.astype(np.float64), want.astype(np.float64), rtol=max(ulp, 4) * eps, atol=max(ulp, 4) * eps * scale)
+        np.testing.assert_allclose(
+            got.astype(np.float64), want.astype(np.float64), rtol=max(ulp, 4) * eps, atol=max(ulp, 4) * eps * scale
+        )
     else:
         np.testing.assert_array_equal(got, want)
 

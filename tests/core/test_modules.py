@@ -31,9 +31,25 @@ def test_names() -> None:
         "scale", "conv.weight", "conv.bias", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var", "norm.num_batches_tracked",
         "parts.a.weight", "parts.a.bias", "parts.b.1.weight",
     ]  # fmt: skip
-    assert [n for n, _ in block.named_buffers()] == ["mask", "norm.running_mean", "norm.running_var", "norm.num_batches_tracked"]
-    assert [n for n, _ in block.named_modules()] == ["", "conv", "norm", "parts", "parts.a", "parts.b", "parts.b.0", "parts.b.1"]
-    assert block.get_submodule("parts.b.1") is block.parts["b"][1] and block.get_parameter("conv.bias") is block.conv.bias
+    assert [n for n, _ in block.named_buffers()] == [
+        "mask",
+        "norm.running_mean",
+        "norm.running_var",
+        "norm.num_batches_tracked",
+    ]
+    assert [n for n, _ in block.named_modules()] == [
+        "",
+        "conv",
+        "norm",
+        "parts",
+        "parts.a",
+        "parts.b",
+        "parts.b.0",
+        "parts.b.1",
+    ]
+    assert (
+        block.get_submodule("parts.b.1") is block.parts["b"][1] and block.get_parameter("conv.bias") is block.conv.bias
+    )
     shared = nn.Sequential(block.parts["a"], block.parts["a"])
     assert len(list(shared.parameters())) == 2 and len(list(shared.modules())) == 2
 
@@ -49,8 +65,15 @@ def test_states() -> None:
     with pytest.raises(RuntimeError) as error:
         two.load_state_dict(bad)
     text = str(error.value)
-    assert 'Missing key(s) in state_dict: "scale"' in text and 'Unexpected key(s) in state_dict: "extra"' in text and "size mismatch for conv.bias" in text
-    assert two.load_state_dict({"scale": torch.tensor([3.0])}, strict=False).missing_keys[0] == "conv.weight" and two.scale.item() == 3
+    assert (
+        'Missing key(s) in state_dict: "scale"' in text
+        and 'Unexpected key(s) in state_dict: "extra"' in text
+        and "size mismatch for conv.bias" in text
+    )
+    assert (
+        two.load_state_dict({"scale": torch.tensor([3.0])}, strict=False).missing_keys[0] == "conv.weight"
+        and two.scale.item() == 3
+    )
     fresh = nn.Linear(2, 2)
     given = {"weight": torch.ones(2, 2), "bias": torch.zeros(2)}
     fresh.load_state_dict(given, assign=True)
@@ -101,7 +124,9 @@ def test_hooks() -> None:
     assert torch.allclose(layer(x), layer.bias + 1) and calls == [(3, 2)]
     pre.remove()
     post.remove()
-    layer.register_full_backward_hook(lambda m, given, back: calls.append((given[0].shape, back[0].shape)) or (given[0] * 10,))
+    layer.register_full_backward_hook(
+        lambda m, given, back: calls.append((given[0].shape, back[0].shape)) or (given[0] * 10,)
+    )
     y = torch.ones(3, 2, requires_grad=True)
     layer(y).sum().backward()
     assert calls[-1] == ((3, 2), (3, 2))
@@ -114,7 +139,12 @@ def test_containers() -> None:
     net.append(nn.Sigmoid())
     net.insert(1, nn.Tanh())
     del net[2]
-    assert [type(m).__name__ for m in net] == ["Linear", "Tanh", "Linear", "Sigmoid"] and list(net._modules) == ["0", "1", "2", "3"]
+    assert [type(m).__name__ for m in net] == ["Linear", "Tanh", "Linear", "Sigmoid"] and list(net._modules) == [
+        "0",
+        "1",
+        "2",
+        "3",
+    ]
     items = nn.ModuleList([nn.Linear(1, 1)]) + [nn.ReLU()]
     assert len(items) == 2 and list(items.state_dict()) == ["0.weight", "0.bias"]
     table = nn.ModuleDict({"x": nn.ReLU()})
@@ -179,7 +209,9 @@ def test_losses_refuse_what_does_not_fit() -> None:
         nn.BCELoss()(torch.tensor([1.5]), torch.tensor([1.0]))
     with pytest.raises(IndexError, match="out of bounds"):
         nn.CrossEntropyLoss()(torch.zeros(2, 3), torch.tensor([0, 3]))
-    assert nn.CrossEntropyLoss(ignore_index=0)(torch.zeros(2, 3), torch.tensor([0, 1])).item() == pytest.approx(np.log(3))
+    assert nn.CrossEntropyLoss(ignore_index=0)(torch.zeros(2, 3), torch.tensor([0, 1])).item() == pytest.approx(
+        np.log(3)
+    )
 
 
 def test_init() -> None:
@@ -193,7 +225,9 @@ def test_init() -> None:
     np.testing.assert_allclose((w.T @ w).numpy(), np.eye(100), atol=1e-5)
     nn.init.trunc_normal_(w, std=2.0)
     assert w.abs().max().item() <= 2
-    assert nn.init.eye_(torch.empty(2, 3)).tolist() == [[1, 0, 0], [0, 1, 0]] and nn.init.calculate_gain("relu") == pytest.approx(np.sqrt(2))
+    assert nn.init.eye_(torch.empty(2, 3)).tolist() == [[1, 0, 0], [0, 1, 0]] and nn.init.calculate_gain(
+        "relu"
+    ) == pytest.approx(np.sqrt(2))
 
 
 def test_clipping() -> None:

@@ -30,7 +30,9 @@ def test_recorded_rates(name: str) -> None:
 @pytest.mark.peer
 @pytest.mark.parametrize("name", CASES)
 def test_live_parameters(name: str) -> None:
-    peer = pytest.importorskip("torch", reason="the live comparison needs torch; recorded parameters are compared everywhere")
+    peer = pytest.importorskip(
+        "torch", reason="the live comparison needs torch; recorded parameters are compared everywhere"
+    )
     for got, want in zip(parameters(headrace, name), parameters(peer, name)):
         np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-5)
 
@@ -41,7 +43,23 @@ def problem(count: int = 3) -> tuple[list[nn.Parameter], object]:
     return params, lambda: sum(((p - 1) ** 2).sum() for p in params)
 
 
-@pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "NAdam", "RAdam", "Adamax", "Adadelta", "ASGD", "Rprop", "Adafactor"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "SGD",
+        "Adam",
+        "AdamW",
+        "RMSprop",
+        "Adagrad",
+        "NAdam",
+        "RAdam",
+        "Adamax",
+        "Adadelta",
+        "ASGD",
+        "Rprop",
+        "Adafactor",
+    ],
+)
 def test_a_loaded_state_continues_as_if_nothing_had_happened(kind: str, tmp_path: Path) -> None:
     def steps(params, optimizer, loss, count):
         for _ in range(count):

@@ -35,7 +35,9 @@ def test_steps_and_operator_agree(name: str) -> None:
 @pytest.mark.peer
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers_are_torchs(name: str) -> None:
-    peer = pytest.importorskip("torch", reason="outputs and gradients of torch's layers are compared where it is installed")
+    peer = pytest.importorskip(
+        "torch", reason="outputs and gradients of torch's layers are compared where it is installed"
+    )
     peer.manual_seed(0)
     theirs, ours = LAYERS[name](peer), LAYERS[name](torch)
     ours.load_state_dict({k: torch.from_numpy(v.detach().numpy()) for k, v in theirs.state_dict().items()})
@@ -61,7 +63,9 @@ def test_packed_sequences_end_at_their_own_length(name: str) -> None:
             assert lengths.tolist() == [2, 4, 1]
             for i, row in enumerate(rows):
                 alone, last = layer(row)
-                np.testing.assert_allclose(padded[: len(row), i].detach().numpy(), alone.detach().numpy(), rtol=1e-5, atol=1e-6)
+                np.testing.assert_allclose(
+                    padded[: len(row), i].detach().numpy(), alone.detach().numpy(), rtol=1e-5, atol=1e-6
+                )
                 for got, want in zip(flat(final), flat(last)):
                     np.testing.assert_allclose(got[:, i].detach().numpy(), want.detach().numpy(), rtol=1e-5, atol=1e-6)
 
@@ -77,7 +81,11 @@ def test_padding_and_packing() -> None:
 
 def test_cells_are_one_step_of_their_layer() -> None:
     torch.manual_seed(0)
-    for cell, layer in ((nn.LSTMCell(3, 4), nn.LSTM(3, 4)), (nn.GRUCell(3, 4), nn.GRU(3, 4)), (nn.RNNCell(3, 4), nn.RNN(3, 4))):
+    for cell, layer in (
+        (nn.LSTMCell(3, 4), nn.LSTM(3, 4)),
+        (nn.GRUCell(3, 4), nn.GRU(3, 4)),
+        (nn.RNNCell(3, 4), nn.RNN(3, 4)),
+    ):
         cell.load_state_dict({k.removesuffix("_l0"): v for k, v in layer.state_dict().items()})
         x = torch.randn(2, 3)
         got, want = flat(cell(x))[0], layer(x.unsqueeze(0))[0][0]
@@ -91,7 +99,9 @@ def test_causal_attention_sees_no_future() -> None:
     x = torch.randn(1, 5, 8)
     y = layer(x, src_mask=mask)
     x[0, 4] = 100.0
-    np.testing.assert_allclose(layer(x, src_mask=mask)[0, :4].detach().numpy(), y[0, :4].detach().numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        layer(x, src_mask=mask)[0, :4].detach().numpy(), y[0, :4].detach().numpy(), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_padding_mask_hides_keys() -> None:
@@ -109,7 +119,15 @@ def test_padding_mask_hides_keys() -> None:
 @pytest.mark.peer
 def test_transformer_is_torchs() -> None:
     peer = pytest.importorskip("torch", reason="the outputs of torch's Transformer are compared where it is installed")
-    settings = {"d_model": 8, "nhead": 2, "num_encoder_layers": 2, "num_decoder_layers": 1, "dim_feedforward": 16, "dropout": 0.0, "batch_first": True}
+    settings = {
+        "d_model": 8,
+        "nhead": 2,
+        "num_encoder_layers": 2,
+        "num_decoder_layers": 1,
+        "dim_feedforward": 16,
+        "dropout": 0.0,
+        "batch_first": True,
+    }
     peer.manual_seed(0)
     theirs, ours = peer.nn.Transformer(**settings), nn.Transformer(**settings)
     assert list(ours.state_dict()) == list(theirs.state_dict())

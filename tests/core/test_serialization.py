@@ -17,7 +17,10 @@ def test_a_state_dict(tmp_path: Path) -> None:
     assert list(state) == list(net.state_dict())
     twin = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
     assert twin.load_state_dict(state) == ([], [])
-    assert all(a.detach().numpy().tobytes() == b.detach().numpy().tobytes() for a, b in zip(net.state_dict().values(), twin.state_dict().values()))
+    assert all(
+        a.detach().numpy().tobytes() == b.detach().numpy().tobytes()
+        for a, b in zip(net.state_dict().values(), twin.state_dict().values())
+    )
 
 
 def test_trees(tmp_path: Path) -> None:
@@ -27,12 +30,16 @@ def test_trees(tmp_path: Path) -> None:
     }  # fmt: skip
     torch.save(tree, tmp_path / "tree")
     back = torch.load(tmp_path / "tree")
-    assert {k: back[k] for k in ("epoch", "loss", "nothing", "names", 7)} == {k: tree[k] for k in ("epoch", "loss", "nothing", "names", 7)}
+    assert {k: back[k] for k in ("epoch", "loss", "nothing", "names", 7)} == {
+        k: tree[k] for k in ("epoch", "loss", "nothing", "names", 7)
+    }
     assert back["empty"].shape == (0, 2) and back["half"].dtype is torch.bfloat16 and back["leaf"].requires_grad
 
 
 def test_other_tools_read_it(tmp_path: Path) -> None:
-    safetensors = pytest.importorskip("safetensors.numpy", reason="the file is read by the safetensors package where it is installed")
+    safetensors = pytest.importorskip(
+        "safetensors.numpy", reason="the file is read by the safetensors package where it is installed"
+    )
     torch.save(nn.Linear(2, 1).state_dict(), tmp_path / "a.safetensors")
     assert set(safetensors.load_file(tmp_path / "a.safetensors")) == {"weight", "bias"}
     safetensors.save_file({"x": np.ones((2, 2), np.float32)}, tmp_path / "b.safetensors")

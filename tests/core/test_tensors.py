@@ -18,7 +18,10 @@ def run(code: str) -> str:
 
 
 def test_importing_the_package_imports_nothing_else() -> None:
-    assert run("import headrace, sys; print('numpy' in sys.modules, 'headrace.tensors' in sys.modules)").split() == ["False", "False"]
+    assert run("import headrace, sys; print('numpy' in sys.modules, 'headrace.tensors' in sys.modules)").split() == [
+        "False",
+        "False",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -27,7 +30,9 @@ def test_importing_the_package_imports_nothing_else() -> None:
      "headrace.utils.data", "headrace.data", "headrace.jit", "headrace.linalg", "headrace.nn.functional", "headrace.eager"],
 )  # fmt: skip
 def test_every_order_of_imports_works(first: str) -> None:
-    assert run(f"import {first}, headrace; print(headrace.tensor([1]).dtype, headrace.autograd.grad.__name__)").split() == ["headrace.int64", "grad"]
+    assert run(
+        f"import {first}, headrace; print(headrace.tensor([1]).dtype, headrace.autograd.grad.__name__)"
+    ).split() == ["headrace.int64", "grad"]
 
 
 def test_one_module_under_two_names() -> None:
@@ -121,7 +126,9 @@ def test_text(make, want: str) -> None:
 
 @pytest.mark.peer
 def test_text_is_torchs() -> None:
-    peer = pytest.importorskip("torch", reason="the text of the same tensors in torch is compared where it is installed")
+    peer = pytest.importorskip(
+        "torch", reason="the text of the same tensors in torch is compared where it is installed"
+    )
     rng = np.random.default_rng(0)
     for shape in ((), (3,), (2, 3), (2, 2, 2), (1200,), (40, 40), (0,)):
         for scale in (1.0, 1e-6, 1e6, 1e12):
@@ -133,7 +140,9 @@ def test_text_is_torchs() -> None:
 
 def indices(shape: tuple[int, ...]) -> st.SearchStrategy:
     return hnp.basic_indices(shape, allow_newaxis=True, allow_ellipsis=True).filter(
-        lambda index: all(not isinstance(i, slice) or (i.step or 1) > 0 for i in (index if isinstance(index, tuple) else (index,)))
+        lambda index: all(
+            not isinstance(i, slice) or (i.step or 1) > 0 for i in (index if isinstance(index, tuple) else (index,))
+        )
     )
 
 
@@ -160,7 +169,9 @@ def test_integer_indexing_is_numpys(data) -> None:
     count = data.draw(st.integers(1, len(shape)))
     places = hnp.array_shapes(min_dims=0, max_dims=2, min_side=1, max_side=3)
     size = data.draw(places)
-    entries = [data.draw(hnp.arrays(np.int64, size, elements=st.integers(-shape[i], shape[i] - 1))) for i in range(count)]
+    entries = [
+        data.draw(hnp.arrays(np.int64, size, elements=st.integers(-shape[i], shape[i] - 1))) for i in range(count)
+    ]
     if count < len(shape) and data.draw(st.booleans()):
         entries[0] = slice(None)
     index = tuple(entries)
@@ -178,7 +189,12 @@ def test_masks_and_errors_of_indices() -> None:
     assert x[x > 2].tolist() == [3, 4, 5] and x[torch.tensor([False, True])].tolist() == [[3, 4, 5]]
     x[x > 3] = 0
     assert x.tolist() == [[0, 1, 2], [3, 0, 0]]
-    for bad, text in ((5, "out of bounds"), ((0, 0, 0), "too many indices"), (torch.tensor([9]), "out of bounds"), (1.5, "valid indices")):
+    for bad, text in (
+        (5, "out of bounds"),
+        ((0, 0, 0), "too many indices"),
+        (torch.tensor([9]), "out of bounds"),
+        (1.5, "valid indices"),
+    ):
         with pytest.raises(IndexError, match=text):
             x[bad]
     with pytest.raises(ValueError, match="step"):
@@ -213,7 +229,12 @@ def test_views_share_memory() -> None:
 def test_questions() -> None:
     x = torch.zeros(2, 3)
     assert x.shape == (2, 3) == x.size() and x.size(-1) == 3 and x.dim() == 2 and x.numel() == 6 and len(x) == 2
-    assert x.stride() == (3, 1) and not x.t().is_contiguous() and x.t().contiguous().is_contiguous() and x.device.type == "cpu"
+    assert (
+        x.stride() == (3, 1)
+        and not x.t().is_contiguous()
+        and x.t().contiguous().is_contiguous()
+        and x.device.type == "cpu"
+    )
     assert x.T.shape == (3, 2) and x[0, 0].item() == 0.0 and float(x[0, 0]) == 0.0 and not bool(x[0, 0])
     with pytest.raises(RuntimeError, match="ambiguous"):
         bool(x)
@@ -235,9 +256,21 @@ def test_broadcasting(op) -> None:
 
 def test_seeds() -> None:
     torch.manual_seed(3)
-    first = [torch.rand(3), torch.randn(2, 2), torch.randint(0, 9, (4,)), torch.randperm(5), torch.bernoulli(torch.full((4,), 0.5))]
+    first = [
+        torch.rand(3),
+        torch.randn(2, 2),
+        torch.randint(0, 9, (4,)),
+        torch.randperm(5),
+        torch.bernoulli(torch.full((4,), 0.5)),
+    ]
     torch.manual_seed(3)
-    again = [torch.rand(3), torch.randn(2, 2), torch.randint(0, 9, (4,)), torch.randperm(5), torch.bernoulli(torch.full((4,), 0.5))]
+    again = [
+        torch.rand(3),
+        torch.randn(2, 2),
+        torch.randint(0, 9, (4,)),
+        torch.randperm(5),
+        torch.bernoulli(torch.full((4,), 0.5)),
+    ]
     assert all(a.numpy().tobytes() == b.numpy().tobytes() for a, b in zip(first, again))
     state = torch.get_rng_state()
     a = torch.rand(4)
@@ -250,7 +283,12 @@ def test_seeds() -> None:
 def test_random_numbers_have_their_distributions() -> None:
     torch.manual_seed(0)
     u, n = torch.rand(20000), torch.randn(20000)
-    assert abs(u.mean().item() - 0.5) < 0.01 and abs(u.var().item() - 1 / 12) < 0.005 and u.min().item() >= 0 and u.max().item() < 1
+    assert (
+        abs(u.mean().item() - 0.5) < 0.01
+        and abs(u.var().item() - 1 / 12) < 0.005
+        and u.min().item() >= 0
+        and u.max().item() < 1
+    )
     assert abs(n.mean().item()) < 0.03 and abs(n.std().item() - 1) < 0.03
     counts = torch.multinomial(torch.tensor([0.1, 0.2, 0.7]), 20000, replacement=True).bincount()
     np.testing.assert_allclose(counts.numpy() / 20000, [0.1, 0.2, 0.7], atol=0.02)

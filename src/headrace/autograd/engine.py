@@ -123,7 +123,13 @@ def _roots(outputs: list[Tensor], gradients: list[Any], create_graph: bool) -> l
     return roots
 
 
-def _walk(roots: list[tuple[Target, Any]], targets: dict[Target, Any] | None, retain: bool, create_graph: bool, accumulate: bool) -> None:
+def _walk(
+    roots: list[tuple[Target, Any]],
+    targets: dict[Target, Any] | None,
+    retain: bool,
+    create_graph: bool,
+    accumulate: bool,
+) -> None:
     order = _order([edge[0] for edge, _ in roots])
     needed = None if targets is None else _needed(order, {node for node, _ in targets})
     owned: set[int] = {id(_owner(g)) for _, g in roots} if not create_graph else set()
@@ -235,7 +241,11 @@ def _gradients(node: TapeNode, grads: list[Any], create_graph: bool, needed: set
 def _operator_gradients(node: Node, grads: list[Any], create_graph: bool, needed: set[TapeNode] | None) -> list[Any]:
     inputs, outputs = node.saved()
     operator = node.call.operator
-    wanted = [e is not None for e in node.edges] if needed is None else [e is not None and e[0] in needed for e in node.edges]
+    wanted = (
+        [e is not None for e in node.edges]
+        if needed is None
+        else [e is not None and e[0] in needed for e in node.edges]
+    )
     if node.call.rule is not None and not create_graph:
         direct = node.call.rule(inputs, outputs, grads, node.attributes, wanted)
         if direct is not None:
@@ -263,7 +273,9 @@ def _operator_gradients(node: Node, grads: list[Any], create_graph: bool, needed
         result = force(result)
         array = result._data if create_graph else result
         if array.shape != inputs[i].shape:
-            raise RuntimeError(f"{node.name()} returned a gradient of shape {list(array.shape)} for input {i} of shape {list(inputs[i].shape)}")
+            raise RuntimeError(
+                f"{node.name()} returned a gradient of shape {list(array.shape)} for input {i} of shape {list(inputs[i].shape)}"
+            )
         found.append(result)
     return found
 
@@ -323,7 +335,10 @@ def _run_hooks(node: TapeNode, grads: list[Any], create_graph: bool) -> None:
     for hook in list(node._hooks.get(-2, {}).values()):
         answer = hook(tuple(_as_tensor(g) for g in grads))
         if answer is not None:
-            grads[:] = [a if create_graph or a is None else a._data for a in (answer if isinstance(answer, tuple) else (answer,))]
+            grads[:] = [
+                a if create_graph or a is None else a._data
+                for a in (answer if isinstance(answer, tuple) else (answer,))
+            ]
     for index in range(len(grads)):
         for hook in list(node._hooks.get(index, {}).values()):
             if grads[index] is None:
@@ -331,7 +346,9 @@ def _run_hooks(node: TapeNode, grads: list[Any], create_graph: bool) -> None:
             answer = hook(_as_tensor(grads[index]))
             if answer is not None:
                 if answer._data.shape != grads[index].shape:
-                    raise RuntimeError(f"a hook changed the gradient's size from {list(grads[index].shape)} to {list(answer.shape)}")
+                    raise RuntimeError(
+                        f"a hook changed the gradient's size from {list(grads[index].shape)} to {list(answer.shape)}"
+                    )
                 grads[index] = answer if create_graph else answer._data
 
 
@@ -353,4 +370,6 @@ def _check_anomaly(node: TapeNode, results: Sequence[Any]) -> None:
     for index, result in enumerate(results):
         array = result._data if isinstance(result, Tensor) else result
         if array is not None and array.dtype.kind in "fcV" and np.isnan(array).any():
-            raise RuntimeError(f"Function {node.name()!r} returned nan values in its {index}th output. It was recorded here:\n{node.trace}")
+            raise RuntimeError(
+                f"Function {node.name()!r} returned nan values in its {index}th output. It was recorded here:\n{node.trace}"
+            )

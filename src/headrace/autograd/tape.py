@@ -39,7 +39,9 @@ class Call:
 
     def __init__(self, operator: Operator) -> None:
         self.operator = operator
-        self.kernel: Callable[[list[Any], Mapping[str, Any], int], Sequence[Any]] = eager.find(operator) or operator.reference
+        self.kernel: Callable[[list[Any], Mapping[str, Any], int], Sequence[Any]] = (
+            eager.find(operator) or operator.reference
+        )
         self.rule = eager.find_rule(operator)
         self.view = operator.kind in eager.VIEWS
         self.differentiable = operator.differentiable
@@ -139,9 +141,9 @@ def run(call: Call, inputs: Sequence[Any], attributes: Mapping[str, Any], output
     return several
 
 
-
-
-def _tensor(call: Call, inputs: Sequence[Any], arrays: list[Any], attributes: Any, outputs: int, index: int, array: Any) -> Tensor:
+def _tensor(
+    call: Call, inputs: Sequence[Any], arrays: list[Any], attributes: Any, outputs: int, index: int, array: Any
+) -> Tensor:
     """Wrap one result; a result in the memory of input 0 becomes a view of it, or is copied where none is meant."""
     if type(array) is not ndarray:
         array = np.asarray(array)
@@ -220,7 +222,9 @@ class Node(TapeNode):
 
     __slots__ = ("attributes", "call", "inputs", "outputs", "stores", "versions")
 
-    def __init__(self, call: Call, arrays: list[Any], inputs: Sequence[Any], attributes: Any, found: Sequence[Tensor]) -> None:
+    def __init__(
+        self, call: Call, arrays: list[Any], inputs: Sequence[Any], attributes: Any, found: Sequence[Tensor]
+    ) -> None:
         edges: list[Edge] = []
         stores: list[Storage] = []
         versions: list[int] = []
@@ -231,7 +235,9 @@ class Node(TapeNode):
                 versions.append(0)
                 continue
             if x._inference:
-                raise RuntimeError("Inference tensors cannot be saved for backward. To work around you can make a clone.")
+                raise RuntimeError(
+                    "Inference tensors cannot be saved for backward. To work around you can make a clone."
+                )
             store, node = x._storage, x._node
             stores.append(store)
             versions.append(store.version)
@@ -240,7 +246,13 @@ class Node(TapeNode):
             store = t._storage
             stores.append(store)
             versions.append(store.version)
-        self.edges, self.n_outputs, self.seq, self._hooks, self._retained = edges, len(found), next(_sequence), None, None
+        self.edges, self.n_outputs, self.seq, self._hooks, self._retained = (
+            edges,
+            len(found),
+            next(_sequence),
+            None,
+            None,
+        )
         self.trace = "".join(traceback.format_stack()[:-3]) if MODE.anomaly else ""
         self.call, self.attributes, self.stores, self.versions = call, attributes, stores, versions
         self.inputs: list[Any] | None = arrays
@@ -271,8 +283,6 @@ class Node(TapeNode):
             for a, s, v in zip(arrays, self.stores, self.versions)
         ]
         return seen[: len(self.inputs)], seen[len(self.inputs) :]
-
-
 
 
 class Stale:
@@ -325,7 +335,13 @@ class PythonNode(TapeNode):
 
     __slots__ = ("_name", "backward", "on_release")
 
-    def __init__(self, name: str, edges: Sequence[Edge], n_outputs: int, backward: Callable[[list[Tensor | None]], Sequence[Tensor | None]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        edges: Sequence[Edge],
+        n_outputs: int,
+        backward: Callable[[list[Tensor | None]], Sequence[Tensor | None]],
+    ) -> None:
         TapeNode.__init__(self, edges, n_outputs)
         self._name, self.backward = name, backward
         self.on_release: Callable[[], None] | None = None
@@ -396,7 +412,9 @@ def adopt(tensor: Tensor, result: Tensor) -> Tensor:
     if type(data) is not ndarray or type(source) is not ndarray:
         return _adopt_traced(tensor, result)
     if source.shape != data.shape:
-        raise RuntimeError(f"output with shape {list(data.shape)} doesn't match the broadcast shape {list(source.shape)}")
+        raise RuntimeError(
+            f"output with shape {list(data.shape)} doesn't match the broadcast shape {list(source.shape)}"
+        )
     np.copyto(data, source, casting="unsafe")
     tensor._storage.version += 1
     if MODE.grad:

@@ -39,7 +39,9 @@ def _to(g: Any, like: Any) -> Any:
 
 
 @rule("Add")
-def add(inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any], wanted: Sequence[bool]) -> list[Any] | None:
+def add(
+    inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any], wanted: Sequence[bool]
+) -> list[Any] | None:
     g = grads[0]
     if g.dtype not in WIDE:
         return None
@@ -47,7 +49,9 @@ def add(inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Map
 
 
 @rule("Sub")
-def sub(inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any], wanted: Sequence[bool]) -> list[Any] | None:
+def sub(
+    inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any], wanted: Sequence[bool]
+) -> list[Any] | None:
     g = grads[0]
     if g.dtype not in WIDE:
         return None
@@ -55,7 +59,9 @@ def sub(inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Map
 
 
 @rule("Mul")
-def mul(inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any], wanted: Sequence[bool]) -> list[Any] | None:
+def mul(
+    inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any], wanted: Sequence[bool]
+) -> list[Any] | None:
     g, (a, b) = grads[0], inputs
     if g.dtype not in WIDE:
         return None
@@ -63,14 +69,18 @@ def mul(inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Map
 
 
 @rule("Relu")
-def relu(inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any], wanted: Sequence[bool]) -> list[Any] | None:
+def relu(
+    inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any], wanted: Sequence[bool]
+) -> list[Any] | None:
     if grads[0].dtype not in WIDE:
         return None
     return [np.where(np.greater(inputs[0], 0), grads[0], 0)]
 
 
 @rule("Sigmoid")
-def sigmoid(inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any], wanted: Sequence[bool]) -> list[Any] | None:
+def sigmoid(
+    inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any], wanted: Sequence[bool]
+) -> list[Any] | None:
     y = outputs[0]
     if grads[0].dtype not in WIDE:
         return None
@@ -78,7 +88,9 @@ def sigmoid(inputs: list[Any], outputs: list[Any], grads: list[Any], attributes:
 
 
 @rule("Tanh")
-def tanh(inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any], wanted: Sequence[bool]) -> list[Any] | None:
+def tanh(
+    inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any], wanted: Sequence[bool]
+) -> list[Any] | None:
     y = outputs[0]
     if grads[0].dtype not in WIDE:
         return None
@@ -86,7 +98,9 @@ def tanh(inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Ma
 
 
 @rule("Gemm")
-def gemm(inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any], wanted: Sequence[bool]) -> list[Any] | None:
+def gemm(
+    inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any], wanted: Sequence[bool]
+) -> list[Any] | None:
     g, a, b = grads[0], inputs[0], inputs[1]
     if g.dtype not in WIDE or attributes["transA"] or attributes["alpha"] != 1.0 or attributes["beta"] != 1.0:
         return None
@@ -130,17 +144,23 @@ def _spread(inputs: list[Any], g: Any, attributes: Mapping[str, Any], mean: bool
 
 
 @rule("ReduceSum")
-def reduce_sum(inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any], wanted: Sequence[bool]) -> list[Any] | None:
+def reduce_sum(
+    inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any], wanted: Sequence[bool]
+) -> list[Any] | None:
     return _spread(inputs, grads[0], attributes, mean=False)
 
 
 @rule("ReduceMean")
-def reduce_mean(inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any], wanted: Sequence[bool]) -> list[Any] | None:
+def reduce_mean(
+    inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any], wanted: Sequence[bool]
+) -> list[Any] | None:
     return _spread(inputs, grads[0], attributes, mean=True)
 
 
 @rule("headrace.BinaryCrossEntropy")
-def binary_cross_entropy(inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any], wanted: Sequence[bool]) -> list[Any] | None:
+def binary_cross_entropy(
+    inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any], wanted: Sequence[bool]
+) -> list[Any] | None:
     p, y = inputs
     if p.dtype not in WIDE or p.shape != y.shape or wanted[1]:
         return None
@@ -149,10 +169,18 @@ def binary_cross_entropy(inputs: list[Any], outputs: list[Any], grads: list[Any]
 
 
 @rule("SoftmaxCrossEntropyLoss")
-def softmax_cross_entropy(inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any], wanted: Sequence[bool]) -> list[Any] | None:
+def softmax_cross_entropy(
+    inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any], wanted: Sequence[bool]
+) -> list[Any] | None:
     """(softmax - one) / n for the plain mean or sum over rows [N, C]."""
     scores, labels = inputs[:2]
-    if len(outputs) < 2 or len(inputs) > 2 or scores.ndim != 2 or scores.dtype not in WIDE or attributes["reduction"] == "none":
+    if (
+        len(outputs) < 2
+        or len(inputs) > 2
+        or scores.ndim != 2
+        or scores.dtype not in WIDE
+        or attributes["reduction"] == "none"
+    ):
         return None
     if grads[0] is None or grads[1] is not None or attributes["ignore_index"] is not None:
         return None

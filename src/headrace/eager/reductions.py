@@ -58,7 +58,12 @@ wide_only("ReduceMean", _mean)
 
 def _softmax_cross_entropy(inputs: list[Any], attributes: Mapping[str, Any], n: int) -> Sequence[Any]:
     scores, labels = inputs[:2]
-    if len(inputs) > 2 or scores.ndim != 2 or attributes["ignore_index"] is not None or attributes["reduction"] == "none":
+    if (
+        len(inputs) > 2
+        or scores.ndim != 2
+        or attributes["ignore_index"] is not None
+        or attributes["reduction"] == "none"
+    ):
         operator = find("SoftmaxCrossEntropyLoss")
         assert operator is not None
         return operator.reference(inputs, attributes, n)

@@ -197,7 +197,9 @@ def _cast_complex(x: Tensor, to: dtype) -> Tensor:
     source = x.dtype
     found = wrap(x._data.astype(to.numpy) if to.is_complex else x._data.real.astype(to.numpy))
     if MODE.grad and x._node is not None and to.category >= 2:
-        found._node = PythonNode("ToCopyBackward", [edge_of(x)], 1, lambda grads: [None if grads[0] is None else cast(grads[0], source)])
+        found._node = PythonNode(
+            "ToCopyBackward", [edge_of(x)], 1, lambda grads: [None if grads[0] is None else cast(grads[0], source)]
+        )
     return found
 
 

@@ -33,10 +33,17 @@ class MultiheadAttention(Module):
                  kdim: int | None = None, vdim: int | None = None, batch_first: bool = False, device: Any = None, dtype: Any = None) -> None:  # fmt: skip
         super().__init__()
         if embed_dim <= 0 or num_heads <= 0:
-            raise ValueError(f"embed_dim and num_heads must be greater than 0, got embed_dim={embed_dim} and num_heads={num_heads} instead")
+            raise ValueError(
+                f"embed_dim and num_heads must be greater than 0, got embed_dim={embed_dim} and num_heads={num_heads} instead"
+            )
         if embed_dim % num_heads:
             raise AssertionError("embed_dim must be divisible by num_heads")
-        self.embed_dim, self.num_heads, self.head_dim, self.dropout = embed_dim, num_heads, embed_dim // num_heads, dropout
+        self.embed_dim, self.num_heads, self.head_dim, self.dropout = (
+            embed_dim,
+            num_heads,
+            embed_dim // num_heads,
+            dropout,
+        )
         self.kdim, self.vdim = kdim or embed_dim, vdim or embed_dim
         self.batch_first, self.add_zero_attn = batch_first, add_zero_attn
         self._qkv_same_embed_dim = self.kdim == self.vdim == embed_dim
@@ -67,7 +74,7 @@ class MultiheadAttention(Module):
         biases = [None] * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3, 0)
         if self._qkv_same_embed_dim:
             if query is key and key is value:
-                return list(F.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, -1))  # type: ignore[attr-defined]
+                return list(F.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, -1))
             weights = self.in_proj_weight.chunk(3, 0)
         else:
             weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
@@ -76,15 +83,17 @@ class MultiheadAttention(Module):
     def forward(self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None, need_weights: bool = True,
                 attn_mask: Tensor | None = None, average_attn_weights: bool = True, is_causal: bool = False) -> tuple[Tensor, Tensor | None]:  # fmt: skip
         if query._data.ndim not in (2, 3):
-            raise AssertionError(f"query should be unbatched 2D or batched 3D tensor but received {query._data.ndim}-D query tensor")
+            raise AssertionError(
+                f"query should be unbatched 2D or batched 3D tensor but received {query._data.ndim}-D query tensor"
+            )
         single = query._data.ndim == 2
         q, k, v = self._projected(query, key, value)
-        q, k, v = (t.unsqueeze(0) if single else t if self.batch_first else t.transpose(0, 1) for t in (q, k, v))  # type: ignore[attr-defined]
+        q, k, v = (t.unsqueeze(0) if single else t if self.batch_first else t.transpose(0, 1) for t in (q, k, v))
         if single and key_padding_mask is not None:
-            key_padding_mask = key_padding_mask.unsqueeze(0)  # type: ignore[attr-defined]
+            key_padding_mask = key_padding_mask.unsqueeze(0)
         n, length = q.shape[0], q.shape[1]
         k, v, extra = self._extended(k, v)
-        q, k, v = (t.reshape(n, -1, self.num_heads, self.head_dim).transpose(1, 2) for t in (q, k, v))  # type: ignore[attr-defined]
+        q, k, v = (t.reshape(n, -1, self.num_heads, self.head_dim).transpose(1, 2) for t in (q, k, v))
         mask = self._mask(attn_mask, key_padding_mask, q, n, extra)
         if not need_weights:
             dropout = self.dropout if self.training else 0.0
@@ -94,8 +103,8 @@ class MultiheadAttention(Module):
             scores = scores if mask is None else scores + mask
             weights = F.dropout(F.softmax(scores, -1), self.dropout, self.training)
             mixed = weights @ v
-            weights = weights.mean(1) if average_attn_weights else weights  # type: ignore[attr-defined]
-        out = self.out_proj(mixed.transpose(1, 2).reshape(n, length, self.embed_dim))  # type: ignore[attr-defined]
+            weights = weights.mean(1) if average_attn_weights else weights
+        out = self.out_proj(mixed.transpose(1, 2).reshape(n, length, self.embed_dim))
         if single:
             return out.squeeze(0), None if weights is None else weights.squeeze(0)
         return (out if self.batch_first else out.transpose(0, 1)), weights
@@ -113,19 +122,20 @@ class MultiheadAttention(Module):
             extra += 1
         return k, v, extra
 
-    def _mask(self, attn_mask: Tensor | None, padding: Tensor | None, like: Tensor, n: Any, extra: int) -> Tensor | None:
+    def _mask(
+        self, attn_mask: Tensor | None, padding: Tensor | None, like: Tensor, n: Any, extra: int
+    ) -> Tensor | None:
         """Both masks as one float mask that is added to the scores [N, heads, L, S]."""
         found: Tensor | None = None
         if attn_mask is not None:
             found = _added(attn_mask, like)
             if found._data.ndim == 3:
-                found = found.reshape(n, self.num_heads, *found.shape[-2:])  # type: ignore[attr-defined]
+                found = found.reshape(n, self.num_heads, *found.shape[-2:])
         if padding is not None:
             rows = _added(padding, like)
-            rows = rows.reshape(n, 1, 1, rows.shape[-1])  # type: ignore[attr-defined]
+            rows = rows.reshape(n, 1, 1, rows.shape[-1])
             found = rows if found is None else found + rows
         return found if found is None or not extra else F.pad(found, (0, extra))
-
 
 
 def _added(mask: Tensor, like: Tensor) -> Tensor:
@@ -144,7 +154,7 @@ def _activation(given: Any) -> Callable[[Tensor], Tensor]:
     if given == "gelu":
         return F.gelu
     if callable(given):
-        return given  # type: ignore[no-any-return]
+        return given
     raise RuntimeError(f"activation should be relu/gelu, not {given}")
 
 
@@ -152,7 +162,7 @@ class _Layer(Module):
     """Feed-forward part, norms and dropouts of both kinds of layers."""
 
     def _feed(self, x: Tensor) -> Tensor:
-        return self.linear2(self.dropout(self.activation(self.linear1(x))))  # type: ignore[no-any-return]
+        return self.linear2(self.dropout(self.activation(self.linear1(x))))
 
 
 class TransformerEncoderLayer(_Layer):
@@ -161,7 +171,9 @@ class TransformerEncoderLayer(_Layer):
     def __init__(self, d_model: int, nhead: int, dim_feedforward: int = 2048, dropout: float = 0.1, activation: Any = F.relu, layer_norm_eps: float = 1e-5,
                  batch_first: bool = False, norm_first: bool = False, bias: bool = True, device: Any = None, dtype: Any = None) -> None:  # fmt: skip
         super().__init__()
-        self.self_attn = MultiheadAttention(d_model, nhead, dropout=dropout, bias=bias, batch_first=batch_first, dtype=dtype)
+        self.self_attn = MultiheadAttention(
+            d_model, nhead, dropout=dropout, bias=bias, batch_first=batch_first, dtype=dtype
+        )
         self.linear1 = Linear(d_model, dim_feedforward, bias=bias, dtype=dtype)
         self.dropout = Dropout(dropout)
         self.linear2 = Linear(dim_feedforward, d_model, bias=bias, dtype=dtype)
@@ -171,16 +183,22 @@ class TransformerEncoderLayer(_Layer):
         self.dropout1, self.dropout2 = Dropout(dropout), Dropout(dropout)
         self.activation = _activation(activation)
 
-    def forward(self, src: Tensor, src_mask: Tensor | None = None, src_key_padding_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+    def forward(
+        self,
+        src: Tensor,
+        src_mask: Tensor | None = None,
+        src_key_padding_mask: Tensor | None = None,
+        is_causal: bool = False,
+    ) -> Tensor:
         def attend(x: Tensor) -> Tensor:
-            return self.dropout1(self.self_attn(x, x, x, src_key_padding_mask, False, src_mask)[0])  # type: ignore[no-any-return]
+            return self.dropout1(self.self_attn(x, x, x, src_key_padding_mask, False, src_mask)[0])
 
         x = src
         if self.norm_first:
             x = x + attend(self.norm1(x))
-            return x + self.dropout2(self._feed(self.norm2(x)))  # type: ignore[no-any-return]
+            return x + self.dropout2(self._feed(self.norm2(x)))
         x = self.norm1(x + attend(x))
-        return self.norm2(x + self.dropout2(self._feed(x)))  # type: ignore[no-any-return]
+        return self.norm2(x + self.dropout2(self._feed(x)))
 
 
 class TransformerDecoderLayer(_Layer):
@@ -189,13 +207,19 @@ class TransformerDecoderLayer(_Layer):
     def __init__(self, d_model: int, nhead: int, dim_feedforward: int = 2048, dropout: float = 0.1, activation: Any = F.relu, layer_norm_eps: float = 1e-5,
                  batch_first: bool = False, norm_first: bool = False, bias: bool = True, device: Any = None, dtype: Any = None) -> None:  # fmt: skip
         super().__init__()
-        self.self_attn = MultiheadAttention(d_model, nhead, dropout=dropout, bias=bias, batch_first=batch_first, dtype=dtype)
-        self.multihead_attn = MultiheadAttention(d_model, nhead, dropout=dropout, bias=bias, batch_first=batch_first, dtype=dtype)
+        self.self_attn = MultiheadAttention(
+            d_model, nhead, dropout=dropout, bias=bias, batch_first=batch_first, dtype=dtype
+        )
+        self.multihead_attn = MultiheadAttention(
+            d_model, nhead, dropout=dropout, bias=bias, batch_first=batch_first, dtype=dtype
+        )
         self.linear1 = Linear(d_model, dim_feedforward, bias=bias, dtype=dtype)
         self.dropout = Dropout(dropout)
         self.linear2 = Linear(dim_feedforward, d_model, bias=bias, dtype=dtype)
         self.norm_first = norm_first
-        self.norm1, self.norm2, self.norm3 = (LayerNorm(d_model, eps=layer_norm_eps, bias=bias, dtype=dtype) for _ in range(3))
+        self.norm1, self.norm2, self.norm3 = (
+            LayerNorm(d_model, eps=layer_norm_eps, bias=bias, dtype=dtype) for _ in range(3)
+        )
         self.dropout1, self.dropout2, self.dropout3 = (Dropout(dropout) for _ in range(3))
         self.activation = _activation(activation)
 
@@ -203,34 +227,47 @@ class TransformerDecoderLayer(_Layer):
                 tgt_key_padding_mask: Tensor | None = None, memory_key_padding_mask: Tensor | None = None,
                 tgt_is_causal: bool = False, memory_is_causal: bool = False) -> Tensor:  # fmt: skip
         def itself(x: Tensor) -> Tensor:
-            return self.dropout1(self.self_attn(x, x, x, tgt_key_padding_mask, False, tgt_mask)[0])  # type: ignore[no-any-return]
+            return self.dropout1(self.self_attn(x, x, x, tgt_key_padding_mask, False, tgt_mask)[0])
 
         def other(x: Tensor) -> Tensor:
-            return self.dropout2(self.multihead_attn(x, memory, memory, memory_key_padding_mask, False, memory_mask)[0])  # type: ignore[no-any-return]
+            return self.dropout2(self.multihead_attn(x, memory, memory, memory_key_padding_mask, False, memory_mask)[0])
 
         x = tgt
         if self.norm_first:
             x = x + itself(self.norm1(x))
             x = x + other(self.norm2(x))
-            return x + self.dropout3(self._feed(self.norm3(x)))  # type: ignore[no-any-return]
+            return x + self.dropout3(self._feed(self.norm3(x)))
         x = self.norm1(x + itself(x))
         x = self.norm2(x + other(x))
-        return self.norm3(x + self.dropout3(self._feed(x)))  # type: ignore[no-any-return]
+        return self.norm3(x + self.dropout3(self._feed(x)))
 
 
 class TransformerEncoder(Module):
     """num_layers copies of a layer, and a norm."""
 
-    def __init__(self, encoder_layer: Module, num_layers: int, norm: Module | None = None, enable_nested_tensor: bool = True, mask_check: bool = True) -> None:
+    def __init__(
+        self,
+        encoder_layer: Module,
+        num_layers: int,
+        norm: Module | None = None,
+        enable_nested_tensor: bool = True,
+        mask_check: bool = True,
+    ) -> None:
         super().__init__()
         self.layers = ModuleList([copy.deepcopy(encoder_layer) for _ in range(num_layers)])
         self.num_layers = num_layers
         self.norm = norm
 
-    def forward(self, src: Tensor, mask: Tensor | None = None, src_key_padding_mask: Tensor | None = None, is_causal: bool | None = None) -> Tensor:
+    def forward(
+        self,
+        src: Tensor,
+        mask: Tensor | None = None,
+        src_key_padding_mask: Tensor | None = None,
+        is_causal: bool | None = None,
+    ) -> Tensor:
         for layer in self.layers:
             src = layer(src, src_mask=mask, src_key_padding_mask=src_key_padding_mask)
-        return src if self.norm is None else self.norm(src)  # type: ignore[no-any-return]
+        return src if self.norm is None else self.norm(src)
 
 
 class TransformerDecoder(Module):
@@ -247,7 +284,7 @@ class TransformerDecoder(Module):
                 tgt_is_causal: bool | None = None, memory_is_causal: bool = False) -> Tensor:  # fmt: skip
         for layer in self.layers:
             tgt = layer(tgt, memory, tgt_mask, memory_mask, tgt_key_padding_mask, memory_key_padding_mask)
-        return tgt if self.norm is None else self.norm(tgt)  # type: ignore[no-any-return]
+        return tgt if self.norm is None else self.norm(tgt)
 
 
 class Transformer(Module):
@@ -257,13 +294,29 @@ class Transformer(Module):
                  activation: Any = F.relu, custom_encoder: Module | None = None, custom_decoder: Module | None = None, layer_norm_eps: float = 1e-5,
                  batch_first: bool = False, norm_first: bool = False, bias: bool = True, device: Any = None, dtype: Any = None) -> None:  # fmt: skip
         super().__init__()
-        settings: Any = (d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps, batch_first, norm_first, bias, device, dtype)
+        settings: Any = (
+            d_model,
+            nhead,
+            dim_feedforward,
+            dropout,
+            activation,
+            layer_norm_eps,
+            batch_first,
+            norm_first,
+            bias,
+            device,
+            dtype,
+        )
 
         def norm() -> LayerNorm:
             return LayerNorm(d_model, eps=layer_norm_eps, bias=bias, dtype=dtype)
 
-        self.encoder = custom_encoder or TransformerEncoder(TransformerEncoderLayer(*settings), num_encoder_layers, norm())
-        self.decoder = custom_decoder or TransformerDecoder(TransformerDecoderLayer(*settings), num_decoder_layers, norm())
+        self.encoder = custom_encoder or TransformerEncoder(
+            TransformerEncoderLayer(*settings), num_encoder_layers, norm()
+        )
+        self.decoder = custom_decoder or TransformerDecoder(
+            TransformerDecoderLayer(*settings), num_decoder_layers, norm()
+        )
         for parameter in self.parameters():
             if parameter._data.ndim > 1:
                 init.xavier_uniform_(parameter)
@@ -275,7 +328,7 @@ class Transformer(Module):
         if src._data.shape[-1] != self.d_model or tgt._data.shape[-1] != self.d_model:
             raise RuntimeError("the feature number of src and tgt must be equal to d_model")
         memory = self.encoder(src, mask=src_mask, src_key_padding_mask=src_key_padding_mask)
-        return self.decoder(tgt, memory, tgt_mask, memory_mask, tgt_key_padding_mask, memory_key_padding_mask)  # type: ignore[no-any-return]
+        return self.decoder(tgt, memory, tgt_mask, memory_mask, tgt_key_padding_mask, memory_key_padding_mask)
 
     @staticmethod
     def generate_square_subsequent_mask(sz: int, device: Any = None, dtype: Any = None) -> Tensor:
@@ -283,4 +336,11 @@ class Transformer(Module):
         return wrap(np.triu(np.full((sz, sz), -np.inf, np.float32), 1))
 
 
-__all__ = ["MultiheadAttention", "Transformer", "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder", "TransformerEncoderLayer"]
+__all__ = [
+    "MultiheadAttention",
+    "Transformer",
+    "TransformerDecoder",
+    "TransformerDecoderLayer",
+    "TransformerEncoder",
+    "TransformerEncoderLayer",
+]

@@ -8,7 +8,7 @@ from typing import Any
 from headrace.functional.creation import empty
 from headrace.nn import functional as F
 from headrace.nn import init
-from headrace.nn.functional.linear import linear
+from headrace.nn.functional.affine import linear
 from headrace.nn.module import Module
 from headrace.nn.parameter import Parameter
 from headrace.tensors import Tensor

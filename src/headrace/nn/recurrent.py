@@ -34,7 +34,7 @@ State = tuple[Tensor, ...]
 
 def step_rnn(activation: Any, gates: Tensor, h: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
     """h' = f(x W + h U + b)."""
-    return activation(ops.Add(gates, F.linear(h, w, b)))  # type: ignore[no-any-return]
+    return activation(ops.Add(gates, F.linear(h, w, b)))
 
 
 def step_lstm(gates: Tensor, state: State, w: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -47,8 +47,8 @@ def step_lstm(gates: Tensor, state: State, w: Tensor, b: Tensor | None) -> tuple
 
 def step_gru(gates: Tensor, h: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
     """h' of one GRU step with the gates r, z, n."""
-    r_x, z_x, n_x = gates.chunk(3, -1)  # type: ignore[attr-defined]
-    r_h, z_h, n_h = F.linear(h, w, b).chunk(3, -1)  # type: ignore[attr-defined]
+    r_x, z_x, n_x = gates.chunk(3, -1)
+    r_h, z_h, n_h = F.linear(h, w, b).chunk(3, -1)
     z = ops.Sigmoid(ops.Add(z_x, z_h))
     n = ops.Tanh(ops.Add(n_x, ops.Mul(ops.Sigmoid(ops.Add(r_x, r_h)), n_h)))
     return ops.Add(n, ops.Mul(z, ops.Sub(h, n)))
@@ -61,13 +61,23 @@ class RNNBase(Module):
                  dropout: float = 0.0, bidirectional: bool = False, proj_size: int = 0, device: Any = None, dtype: Any = None) -> None:  # fmt: skip
         super().__init__()
         if hidden_size <= 0 or num_layers <= 0:
-            raise ValueError(f"hidden_size and num_layers must be greater than zero, got {hidden_size} and {num_layers}")
+            raise ValueError(
+                f"hidden_size and num_layers must be greater than zero, got {hidden_size} and {num_layers}"
+            )
         if not 0 <= dropout <= 1:
-            raise ValueError("dropout should be a number in range [0, 1] representing the probability of an element being zeroed")
+            raise ValueError(
+                "dropout should be a number in range [0, 1] representing the probability of an element being zeroed"
+            )
         if proj_size < 0 or proj_size >= hidden_size:
             raise ValueError("proj_size has to be smaller than hidden_size and not negative")
         self.mode, self.input_size, self.hidden_size, self.num_layers = mode, input_size, hidden_size, num_layers
-        self.bias, self.batch_first, self.dropout, self.bidirectional, self.proj_size = bias, batch_first, float(dropout), bidirectional, proj_size
+        self.bias, self.batch_first, self.dropout, self.bidirectional, self.proj_size = (
+            bias,
+            batch_first,
+            float(dropout),
+            bidirectional,
+            proj_size,
+        )
         self.directions = 2 if bidirectional else 1
         rows = _MODES[mode][0] * hidden_size
         width = proj_size or hidden_size
@@ -90,8 +100,9 @@ class RNNBase(Module):
         return [f"l{layer}", f"l{layer}_reverse"][: self.directions]
 
     def _weights(self, suffix: str) -> tuple[Any, Any, Any, Any, Any]:
-        return tuple(  # type: ignore[return-value]
-            self._parameters.get(f"{name}_{suffix}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
+        return tuple(
+            self._parameters.get(f"{name}_{suffix}")
+            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
         )
 
     def reset_parameters(self) -> None:
@@ -107,15 +118,19 @@ class RNNBase(Module):
         if isinstance(input, PackedSequence):
             return self._packed(input, hx)
         if input._data.ndim not in (2, 3):
-            raise RuntimeError(f"{type(self).__name__}: Expected input to be 2D or 3D, got {input._data.ndim}D tensor instead")
+            raise RuntimeError(
+                f"{type(self).__name__}: Expected input to be 2D or 3D, got {input._data.ndim}D tensor instead"
+            )
         single = input._data.ndim == 2
         x = input.unsqueeze(1) if single else input.transpose(0, 1) if self.batch_first else input
         if type(x._data.shape[2]) is int and x._data.shape[2] != self.input_size:
-            raise RuntimeError(f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {x.shape[2]}")
+            raise RuntimeError(
+                f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {x.shape[2]}"
+            )
         states = self._states(x, hx, single)
         y, finals = self._layers(x, states, None)
-        y = y.squeeze(1) if single else y.transpose(0, 1) if self.batch_first else y  # type: ignore[attr-defined]
-        finals = tuple(s.squeeze(1) for s in finals) if single else finals  # type: ignore[attr-defined]
+        y = y.squeeze(1) if single else y.transpose(0, 1) if self.batch_first else y
+        finals = tuple(s.squeeze(1) for s in finals) if single else finals
         return y, (finals if self.mode == "LSTM" else finals[0])
 
     def _states(self, x: Tensor, hx: Any, single: bool) -> State:
@@ -158,7 +173,7 @@ class RNNBase(Module):
             return self._operator(layer, x, states, lengths)
         outputs, finals = [], []
         for d, suffix in enumerate(self._suffixes(layer)):
-            own = tuple(s.select(0, d) for s in states)  # type: ignore[attr-defined]
+            own = tuple(s.select(0, d) for s in states)
             y, last = self._direction(suffix, _turned(x, lengths) if d else x, own, lengths)
             outputs.append(_turned(y, lengths) if d else y)
             finals.append(last)
@@ -169,7 +184,7 @@ class RNNBase(Module):
         w_ih, w_hh, b_ih, b_hh, w_hr = self._weights(suffix)
         gates = F.linear(x, w_ih, b_ih)
         outputs = []
-        for t, part in enumerate(gates.unbind(0)):  # type: ignore[attr-defined]
+        for t, part in enumerate(gates.unbind(0)):
             new = self._step(part, states, w_hh, b_hh)
             if w_hr is not None:
                 new = (F.linear(new[0], w_hr), *new[1:])
@@ -197,7 +212,10 @@ class RNNBase(Module):
         parts = [self._onnx_weights(suffix, x) for suffix in self._suffixes(layer)]
         w, r, b = (stack([p[i] for p in parts], 0) for i in range(3))
         sizes = None if lengths is None else np.asarray(lengths, np.int32)
-        options: dict[str, Any] = {"hidden_size": self.hidden_size, "direction": "bidirectional" if self.bidirectional else "forward"}
+        options: dict[str, Any] = {
+            "hidden_size": self.hidden_size,
+            "direction": "bidirectional" if self.bidirectional else "forward",
+        }
         if name == "RNN":
             options["activations"] = ("Tanh" if self.mode == "RNN_TANH" else "Relu",) * self.directions
         if name == "GRU":
@@ -215,7 +233,7 @@ class RNNBase(Module):
         w_ih, w_hh, b_ih, b_hh, _ = self._weights(suffix)
 
         def ordered(value: Tensor) -> Tensor:
-            rows = value.chunk(gates, 0)  # type: ignore[attr-defined]
+            rows = value.chunk(gates, 0)
             return value if gates == 1 else cat([rows[i] for i in order], 0)
 
         if b_ih is None:
@@ -224,7 +242,14 @@ class RNNBase(Module):
 
     def extra_repr(self) -> str:
         text = f"{self.input_size}, {self.hidden_size}"
-        for name, default in (("proj_size", 0), ("num_layers", 1), ("bias", True), ("batch_first", False), ("dropout", 0.0), ("bidirectional", False)):
+        for name, default in (
+            ("proj_size", 0),
+            ("num_layers", 1),
+            ("bias", True),
+            ("batch_first", False),
+            ("dropout", 0.0),
+            ("bidirectional", False),
+        ):
             if getattr(self, name) != default:
                 text += f", {name}={getattr(self, name)}"
         return text
@@ -233,7 +258,7 @@ class RNNBase(Module):
 def _turned(x: Tensor, lengths: Any) -> Tensor:
     """Time reversed, each sequence within its own length."""
     if lengths is None:
-        return x.flip(0)  # type: ignore[attr-defined,no-any-return]
+        return x.flip(0)
     steps = np.arange(x._data.shape[0])[:, None]
     places = np.where(steps < lengths, lengths - 1 - steps, steps)
     spread = np.broadcast_to(places[:, :, None], x._data.shape)
@@ -248,7 +273,9 @@ class RNN(RNNBase):
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
         self_mode = "RNN_TANH" if nonlinearity == "tanh" else "RNN_RELU"
-        super().__init__(self_mode, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype)
+        super().__init__(
+            self_mode, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype
+        )
         self.nonlinearity = nonlinearity
 
 
@@ -273,7 +300,9 @@ class _Cell(Module):
 
     gates = 1
 
-    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, device: Any = None, dtype: Any = None) -> None:
+    def __init__(
+        self, input_size: int, hidden_size: int, bias: bool = True, device: Any = None, dtype: Any = None
+    ) -> None:
         super().__init__()
         self.input_size, self.hidden_size, self.bias = input_size, hidden_size, bias
         rows = self.gates * hidden_size
@@ -289,7 +318,7 @@ class _Cell(Module):
         if input._data.ndim not in (1, 2):
             raise ValueError(f"{type(self).__name__}: Expected input to be 1D or 2D, got {input._data.ndim}D instead")
         single = input._data.ndim == 1
-        x = input.unsqueeze(0) if single else input  # type: ignore[attr-defined]
+        x = input.unsqueeze(0) if single else input
         if hx is None:
             states = [zeros(x.shape[0], self.hidden_size, dtype=x.dtype) for _ in range(count)]
         else:
@@ -303,7 +332,15 @@ class _Cell(Module):
 class RNNCell(_Cell):
     """One step of an RNN."""
 
-    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "tanh", device: Any = None, dtype: Any = None) -> None:
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: str = "tanh",
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(f"Unknown nonlinearity: {nonlinearity}")
         super().__init__(input_size, hidden_size, bias, device, dtype)
@@ -312,7 +349,7 @@ class RNNCell(_Cell):
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         gates, (h,), single = self._prepared(input, hx, 1)
         found = step_rnn(ops.Tanh if self.nonlinearity == "tanh" else ops.Relu, gates, h, self.weight_hh, self.bias_hh)
-        return found.squeeze(0) if single else found  # type: ignore[attr-defined,no-any-return]
+        return found.squeeze(0) if single else found
 
 
 class LSTMCell(_Cell):
@@ -323,7 +360,7 @@ class LSTMCell(_Cell):
     def forward(self, input: Tensor, hx: Any = None) -> tuple[Tensor, Tensor]:
         gates, states, single = self._prepared(input, hx, 2)
         h, c = step_lstm(gates, (states[0], states[1]), self.weight_hh, self.bias_hh)
-        return (h.squeeze(0), c.squeeze(0)) if single else (h, c)  # type: ignore[attr-defined]
+        return (h.squeeze(0), c.squeeze(0)) if single else (h, c)
 
 
 class GRUCell(_Cell):
@@ -334,7 +371,7 @@ class GRUCell(_Cell):
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         gates, (h,), single = self._prepared(input, hx, 1)
         found = step_gru(gates, h, self.weight_hh, self.bias_hh)
-        return found.squeeze(0) if single else found  # type: ignore[attr-defined,no-any-return]
+        return found.squeeze(0) if single else found
 
 
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNBase", "RNNCell"]

@@ -77,7 +77,12 @@ def _joined(states: list[dict[str, Any]], name: str, params: list[Tensor]) -> np
     """One array whose parts are the states' arrays; made anew where they are not."""
     first = states[0].get(name)
     whole = None if first is None else first.base
-    if whole is not None and whole.ndim == 1 and whole.size == sum(p._data.size for p in params) and all(s[name].base is whole for s in states):
+    if (
+        whole is not None
+        and whole.ndim == 1
+        and whole.size == sum(p._data.size for p in params)
+        and all(s[name].base is whole for s in states)
+    ):
         return whole
     whole = np.concatenate([buffer(s, name, p._data).reshape(-1) for s, p in zip(states, params)])
     start = 0
@@ -87,7 +92,15 @@ def _joined(states: list[dict[str, Any]], name: str, params: list[Tensor]) -> np
     return whole
 
 
-def _adam(step: int, group: dict[str, Any], param: np.ndarray, grad: np.ndarray, mean: np.ndarray, square: np.ndarray, highest: np.ndarray | None) -> None:
+def _adam(
+    step: int,
+    group: dict[str, Any],
+    param: np.ndarray,
+    grad: np.ndarray,
+    mean: np.ndarray,
+    square: np.ndarray,
+    highest: np.ndarray | None,
+) -> None:
     dtype = param.dtype.type
     lr = number(group["lr"])
     beta1, beta2 = map(number, group["betas"])
@@ -179,7 +192,14 @@ class RAdam(Optimizer):
     def __init__(self, params: Any, lr: Any = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0, decoupled_weight_decay: bool = False, *,
                  maximize: bool = False, **implementation: Any) -> None:  # fmt: skip
         check_settings(lr=number(lr), eps=eps, betas=betas, weight_decay=weight_decay)
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "decoupled_weight_decay": decoupled_weight_decay, "maximize": maximize}
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "decoupled_weight_decay": decoupled_weight_decay,
+            "maximize": maximize,
+        }
         super().__init__(params, {**defaults, **IMPLEMENTATION, **implementation})
 
     def update(self, param: np.ndarray, grad: np.ndarray, state: dict[str, Any], group: dict[str, Any]) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from headrace.nn.functional.activation import *  # noqa: F403
+from headrace.nn.functional.affine import *  # noqa: F403
 from headrace.nn.functional.attention import *  # noqa: F403
 from headrace.nn.functional.convolution import *  # noqa: F403
 from headrace.nn.functional.distance import *  # noqa: F403
-from headrace.nn.functional.dropout import *  # noqa: F403
-from headrace.nn.functional.linear import *  # noqa: F403
+from headrace.nn.functional.dropping import *  # noqa: F403
 from headrace.nn.functional.loss import *  # noqa: F403
 from headrace.nn.functional.normalization import *  # noqa: F403
 from headrace.nn.functional.padding import *  # noqa: F403

@@ -45,6 +45,8 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = Fals
 
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
     """x above 0, weight * x below; one weight, or one a channel (dimension 1)."""
+    if weight._data.ndim > 1:
+        raise RuntimeError(f"prelu: Expected `weight` to be a scalar or 1D tensor, but got: ndim = {weight._data.ndim}")
     if weight._data.size != 1:
         if input._data.ndim < 1:
             raise RuntimeError("Not allow zero-dim input tensor.")

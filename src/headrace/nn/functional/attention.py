@@ -11,7 +11,7 @@ from headrace.autograd.tape import ops
 from headrace.functional.base import scalar
 from headrace.functional.exports import exported
 from headrace.functional.pointwise import category
-from headrace.nn.functional.dropout import dropout
+from headrace.nn.functional.dropping import dropout
 from headrace.tensors import Tensor, wrap
 
 

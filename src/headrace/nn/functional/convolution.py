@@ -71,6 +71,8 @@ def _check(n: int, input: Tensor, weight: Tensor, bias: Tensor | None, groups: i
         )
     if input._data.dtype != weight._data.dtype:
         raise RuntimeError(f"Input type ({input.dtype}) and weight type ({weight.dtype}) should be the same")
+    if bias is not None and input._data.dtype != bias._data.dtype:
+        raise RuntimeError(f"Input type ({input.dtype}) and bias type ({bias.dtype}) should be the same")
     if groups < 1:
         raise RuntimeError("non-positive groups is not supported")
     channels = input._data.shape[rank - n - 1]

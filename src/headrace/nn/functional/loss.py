@@ -46,7 +46,14 @@ def _broadcast(input: Tensor, target: Tensor, loss: str) -> tuple[Any, Any]:
     return pair(input, target)
 
 
-def mse_loss(input: Tensor, target: Tensor, size_average: Any = None, reduce: Any = None, reduction: str = "mean", weight: Tensor | None = None) -> Tensor:
+def mse_loss(
+    input: Tensor,
+    target: Tensor,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+    weight: Tensor | None = None,
+) -> Tensor:
     """(input - target)²."""
     a, b = _broadcast(input, target, "mse_loss")
     gap = ops.Sub(a, b)
@@ -58,7 +65,14 @@ def mse_loss(input: Tensor, target: Tensor, size_average: Any = None, reduce: An
     return _reduced(loss, _legacy(reduction, size_average, reduce))
 
 
-def l1_loss(input: Tensor, target: Tensor, size_average: Any = None, reduce: Any = None, reduction: str = "mean", weight: Tensor | None = None) -> Tensor:
+def l1_loss(
+    input: Tensor,
+    target: Tensor,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+    weight: Tensor | None = None,
+) -> Tensor:
     """|input - target|."""
     a, b = _broadcast(input, target, "l1_loss")
     loss = ops.Abs(ops.Sub(a, b))
@@ -69,7 +83,14 @@ def l1_loss(input: Tensor, target: Tensor, size_average: Any = None, reduce: Any
     return _reduced(loss, _legacy(reduction, size_average, reduce))
 
 
-def smooth_l1_loss(input: Tensor, target: Tensor, size_average: Any = None, reduce: Any = None, reduction: str = "mean", beta: float = 1.0) -> Tensor:
+def smooth_l1_loss(
+    input: Tensor,
+    target: Tensor,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+    beta: float = 1.0,
+) -> Tensor:
     """Squared below beta, absolute above."""
     if beta < 0:
         raise RuntimeError("smooth_l1_loss does not support negative values for beta.")
@@ -82,23 +103,38 @@ def smooth_l1_loss(input: Tensor, target: Tensor, size_average: Any = None, redu
     return _reduced(loss, _legacy(reduction, size_average, reduce))
 
 
-def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0, weight: Tensor | None = None) -> Tensor:
+def huber_loss(
+    input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0, weight: Tensor | None = None
+) -> Tensor:
     """Squared below delta, delta times absolute above."""
     if delta <= 0:
         raise RuntimeError("huber_loss does not support non-positive values for delta.")
     a, b = _broadcast(input, target, "huber_loss")
     gap = ops.Abs(ops.Sub(a, b))
     small = ops.Mul(ops.Mul(gap, gap), scalar(0.5, gap))
-    loss = ops.Where(ops.LessOrEqual(gap, scalar(delta, gap)), small, ops.Mul(ops.Sub(gap, scalar(0.5 * delta, gap)), scalar(delta, gap)))
+    loss = ops.Where(
+        ops.LessOrEqual(gap, scalar(delta, gap)),
+        small,
+        ops.Mul(ops.Sub(gap, scalar(0.5 * delta, gap)), scalar(delta, gap)),
+    )
     return _reduced(loss if weight is None else ops.Mul(loss, weight), reduction)
 
 
 def _check_same(input: Tensor, target: Tensor) -> None:
     if tuple(input._data.shape) != tuple(target._data.shape):
-        raise ValueError(f"Using a target size ({target.shape}) that is different to the input size ({input.shape}) is deprecated. Please ensure they have the same size.")
+        raise ValueError(
+            f"Using a target size ({target.shape}) that is different to the input size ({input.shape}) is deprecated. Please ensure they have the same size."
+        )
 
 
-def binary_cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: Any = None, reduce: Any = None, reduction: str = "mean") -> Tensor:
+def binary_cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+) -> Tensor:
     """-(target * log(input) + (1 - target) * log(1 - input)); logarithms are at least -100."""
     _check_same(input, target)
     data = input._data
@@ -149,7 +185,15 @@ def _classes_last(input: Tensor) -> Tensor:
     return input.permute(0, *range(2, rank), 1).reshape(-1, input.shape[1])
 
 
-def nll_loss(input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: Any = None, ignore_index: int = -100, reduce: Any = None, reduction: str = "mean") -> Tensor:
+def nll_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: Any = None,
+    ignore_index: int = -100,
+    reduce: Any = None,
+    reduction: str = "mean",
+) -> Tensor:
     """-input[target] for log-probabilities [N, C, ...] and class numbers [N, ...]."""
     reduction = _legacy(reduction, size_average, reduce)
     _check_classes(input, target)
@@ -176,10 +220,14 @@ def _check_classes(input: Tensor, target: Tensor) -> None:
         raise RuntimeError(f"expected scalar type Long but found {target.dtype}")
     rank = input._data.ndim
     if rank == 0 or target._data.ndim != max(0, rank - 1):
-        raise ValueError(f"Expected target size to have {max(0, rank - 1)} dimensions, got {list(target.shape)} for input {list(input.shape)}")
+        raise ValueError(
+            f"Expected target size to have {max(0, rank - 1)} dimensions, got {list(target.shape)} for input {list(input.shape)}"
+        )
     wanted = input._data.shape[:1] + input._data.shape[2:] if rank > 1 else ()
     if tuple(target._data.shape) != tuple(wanted):
-        raise ValueError(f"Expected input batch_size ({wanted[0] if wanted else 1}) to match target batch_size ({list(target.shape)})")
+        raise ValueError(
+            f"Expected input batch_size ({wanted[0] if wanted else 1}) to match target batch_size ({list(target.shape)})"
+        )
 
 
 def _picked(rows: Tensor, places: Tensor, ignore_index: int) -> Tensor:
@@ -224,7 +272,9 @@ def cross_entropy(
     if not 0.0 <= label_smoothing <= 1.0:
         raise RuntimeError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}")
     if weight is not None and tuple(weight.shape) != (input._data.shape[1 if input._data.ndim > 1 else 0],):
-        raise RuntimeError(f"cross_entropy: weight tensor should be defined either for all {input.shape[1 if input._data.ndim > 1 else 0]} classes or no classes but got weight tensor of shape: {list(weight.shape)}")
+        raise RuntimeError(
+            f"cross_entropy: weight tensor should be defined either for all {input.shape[1 if input._data.ndim > 1 else 0]} classes or no classes but got weight tensor of shape: {list(weight.shape)}"
+        )
     if category(target) >= 2:
         return _soft_cross_entropy(input, target, weight, reduction, label_smoothing)
     axis = 0 if input._data.ndim == 1 else 1
@@ -264,9 +314,13 @@ def _plain_classes(input: Tensor, target: Tensor, weight: Tensor | None, ignore_
     return bool(low >= 0 and high < x.shape[1] and not low <= ignore_index <= high)
 
 
-def _soft_cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None, reduction: str, smoothing: float) -> Tensor:
+def _soft_cross_entropy(
+    input: Tensor, target: Tensor, weight: Tensor | None, reduction: str, smoothing: float
+) -> Tensor:
     if tuple(input._data.shape) != tuple(target._data.shape):
-        raise RuntimeError("Expected floating point type for target with class probabilities, got a target of another shape than the input")
+        raise RuntimeError(
+            "Expected floating point type for target with class probabilities, got a target of another shape than the input"
+        )
     axis = 0 if input._data.ndim == 1 else 1
     classes = input._data.shape[axis]
     if smoothing:
@@ -281,7 +335,14 @@ def _soft_cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None, re
     return _reduced(loss, reduction)
 
 
-def kl_div(input: Tensor, target: Tensor, size_average: Any = None, reduce: Any = None, reduction: str = "mean", log_target: bool = False) -> Tensor:
+def kl_div(
+    input: Tensor,
+    target: Tensor,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+    log_target: bool = False,
+) -> Tensor:
     """target * (log(target) - input), for log-probabilities."""
     from headrace.functional.pointwise import xlogy
 
@@ -310,7 +371,9 @@ def poisson_nll_loss(
     return _reduced(loss, _legacy(reduction, size_average, reduce))
 
 
-def gaussian_nll_loss(input: Tensor, target: Tensor, var: Any, full: bool = False, eps: float = 1e-6, reduction: str = "mean") -> Tensor:
+def gaussian_nll_loss(
+    input: Tensor, target: Tensor, var: Any, full: bool = False, eps: float = 1e-6, reduction: str = "mean"
+) -> Tensor:
     """The negative log-likelihood of normal variables with mean `input` and variance `var`."""
     if not isinstance(var, Tensor):
         if var < 0:
@@ -334,7 +397,11 @@ def gaussian_nll_loss(input: Tensor, target: Tensor, var: Any, full: bool = Fals
 
 
 def _stretches(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
-    return len(shape) == len(to) and sum(a != b for a, b in zip(shape, to)) <= 1 and all(a in (1, b) for a, b in zip(shape, to))
+    return (
+        len(shape) == len(to)
+        and sum(a != b for a, b in zip(shape, to)) <= 1
+        and all(a in (1, b) for a, b in zip(shape, to))
+    )
 
 
 def _clamped_without_gradient(var: Tensor, low: Any) -> Any:
@@ -346,10 +413,24 @@ def _clamped_without_gradient(var: Tensor, low: Any) -> Any:
 # -------------------------------------------------------------------- pairs and margins
 
 
-def cosine_embedding_loss(input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0, size_average: Any = None, reduce: Any = None, reduction: str = "mean") -> Tensor:
+def cosine_embedding_loss(
+    input1: Tensor,
+    input2: Tensor,
+    target: Tensor,
+    margin: float = 0,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+) -> Tensor:
     """1 - cos for target 1, max(0, cos - margin) for target -1."""
-    if target._data.ndim not in (0, 1) or input1._data.ndim != target._data.ndim + 1 or input1._data.ndim != input2._data.ndim:
-        raise RuntimeError(f"{target._data.ndim}D target tensor expects {target._data.ndim + 1}D input tensors, but found inputs with sizes {list(input1.shape)} and {list(input2.shape)}.")
+    if (
+        target._data.ndim not in (0, 1)
+        or input1._data.ndim != target._data.ndim + 1
+        or input1._data.ndim != input2._data.ndim
+    ):
+        raise RuntimeError(
+            f"{target._data.ndim}D target tensor expects {target._data.ndim + 1}D input tensors, but found inputs with sizes {list(input1.shape)} and {list(input2.shape)}."
+        )
     axes = axes_input((target._data.ndim,))
     eps = scalar(1e-12, input1)
     product = ops.ReduceSum(ops.Mul(input1, input2), axes, keepdims=0)
@@ -362,7 +443,14 @@ def cosine_embedding_loss(input1: Tensor, input2: Tensor, target: Tensor, margin
     return _reduced(loss, _legacy(reduction, size_average, reduce))
 
 
-def hinge_embedding_loss(input: Tensor, target: Tensor, margin: float = 1.0, size_average: Any = None, reduce: Any = None, reduction: str = "mean") -> Tensor:
+def hinge_embedding_loss(
+    input: Tensor,
+    target: Tensor,
+    margin: float = 1.0,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+) -> Tensor:
     """x for target 1, max(0, margin - x) for target -1."""
     zero = scalar(0, input)
     far = ops.Where(target != 1, clamp_min(margin - input, 0), zero)
@@ -370,14 +458,26 @@ def hinge_embedding_loss(input: Tensor, target: Tensor, margin: float = 1.0, siz
     return _reduced(ops.Add(far, near), _legacy(reduction, size_average, reduce))
 
 
-def margin_ranking_loss(input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0, size_average: Any = None, reduce: Any = None, reduction: str = "mean") -> Tensor:
+def margin_ranking_loss(
+    input1: Tensor,
+    input2: Tensor,
+    target: Tensor,
+    margin: float = 0,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+) -> Tensor:
     """max(0, -target * (input1 - input2) + margin)."""
     if input1._data.ndim != input2._data.ndim or input1._data.ndim != target._data.ndim:
-        raise RuntimeError(f"margin_ranking_loss : All input tensors should have same dimension but got sizes: input1: {list(input1.shape)}, input2: {list(input2.shape)}, target: {list(target.shape)} ")
+        raise RuntimeError(
+            f"margin_ranking_loss : All input tensors should have same dimension but got sizes: input1: {list(input1.shape)}, input2: {list(input2.shape)}, target: {list(target.shape)} "
+        )
     return _reduced(clamp_min(-target * (input1 - input2) + margin, 0), _legacy(reduction, size_average, reduce))
 
 
-def soft_margin_loss(input: Tensor, target: Tensor, size_average: Any = None, reduce: Any = None, reduction: str = "mean") -> Tensor:
+def soft_margin_loss(
+    input: Tensor, target: Tensor, size_average: Any = None, reduce: Any = None, reduction: str = "mean"
+) -> Tensor:
     """log(1 + exp(-target * input))."""
     return _reduced(ops.Softplus(-target * input), _legacy(reduction, size_average, reduce))
 
@@ -392,17 +492,28 @@ def triplet_margin_loss(
     if margin <= 0:
         raise ValueError(f"margin must be greater than 0, got {margin}")
     if not anchor._data.ndim == positive._data.ndim == negative._data.ndim:
-        raise RuntimeError(f"The anchor, positive, and negative tensors are expected to have the same number of dimensions, but got: anchor {anchor._data.ndim}D, positive {positive._data.ndim}D, and negative {negative._data.ndim}D inputs")
+        raise RuntimeError(
+            f"The anchor, positive, and negative tensors are expected to have the same number of dimensions, but got: anchor {anchor._data.ndim}D, positive {positive._data.ndim}D, and negative {negative._data.ndim}D inputs"
+        )
     near, far = pairwise_distance(anchor, positive, p, eps), pairwise_distance(anchor, negative, p, eps)
     if swap:
         far = ops.Min(far, pairwise_distance(positive, negative, p, eps))
     return _reduced(clamp_min(near - far + margin, 0), _legacy(reduction, size_average, reduce))
 
 
-def multilabel_soft_margin_loss(input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: Any = None, reduce: Any = None, reduction: str = "mean") -> Tensor:
+def multilabel_soft_margin_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+) -> Tensor:
     """The mean over classes of the binary cross entropy with logits."""
     loss = binary_cross_entropy_with_logits(input, target, weight, reduction="none")
-    return _reduced(ops.ReduceMean(loss, axes_input((input._data.ndim - 1,)), keepdims=0), _legacy(reduction, size_average, reduce))
+    return _reduced(
+        ops.ReduceMean(loss, axes_input((input._data.ndim - 1,)), keepdims=0), _legacy(reduction, size_average, reduce)
+    )
 
 
 def ctc_loss(
@@ -414,7 +525,10 @@ def ctc_loss(
 
     single = log_probs._data.ndim == 2
     probs = log_probs.unsqueeze(1) if single else log_probs
-    steps, sizes = (np.atleast_1d(v._data if isinstance(v, Tensor) else np.asarray(v)).astype(np.int64) for v in (input_lengths, target_lengths))
+    steps, sizes = (
+        np.atleast_1d(v._data if isinstance(v, Tensor) else np.asarray(v)).astype(np.int64)
+        for v in (input_lengths, target_lengths)
+    )
     found = losses(probs, targets._data, steps, sizes, blank)
     if zero_infinity:
         found = ops.Where(np.isinf(found._data), scalar(0, found), found)
@@ -424,6 +538,14 @@ def ctc_loss(
     return found.squeeze(0) if single and reduction == "none" else found
 
 
-for _name in ("cosine_embedding_loss", "hinge_embedding_loss", "kl_div", "margin_ranking_loss", "poisson_nll_loss", "triplet_margin_loss", "ctc_loss"):
+for _name in (
+    "cosine_embedding_loss",
+    "hinge_embedding_loss",
+    "kl_div",
+    "margin_ranking_loss",
+    "poisson_nll_loss",
+    "triplet_margin_loss",
+    "ctc_loss",
+):
     FUNCTIONS[_name] = globals()[_name]
 __all__ = exported(globals())

@@ -85,7 +85,10 @@ def _scaled_gradient(x: Tensor, factor: np.ndarray) -> Tensor:
     found = wrap(x._data)
     if x._node is not None and MODE.grad:
         found._node = PythonNode(
-            "EmbeddingBackward", [edge_of(x)], 1, lambda grads: [None if grads[0] is None else ops.Mul(grads[0], factor)]
+            "EmbeddingBackward",
+            [edge_of(x)],
+            1,
+            lambda grads: [None if grads[0] is None else ops.Mul(grads[0], factor)],
         )
     return found
 
