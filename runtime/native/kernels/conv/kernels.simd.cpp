@@ -51,26 +51,28 @@ static void depthwise_tail(const DepthwiseBlock& d, int64_t m, int64_t c) {
     memcpy(d.out + m * d.ldo + c, y, size_t(width) * 4);
 }
 
+// Channels in stripes of 256 bytes a pixel, so that the rows of a window stay in L1 for all the windows they belong to.
 static void depthwise(const DepthwiseBlock& d) {
+    constexpr int64_t kStripe = 64;
     const Epilogue& e = d.epilogue;
-    for (int64_t c = 0; c < d.c;) {
-        const int64_t left = d.c - c, step = left >= 2 * kLanes ? 2 * kLanes : kLanes;
+    for (int64_t c0 = 0; c0 < d.c; c0 += kStripe) {
+        const int64_t c1 = d.c < c0 + kStripe ? d.c : c0 + kStripe;
         for (int64_t m = 0; m < d.m;) {
-            const float* w = d.w + c;
-            const float* bias = e.bias ? e.bias + c : nullptr;
-            const float* r = e.residual ? e.residual + m * e.ldr + c : nullptr;
-            float* out = d.out + m * d.ldo + c;
-            if (left < kLanes) {
-                depthwise_tail(d, m++, c);
-            } else if (left < 2 * kLanes) {
-                if (d.m - m >= 4) depthwise_tile<4, 1>(d, m, c, w, bias, out, r), m += 4;
-                else depthwise_tile<1, 1>(d, m, c, w, bias, out, r), m++;
-            } else {
-                if (d.m - m >= 4) depthwise_tile<4, 2>(d, m, c, w, bias, out, r), m += 4;
-                else depthwise_tile<1, 2>(d, m, c, w, bias, out, r), m++;
+            const bool four = d.m - m >= 4;
+            int64_t c = c0;
+            for (; c + kLanes <= c1;) {
+                const bool two = c + 2 * kLanes <= c1;
+                const float* w = d.w + c;
+                const float* bias = e.bias ? e.bias + c : nullptr;
+                const float* r = e.residual ? e.residual + m * e.ldr + c : nullptr;
+                float* out = d.out + m * d.ldo + c;
+                if (four) two ? depthwise_tile<4, 2>(d, m, c, w, bias, out, r) : depthwise_tile<4, 1>(d, m, c, w, bias, out, r);
+                else two ? depthwise_tile<1, 2>(d, m, c, w, bias, out, r) : depthwise_tile<1, 1>(d, m, c, w, bias, out, r);
+                c += two ? 2 * kLanes : kLanes;
             }
+            for (int64_t i = 0; c < c1 && i < (four ? 4 : 1); i++) depthwise_tail(d, m + i, c);
+            m += four ? 4 : 1;
         }
-        c += step;
     }
 }
 

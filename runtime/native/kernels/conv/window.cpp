@@ -56,8 +56,12 @@ void WindowRows::fill(const void** table, int64_t stride, int64_t s0, int64_t s1
             } else {
                 const char* row = x + ((image * w.in[0] + i0) * w.in[1] + i1) * w.in[2] * pixel;
                 int64_t i2 = o2 * w.stride[2] - w.begin[2] + k[2] * w.dilation[2];
-                for (int64_t j = 0; j < run; j++, i2 += w.stride[2])
-                    to[j] = uint64_t(i2) < uint64_t(w.in[2]) ? row + i2 * pixel : outside;
+                int64_t j = 0;
+                for (; j < run && i2 < 0; j++, i2 += w.stride[2]) to[j] = outside;
+                const int64_t inside = std::min(run, i2 < w.in[2] ? j + ceil_div(w.in[2] - i2, w.stride[2]) : j);
+                const char* at = row + i2 * pixel;
+                for (const int64_t step = w.stride[2] * pixel; j < inside; j++, at += step) to[j] = at;
+                for (; j < run; j++) to[j] = outside;
             }
             to += run, m += run, o2 = 0;
             if (++o1 == w.out[1]) {
