@@ -346,6 +346,8 @@ def diff(
     parts = [p for p in (prepend, input, append) if p is not None]
     if any(p._data.ndim != input._data.ndim for p in parts):
         raise RuntimeError("diff expects prepend or append to be the same dimension as input")
+    if n == 0:
+        return input.clone()
     x = cat(parts, axis) if len(parts) > 1 else input
     for _ in range(n):
         if x._data.shape[axis] == 0:

@@ -24,7 +24,7 @@ def _drop(input: Tensor, p: float, training: bool, inplace: bool, shape: tuple[i
     if p == 1.0:
         mask: Any = np.zeros(shape, dtype)
     else:
-        mask = (stream().random(shape, np.float32) >= p).astype(dtype) * dtype.type(1.0 / (1.0 - p))
+        mask = np.asarray(np.asarray(stream().random(shape, np.float32) >= p, dtype) * dtype.type(1.0 / (1.0 - p)))
     return adopt(input, ops.Mul(shadow(input), mask)) if inplace else ops.Mul(input, mask)
 
 
