@@ -70,11 +70,27 @@ def one(value: float, dtype: Any = np.float32) -> np.ndarray:
 
 
 def cases() -> Iterator[Case]:
-    for m, k, n in ((1, 784, 1024), (4, 1024, 1024), (128, 384, 1536), (128, 1536, 384), (512, 512, 512), (1024, 1024, 1024)):
+    for m, k, n in (
+        (1, 784, 1024),
+        (4, 1024, 1024),
+        (128, 384, 1536),
+        (128, 1536, 384),
+        (512, 512, 512),
+        (1024, 1024, 1024),
+    ):
         yield Case(f"gemm f32 {m}x{k}x{n}", "MatMul", [f32(m, k), f32(k, n)], {}, 2.0 * m * k * n)
         levels = [u8(m, k), i8(k, n), one(0.01), one(0.02), one(3, np.uint8), one(0, np.int8)]
-        yield Case(f"gemm int8 {m}x{k}x{n}", "headrace.MatMulIntegerToFloat", levels, {}, 2.0 * m * k * n, constants=(1, 3, 5))
-    yield Case("gemm f32 12x(128x32x128)", "MatMul", [f32(12, 128, 32), f32(12, 32, 128)], {}, 2.0 * 12 * 128 * 32 * 128, constants=())
+        yield Case(
+            f"gemm int8 {m}x{k}x{n}", "headrace.MatMulIntegerToFloat", levels, {}, 2.0 * m * k * n, constants=(1, 3, 5)
+        )
+    yield Case(
+        "gemm f32 12x(128x32x128)",
+        "MatMul",
+        [f32(12, 128, 32), f32(12, 32, 128)],
+        {},
+        2.0 * 12 * 128 * 32 * 128,
+        constants=(),
+    )
     for size, c, m, kernel, stride in (
         (224, 3, 64, 7, 2), (56, 64, 64, 3, 1), (56, 64, 256, 1, 1), (56, 256, 64, 1, 1), (28, 128, 128, 3, 1),
         (14, 256, 256, 3, 1), (14, 1024, 256, 1, 1), (7, 512, 512, 3, 1), (7, 2048, 512, 1, 1), (56, 128, 128, 3, 2),
@@ -85,7 +101,16 @@ def cases() -> Iterator[Case]:
         name = f"{size}x{size}x{c} -> {m}, {kernel}x{kernel}/{stride}"
         x, w = f32(1, size, size, c), f32(m, c, kernel, kernel)
         yield Case(f"conv f32 {name}", "headrace.cpu.Conv", [x, w, f32(m)], {**window, "activation": "Relu"}, work)
-        levels = [u8(1, size, size, c), one(0.02), one(3, np.uint8), i8(m, c, kernel, kernel), one(0.01), one(0, np.int8), one(0.5), one(3, np.uint8)]
+        levels = [
+            u8(1, size, size, c),
+            one(0.02),
+            one(3, np.uint8),
+            i8(m, c, kernel, kernel),
+            one(0.01),
+            one(0, np.int8),
+            one(0.5),
+            one(3, np.uint8),
+        ]
         yield Case(f"conv int8 {name}", "headrace.cpu.QConv", levels, window, work, "uint8", tuple(range(1, 8)))
     for size, c, kernel in ((112, 32, 3), (56, 144, 3), (14, 576, 3), (28, 240, 5)):
         attributes = {"pads": (kernel // 2,) * 4, "group": c}
@@ -96,7 +121,21 @@ def cases() -> Iterator[Case]:
 def load_peak() -> Any:
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "peak.so"
-        subprocess.run(["c++", "-std=c++20", "-O3", "-ffp-contract=fast", "-Wno-psabi", "-shared", "-fPIC", HERE / "peak.cpp", "-o", library], check=True)
+        subprocess.run(
+            [
+                "c++",
+                "-std=c++20",
+                "-O3",
+                "-ffp-contract=fast",
+                "-Wno-psabi",
+                "-shared",
+                "-fPIC",
+                HERE / "peak.cpp",
+                "-o",
+                library,
+            ],
+            check=True,
+        )
         return ctypes.CDLL(str(library))
 
 
@@ -117,7 +156,13 @@ def measure(case: Case, tier: str, library: Any, seconds: float) -> dict[str, An
         rows.append((speed, speed / ((before + peak(20_000)) / 2)))
     shares = sorted(share for _, share in rows)
     best = max(speed for speed, _ in rows)
-    return {"kernel": case.name, "tier": tier, "gflops": round(best, 1), "peak": round(peak(200_000), 1), "share": round(shares[len(shares) * 3 // 4], 2)}
+    return {
+        "kernel": case.name,
+        "tier": tier,
+        "gflops": round(best, 1),
+        "peak": round(peak(200_000), 1),
+        "share": round(shares[len(shares) * 3 // 4], 2),
+    }
 
 
 def main() -> None:
@@ -137,7 +182,10 @@ def main() -> None:
                 if options.json:
                     print(json.dumps(row), flush=True)
                 else:
-                    print(f"{row['kernel']:44} {row['tier']:12} {row['gflops']:8.1f} {row['peak']:7.1f} {row['share']:6.0%}", flush=True)
+                    print(
+                        f"{row['kernel']:44} {row['tier']:12} {row['gflops']:8.1f} {row['peak']:7.1f} {row['share']:6.0%}",
+                        flush=True,
+                    )
 
 
 if __name__ == "__main__":

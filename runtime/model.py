@@ -166,7 +166,9 @@ class Model:
         times = [row[4] - earlier[4] for row, earlier in zip(after, before)]
         whole = sum(times) or 1
         rows = [
-            ProfileRow(node=label, operator=operator, kernel=variant or "native", ms=time / runs / 1e6, share=time / whole)
+            ProfileRow(
+                node=label, operator=operator, kernel=variant or "native", ms=time / runs / 1e6, share=time / whole
+            )
             for (label, operator, variant, calls, _), (_, _, _, calls_before, _), time in zip(after, before, times)
             if calls > calls_before
         ]
@@ -277,13 +279,17 @@ def _check_dim(spec: TensorSpec, array: np.ndarray, axis: int, dim: object, size
             raise InputError(f"input {spec}: dimension {axis} is {size}; allowed: up to {LIMIT}")
         if dim.name is not None:
             if sizes.setdefault(dim.name, size) != size:
-                raise InputError(f"input {spec}: dimension {axis} is {size}, but {dim.name} is {sizes[dim.name]} in an earlier input; {given}")
+                raise InputError(
+                    f"input {spec}: dimension {axis} is {size}, but {dim.name} is {sizes[dim.name]} in an earlier input; {given}"
+                )
             return
         dim = substitute(dim, sizes)
         if isinstance(dim, Expr):
             return
     if dim != size:
-        raise InputError(f"input {spec}: dimension {axis} must be {dim}, expected {shape_text(spec.shape or ())}; {given}")
+        raise InputError(
+            f"input {spec}: dimension {axis} must be {dim}, expected {shape_text(spec.shape or ())}; {given}"
+        )
 
 
 def compare_golden(model: Model, golden: Golden) -> VerifyReport:

@@ -12,7 +12,7 @@ import pytest
 
 from headrace.cli import VERBS
 
-TRAIN = '''
+TRAIN = """
 import numpy as np
 import headrace as torch
 import headrace.nn as nn
@@ -29,11 +29,17 @@ def wrong():
 
 if __name__ == "__main__":
     raise SystemExit("the main part must not run")
-'''
+"""
 
 
 def headrace(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "headrace.cli", *map(str, arguments)], capture_output=True, text=True, cwd=cwd, timeout=100)
+    return subprocess.run(
+        [sys.executable, "-m", "headrace.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=100,
+    )
 
 
 def answer(*arguments: object, cwd: Path | None = None) -> dict:
@@ -99,11 +105,29 @@ def test_pack_onnx_with_somebody_elses_outputs(folder: Path, tmp_path: Path) -> 
     headrace("export", folder / "net.hr", "-o", tmp_path / "net.onnx")
     np.savez(tmp_path / "in.npz", **{name: np.ones((2, 4), np.float32)})
     headrace("run", folder / "net.hr", tmp_path / "in.npz", "-o", tmp_path / "out.npz")
-    good = answer("pack", tmp_path / "net.onnx", "--golden", tmp_path / "in.npz", "--expect", tmp_path / "out.npz", "-o", tmp_path / "again.hr")
+    good = answer(
+        "pack",
+        tmp_path / "net.onnx",
+        "--golden",
+        tmp_path / "in.npz",
+        "--expect",
+        tmp_path / "out.npz",
+        "-o",
+        tmp_path / "again.hr",
+    )
     assert good["golden"] == 1
     with np.load(tmp_path / "out.npz") as outputs:
         np.savez(tmp_path / "wrong.npz", **{key: value + 1 for key, value in outputs.items()})
-    bad = headrace("pack", tmp_path / "net.onnx", "--golden", tmp_path / "in.npz", "--expect", tmp_path / "wrong.npz", "-o", tmp_path / "no.hr")
+    bad = headrace(
+        "pack",
+        tmp_path / "net.onnx",
+        "--golden",
+        tmp_path / "in.npz",
+        "--expect",
+        tmp_path / "wrong.npz",
+        "-o",
+        tmp_path / "no.hr",
+    )
     assert bad.returncode == 1 and "deviates by" in bad.stderr and not (tmp_path / "no.hr").exists()
 
 
@@ -149,7 +173,9 @@ def test_bench_loads_a_server(server: dict[str, str], folder: Path, tmp_path: Pa
     assert figures["calls"] >= 2 and figures["failed"] == 0
     name = answer("inspect", "net.hr", cwd=folder)["inputs"][0]["name"]
     np.savez(tmp_path / "in.npz", **{name: np.ones((2, 4), np.float32)})
-    figures = answer("bench", url, "net", "--clients", "1", "--seconds", "0.1", "--inputs", tmp_path / "in.npz")["engines"]["net"]
+    figures = answer("bench", url, "net", "--clients", "1", "--seconds", "0.1", "--inputs", tmp_path / "in.npz")[
+        "engines"
+    ]["net"]
     assert figures["calls"] >= 1 and figures["failed"] == 0
     (local,) = answer("run", folder / "net.hr", tmp_path / "in.npz").values()
     (remote,) = answer("infer", url, "net", tmp_path / "in.npz").values()

@@ -97,7 +97,12 @@ def test_shape_rule(operator: Operator) -> None:
                 continue  # blocks are inferred inside a graph: see test_graph
             fresh = iter(range(10**6))
             found = infer_operator(
-                operator, given, sample.attributes, count, constants, lambda hint, fresh=fresh: symbol(f"{hint}_{next(fresh)}")
+                operator,
+                given,
+                sample.attributes,
+                count,
+                constants,
+                lambda hint, fresh=fresh: symbol(f"{hint}_{next(fresh)}"),
             )
             assert len(found) >= count
             for inferred, value in zip(found, results):

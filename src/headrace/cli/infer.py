@@ -39,4 +39,7 @@ def command(url: str, model: str, inputs: str, version: str, timeout: float, out
     else:
         from headrace.cli.run import _preview
 
-        table(("output", "dtype", "shape", "values"), [(n, a.dtype, list(a.shape), _preview(a)) for n, a in outputs.items()])
+        table(
+            ("output", "dtype", "shape", "values"),
+            [(n, a.dtype, list(a.shape), _preview(a)) for n, a in outputs.items()],
+        )

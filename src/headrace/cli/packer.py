@@ -75,7 +75,9 @@ def main() -> int:
         model, example = module_and_example(load_object(job["file"], job["name"]))
         answer = pack_file(model, job["options"], example)
     except Exception as error:
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(Path(job["file"]).resolve())]
+        frames = [
+            f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(Path(job["file"]).resolve())
+        ]
         where = f"{job['file']}:{frames[-1].lineno}: " if frames else ""
         answer = {"error": f"{where}{type(error).__name__ if frames else ''}{': ' if frames else ''}{error}"}
     print(json.dumps(answer), flush=True)

@@ -41,10 +41,17 @@ def bench_file(
         runs[compare] = _peer(compare, path, feeds, threads)
     first = {name: run() for name, run in runs.items()}
     times = _in_turns(runs, seconds)
-    result: dict[str, Any] = {"target": str(path), "batch": batch, "threads": threads, "engines": {n: _figures(t) for n, t in times.items()}}
+    result: dict[str, Any] = {
+        "target": str(path),
+        "batch": batch,
+        "threads": threads,
+        "engines": {n: _figures(t) for n, t in times.items()},
+    }
     if compare:
         result["ratio"] = float(np.median(times[compare]) / np.median(times["headrace"]))
-        result["max_difference"] = _difference(first["headrace"], dict(zip([s.name for s in model.outputs], first[compare])))
+        result["max_difference"] = _difference(
+            first["headrace"], dict(zip([s.name for s in model.outputs], first[compare]))
+        )
     if profile:
         result["profile"] = model.profile(feeds)
     model.close()
@@ -53,7 +60,9 @@ def bench_file(
 
 def _peer(name: str, path: str | Path, feeds: Arrays, threads: int) -> Callable[[], Any]:
     if name != "onnxruntime" or Path(path).suffix != ".onnx":
-        raise HeadraceError(f"cannot compare {path} with {name!r}; allowed: onnxruntime on an .onnx file (headrace export makes one)")
+        raise HeadraceError(
+            f"cannot compare {path} with {name!r}; allowed: onnxruntime on an .onnx file (headrace export makes one)"
+        )
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -81,10 +90,26 @@ def _in_turns(runs: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str
 
 def _figures(times: list[float], failed: int = 0, wall: float | None = None) -> dict[str, float]:
     if not times:
-        return {"calls": 0, "per_second": 0.0, "p50_ms": 0.0, "p90_ms": 0.0, "p99_ms": 0.0, "min_ms": 0.0, "failed": failed}
+        return {
+            "calls": 0,
+            "per_second": 0.0,
+            "p50_ms": 0.0,
+            "p90_ms": 0.0,
+            "p99_ms": 0.0,
+            "min_ms": 0.0,
+            "failed": failed,
+        }
     p50, p90, p99 = np.percentile(times, [50, 90, 99]) * 1e3
     rate = len(times) / (wall if wall is not None else sum(times))
-    return {"calls": len(times), "per_second": rate, "p50_ms": float(p50), "p90_ms": float(p90), "p99_ms": float(p99), "min_ms": min(times) * 1e3, "failed": failed}
+    return {
+        "calls": len(times),
+        "per_second": rate,
+        "p50_ms": float(p50),
+        "p90_ms": float(p90),
+        "p99_ms": float(p99),
+        "min_ms": min(times) * 1e3,
+        "failed": failed,
+    }
 
 
 def _difference(ours: Arrays, theirs: Arrays) -> float:
@@ -136,7 +161,12 @@ def bench_server(
     for caller in callers:
         caller.join()
     wall = time.perf_counter() - begin
-    return {"target": url, "model": model, "clients": clients, "engines": {model: _figures([t for own in times for t in own], sum(failed), wall)}}
+    return {
+        "target": url,
+        "model": model,
+        "clients": clients,
+        "engines": {model: _figures([t for own in times for t in own], sum(failed), wall)},
+    }
 
 
 def _spec(facts: Mapping[str, Any]) -> TensorSpec:

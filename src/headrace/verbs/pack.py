@@ -113,7 +113,9 @@ def pack(
     return PackReport(str(path), path.stat().st_size, specs[0], specs[1], operators, len(cases), deviation, accuracy)
 
 
-def _capture(model: Any, example: Any) -> tuple[Program, Callable[[Arrays], dict[str, np.ndarray]] | None, Arrays | None]:
+def _capture(
+    model: Any, example: Any
+) -> tuple[Program, Callable[[Arrays], dict[str, np.ndarray]] | None, Arrays | None]:
     """The program, a function that gives the origin's answers (None: the program is its own origin), the example feeds."""
     if isinstance(model, Graph):
         return Program({model.name: model}), None, None
@@ -145,10 +147,19 @@ def _golden_inputs(model: Model, count: int, seed: int, example: Arrays | None) 
     return cases + [random_feeds(model.inputs, seed + i, batch=2, like=example) for i in range(count - len(cases))]
 
 
-def _save(program: Program, path: Path, golden: Golden | None, facts: Mapping[str, str], members: Mapping[str, bytes] | None, created: str | None) -> None:
+def _save(
+    program: Program,
+    path: Path,
+    golden: Golden | None,
+    facts: Mapping[str, str],
+    members: Mapping[str, bytes] | None,
+    created: str | None,
+) -> None:
     from headrace.serializer import archive
 
-    archive.save(program, path, golden=golden, properties=dict(facts), extra_members=dict(members or {}), created=created)
+    archive.save(
+        program, path, golden=golden, properties=dict(facts), extra_members=dict(members or {}), created=created
+    )
 
 
 def _compare(answers: Sequence[Arrays], origin: Sequence[Arrays], rtol: float, atol: float) -> float:
