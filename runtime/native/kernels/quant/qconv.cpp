@@ -10,6 +10,7 @@ namespace hr {
 namespace {
 
 constexpr int64_t kImageBytes = 2 << 20;    // prepared images held at a time
+constexpr int64_t kRowsBytes = 256 << 10;   // prepared rows of a 1x1 convolution: half of L2
 
 class QConvKernel final : public Kernel {
 public:
@@ -72,6 +73,19 @@ public:
         }
         char* y = mem.y ? reinterpret_cast<char*>(mem.y) : static_cast<char*>(c.out(0).data);
         const int64_t item = int64_t(item_size(type_)), step = images_at_once(w);
+        if (matrix(w, ws)) {
+            // A plain product: rows are prepared in pieces that the cache still holds when they are multiplied.
+            const int64_t rows = w.rows(), some = rows_at_once(w, ws);
+            for (int64_t m = 0; m < rows; m += some) {
+                Window part;
+                part.c = w.c, part.in[2] = part.out[2] = std::min(some, rows - m);
+                IntEpilogue here = e;
+                if (here.r) here.r = static_cast<const uint8_t*>(e.r) + m * features;
+                run_images(part, ws, x + m * w.c, params, here, weights, mem, y + m * features * item, *c.pool);
+            }
+            if (mem.y) back(mem.y, w.n, features, w.pixels(), c.out(0).data, *c.pool);
+            return;
+        }
         for (int64_t image = 0; image < w.n; image += step) {
             Window part = w;
             part.n = std::min(step, w.n - image);
@@ -138,6 +152,11 @@ private:
     // The image that rows point into: padded where pads can be copied.
     Window walked(const Window& w) const { return w.pointwise() || !pads_copied() ? w : padded(w); }
     int64_t pixel_items(const Window& w, const Shape& ws) const { return w.pointwise() && !depthwise(ws) ? round_up(w.c, table_.unit) : w.c; }
+    bool matrix(const Window& w, const Shape& ws) const { return w.pointwise() && !depthwise(ws); }
+    int64_t rows_at_once(const Window& w, const Shape& ws) const {
+        const int64_t most = std::max<int64_t>(kRowsBytes / std::max<int64_t>(1, pixel_items(w, ws) * table_.item), 96);
+        return std::min(round_up(most, table_.mr), w.rows());
+    }
     int64_t images_at_once(const Window& w) const {
         return std::clamp<int64_t>(kImageBytes / std::max<int64_t>(1, walked(w).in_pixels() * w.c * table_.item), 1, std::max<int64_t>(1, w.n));
     }
@@ -150,7 +169,8 @@ private:
             mem.y = s.take<uint8_t>(w.rows() * ws[0] * item);
             if (residual) mem.r = s.take<uint8_t>(w.rows() * ws[0]);
         }
-        mem.image = s.take<uint8_t>(images_at_once(w) * walked(w).in_pixels() * pixel_items(w, ws) * table_.item);
+        const int64_t pixels = matrix(w, ws) ? rows_at_once(w, ws) : images_at_once(w) * walked(w).in_pixels();
+        mem.image = s.take<uint8_t>(pixels * pixel_items(w, ws) * table_.item);
         mem.outside = s.take<char>(w.c * table_.item);
         if (!packed_ || ws != packed_shape_) mem.weights = s.take<int8_t>(weight_bytes(ws)), mem.sums = s.take<int32_t>(columns(ws));
         if (!fixed_) mem.params = s.take<char>(int64_t(rule(ws).scratch_bytes()));

@@ -9,7 +9,7 @@ namespace hr {
 
 namespace {
 
-constexpr int64_t kPreparedBytes = 1 << 20;     // of A at a time
+constexpr int64_t kPreparedBytes = 256 << 10;   // of A at a time: half of L2
 
 class QGemmKernel final : public Kernel {
 public:
@@ -145,7 +145,8 @@ private:
 
     int64_t row_bytes(int64_t k) const { return round_up(k, table_.unit) * table_.item; }
     int64_t rows_at_once(const Sizes& z) const {
-        return std::clamp<int64_t>(kPreparedBytes / std::max<int64_t>(1, row_bytes(z.k)) / table_.mr * table_.mr, table_.mr, std::max<int64_t>(z.m, 1));
+        const int64_t most = std::max<int64_t>(kPreparedBytes / std::max<int64_t>(1, row_bytes(z.k)), 96);
+        return std::min(round_up(most, table_.mr), std::max<int64_t>(z.m, 1));
     }
 
     Memory plan(const Sizes& z, Scratch& s) const {
