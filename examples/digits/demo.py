@@ -134,7 +134,7 @@ with tempfile.TemporaryDirectory(prefix="headrace-demo-") as scratch:
                 with Client(url) as client:
                     guesses, right, p50, p99 = ask(client, name, x_test, y_test)
                 table.add_row(name, protocol, f"{right:.2%}", f"{p50:.2f}", f"{p99:.2f}")
-        for rows in zip(*(picture(image) for image in x_test[:5])):
+        for rows in zip(*(picture(image) for image in x_test[:4])):
             console.print("  " + "   ".join(rows))
         console.print(
             "  "
