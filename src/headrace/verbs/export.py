@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.runtime.model import open_source
-from headrace.verbs.files import write_whole
+from headrace.serializer import atomic
 
 
 def export(model: str | Path, output: str | Path, *, opset: int | None = None) -> dict[str, Any]:
@@ -19,6 +19,6 @@ def export(model: str | Path, output: str | Path, *, opset: int | None = None) -
 
     proto = to_model(open_source(Path(model)).program, opset=opset)
     data = proto.SerializeToString(deterministic=True)
-    write_whole(output, lambda file: file.write(data))
+    atomic.replace(output, [data])
     version = next(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx"))
     return {"path": str(output), "bytes": len(data), "opset": version}
