@@ -14,11 +14,17 @@ import headrace.optim as optim
 RECORD = Path(__file__).with_name("optimizers.npz")
 
 
+def assert_same(got: np.ndarray, want: np.ndarray) -> None:
+    assert got.dtype == want.dtype
+    bound = {"rtol": 1e-9, "atol": 1e-12} if got.dtype == np.float64 else {"rtol": 2e-4, "atol": 2e-5}
+    np.testing.assert_allclose(got, want, **bound)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_recorded_parameters(name: str) -> None:
     with np.load(RECORD, allow_pickle=False) as archive:
         for i, got in enumerate(parameters(headrace, name)):
-            np.testing.assert_allclose(got, archive[f"{name}/{i}"], rtol=2e-4, atol=2e-5)
+            assert_same(got, archive[f"{name}/{i}"])
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -34,7 +40,7 @@ def test_live_parameters(name: str) -> None:
         "torch", reason="the live comparison needs torch; recorded parameters are compared everywhere"
     )
     for got, want in zip(parameters(headrace, name), parameters(peer, name)):
-        np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-5)
+        assert_same(got, want)
 
 
 def problem(count: int = 3) -> tuple[list[nn.Parameter], object]:
