@@ -23,12 +23,18 @@ _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 def read_members(data: memoryview) -> dict[str, memoryview]:
     """The members of an archive by name, as views. Raises LoadError naming the member, or the part of the container,
     where a byte is not what it must be; CRC-32 of each member is checked."""
-    entries = _directory(data)
-    _check_names(entries)
-    if sum(entry.size for entry in entries) > len(data):
-        raise LoadError(f"the members claim {sum(entry.size for entry in entries)} bytes, but the file has {len(data)}")
-    expected = layout(entries)
-    _compare(data, entries, expected)
+    entries: list[Entry] = []
+    try:
+        entries = _directory(data)
+        _check_names(entries)
+        if sum(entry.size for entry in entries) > len(data):
+            claimed = sum(entry.size for entry in entries)
+            raise LoadError(f"the members claim {claimed} bytes, but the file has {len(data)}")
+        expected = layout(entries)
+        _compare(data, entries, expected)
+    except LoadError:
+        _blame(data, entries)
+        raise
     members = {entry.name: data[offset : offset + entry.size] for entry, offset in zip(entries, expected.offsets)}
     for entry in entries:
         if zlib.crc32(members[entry.name]) != entry.crc:
@@ -38,7 +44,8 @@ def read_members(data: memoryview) -> dict[str, memoryview]:
 
 def _directory(data: memoryview) -> list[Entry]:
     """Names, sizes and checksums as the central directory tells them; nothing of it is believed yet."""
-    if len(data) < _END or bytes(data[:4]) not in (b"PK\3\4", b"PK\5\6"):
+    begins = bytes(data[:4]) in (b"PK\3\4", b"PK\5\6")
+    if len(data) < _END or not (begins or bytes(data[-_END : 4 - _END]) == b"PK\5\6"):
         raise LoadError("this is no archive: it does not begin as a zip file does")
     magic, _, _, _, count, length, position, comment = struct.unpack("<4sHHHHIIH", data[-_END:])
     if magic != b"PK\5\6" or comment:
@@ -58,6 +65,38 @@ def _directory(data: memoryview) -> list[Entry]:
     if position != end:
         raise LoadError("the central directory has bytes that belong to no member")
     return entries
+
+
+def _blame(data: memoryview, listed: list[Entry]) -> None:
+    """Raise a better error where the headers before the members, unlike the directory (`listed`), are whole and so say
+    whose directory entry is damaged. The two say the same things twice."""
+    entries: list[Entry] = []
+    position = 0
+    try:
+        while len(entries) < MEMBER_LIMIT and bytes(data[position : position + 4]) == b"PK\3\4":
+            entry, used = _local_entry(data[position:], len(entries))
+            entries.append(entry)
+            position += used + entry.size
+        _check_names(entries)
+    except (LoadError, struct.error):
+        return
+    for entry, other in zip(entries, listed):
+        if entry.name != other.name and len(entries) == len(listed):
+            raise LoadError(f"member {entry.name!r} is called {other.name!r} in the central directory: one is damaged")
+    expected = layout(entries)
+    if entries and position == expected.tail_offset and len(data) == expected.size:
+        _compare(data, entries, expected)
+
+
+def _local_entry(data: memoryview, index: int) -> tuple[Entry, int]:
+    """The entry that the header at the start of `data` tells, and how many bytes this header takes."""
+    crc, _, size, name_length, extra_length = struct.unpack("<IIIHH", data[14:30])
+    name = bytes(data[30 : 30 + name_length])
+    if not name.isascii() or 30 + name_length + extra_length > len(data):
+        raise LoadError(f"the header of member {index} is damaged")
+    if size == 0xFFFFFFFF:
+        (size,) = struct.unpack("<Q", data[34 + name_length : 42 + name_length])
+    return Entry(name.decode("ascii"), size, crc), 30 + name_length + extra_length
 
 
 def _zip64_end(data: memoryview) -> tuple[int, int, int, int]:
