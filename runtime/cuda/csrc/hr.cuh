@@ -1,0 +1,125 @@
+// One text, two compilers: intrinsics for nvcc and NVRTC, or (HR_HOST) their emulation by g++.
+//
+// Kernels are `extern "C" __global__`, one per name, followed by HR_EXPORT(name). They take pointers, int, long long, float
+// and structures by value; blocks are one-dimensional and a multiple of 32; all shared memory is dynamic (HR_SHARED), at most
+// 48 KiB, so that the emulator can poison it. Arithmetic that must equal the CPU's to the bit uses mul/add/div_rn below.
+#pragma once
+
+#ifdef HR_HOST
+#include "hr_host.h"
+#else
+
+#ifdef __CUDACC_RTC__
+using int8_t = signed char;
+using uint8_t = unsigned char;
+using int16_t = short;
+using uint16_t = unsigned short;
+using int32_t = int;
+using uint32_t = unsigned int;
+using int64_t = long long;
+using uint64_t = unsigned long long;
+#define INFINITY __int_as_float(0x7f800000)
+#else
+#include <math.h>
+#include <stdint.h>
+#endif
+
+#define HR_EXPORT(name)
+#define HR_DEVICE __device__ __forceinline__
+#define HR_SHARED(T, name)                                   \
+    extern __shared__ __align__(128) unsigned char hr_shared[]; \
+    T* const name = reinterpret_cast<T*>(hr_shared)
+
+namespace hr {
+
+HR_DEVICE float mul_rn(float a, float b) { return __fmul_rn(a, b); }
+HR_DEVICE float add_rn(float a, float b) { return __fadd_rn(a, b); }
+HR_DEVICE float div_rn(float a, float b) { return __fdiv_rn(a, b); }
+
+template <class T> HR_DEVICE T shfl_xor(T value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
+
+HR_DEVICE uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
+
+// Four 8x8 matrices of 16-bit values: lane i gives the address of row i % 8 of matrix i / 8 (16 bytes, aligned) and gets, of
+// each matrix, word i % 4 of row i / 4.
+HR_DEVICE void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(row)) : "memory");
+}
+
+// 16 bytes from global to shared memory, of which the first `bytes` are read and the rest is zero. The copy is done when
+// cp_async_wait<N> has left at most N newer groups open.
+HR_DEVICE void cp_async16(void* to, const void* from, int bytes) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(__cvta_generic_to_global(from)), "r"(bytes) : "memory");
+#else
+    uint4 value = {0, 0, 0, 0};
+    if (bytes == 16) {
+        value = *static_cast<const uint4*>(from);
+    } else {
+        uint32_t words[4] = {0, 0, 0, 0};
+#pragma unroll
+        for (int i = 0; i < 16; i++)
+            if (i < bytes) words[i / 4] |= uint32_t(static_cast<const uint8_t*>(from)[i]) << (8 * (i % 4));
+        value = {words[0], words[1], words[2], words[3]};
+    }
+    *static_cast<uint4*>(to) = value;
+#endif
+}
+HR_DEVICE void cp_async_commit() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+template <int N> HR_DEVICE void cp_async_wait() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+#endif
+}
+
+// c += a . b of four 8-bit values; b signed, a as SIGNED_A says.
+template <bool SIGNED_A> HR_DEVICE int dp4a(uint32_t a, uint32_t b, int c) {
+    int d;
+    if constexpr (SIGNED_A) asm("dp4a.s32.s32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    else asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
+
+#if __CUDA_ARCH__ < 800
+template <bool SIGNED_A> HR_DEVICE void mma_8816(int& c0, int& c1, uint32_t a, uint32_t b) {
+    if constexpr (SIGNED_A)
+        asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0, %1}, {%2}, {%3}, {%0, %1};" : "+r"(c0), "+r"(c1) : "r"(a), "r"(b));
+    else
+        asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.u8.s8.s32 {%0, %1}, {%2}, {%3}, {%0, %1};" : "+r"(c0), "+r"(c1) : "r"(a), "r"(b));
+}
+#endif
+
+// c [16, 8] += a [16, 32] . b [32, 8], 8-bit factors, exact 32-bit sums. With group = lane / 4, t = lane % 4: a[i] holds row
+// group + 8 * (i % 2), k = 16 * (i / 2) + 4 t ..+3; b[i] column group, k = 16 i + 4 t ..+3; c[i] row group + 8 * (i / 2),
+// column 2 t + i % 2 (PTX ISA, "matrix fragments for mma.m16n8k32").
+template <bool SIGNED_A> HR_DEVICE void mma_16832(int (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+#if __CUDA_ARCH__ >= 800
+    if constexpr (SIGNED_A)
+        asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                     : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    else
+        asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                     : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+    mma_8816<SIGNED_A>(c[0], c[1], a[0], b[0]);
+    mma_8816<SIGNED_A>(c[0], c[1], a[2], b[1]);
+    mma_8816<SIGNED_A>(c[2], c[3], a[1], b[0]);
+    mma_8816<SIGNED_A>(c[2], c[3], a[3], b[1]);
+#endif
+}
+
+}  // namespace hr
+#endif  // HR_HOST
+
+namespace hr {
+
+HR_DEVICE int lane_id() { return int(threadIdx.x) & 31; }
+HR_DEVICE int warp_id() { return int(threadIdx.x) >> 5; }
+HR_DEVICE long long global_id() { return static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; }
+
+}  // namespace hr
