@@ -9,7 +9,7 @@ RUN /opt/headrace/bin/pip install --no-cache-dir --disable-pip-version-check /sr
 
 FROM debian:bookworm-slim
 RUN apt-get update && apt-get install -y --no-install-recommends python3 \
-    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* && useradd --system --uid 10001 --no-create-home headrace && mkdir -p /mnt/models
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* && useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin headrace && mkdir -p /mnt/models
 COPY --from=build /opt/headrace /opt/headrace
 ENV PATH=/opt/headrace/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 USER headrace
