@@ -158,7 +158,7 @@ private:
         for (int i = 0; i < int(attributes_.pads.size()) / 2; i++) like.begin[5 - w.rank + i] = attributes_.pads[i];
         if (attributes_.auto_pad != "NOTSET") like.begin[0] = like.begin[1] = like.begin[2] = 0;
         const int64_t s = segments(like);
-        return Ranges(s, taps(w) * w[1] / s);
+        return Ranges(gemm_, s, taps(w) * w[1] / s);
     }
 
     void spread_bias(const Tensor& b, const Shape& w, float* out) const {

@@ -130,7 +130,7 @@ private:
             for (int64_t j = 0; j < f; j++)
                 for (int64_t k = 0; k < t; k++) matrix[(i * t + k) * f + j] = w.as<float>()[(i * f + j) * t + k];
         for (int64_t g = 0; g < group_; g++)
-            pack_matrix(gemm_, Ranges(1, c), matrix + g * c * t * f, t * f, 1, t * f, out + g * group_floats(w.shape), 0, ceil_div(t * f, gemm_.nr));
+            pack_matrix(gemm_, Ranges(gemm_, 1, c), matrix + g * c * t * f, t * f, 1, t * f, out + g * group_floats(w.shape), 0, ceil_div(t * f, gemm_.nr));
     }
 
     // columns[pixel][group][tap][feature of the group]

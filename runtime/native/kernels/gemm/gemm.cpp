@@ -14,11 +14,24 @@ HR_TIER_TABLE(GemmTable, gemm_kernels);
 
 namespace {
 
-constexpr int64_t kDepth = 320;             // values of k per block: a packed panel of them leaves a third of a 32 KiB L1
 constexpr int64_t kRowBytes = 160 << 10;    // rows per block times that depth: a third of L2
 constexpr int64_t kTable = 4096;            // row pointers on the stack
+constexpr int64_t kCopy = 32 << 10;         // floats of A on the stack
+constexpr int64_t kAlias = 4096;            // bytes: addresses so far apart share a set of L1
 
+// Whether the rows of a tile would throw one another out of L1: it holds eight lines of a set, a tile may have more rows.
+bool rows_alias(const void* const* rows, int64_t m) {
+    if (m < 2) return false;
+    const int64_t step = static_cast<const char*>(rows[1]) - static_cast<const char*>(rows[0]);
+    return step && step % kAlias == 0;
+}
 
+// Values [k0, k1) of m rows, copied one line more than their length apart; `rows` then points there, less k0.
+void copy_apart(const void** rows, int64_t m, int64_t k0, int64_t k1, float* out) {
+    const int64_t step = round_up(k1 - k0, 16) + 16;
+    for (int64_t i = 0; i < m; i++) std::memcpy(out + i * step, static_cast<const float*>(rows[i]) + k0, size_t(k1 - k0) * 4);
+    for (int64_t i = 0; i < m; i++) rows[i] = out + i * step;
+}
 
 }  // namespace
 
@@ -26,11 +39,11 @@ const GemmTable& gemm_table_of(int tier) { return HR_OF_TIER(gemm_kernels, tier)
 
 const GemmTable& gemm_table() { return gemm_table_of(cpu_tier()); }
 
-Ranges::Ranges(int64_t all, int64_t length) : segments(all), k(length) {
-    pieces = k > kDepth ? ceil_div(k, kDepth) : 1;
+Ranges::Ranges(const GemmTable& t, int64_t all, int64_t length) : segments(all), k(length) {
+    pieces = k > t.depth ? ceil_div(k, t.depth) : 1;
     piece = ceil_div(k, pieces);
     // Short segments are shared out evenly: 9 taps of 80 go 3, 3, 3, not 4, 4, 1.
-    const int64_t most = std::clamp<int64_t>(kDepth / std::max<int64_t>(k, 1), 1, 64);
+    const int64_t most = std::clamp<int64_t>(t.depth / std::max<int64_t>(k, 1), 1, 64);
     several = pieces > 1 ? 1 : std::max<int64_t>(1, ceil_div(segments, std::max<int64_t>(1, ceil_div(segments, most))));
 }
 
@@ -60,7 +73,7 @@ void pack_matrix(const GemmTable& t, const Ranges& ranges, const float* b, int64
 
 GemmPlan plan_gemm(const GemmTable& t, int64_t m, int64_t n, int64_t depth, int threads) {
     const int64_t panels = std::max<int64_t>(1, ceil_div(n, t.nr));
-    const int64_t most = std::clamp<int64_t>(kRowBytes / 4 / std::max<int64_t>(1, std::min(depth, kDepth)) / t.mr * t.mr,
+    const int64_t most = std::clamp<int64_t>(kRowBytes / 4 / std::max<int64_t>(1, std::min<int64_t>(depth, t.depth)) / t.mr * t.mr,
                                              t.mr, 1024 / t.mr * t.mr);
     int64_t row_blocks = std::max<int64_t>(1, ceil_div(m, most)), groups = 1;
     const double work = double(m) * double(n) * double(depth);
@@ -84,12 +97,17 @@ void run_gemm_task(const GemmTable& t, const GemmProblem& p, const GemmPlan& pla
     const int64_t col1 = std::min(p.n, col0 + plan.panel_group * t.nr);
     if (row0 >= row1 || col0 >= col1) return;
 
-    const Ranges ranges(p.segments, p.k);
+    const Ranges ranges(t, p.segments, p.k);
     const int64_t panels = ceil_div(p.n, t.nr), last = ranges.count() - 1;
     const void* table[kTable];
     GemmBlock g;
     g.ldc = p.ldc, g.ldb = t.nr, g.n = col1 - col0, g.epilogue = p.epilogue;
-    const int64_t most = std::max<int64_t>(t.mr, kTable / ranges.several / t.mr * t.mr);
+    // Worth its time where each row meets many columns.
+    const bool apart = t.mr > 8 && ranges.several == 1 && col1 - col0 >= 4 * t.nr;
+    alignas(64) float copy[kCopy];
+    bool copied = false;
+    const int64_t rows = apart ? kCopy / (round_up(ranges.piece, 16) + 16) : kTable / ranges.several;
+    const int64_t most = std::max<int64_t>(t.mr, rows / t.mr * t.mr);
     for (int64_t m0 = row0; m0 < row1; m0 += most) {
         const int64_t m1 = std::min(row1, m0 + most);
         g.rows = table, g.stride = g.m = m1 - m0;
@@ -98,8 +116,10 @@ void run_gemm_task(const GemmTable& t, const GemmProblem& p, const GemmPlan& pla
         if (p.epilogue.residual) g.epilogue.residual = p.epilogue.residual + m0 * p.epilogue.ldr + col0;
         for (int64_t i = 0; i <= last; i++) {
             const auto r = ranges[i];
-            if (r.k0 == 0) p.rows->fill(table, g.stride, r.s0, r.s1, m0, m1);
+            if (r.k0 == 0 || copied) p.rows->fill(table, g.stride, r.s0, r.s1, m0, m1);
             g.segments = r.s1 - r.s0, g.offset = r.k0, g.k = r.k1 - r.k0;
+            copied = apart && g.segments == 1 && rows_alias(table, g.m);
+            if (copied) copy_apart(table, g.m, r.k0, r.k1, copy), g.offset = 0;
             g.first = i == 0, g.last = i == last;
             g.panel_stride = g.segments * g.k * t.nr;
             g.b = p.b + r.start * panels * t.nr + col0 / t.nr * g.panel_stride;

@@ -40,10 +40,10 @@ struct GemmBlock {
     Epilogue epilogue;              // pointers already at this block's first row and column
 };
 
-// The kernels of one tier. `nr` columns to a panel, `mr` rows to a tile.
+// The kernels of one tier. `nr` columns to a panel, `mr` rows to a tile, `depth` values of k worked on at once.
 struct GemmTable {
     const char* tier;
-    int mr, nr;
+    int mr, nr, depth;
     void (*block)(const GemmBlock&);
     // Packs rows of k values by n columns: element (k, n) at b[k * ldk + n * ldn], into one panel of kn x nr each,
     // panels [panel0, panel1), `panel_stride` apart; missing columns are zero.
@@ -89,7 +89,7 @@ struct Ranges {
     int64_t segments, k;            // of the whole
     int64_t pieces, piece, several; // pieces of a long segment, their length; or how many segments at once
 
-    Ranges(int64_t segments, int64_t k);
+    Ranges(const GemmTable& t, int64_t segments, int64_t k);
     int64_t count() const;
     struct Range { int64_t s0, s1, k0, k1, start; };   // start: its first row of B, counted in s * k + k
     Range operator[](int64_t i) const;

@@ -14,12 +14,20 @@ constexpr int kRows = 6, kVecs = 2;     // 12 of 16
 constexpr int kRows = 4, kVecs = 2;     // 8 of 16; the product needs a register of its own
 #endif
 constexpr int kCols = kVecs * kLanes;
+constexpr int64_t kSmallB = 192 << 10;  // bytes: a fifth of L2
+constexpr int kDepth = 5120 / kCols;    // a packed panel of 20 KiB leaves a third of a 32 KiB L1 to rows of A
 
-// MR rows by PANELS panels (wide tiles keep enough chains in flight when rows are few).
-template <int MR, int PANELS>
+// What a tile asks for while it computes, so that no later one waits: one address for every k, `step` floats apart.
+struct Ahead {
+    const float* from;
+    int64_t step;
+};
+
+// MR rows by NV vectors: one of a panel, a whole panel, or several (wide tiles keep enough chains in flight when rows are
+// few). kPacked: B's rows are kCols apart.
+template <int MR, int NV, bool kPacked>
 static void tile(const GemmBlock& g, int64_t m, const float* b, float* c, int64_t ldc, const float* bias, const float* r,
-                 int64_t ldr) {
-    constexpr int NV = kVecs * PANELS;
+                 int64_t ldr, Ahead ahead) {
     vf acc[MR][NV];
     if (g.first) {
         HR_UNROLL for (int i = 0; i < MR; i++) HR_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = vf{};
@@ -29,12 +37,17 @@ static void tile(const GemmBlock& g, int64_t m, const float* b, float* c, int64_
     }
     for (int64_t s = 0; s < g.segments; s++) {
         const float* a[MR];
-        HR_UNROLL for (int i = 0; i < MR; i++) a[i] = static_cast<const float*>(g.rows[s * g.stride + m + i]) + g.offset;
-        for (int64_t k = 0; k < g.k; k++) {
+        // Pointers to the rows' ends and a count up to zero: with twelve rows each register counts.
+        HR_UNROLL for (int i = 0; i < MR; i++) a[i] = static_cast<const float*>(g.rows[s * g.stride + m + i]) + g.offset + g.k;
+        for (int64_t k = -g.k; k < 0; k++) {
             vf bv[NV];
             HR_UNROLL for (int j = 0; j < NV; j++)
                 bv[j] = load(b + (j / kVecs) * g.panel_stride + (j % kVecs) * kLanes);
-            b += g.ldb;
+            b += kPacked ? kCols : g.ldb;
+            if constexpr (kPacked) {
+                _mm_prefetch(reinterpret_cast<const char*>(ahead.from), _MM_HINT_T1);
+                ahead.from += ahead.step;
+            }
             HR_UNROLL for (int i = 0; i < MR; i++) {
                 const vf x = splat(a[i][k]);
                 HR_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = fma(x, bv[j], acc[i][j]);
@@ -60,69 +73,98 @@ static void tile(const GemmBlock& g, int64_t m, const float* b, float* c, int64_
         HR_UNROLL for (int i = 0; i < MR; i++)
             HR_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = vmin(hi, vmax(lo, acc[i][j]));
     }
-    HR_UNROLL for (int i = 0; i < MR; i++) HR_UNROLL for (int j = 0; j < NV; j++) store(c + i * ldc + j * kLanes, acc[i][j]);
+    HR_UNROLL for (int i = 0; i < MR; i++)
+        HR_UNROLL for (int j = 0; j < NV; j++) store(c + i * ldc + j * kLanes, acc[i][j]);
     if (g.last && g.epilogue.act.kind != Act::none)
         for (int i = 0; i < MR; i++) activate_row(g.epilogue.act, c + i * ldc, NV * kLanes);
 }
 
-// The last, narrow panel: the same tile on a copy of whole vectors.
-template <int MR>
-static void edge_tile(const GemmBlock& g, int64_t m, int64_t n, const float* b, float* c, const float* bias, const float* r) {
-    float out[MR * kCols], residual[MR * kCols];
+// A last panel that ends within a vector: the same tile on a copy of whole vectors.
+template <int MR, int NV>
+static void edge_tile(const GemmBlock& g, int64_t m, int64_t n, const float* b, float* c, const float* bias, const float* r,
+                      Ahead ahead) {
+    constexpr int kWidth = NV * kLanes;
+    float out[MR * kWidth], residual[MR * kWidth];
     for (int i = 0; i < MR; i++) {
-        memset(out + i * kCols, 0, kCols * 4);
-        memset(residual + i * kCols, 0, kCols * 4);
-        if (!g.first) memcpy(out + i * kCols, c + i * g.ldc, size_t(n) * 4);
-        if (r) memcpy(residual + i * kCols, r + i * g.epilogue.ldr, size_t(n) * 4);
+        memset(out + i * kWidth, 0, kWidth * 4);
+        memset(residual + i * kWidth, 0, kWidth * 4);
+        if (!g.first) memcpy(out + i * kWidth, c + i * g.ldc, size_t(n) * 4);
+        if (r) memcpy(residual + i * kWidth, r + i * g.epilogue.ldr, size_t(n) * 4);
     }
-    tile<MR, 1>(g, m, b, out, kCols, bias, r ? residual : nullptr, kCols);
-    for (int i = 0; i < MR; i++) memcpy(c + i * g.ldc, out + i * kCols, size_t(n) * 4);
+    tile<MR, NV, true>(g, m, b, out, kWidth, bias, r ? residual : nullptr, kWidth, ahead);
+    for (int i = 0; i < MR; i++) memcpy(c + i * g.ldc, out + i * kWidth, size_t(n) * 4);
 }
 
-using TileFn = void (*)(const GemmBlock&, int64_t, const float*, float*, int64_t, const float*, const float*, int64_t);
-using EdgeFn = void (*)(const GemmBlock&, int64_t, int64_t, const float*, float*, const float*, const float*);
+using TileFn = void (*)(const GemmBlock&, int64_t, const float*, float*, int64_t, const float*, const float*, int64_t, Ahead);
+using EdgeFn = void (*)(const GemmBlock&, int64_t, int64_t, const float*, float*, const float*, const float*, Ahead);
 
-// Tables over the number of rows: one panel, as many panels as fill the registers, the edge.
+// Tables over the number of rows: one vector, one panel, as many panels as fill the registers; for whole vectors and not.
 template <int MR> constexpr int wide_panels() { return MR == 1 ? 4 : MR * 2 <= kRows ? (MR * 3 <= kRows ? 3 : 2) : 1; }
 template <int... I> struct Tiles {
-    static constexpr TileFn one[] = {tile<I + 1, 1>...};
-    static constexpr TileFn wide[] = {tile<I + 1, wide_panels<I + 1>()>...};
+    static constexpr TileFn narrow[] = {tile<I + 1, 1, true>...};
+    static constexpr TileFn one[] = {tile<I + 1, kVecs, true>...};
+    static constexpr TileFn wide[] = {tile<I + 1, kVecs * wide_panels<I + 1>(), true>...};
+    static constexpr TileFn in_place[] = {tile<I + 1, kVecs, false>...};
+    static constexpr TileFn in_place_wide[] = {tile<I + 1, kVecs * wide_panels<I + 1>(), false>...};
+    static constexpr EdgeFn narrow_edge[] = {edge_tile<I + 1, 1>...};
+    static constexpr EdgeFn edge[] = {edge_tile<I + 1, kVecs>...};
     static constexpr int panels[] = {wide_panels<I + 1>()...};
-    static constexpr EdgeFn edge[] = {edge_tile<I + 1>...};
 };
 template <int N, int... I> struct MakeTiles : MakeTiles<N - 1, N - 1, I...> {};
 template <int... I> struct MakeTiles<0, I...> { using type = Tiles<I...>; };
 using AllTiles = MakeTiles<kRows>::type;
 
-HR_INLINE void prefetch(const float* p, int64_t from, int64_t to) {
-    for (int64_t i = from; i < to; i += 16) _mm_prefetch(reinterpret_cast<const char*>(p + i), _MM_HINT_T1);
+// The lines of C that a tile is going to write, those of the residual that it is going to read.
+template <int kWrite> HR_INLINE void prefetch_tile(const float* c, int64_t ldc, int64_t rows) {
+    for (int64_t i = 0; i < rows; i++, c += ldc)
+        HR_UNROLL for (int j = 0; j < kCols; j += 16) __builtin_prefetch(c + j, kWrite, 3);
 }
 
+// Rows [m, m + rows) and `width` columns from n on: whole panels, or the last one, which may be narrow.
+static void run_tile(const GemmBlock& g, int64_t m, int rows, int64_t n, int64_t width, Ahead ahead) {
+    const Epilogue& e = g.epilogue;
+    const float* b = g.b + n / kCols * g.panel_stride;
+    const float* bias = e.bias ? e.bias + n : nullptr;
+    const float* r = e.residual ? e.residual + m * e.ldr + n : nullptr;
+    float* c = g.c + m * g.ldc + n;
+    const bool packed = g.ldb == kCols;
+    const auto run = [&](const TileFn* tiles) { tiles[rows - 1](g, m, b, c, g.ldc, bias, r, e.ldr, ahead); };
+    if (width > kCols) run(packed ? AllTiles::wide : AllTiles::in_place_wide);
+    else if (width == kCols) run(packed ? AllTiles::one : AllTiles::in_place);
+    else if (width == kLanes) run(AllTiles::narrow);
+    else (width < kLanes ? AllTiles::narrow_edge : AllTiles::edge)[rows - 1](g, m, width, b, c, bias, r, ahead);
+}
+
+// Panel by panel, so that a panel stays in L1 for all rows; but tile by tile where L2 holds all of B and each tile is
+// short: then rows of C and of the residual are met in the order in which they lie in memory.
 static void gemm_block(const GemmBlock& g) {
     const Epilogue& e = g.epilogue;
-    // Rows spread evenly over the tiles: 49 rows in tiles of 6 would end with a slow tile of one.
-    const int64_t tiles = (g.m + kRows - 1) / kRows;
-    for (int64_t n = 0; n < g.n;) {
-        const float* b = g.b + n / kCols * g.panel_stride;
-        const float* bias = e.bias ? e.bias + n : nullptr;
-        int64_t width = kCols;
-        for (int64_t t = 0, m = 0; t < tiles; t++) {
-            const int rows = int((g.m * (t + 1)) / tiles - m);
-            // Each tile asks for its share of the next panel, so that no tile waits for memory.
-            if (tiles > 1) prefetch(b + g.panel_stride, g.panel_stride * t / tiles, g.panel_stride * (t + 1) / tiles);
-            float* c = g.c + m * g.ldc + n;
-            const float* r = e.residual ? e.residual + m * e.ldr + n : nullptr;
-            if (g.n - n < kCols) {
-                AllTiles::edge[rows - 1](g, m, g.n - n, b, c, bias, r);
-            } else if (tiles == 1 && g.n - n >= kCols * AllTiles::panels[rows - 1]) {
-                width = kCols * AllTiles::panels[rows - 1];
-                AllTiles::wide[rows - 1](g, m, b, c, g.ldc, bias, r, e.ldr);
-            } else {
-                AllTiles::one[rows - 1](g, m, b, c, g.ldc, bias, r, e.ldr);
-            }
-            m += rows;
+    const int64_t tiles = (g.m + kRows - 1) / kRows, panels = (g.n + kCols - 1) / kCols;
+    if (tiles == 1) {
+        const int64_t wide = kCols * AllTiles::panels[g.m - 1];
+        for (int64_t n = 0; n < g.n;) {
+            const int64_t left = g.n - n, width = left >= wide ? wide : left < kCols ? left : kCols;
+            run_tile(g, 0, int(g.m), n, width, {g.b, 0});
+            n += width;
         }
-        n += width;
+        return;
+    }
+    const bool by_rows = panels * g.panel_stride * 4 <= kSmallB;
+    // Rows spread evenly over the tiles: 49 rows in tiles of 6 would end with a slow tile of one.
+    const auto start = [&](int64_t t) { return g.m * t / tiles; };
+    const int64_t depth = g.segments * g.k, share = by_rows ? 0 : (g.panel_stride + tiles * depth - 1) / (tiles * depth);
+    for (int64_t i = 0; i < tiles * panels; i++) {
+        const auto tile_of = [&](int64_t at) { return by_rows ? at / panels : at % tiles; };
+        const auto column_of = [&](int64_t at) { return (by_rows ? at % panels : at / tiles) * kCols; };
+        const int64_t t = tile_of(i), n = column_of(i), left = g.n - n;
+        if (i + 1 < tiles * panels && column_of(i + 1) + kCols <= g.n) {
+            const int64_t m = start(tile_of(i + 1)), rows = start(tile_of(i + 1) + 1) - m;
+            prefetch_tile<1>(g.c + m * g.ldc + column_of(i + 1), g.ldc, rows);
+            if (e.residual && g.last) prefetch_tile<0>(e.residual + m * e.ldr + column_of(i + 1), e.ldr, rows);
+        }
+        // Each tile asks for its share of the next panel.
+        const Ahead ahead{by_rows ? g.b : g.b + (n / kCols + 1) * g.panel_stride + share * depth * t, share};
+        run_tile(g, start(t), int(start(t + 1) - start(t)), n, left < kCols ? left : kCols, ahead);
     }
 }
 

@@ -129,7 +129,7 @@ private:
     int64_t panels(int64_t n) const { return ceil_div(n, table_.nr); }
 
     void pack(const float* b, int64_t k, int64_t n, float* out, int64_t panel0, int64_t panel1) const {
-        pack_matrix(table_, Ranges(1, k), b, trans_b_ ? 1 : n, trans_b_ ? k : 1, n, out, panel0, panel1);
+        pack_matrix(table_, Ranges(table_, 1, k), b, trans_b_ ? 1 : n, trans_b_ ? k : 1, n, out, panel0, panel1);
     }
 
     // NumPy's matmul rule; Gemm is its 2-D case.
