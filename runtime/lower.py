@@ -1,7 +1,8 @@
 """From a graph to a native program: machine passes, then node by node a native kernel, or a callback to the reference.
 
-Only element types must be known; shapes may be symbolic or unknown. If, Loop and Scan are callbacks whose blocks are
-native programs of their own: what a block reads from outside becomes extra inputs.
+Only element types must be known; shapes may be symbolic or unknown. The blocks of If, Loop and Scan are native programs
+of their own, which the executor runs: what a block reads from outside becomes extra inputs. Where a block changes the
+kind of a value (a tensor on one side, an optional on the other), or scans what is no tensor, the node is a callback too.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from headrace.runtime.errors import GraphError, LoadError, RunError, Unsupported
 from headrace.runtime.graph import Block, Graph, Node, Value
 from headrace.runtime.ops import find
 from headrace.runtime.ops.base import Operator
+from headrace.runtime.ops.control import MAX_SCANNED, MAX_TRIPS, known_sizes
 from headrace.runtime.shapes import Expr
 from headrace.runtime.types import TensorType, Type
 
@@ -116,40 +118,88 @@ class _Lowering:
     def _node(self, program: _native.Program, node: Node, ids: dict[Value, int]) -> None:
         operator = find(node.operator, node.domain)
         attributes = operator.complete(node.attributes) if operator is not None else dict(node.attributes)
-        captured = list(dict.fromkeys(value for block in node.blocks.values() for value in block.captured()))
-        captured = [value for value in captured if self.graph.constant_of(value) is None]
-        reads = [self._read(program, value, ids) for value in [*node.inputs, *captured]]
+        inputs = [*node.inputs, *([None] * (2 - len(node.inputs)) if node.kind == "Loop" else [])]
+        captured = {id(block): self._captured(block) for block in node.blocks.values()}
+        outer = list(dict.fromkeys(value for values in captured.values() for value in values))
+        reads = [self._read(program, value, ids) for value in [*inputs, *outer]]
         for value in node.outputs:
             if value is not None:
                 ids[value] = program.add_value(code_of(value.type))
         writes = [-1 if value is None else ids[value] for value in node.outputs]
+        place = {value: len(inputs) + index for index, value in enumerate(outer)}
+        blocks = [
+            (block, self.block(block, [*block.inputs, *captured[id(block)]]), [place[v] for v in captured[id(block)]])
+            for _, block in sorted(node.blocks.items(), reverse=True)  # then_branch, else_branch
+        ]
+        if blocks and (plain := _control_attributes(node, attributes)) is not None:
+            pairs = [(inner, places) for _, inner, places in blocks]
+            program.add_control(node.kind, node.label(), plain, reads, writes, pairs)
+            return
         plain = plain_attributes(attributes)
-        callback = None if operator is None else _callback(operator, attributes, node, self._runner(node, captured))
+        run_block = _runner(blocks) if blocks else None
+        callback = None if operator is None else _callback(operator, attributes, node, run_block)
         pure = all(inner.deterministic for inner in _operators(node))
         if not program.add_node(
             node.kind, node.label(), plain or {}, reads, writes, node.version, plain is not None, callback, pure
         ):
             raise LoadError(f"{node.label()}: this CPU has no kernel for it")
 
-    def _runner(self, node: Node, captured: Sequence[Value]) -> Callable[[Sequence[Any]], Any] | None:
-        """What makes `run_block` from the captured values of one call; None for a node without blocks."""
-        if not node.blocks:
-            return None
-        programs = {id(block): (self.block(block, [*block.inputs, *captured]), block) for block in node.blocks.values()}
+    def _captured(self, block: Block) -> list[Value]:
+        """What a block reads from outside, constants aside: those belong to every program that reads them."""
+        return [value for value in block.captured() if self.graph.constant_of(value) is None]
 
-        def bind(values: Sequence[Any]) -> Callable[[Block, Sequence[Any]], list[Any]]:
-            def run_block(block: Block, inputs: Sequence[Any]) -> list[Any]:
-                program, _ = programs[id(block)]
-                feeds = [_as_declared(value, given) for value, given in zip(block.inputs, inputs)]
-                results: list[Any] | None = program.run_list([*feeds, *values])
-                if results is None:
-                    given = ", ".join(str(getattr(feed, "dtype", type(feed).__name__)) for feed in feeds)
-                    raise RunError(f"a block takes ({', '.join(map(repr, block.inputs))}); given: {given}")
-                return results
 
-            return run_block
+def _control_attributes(node: Node, attributes: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the native executor must know of an If, Loop or Scan beside its blocks; None where it cannot run the node."""
+    if node.domain or node.operator not in ("If", "Loop", "Scan"):
+        return None
+    outputs = [0 if value is None else code_of(value.type) for value in node.outputs]
+    if node.operator == "If":
+        codes = [[code_of(value.type) for value in block.outputs] for block in node.blocks.values()]
+        wanted = [index for index, value in enumerate(node.outputs) if value is not None]
+        return {} if all(code[index] == outputs[index] for code in codes for index in wanted) else None
+    body: Block = attributes["body"]
+    plain = {key: value for key, value in attributes.items() if key != "body" and value is not None}
+    head_in, head_out = (2, 1) if node.operator == "Loop" else (0, 0)
+    carried = len(body.inputs) - head_in - int(plain.get("num_scan_inputs", 0))
+    given = [OBJECT if value is None else code_of(value.type) for value in node.inputs[head_in:]]
+    inner = [code_of(value.type) for value in body.inputs[head_in:]]
+    results = [code_of(value.type) for value in body.outputs[head_out:]]
+    scanned = body.outputs[head_out + carried :]
+    if (
+        given != inner
+        or results[:carried] != inner[:carried]
+        or OBJECT in inner[carried:]
+        or OBJECT in results[carried:]
+    ):
+        return None
+    if any(
+        value is not None and code != outputs[index] for index, (value, code) in enumerate(zip(node.outputs, results))
+    ):
+        return None
+    for index, value in enumerate(scanned):
+        if isinstance(value.type, TensorType):
+            plain[f"scanned_{index}"] = tuple(known_sizes(value.type))
+    return {**plain, "max_trips": MAX_TRIPS, "max_bytes": MAX_SCANNED}
 
-        return bind
+
+def _runner(blocks: Sequence[tuple[Block, _native.Program, list[int]]]) -> Callable[[Sequence[Any]], Any]:
+    """What makes `run_block` of a callback from the inputs of one call, captured values included."""
+    programs = {id(block): (program, places) for block, program, places in blocks}
+
+    def bind(values: Sequence[Any]) -> Callable[[Block, Sequence[Any]], list[Any]]:
+        def run_block(block: Block, inputs: Sequence[Any]) -> list[Any]:
+            program, places = programs[id(block)]
+            feeds = [_as_declared(value, given) for value, given in zip(block.inputs, inputs)]
+            results: list[Any] | None = program.run_list([*feeds, *(values[place] for place in places)])
+            if results is None:
+                given = ", ".join(str(getattr(feed, "dtype", type(feed).__name__)) for feed in feeds)
+                raise RunError(f"a block takes ({', '.join(map(repr, block.inputs))}); given: {given}")
+            return results
+
+        return run_block
+
+    return bind
 
 
 def _operators(node: Node) -> list[Operator]:
@@ -166,7 +216,7 @@ def _callback(
 
     def call(inputs: list[Any]) -> list[Any]:
         try:
-            run_block = None if bind is None else bind(inputs[n_inputs:])
+            run_block = None if bind is None else bind(inputs)
             with np.errstate(all="ignore"):
                 return list(operator.reference(inputs[:n_inputs], attributes, n_outputs, run_block))
         except RunError as error:

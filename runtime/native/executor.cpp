@@ -13,7 +13,8 @@ namespace hr {
 namespace {
 
 constexpr size_t kPlans = 16;       // specialised plans kept
-constexpr size_t kSeen = 64;        // signatures remembered after one call
+constexpr size_t kSeen = 64;        // signatures remembered without a plan
+constexpr int kOften = 8;           // calls after which a signature is worth another plan's place
 
 alignas(kAlign) char nothing[kAlign];   // where empty tensors point
 
@@ -142,30 +143,42 @@ int Program::add_input(InputSpec spec, DType dtype) {
     return v;
 }
 
-bool Program::add_node(NodeInfo info, std::vector<int> in, std::vector<int> out, bool callback, bool pure) {
+// The node without what runs it; `info` learns the types and constants of its values.
+std::unique_ptr<Node> Program::new_node(NodeInfo& info, const std::vector<int>& in, const std::vector<int>& out) {
     const int n = int(dtypes.size());
     for (int v : in)
         if (v < -1 || v >= n) throw std::out_of_range("a node reads a value that does not exist");
     for (int v : out)
         if (v < -1 || v >= n) throw std::out_of_range("a node writes a value that does not exist");
-    auto node = std::make_unique<Node>();
-    bool native = true;     // objects never reach kernels
     for (int v : in) {
         info.inputs.push_back(v < 0 ? DType::none : dtypes[v]);
         info.constants.push_back(v >= 0 && constants[v].data ? &constants[v] : nullptr);
-        native = native && (v < 0 || (dtypes[v] != DType::none && dtypes[v] != DType::str));
     }
-    for (int v : out) {
-        info.outputs.push_back(v < 0 ? DType::none : dtypes[v]);
-        native = native && (v < 0 || (dtypes[v] != DType::none && dtypes[v] != DType::str));
-    }
-    node->label = info.name;
-    node->op = info.op;
+    for (int v : out) info.outputs.push_back(v < 0 ? DType::none : dtypes[v]);
+    auto node = std::make_unique<Node>();
+    node->label = info.name, node->op = info.op;
+    node->inputs = in, node->outputs = out;
+    return node;
+}
+
+bool Program::add_node(NodeInfo info, std::vector<int> in, std::vector<int> out, bool callback, bool pure) {
+    auto node = new_node(info, in, out);
+    bool native = true;     // objects never reach kernels
+    for (const auto* values : {&in, &out})
+        for (int v : *values) native = native && (v < 0 || (dtypes[v] != DType::none && dtypes[v] != DType::str));
     if (native) node->kernel = make_kernel(info);
     if (!node->kernel && !callback) return false;
-    node->inputs = std::move(in), node->outputs = std::move(out), node->pure = pure;
+    node->pure = pure;
     nodes.push_back(std::move(node));
     return true;
+}
+
+void Program::add_control(NodeInfo info, std::vector<int> in, std::vector<int> out, std::vector<ControlBlock> blocks) {
+    auto node = new_node(info, in, out);
+    node->control = make_control(info, std::move(blocks));
+    node->control->host = host;
+    for (int v : out) node->control->wanted.push_back(v >= 0);
+    nodes.push_back(std::move(node));
 }
 
 void Program::add_output(std::string name, int value) {
@@ -209,13 +222,18 @@ std::shared_ptr<Plan> Program::plan_for(const Tensor* tensors) {
     if (!fits(tensors)) return nullptr;
     bool fixed = true;      // only one signature is possible: specialise at once
     for (const InputSpec& spec : inputs) fixed = fixed && !spec.any_rank && std::all_of(spec.dims.begin(), spec.dims.end(), [](int64_t d) { return d >= 0; });
-    const auto met = std::find_if(seen_.begin(), seen_.end(), same);
-    if (!fixed && met == seen_.end()) {
-        if (seen_.size() == kSeen) seen_.erase(seen_.begin());
-        auto& signature = seen_.emplace_back();
-        for (size_t i = 0; i < n; i++) signature.push_back(tensors[i].shape);
-        if (!generic_) generic_ = generic_plan(*this);
-        return generic_;
+    if (!fixed) {
+        auto met = std::find_if(seen_.begin(), seen_.end(), [&](const Seen& seen) { return same(seen.signature); });
+        if (met == seen_.end()) {
+            if (seen_.size() == kSeen) seen_.erase(seen_.begin());
+            met = seen_.insert(seen_.end(), Seen{{}, 0});
+            for (size_t i = 0; i < n; i++) met->signature.push_back(tensors[i].shape);
+        }
+        if (met->count++ < (plans_.size() < kPlans ? 1 : kOften)) {
+            if (!generic_) generic_ = generic_plan(*this);
+            return generic_;
+        }
+        seen_.erase(met);
     }
     auto plan = special_plan(*this, tensors);
     plans_.insert(plans_.begin(), plan);
@@ -305,6 +323,7 @@ void Program::run_steps(Frame& frame, int& at) {
 // Infers shapes now, finds memory, runs.
 void Program::run_dynamic(Frame& frame, const Step& step) {
     const Node& node = *nodes[step.node];
+    if (node.control) return run_control(frame, node);
     if (!node.kernel) return host->call(step.node, frame);
     const Plan& plan = *frame.plan;
     const size_t n_in = node.inputs.size(), n_out = node.outputs.size();
@@ -365,6 +384,24 @@ void Program::run_dynamic(Frame& frame, const Step& step) {
     }
     for (size_t i = 0; i < n_out; i++)
         if (node.outputs[i] >= 0) frame.values[node.outputs[i]] = out[i];
+}
+
+void Program::run_control(Frame& frame, const Node& node) {
+    std::vector<Held> in(node.inputs.size());
+    for (size_t i = 0; i < in.size(); i++) {
+        const int v = node.inputs[i];
+        if (v < 0) continue;
+        in[i] = {frame.values[v], frame.buffers[v], nullptr};
+        if (!in[i].tensor) in[i].object = frame.objects[v] ? frame.objects[v] : constant_objects[v];
+    }
+    Owned out(node.outputs.size(), host);
+    node.control->run(in.data(), out);
+    for (size_t k = 0; k < out.size(); k++) {
+        const int v = node.outputs[k];
+        if (v < 0) continue;
+        const Held now = out.take(k);
+        frame.values[v] = now.tensor, frame.buffers[v] = now.buffer, frame.objects[v] = now.object;
+    }
 }
 
 }  // namespace hr

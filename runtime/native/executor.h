@@ -2,8 +2,10 @@
 //
 // A call has an input-shape signature. The first call with a signature runs *generically*: every node infers its shapes
 // and takes memory from a pool. A signature that comes back gets a *specialised* plan (planner.h): shapes inferred once,
-// static values folded, one arena with fixed offsets. Nodes of a specialised plan whose sizes depend on run-time data
+// static values folded, one arena with fixed offsets; once many plans exist, only a signature that comes back often, so
+// that a loop whose values grow does not plan forever. Nodes of a specialised plan whose sizes depend on run-time data
 // still run the generic way. Running a plan touches no map and allocates nothing where all sizes are static.
+// The blocks of If, Loop and Scan are programs of their own (control.h), called by their node.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -13,6 +15,7 @@
 #include <vector>
 
 #include "buffer.h"
+#include "control.h"
 #include "kernel.h"
 #include "pool.h"
 #include "tensor.h"
@@ -29,7 +32,8 @@ public:
     virtual ~Host() = default;
     // Runs callback node `node`: reads frame.values / frame.objects, stores results with Frame::adopt.
     virtual void call(int node, Frame& frame) = 0;
-    // Drops references; called with the interpreter lock held or not.
+    // One more reference, and the end of some; called with the interpreter lock held or not.
+    virtual void keep(void* object) = 0;
     virtual void drop(std::vector<void*>& objects) = 0;
 };
 
@@ -43,7 +47,8 @@ struct HostError {};
 
 struct Node {
     std::string op, label;
-    std::unique_ptr<Kernel> kernel;     // null: a callback of the host
+    std::unique_ptr<Kernel> kernel;     // null: a callback of the host, or
+    std::unique_ptr<Control> control;   // blocks that run natively
     std::vector<int> inputs, outputs;   // value ids; -1: absent, unwanted
     bool pure = true;                   // the same inputs always give the same outputs
     std::atomic<int64_t> calls{0}, nanoseconds{0};
@@ -141,6 +146,8 @@ public:
     int add_input(InputSpec spec, DType dtype);
     // Answers false (and adds nothing) where there is no native kernel and `callback` is false.
     bool add_node(NodeInfo info, std::vector<int> inputs, std::vector<int> outputs, bool callback, bool pure);
+    // If, Loop or Scan over programs that outlive this one; see make_control.
+    void add_control(NodeInfo info, std::vector<int> inputs, std::vector<int> outputs, std::vector<ControlBlock> blocks);
     void add_output(std::string name, int value);
 
     // Running. `inputs` are the tensors of all inputs in order (dtype none for objects).
@@ -171,11 +178,17 @@ public:
 private:
     void run_steps(Frame& frame, int& at);
     void run_dynamic(Frame& frame, const Step& step);
+    void run_control(Frame& frame, const Node& node);
+    std::unique_ptr<Node> new_node(NodeInfo& info, const std::vector<int>& inputs, const std::vector<int>& outputs);
 
     std::mutex plans_lock_;
     std::vector<std::shared_ptr<Plan>> plans_;                  // most recent first
     std::shared_ptr<Plan> generic_;
-    std::vector<std::vector<Shape>> seen_;                      // signatures met once
+    struct Seen {
+        std::vector<Shape> signature;
+        int count;
+    };
+    std::vector<Seen> seen_;                                    // signatures without a plan, and how often they came
 
     std::mutex arenas_lock_;
     struct Arena {

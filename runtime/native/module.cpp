@@ -46,12 +46,14 @@ NB_MODULE(_native, m) {
         .def("add_node", &hr::PythonProgram::add_node, nb::arg("op"), nb::arg("label"), nb::arg("attributes"), nb::arg("inputs"), nb::arg("outputs"),
              nb::arg("version"), nb::arg("native"), nb::arg("callback").none(), nb::arg("pure"),
              "Value ids, -1 for absent inputs and unwanted outputs. False where there is neither kernel nor callback.")
+        .def("add_control", &hr::PythonProgram::add_control, nb::arg("op"), nb::arg("label"), nb::arg("attributes"), nb::arg("inputs"),
+             nb::arg("outputs"), nb::arg("blocks"), "If, Loop or Scan; blocks: (program, which inputs of the node follow the block's own).")
         .def("add_output", &hr::PythonProgram::add_output, nb::arg("name"), nb::arg("value"))
         .def("run", &hr::PythonProgram::run, nb::arg("feeds"), "dict to dict; None where the feeds do not fit the interface.")
         .def("run_list", &hr::PythonProgram::run_list, nb::arg("feeds"), "Sequence to list, in the order of the interface; None as in run.")
         .def_prop_ro("threads", &hr::PythonProgram::threads)
         .def("profile", &hr::PythonProgram::profile, nb::arg("on"))
         .def("profile_rows", &hr::PythonProgram::profile_rows, "(label, operator, variant, calls, nanoseconds) of every node.")
-        .def("nodes", &hr::PythonProgram::nodes, "(operator, label, variant) of every node; variant '' is a Python callback.")
+        .def("nodes", &hr::PythonProgram::nodes, "(operator, label, variant) of every node, those of blocks after theirs; variant '' is a Python callback.")
         .def("plans", &hr::PythonProgram::plans, "What each kept plan looks like.");
 }

@@ -32,6 +32,20 @@ Attr attribute(nb::handle value) {
     return {ints};
 }
 
+NodeInfo info_of(const std::string& op, const std::string& label, nb::dict attributes, int version) {
+    NodeInfo info;
+    info.op = op, info.name = label, info.version = version;
+    for (auto [key, value] : attributes)
+        if (!value.is_none()) info.attrs[nb::cast<std::string>(key)] = attribute(value);
+    return info;
+}
+
+std::string variant_of(const Node& node) {
+    if (node.control) return "blocks";
+    if (!node.kernel) return "";
+    return node.kernel->variant().empty() ? "native" : node.kernel->variant();
+}
+
 }  // namespace
 
 // The arrays of one call, held while it runs, and the tensors that borrow them.
@@ -70,18 +84,28 @@ int PythonProgram::add_input(const std::string& name, int dtype, nb::object dims
 
 bool PythonProgram::add_node(const std::string& op, const std::string& label, nb::dict attributes, const std::vector<int>& inputs,
                              const std::vector<int>& outputs, int version, bool native, nb::object callback, bool pure) {
-    NodeInfo info;
-    info.op = native ? op : "";
-    info.name = label, info.version = version;
-    if (native)
-        for (auto [key, value] : attributes)
-            if (!value.is_none()) info.attrs[nb::cast<std::string>(key)] = attribute(value);
+    NodeInfo info = info_of(native ? op : "", label, native ? attributes : nb::dict(), version);
     if (!program_.add_node(std::move(info), inputs, outputs, !callback.is_none(), pure)) return false;
     Node& node = *program_.nodes.back();
     node.op = op;
     callbacks_.push_back(node.kernel ? nb::object() : callback);
+    blocks_.emplace_back();
     has_callbacks_ = has_callbacks_ || !node.kernel;
     return true;
+}
+
+void PythonProgram::add_control(const std::string& op, const std::string& label, nb::dict attributes, const std::vector<int>& inputs,
+                                const std::vector<int>& outputs, nb::list blocks) {
+    std::vector<ControlBlock> programs;
+    std::vector<nb::object> owners;
+    for (nb::handle item : blocks) {
+        const nb::tuple pair = nb::cast<nb::tuple>(item);
+        programs.push_back({&nb::cast<PythonProgram&>(pair[0]).program_, nb::cast<std::vector<int>>(pair[1])});
+        owners.push_back(nb::borrow(pair[0]));
+    }
+    program_.add_control(info_of(op, label, attributes, 0), inputs, outputs, std::move(programs));
+    callbacks_.emplace_back();
+    blocks_.push_back(std::move(owners));
 }
 
 void PythonProgram::add_output(const std::string& name, int value) {
@@ -299,18 +323,51 @@ void PythonProgram::drop(std::vector<void*>& objects) {
     PyErr_Restore(type, value, trace);
 }
 
+void PythonProgram::keep(void* object) {
+    nb::gil_scoped_acquire locked;
+    Py_INCREF(static_cast<PyObject*>(object));
+}
+
+void PythonProgram::profile(bool on) {
+    program_.profiling = on;
+    for (const auto& blocks : blocks_)
+        for (const auto& block : blocks) nb::cast<PythonProgram&>(block).profile(on);
+}
+
 nb::list PythonProgram::profile_rows() const {
     nb::list rows;
-    for (const auto& node : program_.nodes)
-        rows.append(nb::make_tuple(node->label, node->op, node->kernel ? node->kernel->variant() : std::string("reference"), node->calls.load(), node->nanoseconds.load()));
+    add_profile_rows(rows);
     return rows;
+}
+
+int64_t PythonProgram::add_profile_rows(nb::list& rows) const {
+    int64_t total = 0;
+    for (size_t n = 0; n < program_.nodes.size(); n++) {
+        const Node& node = *program_.nodes[n];
+        nb::list inner;
+        int64_t inside = 0;     // a node's own time is what its blocks leave of it
+        for (const auto& block : blocks_[n]) inside += nb::cast<PythonProgram&>(block).add_profile_rows(inner);
+        const int64_t time = node.nanoseconds.load();
+        const std::string variant = node.kernel || node.control ? node.kernel ? node.kernel->variant() : variant_of(node) : "reference";
+        rows.append(nb::make_tuple(node.label, node.op, variant, node.calls.load(), std::max<int64_t>(0, time - inside)));
+        rows.extend(inner);
+        total += time;
+    }
+    return total;
 }
 
 nb::list PythonProgram::nodes() const {
     nb::list rows;
-    for (const auto& node : program_.nodes)
-        rows.append(nb::make_tuple(node->op, node->label, node->kernel ? (node->kernel->variant().empty() ? std::string("native") : node->kernel->variant()) : std::string()));
+    add_nodes(rows);
     return rows;
+}
+
+void PythonProgram::add_nodes(nb::list& rows) const {
+    for (size_t n = 0; n < program_.nodes.size(); n++) {
+        const Node& node = *program_.nodes[n];
+        rows.append(nb::make_tuple(node.op, node.label, variant_of(node)));
+        for (const auto& block : blocks_[n]) nb::cast<PythonProgram&>(block).add_nodes(rows);
+    }
 }
 
 nb::list PythonProgram::plan_rows() {
@@ -330,6 +387,8 @@ nb::list PythonProgram::plan_rows() {
 int PythonProgram::traverse(visitproc visit, void* arg) {
     for (const auto& callback : callbacks_) Py_VISIT(callback.ptr());
     for (const auto& constant : constants_) Py_VISIT(constant.ptr());
+    for (const auto& blocks : blocks_)
+        for (const auto& block : blocks) Py_VISIT(block.ptr());
     return 0;
 }
 

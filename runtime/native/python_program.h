@@ -19,15 +19,18 @@ public:
     int add_input(const std::string& name, int dtype, nb::object dims);
     bool add_node(const std::string& op, const std::string& label, nb::dict attributes, const std::vector<int>& inputs,
                   const std::vector<int>& outputs, int version, bool native, nb::object callback, bool pure);
+    // blocks: (program, which inputs of the node follow the block's own) for each block, in the operator's order.
+    void add_control(const std::string& op, const std::string& label, nb::dict attributes, const std::vector<int>& inputs,
+                     const std::vector<int>& outputs, nb::list blocks);
     void add_output(const std::string& name, int value);
 
     nb::object run(nb::handle feeds);           // dict to dict; None: something about the feeds is unusual
     nb::object run_list(nb::handle feeds);      // sequence to list, in the order of the interface
 
     int threads() const { return program_.pool->threads(); }
-    void profile(bool on) { program_.profiling = on; }
+    void profile(bool on);
     nb::list profile_rows() const;
-    nb::list nodes() const;                     // (op, label, variant) of every node
+    nb::list nodes() const;                     // (op, label, variant) of every node, those of blocks after their node
     nb::list plans() { return plan_rows(); }
 
     int traverse(visitproc visit, void* arg);   // for Python's cycle collector
@@ -40,7 +43,11 @@ private:
     PyObject* result(Frame& frame, const Call& call, size_t k);
     nb::list plan_rows();
 
+    int64_t add_profile_rows(nb::list& rows) const;     // answers the nanoseconds of all of them
+    void add_nodes(nb::list& rows) const;
+
     void call(int node, Frame& frame) override;
+    void keep(void* object) override;
     void drop(std::vector<void*>& objects) override;
     PyObject* argument(const Node& node, size_t i, Frame& frame, bool copy);
     void take_result(int value, PyObject* found, const Node& node, Frame& frame);
@@ -49,6 +56,7 @@ private:
     nb::object run_error_;
     std::vector<nb::object> constants_;
     std::vector<nb::object> callbacks_;         // per node; null where native
+    std::vector<std::vector<nb::object>> blocks_;   // per node: the programs of its blocks
     std::vector<nb::object> input_names_, output_names_;
     bool has_callbacks_ = false;
 };

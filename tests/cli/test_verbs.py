@@ -77,6 +77,13 @@ def test_inspect_shows_interface_and_members(folder: Path) -> None:
     assert headrace("inspect", "net.hr", "--graph", cwd=folder).stdout.startswith("graph main(")
 
 
+def test_inspect_says_what_runs_each_node(folder: Path) -> None:
+    rows = answer("inspect", "net.hr", "--kernels", cwd=folder)["kernels"]
+    assert rows and all(row["kernel"] not in ("", "reference") for row in rows)
+    text = headrace("inspect", "net.hr", "--kernels", cwd=folder).stdout
+    assert text.splitlines()[-1] == f"{len(rows)} nodes, {len(rows)} native, 0 by the reference"
+
+
 def test_verify_is_bit_exact_here(folder: Path) -> None:
     assert answer("verify", "net.hr", cwd=folder)["max_error"] == 0.0
 

@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 
 from headrace.runtime import dtypes
-from headrace.runtime.errors import GraphError
+from headrace.runtime.errors import GraphError, RunError
 from headrace.runtime.shapes import Dim
 from headrace.runtime.types import OptionalType, SequenceType, TensorType, Type
+
+MAX_TRIPS = 1 << 26  # of one Loop; a body whose condition never ends would hold its thread for ever
+MAX_SCANNED = 1 << 36  # bytes of one scanned output
 
 
 def merged(left: Type | None, right: Type | None, fresh: Callable[[str], Dim], what: str) -> Type | None:
@@ -88,9 +91,19 @@ def _renamed(type: Type | None, varying: set[int], fresh: Callable[[str], Dim]) 
 def stacked(parts: Sequence[Any], axis: int, type: Type | None) -> Any:
     """Scan outputs of all trips as one array. With no trip at all, sizes that are not known are 0."""
     if parts:
+        if len(parts) * np.asarray(parts[0]).nbytes > MAX_SCANNED:
+            raise RunError(f"a scanned output would be larger than {MAX_SCANNED} bytes")
+        if len(shapes := {np.shape(part) for part in parts}) > 1:
+            first, other = (list(shape) for shape in sorted(shapes)[:2])
+            raise RunError(f"the trips give scanned values of shapes {first} and {other}; all must be the same")
         return np.stack([np.asarray(part) for part in parts], axis=axis)
     if not isinstance(type, TensorType):
         return np.zeros((0,), np.float32)
-    sizes = [size if isinstance(size, int) else 0 for size in type.shape or ()]
+    sizes = known_sizes(type)
     sizes.insert(axis if axis >= 0 else len(sizes) + 1 + axis, 0)
     return np.zeros(sizes, dtypes.of(type.dtype).numpy)
+
+
+def known_sizes(type: TensorType) -> list[int]:
+    """The dimensions of a scanned value that no trip has made: what is not known is 0."""
+    return [size if isinstance(size, int) else 0 for size in type.shape or ()]

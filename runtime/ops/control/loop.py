@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from headrace.runtime import dtypes
-from headrace.runtime.errors import GraphError
+from headrace.runtime.errors import GraphError, RunError
 from headrace.runtime.graph import Block, Node, Value
 from headrace.runtime.ops.base import REQUIRED, Accuracy, Attr, Context, In, Operator, Out, Sample
 from headrace.runtime.ops.common import draw
-from headrace.runtime.ops.control._blocks import settled, stacked
+from headrace.runtime.ops.control._blocks import MAX_TRIPS, settled, stacked
 from headrace.runtime.types import TensorType, Type
 
 
@@ -65,6 +65,8 @@ class Loop(Operator):
         for trip in itertools.count():
             if not going or (count is not None and trip >= count):
                 break
+            if trip == MAX_TRIPS:
+                raise RunError(f"the loop did not end after {trip} trips; allowed: {MAX_TRIPS}")
             going_out, *results = run_block(body, [np.array(trip, np.int64), np.array(going), *carried])
             going = bool(np.ravel(going_out)[0])
             carried, scanned = results[: len(carried)], results[len(carried) :]
