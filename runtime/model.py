@@ -15,6 +15,7 @@ import numpy as np
 from headrace.runtime import dtypes
 from headrace.runtime.errors import HeadraceError, InputError, LoadError
 from headrace.runtime.graph import Graph, Program, Value
+from headrace.runtime.hints import shape_hint
 from headrace.runtime.shapes import LIMIT, Expr, Shape, shape_text, substitute
 from headrace.runtime.types import TensorType, Type
 
@@ -136,6 +137,11 @@ class Model:
         """What the file says about itself, plus how it runs here."""
         return dict(self._properties)
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the model's constants, mapped from its file or in memory."""
+        return sum(array.nbytes for array in self.graph.constants.values())
+
     def verify(self) -> VerifyReport:
         """Run the golden data that came with the file and compare."""
         if self.golden is None or not self.golden.inputs:
@@ -242,7 +248,8 @@ def _check_feed(spec: TensorSpec, feeds: Mapping[str, Any], sizes: dict[str, int
     if spec.shape is None:
         return array
     if array.ndim != len(spec.shape):
-        raise InputError(f"input {spec} has rank {len(spec.shape)}; given: shape {list(array.shape)}")
+        given = f"given: shape {list(array.shape)}{shape_hint(array.shape, spec.shape)}"
+        raise InputError(f"input {spec} has rank {len(spec.shape)}; {given}")
     for axis, (dim, size) in enumerate(zip(spec.shape, array.shape)):
         _check_dim(spec, array, axis, dim, size, sizes)
     return array
@@ -264,7 +271,8 @@ def _as_array(spec: TensorSpec, feed: Any) -> np.ndarray:
     except TypeError:
         given = str(array.dtype)
     if given != spec.dtype:
-        raise InputError(f"input {spec} takes {spec.dtype}; given: {given}")
+        hint = f'; convert it first: x.astype("{wanted.numpy}")' if wanted.numpy.kind in "biuf" else ""
+        raise InputError(f"input {spec} takes {spec.dtype}; given: {given}{hint}")
     if given == "string":
         array = array.astype(object) if array.dtype.kind != "O" else array
     elif not array.dtype.isnative:
@@ -273,7 +281,7 @@ def _as_array(spec: TensorSpec, feed: Any) -> np.ndarray:
 
 
 def _check_dim(spec: TensorSpec, array: np.ndarray, axis: int, dim: object, size: int, sizes: dict[str, int]) -> None:
-    given = f"given: shape {list(array.shape)}"
+    given = f"given: shape {list(array.shape)}{shape_hint(array.shape, spec.shape or ())}"
     if isinstance(dim, Expr):
         if size > LIMIT:
             raise InputError(f"input {spec}: dimension {axis} is {size}; allowed: up to {LIMIT}")

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from headrace.serve import classify
+from headrace.serve.config import Versions
 from headrace.serve.request import NO_PARAMETERS, InferRequest, InferResponse, OutputTensor, Parameters
 from headrace.serve.scheduler import Job
 from headrace.serve.validate import Port
@@ -31,7 +32,7 @@ def config(version: ModelVersion) -> Answer:
         "name": version.name,
         "platform": version.platform,
         "backend": "headrace",
-        "version_policy": {"latest": {"num_versions": 1}},
+        "version_policy": _version_policy(version.config.versions),
         "max_batch_size": batching,
         "input": [_config_tensor(port, batching) for port in version.interface.inputs],
         "output": [_config_tensor(port, batching) for port in version.interface.outputs],
@@ -39,8 +40,25 @@ def config(version: ModelVersion) -> Answer:
         "model_transaction_policy": {"decoupled": False},
     }
     if batching:
-        answer["dynamic_batching"] = {"max_queue_delay_microseconds": round(policy.max_delay * 1e6)}
+        answer["dynamic_batching"] = {
+            "max_queue_delay_microseconds": round(policy.max_delay * 1e6),
+            "preserve_ordering": version.config.batching.preserve_ordering,
+            "default_queue_policy": {
+                "default_timeout_microseconds": version.config.queue.timeout_ms * 1000,
+                "allow_timeout_override": True,
+                "max_queue_size": policy.max_queue,
+            },
+        }
     return answer
+
+
+def _version_policy(versions: Versions) -> Answer:
+    keep = versions.keep
+    if versions.policy == "all":
+        return {"all": {}}
+    if versions.policy == "latest":
+        return {"latest": {"num_versions": keep}}
+    return {"specific": {"versions": [keep] if isinstance(keep, int) else list(keep)}}
 
 
 def _tensor(port: Port) -> Answer:

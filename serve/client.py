@@ -3,20 +3,25 @@
 Tensors travel in raw form both ways. Errors are `ServeError` with the meaning that the server's status stands for.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
 
-from headrace.serve.datatypes import Array, of_array
+from headrace.serve.datatypes import DATATYPES, Array, of_array
 from headrace.serve.errors import Meaning, ServeError
+
+Feeds = Mapping[str, Array]
 
 
 class Transport(Protocol):
     """The verbs as one protocol carries them."""
 
-    def infer(self, name: str, version: str, inputs: Mapping[str, Array], outputs: list[str]) -> dict[str, Array]: ...
+    def infer(self, name: str, version: str, inputs: Feeds, outputs: list[str]) -> dict[str, Array]: ...
+    def stream(
+        self, name: str, version: str, requests: Iterable[Feeds], outputs: list[str], timeout: float | None
+    ) -> Iterator[dict[str, Array]]: ...
     def call(self, verb: str, name: str, version: str) -> Any: ...
     def close(self) -> None: ...
 
@@ -39,20 +44,38 @@ class Client:
             self._transport = GrpcTransport(url, timeout)
 
     def infer(
-        self, model: str, /, *, version: str | int = "", outputs: list[str] | None = None, **arrays: Any
+        self,
+        model: str,
+        inputs: Mapping[str, Any] | None = None,
+        /,
+        *,
+        version: str | int = "",
+        outputs: list[str] | None = None,
+        **arrays: Any,
     ) -> dict[str, Array]:
-        """Run `model` on the arrays, one an input name; all outputs, or those named, by name.
+        """Run `model` on arrays by input name, as keywords or as one mapping; all outputs, or those named, by name.
 
-        BYTES inputs may be arrays of str or bytes; BYTES outputs are object arrays of bytes. Float inputs are sent as
-        the dtype they have. Raises ServeError.
+        The mapping takes inputs of any name, also "version" and "outputs". BYTES inputs may be arrays of str or bytes;
+        BYTES outputs are object arrays of bytes. Inputs are sent as the dtype they have. Raises ServeError.
         """
-        feeds = {name: np.asarray(array) for name, array in arrays.items()}
-        for name, array in feeds.items():
-            try:
-                of_array(array)
-            except KeyError:
-                raise ServeError(Meaning.BAD_ARGUMENT, f"input {name!r}: {array.dtype} has no wire form") from None
-        return self._transport.infer(model, str(version), feeds, outputs or [])
+        return self._transport.infer(model, str(version), _feeds({**(inputs or {}), **arrays}), outputs or [])
+
+    def stream(
+        self,
+        model: str,
+        requests: Iterable[Mapping[str, Any]],
+        *,
+        version: str | int = "",
+        outputs: list[str] | None = None,
+        timeout: float | None = None,
+    ) -> Iterator[dict[str, Array]]:
+        """Send every mapping of `requests` on one stream; answers in their order, as they come (gRPC only).
+
+        `requests` is read by another thread, ahead of the answers. The first error ends the stream and is raised as
+        ServeError. `timeout` seconds bound the whole stream; leaving the iterator early cancels what is in flight.
+        """
+        feeds = map(_feeds, requests)
+        return self._transport.stream(model, str(version), feeds, outputs or [], timeout)
 
     def metadata(self, model: str = "", version: str | int = "") -> dict[str, Any]:
         """The interface and properties of a model, or name, version and extensions of the server."""
@@ -101,3 +124,16 @@ class Client:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _feeds(arrays: Mapping[str, Any]) -> Feeds:
+    """The arrays, each of a dtype that can be sent."""
+    feeds = {name: np.asarray(array) for name, array in arrays.items()}
+    for name, array in feeds.items():
+        try:
+            of_array(array)
+        except KeyError:
+            known = ", ".join(row.dtype.name for row in DATATYPES.values() if row.size)
+            text = f"input {name!r}: {array.dtype} has no wire form; allowed are {known} and strings"
+            raise ServeError(Meaning.BAD_ARGUMENT, text) from None
+    return feeds

@@ -1,6 +1,6 @@
 """The client's gRPC transport."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import grpc
@@ -28,7 +28,7 @@ class GrpcTransport:
     """A `client.Transport` over one channel."""
 
     def __init__(self, target: str, timeout: float) -> None:
-        self._timeout = timeout
+        self._target, self._timeout = target, timeout
         limit = MAX_MESSAGE_BYTES
         self._channel = grpc.insecure_channel(
             target,
@@ -41,17 +41,33 @@ class GrpcTransport:
         self._methods: dict[str, Any] = {}
 
     def infer(self, name: str, version: str, inputs: Mapping[str, Array], outputs: list[str]) -> dict[str, Array]:
-        request = pb.ModelInferRequest(model_name=name, model_version=version)
-        for key, array in inputs.items():
-            request.inputs.add(name=key, datatype=of_array(array).name, shape=array.shape)
-            request.raw_input_contents.append(bytes(to_wire(array)))
-        for key in outputs:
-            request.outputs.add(name=key)
-        answer = self._send("ModelInfer", request)
-        raw = answer.raw_output_contents
-        if len(raw) != len(answer.outputs):
-            raise ServeError(Meaning.INTERNAL, "the server answered without raw contents")
-        return {o.name: read_array(o.datatype, o.shape, data) for o, data in zip(answer.outputs, raw)}
+        return _read(self._send("ModelInfer", _request(name, version, inputs, outputs)))
+
+    def stream(
+        self,
+        name: str,
+        version: str,
+        requests: Iterable[Mapping[str, Array]],
+        outputs: list[str],
+        timeout: float | None,
+    ) -> Iterator[dict[str, Array]]:
+        method = self._channel.stream_stream(
+            f"/{SERVICE}/ModelStreamInfer",
+            request_serializer=pb.ModelInferRequest.SerializeToString,
+            response_deserializer=pb.ModelStreamInferResponse.FromString,
+        )
+        messages = (_request(name, version, feeds, outputs) for feeds in requests)
+        call = method(messages, timeout=timeout, metadata=(("triton_grpc_error", "true"),))
+        try:
+            for answer in call:
+                if answer.error_message:
+                    raise ServeError(Meaning.INTERNAL, answer.error_message)
+                if answer.infer_response.outputs:
+                    yield _read(answer.infer_response)
+        except grpc.RpcError as error:
+            raise self._failure(error) from None
+        finally:
+            call.cancel()
 
     def call(self, verb: str, name: str, version: str) -> Any:
         if verb == "ready":
@@ -85,11 +101,38 @@ class GrpcTransport:
         try:
             return call(request, timeout=self._timeout)
         except grpc.RpcError as error:
-            meaning = MEANINGS.get(error.code(), Meaning.INTERNAL)
-            raise ServeError(meaning, error.details() or error.code().name) from None
+            raise self._failure(error) from None
+
+    def _failure(self, error: Any) -> ServeError:
+        """What a call ended with, in our words where the connection itself is the matter."""
+        text = error.details() or error.code().name
+        if "http1.x" in text or "Failed parsing HTTP/2" in text:
+            text = f"{self._target} does not speak gRPC; if it is the REST port, write http://{self._target}"
+        elif "Failed to connect" in text or "lookup" in text:
+            why = "the name is unknown" if "lookup" in text else "nothing listens there"
+            text = f"no server at {self._target} ({why}); start one with: headrace serve REPOSITORY"
+        return ServeError(MEANINGS.get(error.code(), Meaning.INTERNAL), text)
 
     def close(self) -> None:
         self._channel.close()
+
+
+def _request(name: str, version: str, inputs: Mapping[str, Array], outputs: list[str]) -> Any:
+    request = pb.ModelInferRequest(model_name=name, model_version=version)
+    for key, array in inputs.items():
+        request.inputs.add(name=key, datatype=of_array(array).name, shape=array.shape)
+        request.raw_input_contents.append(bytes(to_wire(array)))
+    for key in outputs:
+        request.outputs.add(name=key)
+    return request
+
+
+def _read(answer: Any) -> dict[str, Array]:
+    """The outputs of a ModelInferResponse."""
+    raw = answer.raw_output_contents
+    if len(raw) != len(answer.outputs):
+        raise ServeError(Meaning.INTERNAL, "the server answered without raw contents")
+    return {o.name: read_array(o.datatype, o.shape, data) for o, data in zip(answer.outputs, raw)}
 
 
 def _plain(message: Any) -> Any:

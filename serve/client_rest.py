@@ -2,8 +2,9 @@
 
 import http.client
 import json
+import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -60,6 +61,18 @@ class RestTransport:
                 at += size
         return result
 
+    def stream(
+        self,
+        name: str,
+        version: str,
+        requests: Iterable[Mapping[str, Array]],
+        outputs: list[str],
+        timeout: float | None,
+    ) -> Iterator[dict[str, Array]]:
+        raise ServeError(
+            Meaning.UNSUPPORTED, "REST has no streams; connect to the gRPC port (host:port, without http://)"
+        )
+
     def call(self, verb: str, name: str, version: str) -> Any:
         if verb == "ready":
             path = f"{_path(name, version)}/ready" if name else "/v2/health/ready"
@@ -97,7 +110,16 @@ class RestTransport:
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             expired = isinstance(error, TimeoutError)
-            text = f"no answer within {self._timeout} s" if expired else f"the server cannot be reached ({error})"
+            where = f"{self._host}:{self._port}"
+            if expired:
+                text = f"no answer from {where} within {self._timeout} s"
+            elif isinstance(error, http.client.BadStatusLine) and not isinstance(error, ConnectionError):
+                text = f"{where} does not speak HTTP/1.1; if it is the gRPC port, write {where} without http://"
+            elif isinstance(error, (ConnectionRefusedError, socket.gaierror)):
+                why = "nothing listens there" if isinstance(error, ConnectionRefusedError) else "the name is unknown"
+                text = f"no server at {where} ({why}); start one with: headrace serve REPOSITORY"
+            else:
+                text = f"the connection to {where} broke ({type(error).__name__})"
             raise ServeError(Meaning.EXPIRED if expired else Meaning.UNAVAILABLE, text) from None
         if answer.status == 200 or answer.status in allow:
             return answer, data

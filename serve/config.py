@@ -4,7 +4,6 @@ A flag beats the environment, the environment the file, the file the default. An
 the nearest known one. Units end the names.
 """
 
-import difflib
 import os
 import tomllib
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from headrace.runtime.errors import HeadraceError
+from headrace.runtime.hints import nearest
 
 MIB = 1024 * 1024
 
@@ -27,12 +27,15 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Listen(Section, frozen=True):
-    """Where the server listens. Port 0 takes a free one, a negative port switches the listener off."""
+    """Where the server listens. Port 0 takes a free one, a negative port switches the listener off.
+
+    `reflection`: the gRPC port answers which services and messages it has."""
 
     host: str = "127.0.0.1"
     grpc_port: int = 8001
     http_port: int = 8000
     metrics_port: int = 8002
+    reflection: bool = True
 
 
 class Limits(Section, frozen=True):
@@ -58,12 +61,18 @@ class Drain(Section, frozen=True):
 
 
 class RepositorySettings(Section, frozen=True):
-    """What is served: a folder, one file, or `name=path` entries; and the name of a single file."""
+    """What is served: a folder, one file, or `name=path` entries; and the name of a single file.
+
+    `control`: changes are taken over on load and unload calls ("explicit"), by looking every `poll_s` seconds ("poll"),
+    or not at all ("off").
+    """
 
     paths: tuple[str, ...] = ()
     model_name: str = ""
     device: str = "auto"
     threads: int = 0
+    control: Literal["explicit", "poll", "off"] = "explicit"
+    poll_s: float = 5.0
 
 
 class Settings(Section, frozen=True):
@@ -125,6 +134,7 @@ FLAGS = {
     "model_name": ("repository", "model_name"),
     "device": ("repository", "device"),
     "threads": ("repository", "threads"),
+    "control": ("repository", "control"),
 }
 
 
@@ -187,9 +197,7 @@ def _check_keys(kind: type[Section], data: Mapping[str, Any], where: str, prefix
     known = {field.name: field.type for field in msgspec.structs.fields(kind)}
     for key, value in data.items():
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "known are " + ", ".join(known)
-            raise ConfigError(f"{where}: unknown key {prefix + key!r}; {hint}")
+            raise ConfigError(f"{where}: unknown key {prefix + key!r}; {nearest(key, known)}")
         inner = known[key]
         if isinstance(inner, type) and issubclass(inner, Section) and isinstance(value, Mapping):
             _check_keys(inner, value, where, f"{prefix}{key}.")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from headrace.runtime.errors import InputError
-from headrace.serve import answers
+from headrace.serve import answers, controls
 from headrace.serve.answers import Answer
 from headrace.serve.errors import (
     Meaning,
@@ -39,6 +39,7 @@ EXTENSIONS = (
     "binary_tensor_data",
     "parameters",
     "statistics",
+    "logging",
 )
 DEFAULT_MAX_INFLIGHT = 1024
 
@@ -56,20 +57,24 @@ def package_version() -> str:
 
 class DataPlane:
     """The verbs over one manager. `max_inflight` bounds the inferences of each front (by name), so that
-    other verbs never wait behind them."""
+    other verbs never wait behind them. `control` other than "explicit" refuses load and unload."""
 
     def __init__(
         self,
         manager: Manager,
         *,
         max_inflight: Mapping[str, int] | None = None,
+        control: str = "explicit",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.manager = manager
         self.max_inflight = dict(max_inflight or {})
         self._inflight: dict[str, int] = {}
         self.refusals: dict[tuple[str, str], int] = {}  # (front, meaning) of requests that never reached a model
+        self._control = control
         self._clock = clock
+        self._log_control = controls.LogControl()
+        log.addFilter(self._log_control)
         self._lock = threading.Lock()
         self._started = False
         self._draining = False
@@ -89,6 +94,10 @@ class DataPlane:
         """New inferences are refused as unavailable; accepted ones finish. When `inflight` is 0 afterwards, it stays."""
         with self._lock:
             self._refusing = True
+
+    def close(self) -> None:
+        """Forget what clients have set; for the end of the server."""
+        log.removeFilter(self._log_control)
 
     @property
     def inflight(self) -> int:
@@ -222,9 +231,10 @@ class DataPlane:
         return {"model_name": name, "isUnloaded": True}
 
     def _manage(self, repository: str, local: bool) -> None:
-        if not local:
-            raise forbidden("load and unload are allowed from the server's own machine only")
+        _only_local(local, "models are loaded and unloaded")
         self._no_repository(repository)
+        if self._control != "explicit":
+            raise unsupported(f"load and unload are off: the repository alone decides (control is {self._control})")
         if self._refusing:
             raise unavailable("the server is shutting down")
 
@@ -233,7 +243,7 @@ class DataPlane:
         if repository:
             raise bad_argument(f"repository {quoted(repository)} is unknown; leave the repository name empty")
 
-    # ---- shared memory, trace, log: switched off, but clients ask for them as a matter of course ----
+    # ---- shared memory is switched off, but clients ask for it as a matter of course; trace, log ----
 
     def shared_memory_status(self, name: str) -> Answer:
         if name:
@@ -246,15 +256,17 @@ class DataPlane:
     def shared_memory_unregister(self, name: str) -> Answer:
         return {}
 
-    def trace_setting(self, settings: Mapping[str, Any]) -> Answer:
-        if settings:
-            raise unsupported("trace settings cannot be changed")
-        return {"settings": {"trace_level": ["OFF"]}}
+    def trace_setting(self, name: str, changes: Mapping[str, Any], local: bool) -> Answer:
+        if name:
+            self._handle(name, "").close()
+        if changes:
+            _only_local(local, "trace settings are changed")
+        return {"settings": controls.trace(changes)}
 
-    def log_settings(self, settings: Mapping[str, Any]) -> Answer:
-        if settings:
-            raise unsupported("log settings cannot be changed over the network")
-        return {"settings": {"log_info": True, "log_warning": True, "log_error": True}}
+    def log_settings(self, changes: Mapping[str, Any], local: bool) -> Answer:
+        if changes:
+            _only_local(local, "log settings are changed")
+        return {"settings": self._log_control.change(changes)}
 
     def _handle(self, name: str, version: str) -> "_Handle":
         return _Handle(self.manager, self.manager.acquire(name, version))
@@ -270,7 +282,15 @@ class _Handle:
         return self._version
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._manager.release(self._version)
+
+
+def _only_local(local: bool, what: str) -> None:
+    if not local:
+        raise forbidden(f"{what} from the server's own machine only")
 
 
 def _translate(error: Exception, request: InferRequest) -> ServeError:

@@ -117,6 +117,18 @@ def read_parameters(parameters: Any) -> Parameters:
     return out
 
 
+def read_settings(settings: Any) -> dict[str, Any]:
+    """A map of TraceSettingRequest.SettingValue (lists) or LogSettingsRequest.SettingValue; None: nothing is given."""
+    out: dict[str, Any] = {}
+    for key, value in settings.items():
+        if "parameter_choice" in value.DESCRIPTOR.oneofs_by_name:
+            chosen = value.WhichOneof("parameter_choice")
+            out[key] = getattr(value, chosen) if chosen else None
+        else:
+            out[key] = list(value.value) or None
+    return out
+
+
 def write_parameters(parameters: Parameters) -> dict[str, Any]:
     """Parameters as a map of InferParameter; whole numbers go as int64."""
     kind: Any = pb.InferParameter

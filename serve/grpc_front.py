@@ -3,6 +3,7 @@
 Handlers are registered with raw bytes. grpc.aio is never used: one header with a non-UTF-8 byte ends its accept loop.
 """
 
+import contextlib
 import os
 import threading
 import time
@@ -14,21 +15,21 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # read on import: lines of its 
 import grpc
 from google.protobuf.message import DecodeError
 
-from headrace.protos import health_pb2 as health
 from headrace.protos import inference_pb2 as pb
+from headrace.serve import grpc_reflection as reflection
 from headrace.serve.config import Limits, Listen
 from headrace.serve.dataplane import DataPlane
 from headrace.serve.errors import Meaning, ServeError, bad_argument, overloaded
-from headrace.serve.grpc_codec import read_infer, read_parameters, stream_answer, stream_error, write_infer
+from headrace.serve.grpc_codec import read_infer, read_parameters, read_settings, write_infer
+from headrace.serve.grpc_health import HEALTH_SERVICE, Health
+from headrace.serve.grpc_stream import answers
 from headrace.serve.request import InferRequest, InferResponse
 from headrace.serve.sockets import close_sockets
 
 SERVICE = "inference.GRPCInferenceService"
 ALIAS_SERVICE = "inference.model_repository.ModelRepositoryService"  # the same three verbs, as MLServer names them
-HEALTH_SERVICE = "grpc.health.v1.Health"
 RESERVED_THREADS = 16  # never taken by inferences and streams, so that health and metadata do not wait behind them
-WATCH_SECONDS = 0.2
-MAX_WATCHERS = 8
+NO_DEADLINE_SECONDS = 3.0e7  # a call without a deadline may come as one in the far future
 FLUSH_SECONDS = 0.1  # for the last answers to leave
 
 CODES = {
@@ -76,8 +77,9 @@ class GrpcFront:
     def __init__(self, plane: DataPlane, listen: Listen, limits: Limits) -> None:
         self._plane = plane
         self._long = threading.BoundedSemaphore(max(1, limits.grpc_threads // 4))  # streams hold a thread each
-        self._watchers = threading.BoundedSemaphore(MAX_WATCHERS)
-        self._stopping = threading.Event()
+        self._streamed = ThreadPoolExecutor(limits.grpc_threads // 2, thread_name_prefix="headrace-grpc-streamed")
+        self._health = Health(plane, SERVICE)
+        self._reflection = reflection.Reflection() if listen.reflection else None
         self._server = grpc.server(
             ThreadPoolExecutor(limits.grpc_threads, thread_name_prefix="headrace-grpc"),
             options=options(limits),
@@ -100,10 +102,11 @@ class GrpcFront:
         gRPC's own shutdown cancels calls that arrive within the round trip of its GOAWAY, and clients then see
         CANCELLED, as if they had done it. A connection that closes is UNAVAILABLE, which it is.
         """
-        self._stopping.set()
+        self._health.stop()
         time.sleep(min(grace, FLUSH_SECONDS))
         close_sockets(self.port)
         self._server.stop(grace).wait()
+        self._streamed.shutdown(wait=False)
 
     # ---- the table of methods ----
 
@@ -155,12 +158,12 @@ class GrpcFront:
             "TraceSetting": (
                 pb.TraceSettingRequest,
                 pb.TraceSettingResponse,
-                lambda m, _: _trace(plane.trace_setting(m.settings)),
+                lambda m, local: _trace(plane.trace_setting(m.model_name, read_settings(m.settings), local)),
             ),
             "LogSettings": (
                 pb.LogSettingsRequest,
                 pb.LogSettingsResponse,
-                lambda m, _: _log(plane.log_settings(m.settings)),
+                lambda m, local: _log(plane.log_settings(read_settings(m.settings), local)),
             ),
         }
         for kind in ("System", "Cuda"):
@@ -189,6 +192,9 @@ class GrpcFront:
         table[f"/{SERVICE}/ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
         table[f"/{HEALTH_SERVICE}/Check"] = grpc.unary_unary_rpc_method_handler(self._check)
         table[f"/{HEALTH_SERVICE}/Watch"] = grpc.unary_stream_rpc_method_handler(self._watch)
+        if self._reflection is not None:
+            for service in reflection.SERVICES:
+                table[f"/{service}/{reflection.METHOD}"] = grpc.stream_stream_rpc_method_handler(self._reflect)
         return table
 
     # ---- inference ----
@@ -201,69 +207,49 @@ class GrpcFront:
 
     def _run(self, request: InferRequest, context: grpc.ServicerContext) -> InferResponse:
         left = context.time_remaining()
-        if left is not None:
+        if left is not None and left < NO_DEADLINE_SECONDS:
             request.deadline = time.monotonic() + left
         request.watch = context.add_callback
         return self._plane.infer(request)
 
     def _stream(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-        """One answer a message, in order; an error of one request leaves the stream open unless the client asks."""
+        """Answers in the order of the requests; an error leaves the stream open unless the client asks for its end."""
         strict = any(key == "triton_grpc_error" and value == "true" for key, value in context.invocation_metadata())
+        with self._long_call(context):
+            try:
+                yield from answers(messages, lambda request: self._run(request, context), self._streamed, strict)
+            except ServeError as error:
+                _abort(context, error)
+
+    @contextlib.contextmanager
+    def _long_call(self, context: grpc.ServicerContext) -> Iterator[None]:
+        """A call that holds a thread for as long as the client likes: of these only a part of the threads."""
         if not self._long.acquire(blocking=False):
             _abort(context, overloaded("too many streams are open"))
         try:
-            for data in messages:
-                request = None
-                try:
-                    request = read_infer(data)
-                    response = self._run(request, context)
-                    response.parameters = {**response.parameters, "triton_final_response": True}
-                    yield stream_answer(write_infer(response))
-                except ServeError as error:
-                    if strict:
-                        _abort(context, error)
-                    yield stream_error(request, error)
+            yield
         finally:
             self._long.release()
 
-    # ---- health ----
-
-    def _status(self, service: str) -> Any:
-        """A ServingStatus, None for an unknown service."""
-        if service in ("", SERVICE):
-            ready = self._plane.server_ready()["ready"]
-        else:
-            try:
-                ready = self._plane.model_ready(service, "")["ready"]
-            except ServeError:
-                return None
-            if not ready and all(row[0] != service for row in self._plane.manager.index()):
-                return None
-        states = health.HealthCheckResponse.ServingStatus
-        return states.SERVING if ready else states.NOT_SERVING
+    # ---- health and reflection ----
 
     def _check(self, data: bytes, context: grpc.ServicerContext) -> bytes:
-        status = self._status(_parse(health.HealthCheckRequest, data, context).service)
-        if status is None:
-            context.abort(grpc.StatusCode.NOT_FOUND, "the service is unknown")
-        return bytes(health.HealthCheckResponse(status=status).SerializeToString())
+        try:
+            return self._health.check(data)
+        except ServeError as error:
+            _abort(context, error)
 
     def _watch(self, data: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
-        service = _parse(health.HealthCheckRequest, data, context).service
-        if not self._watchers.acquire(blocking=False):
-            _abort(context, overloaded(f"{MAX_WATCHERS} watchers are open, the most this server takes"))
         try:
-            last: Any = -1
-            while context.is_active():
-                status = self._status(service)
-                if status != last:
-                    last = status
-                    shown = health.HealthCheckResponse.SERVICE_UNKNOWN if status is None else status
-                    yield bytes(health.HealthCheckResponse(status=shown).SerializeToString())
-                if self._stopping.wait(WATCH_SECONDS):
-                    return
-        finally:
-            self._watchers.release()
+            yield from self._health.watch(data, context.is_active)
+        except ServeError as error:
+            _abort(context, error)
+
+    def _reflect(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        assert self._reflection is not None
+        with self._long_call(context):
+            for data in messages:
+                yield self._reflection.answer(data)
 
 
 class _Table(grpc.GenericRpcHandler):  # type: ignore[misc, unused-ignore]
@@ -313,8 +299,11 @@ def _repository(message: Any) -> tuple[str, str]:
 
 
 def _trace(answer: dict[str, Any]) -> dict[str, Any]:
-    return {"settings": {k: pb.TraceSettingResponse.SettingValue(value=v) for k, v in answer["settings"].items()}}
+    kind: Any = pb.TraceSettingResponse.SettingValue
+    return {"settings": {k: kind(value=v if isinstance(v, list) else [v]) for k, v in answer["settings"].items()}}
 
 
 def _log(answer: dict[str, Any]) -> dict[str, Any]:
-    return {"settings": {k: pb.LogSettingsResponse.SettingValue(bool_param=v) for k, v in answer["settings"].items()}}
+    kind: Any = pb.LogSettingsResponse.SettingValue
+    fields = {bool: "bool_param", int: "uint32_param", str: "string_param"}
+    return {"settings": {k: kind(**{fields[type(v)]: v}) for k, v in answer["settings"].items()}}

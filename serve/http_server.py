@@ -183,6 +183,8 @@ class HttpServer:
     def _check_head(self, head: h11.Request) -> tuple[int, str] | None:
         headers = list(head.headers)
         names = [name for name, _ in headers]
+        if head.http_version.startswith(b"2"):
+            return 505, "this port speaks HTTP/1.1 (REST, /v2/...); gRPC has a port of its own"
         if len(head.target) > MAX_TARGET_BYTES:
             return 414, f"the request line is longer than {MAX_TARGET_BYTES} bytes"
         if len(headers) > self._limits.max_header_count:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from headrace.runtime.errors import HeadraceError
+from headrace.runtime.hints import nearest
 from headrace.serve.config import ConfigError
 from headrace.serve.errors import Meaning, ServeError, not_found, quoted, unavailable
 from headrace.serve.policy import Load, State, VersionKey, next_action
@@ -90,7 +91,8 @@ class Manager:
         wanted = parse_version(version)
         if isinstance(wanted, str):
             if wanted not in served.labels:
-                raise not_found(f"model {quoted(name)} has no label {quoted(wanted)}")
+                labels = ", ".join(served.labels) or "none"
+                raise not_found(f"model {quoted(name)} has no label {quoted(wanted)}; it has {labels}")
             wanted = served.labels[wanted]
         return served.versions.get(wanted) if wanted is not None else None
 
@@ -100,10 +102,11 @@ class Manager:
         with self._lock:
             record = self._records.get(name)
             if record is None:
-                return not_found(f"model {quoted(name)} is unknown")
+                return not_found(f"model {quoted(name)} is unknown; {nearest(name, self._records)}")
             known = [v for k, v in record.versions.items() if wanted is None or k.number == wanted]
             if wanted is not None and not known:
-                return not_found(f"model {quoted(name)} has no version {quoted(version)}")
+                has = ", ".join(str(number) for number in sorted({key.number for key in record.versions}))
+                return not_found(f"model {quoted(name)} has no version {quoted(version)}; it has {has or 'none'}")
             reason = next((v.reason for v in reversed(known) if v.reason), record.error) or "loading"
             return unavailable(f"model {quoted(name)} is not ready: {reason}")
 
@@ -124,8 +127,8 @@ class Manager:
             record = self._records.get(name)
             before = record.loads if record else 0
         if record is None:
-            if name not in self._repository.names():
-                raise not_found(f"model {quoted(name)} is not in the repository")
+            if name not in (names := self._repository.names()):
+                raise not_found(f"model {quoted(name)} is not in the repository; {nearest(name, names)}")
             with self._lock:
                 record = self._records.setdefault(name, _Record())
         joined = record.busy.locked()
@@ -142,7 +145,7 @@ class Manager:
         with self._lock:
             record = self._records.get(name)
         if record is None:
-            raise not_found(f"model {quoted(name)} is unknown")
+            raise not_found(f"model {quoted(name)} is unknown; {nearest(name, self._records)}")
         with record.busy:
             record.desired = frozenset()
             self._reconcile(name, record)
@@ -200,9 +203,9 @@ class Manager:
         try:
             entry = self._repository.find(name)
             wanted = entry.wanted() if entry else frozenset()
-        except ConfigError as error:
-            record.error = str(error)
-            return unavailable(f"model {quoted(name)}: {error}")
+        except (ConfigError, OSError) as error:
+            record.error = str(error) if isinstance(error, ConfigError) else "its folder cannot be read"
+            return unavailable(f"model {quoted(name)}: {record.error}")
         if entry is None or not wanted:
             record.error = "no version with a model.hr or model.onnx"
             return not_found(f"model {quoted(name)}: {record.error}")
@@ -212,6 +215,8 @@ class Manager:
                 if version.state is State.ERROR or (version.state is State.DISABLED and key not in wanted):
                     del record.versions[key]
         self._reconcile(name, record)
+        with self._lock:  # the labels may have moved
+            self._publish(name, record)
         failed = [v for k, v in record.versions.items() if k in wanted and v.state is State.ERROR]
         return unavailable(f"model {quoted(name)} version {failed[0].number}: {failed[0].reason}") if failed else None
 
@@ -271,8 +276,12 @@ class Manager:
         if not ready:
             self._served.pop(name, None)
             return
-        labels = record.entry.config.versions.labels if record.entry else {}
-        self._served[name] = _Served(ready, max(ready), dict(labels))
+        labels = dict(record.entry.config.versions.labels) if record.entry else {}
+        before = self._served.get(name)
+        for label, number in labels.items():  # a label moves when the version that it will point to is ready
+            if number not in ready and before is not None and before.labels.get(label) in ready:
+                labels[label] = before.labels[label]
+        self._served[name] = _Served(ready, max(ready), labels)
 
 
 def _reason(error: Exception, path: Path) -> str:

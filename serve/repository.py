@@ -4,13 +4,16 @@ Three forms: a folder `name/version/model.hr|model.onnx` with an optional `name/
 and `name=path` entries (a file, or one model's folder of versions).
 """
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from headrace.runtime.errors import HeadraceError
-from headrace.serve.config import ConfigError, ModelConfig, read
+from headrace.serve.config import ConfigError, ModelConfig, Versions, read
 from headrace.serve.errors import ServeError
 from headrace.serve.policy import VersionKey
 from headrace.serve.validate import check_model_name
@@ -85,15 +88,16 @@ class Repository:
         if place is None or not place.exists():
             return None
         if place.is_file():
-            return Entry(name, {VersionKey(1, _fingerprint(place)): place})
-        files = {}
+            return Entry(name, {VersionKey(1, _fingerprint(place, "")): place})
+        file = place / "config.toml"
+        config = read(ModelConfig, file) if file.is_file() else ModelConfig()
+        files, mark = {}, _load_mark(config)
         for folder in place.iterdir():
             if folder.is_dir() and _NUMBER.fullmatch(folder.name):
                 path = next((folder / f"model{s}" for s in SUFFIXES if (folder / f"model{s}").is_file()), None)
                 if path is not None:
-                    files[VersionKey(int(folder.name), _fingerprint(path))] = path
-        config = place / "config.toml"
-        return Entry(name, files, read(ModelConfig, config) if config.is_file() else ModelConfig())
+                    files[VersionKey(int(folder.name), _fingerprint(path, mark))] = path
+        return Entry(name, files, config)
 
     def _add(self, name: str, path: Path) -> None:
         try:
@@ -126,6 +130,12 @@ def _is_name(name: str) -> bool:
         return False
 
 
-def _fingerprint(path: Path) -> str:
+def _load_mark(config: ModelConfig) -> str:
+    """Stands for the settings that a version is loaded with; those that choose versions may change without a load."""
+    settings = msgspec.structs.replace(config, versions=Versions())
+    return hashlib.sha256(msgspec.json.encode(settings)).hexdigest()[:12]
+
+
+def _fingerprint(path: Path, mark: str) -> str:
     stat = path.stat()
-    return f"{stat.st_ino}-{stat.st_size}-{stat.st_mtime_ns}"
+    return f"{stat.st_ino}-{stat.st_size}-{stat.st_mtime_ns}-{mark}"

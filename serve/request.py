@@ -55,6 +55,7 @@ class InferRequest:
     deadline: float | None = None
     watch: Callable[[Callable[[], None]], bool] | None = None
     front: str = "local"
+    streamed: bool = False  # one of many on a stream
 
 
 @dataclass(slots=True)

@@ -60,7 +60,7 @@ class RestFront:
                 response.headers.append((b"allow", ", ".join(routes).encode()))
                 return response
             request.body = self._inflated(request)
-            return self._deflated(request, handler(request))
+            return handler(request)
         except ServeError as error:
             return _failure(error)
         except Exception:
@@ -86,7 +86,7 @@ class RestFront:
             case ["v2", "models", "stats"]:
                 return {"GET": lambda _: _answer(plane.statistics("", ""))}
             case ["v2", "models", name, "trace", "setting"] if name:
-                return self._trace()
+                return self._trace(name)
             case ["v2", "models", name, "versions", version, *rest] if version:
                 return self._model(name, version, rest)
             case ["v2", "models", name, *rest] if name:
@@ -96,10 +96,10 @@ class RestFront:
             case ["v2", ("systemsharedmemory" | "cudasharedmemory"), *rest]:
                 return self._shared_memory(rest)
             case ["v2", "trace", "setting"]:
-                return self._trace()
+                return self._trace("")
             case ["v2", "logging"]:
-                change: Handler = lambda r: _answer(plane.log_settings(_document(r))["settings"])  # noqa: E731
-                return {"GET": lambda _: _answer(plane.log_settings({})["settings"]), "POST": change}
+                change: Handler = lambda r: _answer(plane.log_settings(_document(r), r.local)["settings"])  # noqa: E731
+                return {"GET": lambda r: _answer(plane.log_settings({}, r.local)["settings"]), "POST": change}
         return None
 
     def _model(self, name: str, version: str, rest: list[str]) -> Routes | None:
@@ -151,12 +151,14 @@ class RestFront:
                 return {"POST": lambda _: _answer(plane.shared_memory_unregister(region))}
         return None
 
-    def _trace(self) -> Routes:
+    def _trace(self, name: str) -> Routes:
         plane = self._plane
-        return {
-            "GET": lambda _: _answer(plane.trace_setting({})["settings"]),
-            "POST": lambda request: _answer(plane.trace_setting(_document(request))["settings"]),
-        }
+
+        def answer(request: HttpRequest) -> HttpResponse:
+            changes = _document(request) if request.method == "POST" else {}
+            return _answer(plane.trace_setting(name, changes, request.local)["settings"])
+
+        return {"GET": answer, "POST": answer}
 
     # ---- inference ----
 
@@ -169,9 +171,8 @@ class RestFront:
             asked, wishes = rest_codec.read_infer(name, version, request.body, length)
         asked.watch = request.watch
         body, json_length = rest_codec.write_infer(self._plane.infer(asked), wishes)
-        if json_length is None:
-            return HttpResponse(200, body, [JSON])
-        return HttpResponse(200, body, [BINARY, (rest_codec.LENGTH_HEADER, b"%d" % json_length)])
+        headers = [JSON] if json_length is None else [BINARY, (rest_codec.LENGTH_HEADER, b"%d" % json_length)]
+        return _deflated(request, HttpResponse(200, body, headers))
 
     # ---- content coding ----
 
@@ -192,16 +193,20 @@ class RestFront:
             raise bad_argument(f"the body is not one complete {coding.decode()} stream")
         return bytearray(data)
 
-    @staticmethod
-    def _deflated(request: HttpRequest, response: HttpResponse) -> HttpResponse:
-        accepted = [part.split(b";")[0].strip() for part in request.headers.get(b"accept-encoding", b"").split(b",")]
-        coding = next((part for part in accepted if part in (b"gzip", b"deflate")), None)
-        if coding is None or not response.body or response.status != 200:
-            return response
-        deflate = zlib.compressobj(1, zlib.DEFLATED, 31 if coding == b"gzip" else 15)
-        response.body = [*(deflate.compress(part) for part in response.body), deflate.flush()]
-        response.headers.append((b"content-encoding", coding))
+
+def _deflated(request: HttpRequest, response: HttpResponse) -> HttpResponse:
+    """The answer to an inference in a coding that the client accepts.
+
+    Other answers stay plain: tritonclient's asyncio client says that it accepts gzip, and decodes inferences only.
+    """
+    accepted = [part.split(b";")[0].strip() for part in request.headers.get(b"accept-encoding", b"").split(b",")]
+    coding = next((part for part in accepted if part in (b"gzip", b"deflate")), None)
+    if coding is None:
         return response
+    deflate = zlib.compressobj(1, zlib.DEFLATED, 31 if coding == b"gzip" else 15)
+    response.body = [*(deflate.compress(part) for part in response.body), deflate.flush()]
+    response.headers.append((b"content-encoding", coding))
+    return response
 
 
 def _answer(document: Any, status: int = 200) -> HttpResponse:

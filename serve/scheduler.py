@@ -93,7 +93,7 @@ class Job:
             self._wake.release()
 
     def wait(self, timeout: float) -> None:
-        self._wake.acquire(timeout=timeout)
+        self._wake.acquire(timeout=min(timeout, threading.TIMEOUT_MAX))
 
 
 class Scheduler:

@@ -14,6 +14,7 @@ from headrace.serve.config import Drain, Listen, Settings
 from headrace.serve.dataplane import DataPlane
 from headrace.serve.grpc_front import RESERVED_THREADS, GrpcFront
 from headrace.serve.manager import Manager
+from headrace.serve.poller import Poller
 from headrace.serve.repository import Repository
 from headrace.serve.version import Loader
 
@@ -59,14 +60,16 @@ class Server:
         self.settings = settings
         paths = [repository] if isinstance(repository, (str, Path)) else list(repository)
         store = settings.repository
+        found = Repository(paths or store.paths, store.model_name)
         self._manager = Manager(
-            Repository(paths or store.paths, store.model_name),
+            found,
             loader or runtime_loader(store.device, store.threads),
             drain_seconds=settings.drain.grace_s,
         )
         threads = {"grpc": settings.limits.grpc_threads, "http": settings.limits.http_threads}
         caps = {front: max(1, count - RESERVED_THREADS) for front, count in threads.items()}
-        self._plane = DataPlane(self._manager, max_inflight=caps)
+        self._plane = DataPlane(self._manager, max_inflight=caps, control=store.control)
+        self._poller = Poller(found, self._manager, store.poll_s) if store.control == "poll" else None
         self._fronts: list[Any] = []
         self._stopped = threading.Event()
         self._stopping = threading.Lock()
@@ -78,12 +81,16 @@ class Server:
             self._open_fronts()
             for front in self._fronts:
                 front.start()
+            if self._poller is not None:
+                self._poller.look()  # what is there before the load: a change during it is seen
             self._manager.start()
         except BaseException:
             self.stop(0, 0)
             raise
         if self._manager.all_ready():
             self._plane.set_started()
+        if self._poller is not None:
+            self._poller.start()
         return self
 
     def _open_fronts(self) -> None:
@@ -145,6 +152,8 @@ class Server:
             if self._stopped.is_set():
                 return
             self._plane.set_draining()
+            if self._poller is not None:
+                self._poller.stop()
             if lame_duck > 0:
                 time.sleep(lame_duck)
             self._plane.set_refusing()
@@ -154,4 +163,5 @@ class Server:
             for front in self._fronts:
                 front.stop(max(0.0, end - time.monotonic()))
             self._manager.close()
+            self._plane.close()
             self._stopped.set()

@@ -63,7 +63,8 @@ class Statistics:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.success, self.fail, self.queue = Duration(), Duration(), Duration()
+        self.memory_bytes = 0  # of the model's weights
+        self.success, self.fail, self.queue, self.cancel = Duration(), Duration(), Duration(), Duration()
         self.compute_input, self.compute_infer, self.compute_output = Duration(), Duration(), Duration()
         self.inference_count = self.execution_count = self.last_inference_ms = 0
         self.batches: dict[int, BatchRow] = {}
@@ -108,7 +109,7 @@ class Statistics:
                 timer = self.request_seconds[front] = Histogram(SECONDS_BUCKETS)
             timer.add(seconds)
             if meaning is not None:
-                self.fail.add(seconds)
+                (self.cancel if meaning is Meaning.CANCELLED else self.fail).add(seconds)
                 if execution is None:
                     self.expired_before_run += meaning is Meaning.EXPIRED
                     self.cancelled_before_run += meaning is Meaning.CANCELLED
@@ -148,4 +149,17 @@ class Statistics:
                     }
                     for size, row in sorted(self.batches.items())
                 ],
+                "memory_usage": [{"type": "CPU", "id": 0, "byte_size": self.memory_bytes}],
+                "response_stats": {"0": self._responses()} if self.success.count + self.fail.count else {},
             }
+
+    def _responses(self) -> dict[str, Any]:
+        """Of the first response of requests, which is their only one: no model answers a request in parts."""
+        return {
+            "compute_infer": self.compute_infer.show(),
+            "compute_output": self.compute_output.show(),
+            "success": self.success.show(),
+            "fail": self.fail.show(),
+            "empty_response": Duration().show(),
+            "cancel": self.cancel.show(),
+        }

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from headrace.runtime.errors import HeadraceError
+from headrace.runtime.hints import shape_hint
 from headrace.serve.datatypes import Array, Buffer, Datatype, decode_bytes, of_dtype
 from headrace.serve.elements import to_array
 from headrace.serve.errors import ServeError, bad_argument, quoted, unsupported
@@ -30,6 +31,7 @@ Shape = tuple[int | str | None, ...] | None
 _MODEL_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _NUMBER = re.compile(r"[1-9][0-9]{0,17}")
 _LABEL = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+_FLAGS = ("sequence_start", "sequence_end", "binary_data_output", "headrace_explain")
 _SHARED_MEMORY = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")
 
 
@@ -108,7 +110,7 @@ class Interface:
         if len(request.id) > MAX_ID_BYTES:
             raise bad_argument(f"id is longer than {MAX_ID_BYTES} bytes")
         if request.parameters:
-            check_parameters(request.parameters)
+            check_parameters(request.parameters, request.streamed)
         return feeds, rows, self._requested(request.outputs) if request.outputs else self.outputs
 
     def _wrong_set(self, names: list[str]) -> ServeError:
@@ -153,13 +155,17 @@ class Interface:
 def _check_shape(tensor: InputTensor, port: Port, bound: dict[str, int]) -> int:
     """The element count, after datatype, rank, fixed and symbolic dimensions were checked."""
     if tensor.datatype != port.datatype.name:
+        hint = f'; convert it first (NumPy: x.astype("{port.datatype.dtype.name}"))' if port.datatype.size else ""
         raise bad_argument(
-            f"input {quoted(tensor.name)}: datatype {quoted(tensor.datatype)}, expected {port.datatype.name}"
+            f"input {quoted(tensor.name)}: datatype {quoted(tensor.datatype)}, expected {port.datatype.name}{hint}"
         )
     shape, spec = tensor.shape, port.shape
     if len(shape) > MAX_RANK or (spec is not None and len(shape) != len(spec)):
-        allowed = f"at most {MAX_RANK}" if spec is None else str(len(spec))
-        raise bad_argument(f"input {quoted(tensor.name)}: rank {len(shape)}, expected {allowed}")
+        if spec is None or len(shape) > MAX_RANK:
+            raise bad_argument(f"input {quoted(tensor.name)}: rank {len(shape)}, expected at most {MAX_RANK}")
+        raise bad_argument(
+            f"input {quoted(tensor.name)}: rank {len(shape)}, expected {len(spec)}: {_expected(tensor, spec)}"
+        )
     for axis, size in enumerate(shape):
         want = spec[axis] if spec is not None else None
         if not 0 <= size <= MAX_DIMENSION:
@@ -171,8 +177,16 @@ def _check_shape(tensor: InputTensor, port: Port, bound: dict[str, int]) -> int:
                     f"input {quoted(tensor.name)}: dimension {axis} ({want}) is {size}, but was {first} before"
                 )
         elif want is not None and size != want:
-            raise bad_argument(f"input {quoted(tensor.name)}: dimension {axis} is {size}, expected {want}")
+            raise bad_argument(
+                f"input {quoted(tensor.name)}: dimension {axis} is {size}, expected {want}: {_expected(tensor, spec)}"
+            )
     return math.prod(shape)
+
+
+def _expected(tensor: InputTensor, spec: Shape) -> str:
+    """The shape that is wanted beside the one that came, and how to get from here to there."""
+    wanted = ", ".join("?" if size is None else str(size) for size in spec or ())
+    return f"the shape is [{wanted}], given {list(tensor.shape)}{shape_hint(tensor.shape, spec or ())}"
 
 
 def _materialise(tensor: InputTensor, datatype: Datatype, count: int) -> Array:
@@ -220,8 +234,12 @@ def _check_output_parameters(output: RequestedOutput) -> None:
         _whole(output.parameters["classification"], f"{where}: parameter 'classification'", 1)
 
 
-def check_parameters(parameters: Parameters) -> None:
-    """Types and ranges of the known request parameters; reserved prefixes are refused, the rest is capped."""
+def check_parameters(parameters: Parameters, streamed: bool = False) -> None:
+    """Types and ranges of the known request parameters; reserved prefixes are refused, the rest is capped.
+
+    `streamed`: the request came on a stream, where a client may ask for an empty final response (which only a model
+    that answers in parts would send).
+    """
     _check_size(parameters, "request")
     for key, value in parameters.items():
         where = f"parameter {quoted(key)}"
@@ -230,9 +248,11 @@ def check_parameters(parameters: Parameters) -> None:
         elif key == "sequence_id":
             if not isinstance(value, str):
                 _whole(value, where, 0)
-        elif key in ("sequence_start", "sequence_end", "binary_data_output", "headrace_explain"):
+        elif key in _FLAGS or (streamed and key == "triton_enable_empty_final_response"):
             if not isinstance(value, bool):
                 raise bad_argument(f"{where} must be true or false")
+            if value and key.startswith("sequence_") and not parameters.get("sequence_id"):
+                raise bad_argument(f"{where} needs a sequence_id")
         elif key.startswith(("triton_", "headrace_")):
             raise bad_argument(f"{where} is reserved")
 

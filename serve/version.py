@@ -48,6 +48,8 @@ class Model(Protocol):
     def rows(self) -> RowProof: ...
     @property
     def properties(self) -> Mapping[str, str]: ...
+    @property
+    def weight_bytes(self) -> int: ...
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]: ...
     def verify(self) -> VerifyReport: ...
     def close(self) -> None: ...
@@ -73,6 +75,7 @@ class ModelVersion:
         self.statistics = Statistics()
         self.properties: dict[str, str] = {}
         self.platform = "headrace"
+        self.config: ModelConfig
         self.model: Model
         self.interface: Interface
         self.scheduler: Scheduler
@@ -83,7 +86,7 @@ class ModelVersion:
         try:
             report = model.verify()
             if not report.ok:
-                raise GoldenError(f"golden data: {report.message}")
+                raise GoldenError(f"the golden data of the package do not come out on this machine: {report.message}")
             rows, why = batch_rows(model, config)
             self.interface = Interface(model.inputs, model.outputs, rows)
             count = config.instances.count or (1 if rows else min(4, os.cpu_count() or 1))
@@ -92,11 +95,13 @@ class ModelVersion:
         except BaseException:
             model.close()
             raise
+        self.config = config
         self.timeout = config.queue.timeout_ms / 1000 or None
         self.properties = dict(model.properties) | {
             "headrace.batching": f"on, up to {rows} rows" if rows else f"off: {why}",
             "headrace.verified": "false" if math.isnan(report.max_error) else "true",
         }
+        self.statistics.memory_bytes = model.weight_bytes
         self.model = model
 
     def take_down(self) -> None:

@@ -48,6 +48,7 @@ class FakeModel:
     rows: Rows = Rows()
     report: Report = Report()
     properties: dict[str, str] = field(default_factory=dict)
+    weight_bytes: int = 0
     calls: list[int] = field(default_factory=list)  # rows of every run
     closed: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import serve_fake
+from conftest import start
 
 from headrace.protos import health_pb2 as health
 from headrace.protos import inference_pb2 as pb
@@ -106,6 +107,82 @@ def test_metadata_config_statistics(client):
     after = client.statistics("fp64")[0]
     assert int(after["inference_count"]) - int(before.get("inference_count", 0)) == 3
     assert {row["name"] for row in client.statistics()} >= {"add", "fp32"}
+
+
+def test_every_field_of_the_statistics(client, server):
+    """An empty message means "never": every field is there, and counts what happened."""
+    names = {
+        "success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss",
+    }  # fmt: skip
+    before = server._plane.statistics("uint16", "1")["model_stats"][0]
+    for rows in (2, 2, 3):
+        client.infer("uint16", x=np.ones((rows, 1), np.uint16))
+    with pytest.raises(ServeError):
+        client.infer("uint16", z=np.ones((1, 1), np.uint16))
+    after = server._plane.statistics("uint16", "1")["model_stats"][0]
+    assert set(after) == {field.name for field in pb.ModelStatistics.DESCRIPTOR.fields}
+    assert set(after["inference_stats"]) == names
+    counts = lambda row, name: row["inference_stats"][name]["count"]  # noqa: E731
+    assert counts(after, "success") - counts(before, "success") == 3 and after["last_inference"] > 1.6e12
+    assert counts(after, "fail") - counts(before, "fail") == 1
+    assert after["execution_count"] - before["execution_count"] == 3
+    assert after["inference_count"] - before["inference_count"] == 7
+    sizes = {row["batch_size"]: row["compute_infer"]["count"] for row in after["batch_stats"]}
+    assert sizes[2] % 2 == 0 and sizes[3] >= 1
+    assert set(after["response_stats"]["0"]) == {f.name for f in pb.InferResponseStatistics.DESCRIPTOR.fields}
+    assert after["memory_usage"][0]["type"] == "CPU"
+    told = client.statistics("uint16", 1)[0]  # the same over the wire, where empty and absent are one
+    assert int(told["inference_count"]) == after["inference_count"]
+    assert {int(r["batch_size"]) for r in told["batch_stats"]} == set(sizes) and "0" in told["response_stats"]
+
+
+def test_inputs_may_have_any_name(client):
+    x = np.ones((1, 4), np.float32)
+    assert set(client.infer("add", {"a": x, "b": x})) == {"sum", "difference"}
+    assert set(client.infer("add", {"a": x}, b=x, outputs=["sum"])) == {"sum"}
+    for name in ("version", "outputs", "model", "inputs", "self"):
+        with pytest.raises(ServeError, match=f"input '{name}' is unknown"):
+            client.infer("add", {"a": x, name: x})
+
+
+def test_the_policy_shows_in_the_configuration(tmp_path):
+    serve_fake.repository(tmp_path, {"m/1": "scale 1", "m/2": "scale 2", "n": "scale 1"})
+    (tmp_path / "m/config.toml").write_text("[versions]\npolicy = 'specific'\nkeep = [1, 2]\n[queue]\ntimeout_ms = 5\n")
+    with start(tmp_path) as own, Client(f"127.0.0.1:{own.grpc_port}") as client:
+        config = client.config("m")
+        assert config["version_policy"] == {"specific": {"versions": [1, 2]}}
+        assert config["dynamic_batching"]["default_queue_policy"]["default_timeout_microseconds"] == 5000
+        assert client.config("n")["version_policy"] == {"latest": {"num_versions": 1}}
+        assert client.metadata("m")["versions"] == ["1", "2"]
+
+
+@pytest.mark.parametrize("kind", ["System", "Cuda"])
+def test_shared_memory_is_refused_clearly(server, channel, kind):
+    """Off: registering is refused with the reason, asking and forgetting are answered as with nothing registered."""
+    name = f"{kind}SharedMemory"
+    status = call(channel, f"{name}Status", getattr(pb, f"{name}StatusRequest")(), getattr(pb, f"{name}StatusResponse"))
+    assert not status.regions
+    call(channel, f"{name}Unregister", getattr(pb, f"{name}UnregisterRequest")(), pb.ServerLiveResponse)
+    for method, code in (("Register", grpc.StatusCode.UNIMPLEMENTED), ("Status", grpc.StatusCode.NOT_FOUND)):
+        with pytest.raises(grpc.RpcError) as caught:
+            call(channel, f"{name}{method}", getattr(pb, f"{name}{method}Request")(name="r"), pb.ServerLiveResponse)
+        assert caught.value.code() is code and "shared memory" in caught.value.details()
+    path = f"/v2/{kind.lower()}sharedmemory"
+    assert get(server, f"{path}/status")[:2] == (200, b"[]")
+    assert get(server, f"{path}/region/r/status")[0] == 404
+    assert get(server, f"{path}/region/r/register", "POST", b"{}")[0] == 501
+    assert get(server, f"{path}/unregister", "POST")[0] == 200
+
+
+def test_all_twenty_methods_answer(channel):
+    """None is unknown to the server."""
+    methods = [m.name for m in pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods]
+    assert len(methods) == 20
+    for method in methods:
+        try:
+            list(channel.stream_stream(V2 + method)(iter([b""]), timeout=20))
+        except grpc.RpcError as error:
+            assert "Method not found" not in error.details()
 
 
 def test_ready_and_index(client):
@@ -261,6 +338,26 @@ def test_health(channel):
     stream.cancel()
 
 
+def test_health_watch_tells_every_change(tmp_path):
+    """A name that is not known yet, its load, its unload, and the end of the server."""
+    states = health.HealthCheckResponse
+    serve_fake.repository(tmp_path, {"m": "scale 1"})
+    with start(tmp_path) as own, grpc.insecure_channel(f"127.0.0.1:{own.grpc_port}") as opened:
+        watch = opened.unary_stream("/grpc.health.v1.Health/Watch")
+        late = watch(health.HealthCheckRequest(service="late").SerializeToString(), timeout=60)
+        whole = watch(health.HealthCheckRequest(service=V2.strip("/")).SerializeToString(), timeout=60)
+        told = lambda stream: states.FromString(next(stream)).status  # noqa: E731
+        assert told(late) == states.SERVICE_UNKNOWN and told(whole) == states.SERVING
+        serve_fake.repository(tmp_path, {"late": "scale 1"})
+        with Client(f"127.0.0.1:{own.grpc_port}") as client:
+            client.load("late")
+            assert told(late) == states.SERVING
+            client.unload("late")
+            assert told(late) == states.NOT_SERVING
+        own._plane.set_draining()
+        assert told(whole) == states.NOT_SERVING
+
+
 def test_a_path_that_is_no_utf8_does_not_end_the_server(server, channel):
     """The frame that ends the accept loop of a grpc.aio server."""
     import socket
@@ -392,6 +489,18 @@ def test_rest_compression(server, coding):
     assert status == 200 and answer["Content-Encoding"] == coding
     plain = gzip.decompress(data) if coding == "gzip" else zlib.decompress(data)
     assert json.loads(plain)["outputs"][0]["data"] == [0.5] * 4
+    assert "Content-Encoding" not in get(server, "/v2", headers=headers)[2]  # inferences only
+    status, data, answer = get(server, "/v2/models/fp32/infer", "POST", *binary(coding, squeeze))
+    plain = gzip.decompress(data) if coding == "gzip" else zlib.decompress(data)
+    length = int(answer["Inference-Header-Content-Length"])  # of the JSON before it was compressed
+    assert status == 200 and json.loads(plain[:length])["outputs"] and plain[length:] == bytes(16)
+
+
+def binary(coding, squeeze):
+    item = {"name": "x", "shape": [1, 4], "datatype": "FP32", "parameters": {"binary_data_size": 16}}
+    head = json.dumps({"inputs": [item], "parameters": {"binary_data_output": True}}).encode()
+    headers = {"Inference-Header-Content-Length": str(len(head)), "Content-Encoding": coding, "Accept-Encoding": coding}
+    return squeeze(head + bytes(16)), headers
 
 
 def test_metrics(server):
@@ -407,12 +516,6 @@ def test_metrics(server):
         client.infer("client-text-never-a-label", x=np.ones(1))
     assert "client-text" not in get(server, "/metrics", port=server.metrics_port)[1].decode()
     assert get(server, "/other", port=server.metrics_port)[0] == 404
-
-
-def test_remote_management_is_refused(server):
-    with pytest.raises(ServeError) as caught:
-        server._plane.load("", "add", {}, local=False)
-    assert caught.value.meaning is Meaning.FORBIDDEN
 
 
 assert serve_fake  # the models of the fixtures

@@ -61,6 +61,75 @@ def test_latest_is_served_and_labels_point(tmp_path, loader):
         assert meaning(made.acquire, "m", version) is Meaning.BAD_ARGUMENT
 
 
+def test_labels_move_at_once_and_only_to_what_is_ready(tmp_path, loader):
+    config = tmp_path / "m/config.toml"
+    serve_fake.repository(tmp_path, {"m/1": "scale 1", "m/2": "scale 2"})
+    config.write_text('[versions]\npolicy = "all"\nlabels = {stable = 1, canary = 2}\n')
+    made = manager(tmp_path, loader)
+    assert [number(made, "m", label) for label in ("stable", "canary")] == ["1", "2"]
+    config.write_text('[versions]\npolicy = "all"\nlabels = {stable = 2, canary = 2}\n')
+    made.load("m")
+    assert [number(made, "m", label) for label in ("stable", "canary")] == ["2", "2"]
+    assert len(loader.loaded) == 2  # no version was loaded for it
+    serve_fake.repository(tmp_path, {"m/3": "scale 3"})
+    config.write_text('[versions]\npolicy = "all"\nlabels = {stable = 2, canary = 3}\n')
+    loader.hold.clear()
+    thread = threading.Thread(target=made.load, args=("m",))
+    thread.start()
+    time.sleep(0.05)
+    assert number(made, "m", "canary") == "2"  # 3 is on its way
+    loader.hold.set()
+    thread.join(10)
+    assert number(made, "m", "canary") == "3"
+    config.write_text('[versions]\npolicy = "all"\n')
+    made.load("m")
+    assert meaning(made.acquire, "m", "canary") is Meaning.NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("policy", "ready"),
+    [
+        ("policy = 'latest'\nkeep = 1", ["10"]),
+        ("policy = 'latest'\nkeep = 2", ["9", "10"]),
+        ("policy = 'all'", ["1", "9", "10"]),
+        ("policy = 'specific'\nkeep = [1, 9]", ["1", "9"]),
+        ("policy = 'specific'\nkeep = 9", ["9"]),
+    ],
+)
+def test_version_policies_and_their_change(tmp_path, loader, policy, ready):
+    """Whatever was served before: what the policy wants comes up first, the rest goes."""
+    serve_fake.repository(tmp_path, {"m/1": "scale 1", "m/9": "scale 9", "m/10": "scale 10"})
+    made = manager(tmp_path, loader)
+    (tmp_path / "m/config.toml").write_text(f"[versions]\n{policy}\n")
+    made.load("m")
+    assert [row[1] for row in made.index() if row[2] == "READY"] == ready
+    assert number(made, "m") == ready[-1]
+
+
+def test_settings_that_a_version_is_loaded_with_are_taken_over_by_a_switch(tmp_path, loader):
+    made = manager(tmp_path, loader, m="scale 1")
+    (tmp_path / "m/config.toml").write_text("[batching]\nmax_batch_size = 5\n[queue]\nmax_size = 7\n")
+    made.load("m")
+    found = made.acquire("m", "")
+    assert (found.interface.max_batch_size, found.scheduler.policy.max_queue) == (5, 7)
+    made.release(found)
+    assert len(loader.loaded) == 2 and loader.loaded[0].closed
+
+
+def test_names_that_are_nearly_right(tmp_path, loader):
+    made = manager(tmp_path, loader, **{"digits": "scale 1", "other/3": "scale 1"})
+    for call, text in (
+        (lambda: made.acquire("digit", ""), "model 'digit' is unknown; did you mean 'digits'?"),
+        (lambda: made.acquire("zzz", ""), "model 'zzz' is unknown; known are 'digits', 'other'"),
+        (lambda: made.load("Digits"), "model 'Digits' is not in the repository; did you mean 'digits'?"),
+        (lambda: made.acquire("other", "1"), "model 'other' has no version '1'; it has 3"),
+        (lambda: made.acquire("other", "new"), "model 'other' has no label 'new'; it has none"),
+    ):
+        with pytest.raises(ServeError) as caught:
+            call()
+        assert caught.value.text == text
+
+
 def test_default_keeps_the_newest_only(tmp_path, loader):
     made = manager(tmp_path, loader, **{"m/1": "scale 1", "m/2": "scale 2"})
     assert [row[:3] for row in made.index()] == [("m", "2", "READY")]

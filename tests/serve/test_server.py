@@ -20,18 +20,17 @@ from headrace.serve.server import Server
 
 HERE = Path(__file__).parent
 CHILD = """
-import json, signal, sys, threading
+import json, signal, sys
 sys.path.insert(0, {here!r})
 import serve_fake
 from headrace.serve.config import Drain, Listen, Settings
 from headrace.serve.server import Server
+from headrace.serve.signals import catching
 settings = Settings(listen=Listen("127.0.0.1", 0, 0, 0), drain=Drain(lame_duck_s={duck}, grace_s=10))
-asked = threading.Event()
-signal.signal(signal.SIGTERM, lambda *_: asked.set())
-with Server({root!r}, settings=settings, loader=serve_fake.load) as server:
+with catching(signal.SIGTERM) as wait, Server({root!r}, settings=settings, loader=serve_fake.load) as server:
     resident = int(open("/proc/self/statm").read().split()[1]) * 4096
     print(json.dumps([server.grpc_port, server.http_port, resident, sorted(sys.modules)]), flush=True)
-    asked.wait()
+    wait()
 """
 
 

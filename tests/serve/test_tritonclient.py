@@ -36,6 +36,10 @@ def test_http(ports):
     assert "http ok" in run("triton_http.py", ports[1])
 
 
+def test_aio_and_reflection(ports):
+    assert "aio ok" in run("triton_aio.py", *ports)
+
+
 def test_descriptors_and_one_process(ports):
     """Every message, field, number, type and enum equals tritonclient's but for the stated additions, and both
     generated modules live in one process."""

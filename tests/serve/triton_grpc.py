@@ -54,6 +54,9 @@ for _ in range(20):
     assert error is None and same(result.as_numpy("sum"), a + index + b)
 
 client.start_stream(lambda result, error: done.put((result, error)))
+client.async_stream_infer("add", inputs, request_id="s", sequence_id="one", sequence_start=True, sequence_end=True)
+result, error = done.get(timeout=20)
+assert error is None and result.get_response().parameters["triton_final_response"].bool_param
 for index in range(5):
     client.async_stream_infer("add", [value("a", a + index), value("b", b)], request_id=str(index))
 client.async_stream_infer("nope", inputs, request_id="x")
@@ -68,11 +71,19 @@ client.unload_model("fp64")
 assert not client.is_model_ready("fp64")
 client.load_model("fp64")
 assert client.is_model_ready("fp64")
-assert client.get_inference_statistics("add").model_stats[0].inference_count >= 40
+statistics = client.get_inference_statistics("add", "1").model_stats[0]
+assert statistics.inference_count >= 40 and statistics.inference_stats.success.count >= 20
+assert statistics.batch_stats and statistics.response_stats["0"].success.count and statistics.memory_usage
+assert {row.name for row in client.get_inference_statistics().model_stats} >= {"add", "fp32"}
 assert client.get_system_shared_memory_status().regions == {}
 client.unregister_system_shared_memory()
-client.get_trace_settings()
-client.get_log_settings()
+assert list(client.get_trace_settings().settings["trace_level"].value) == ["OFF"]
+assert client.get_trace_settings("add", as_json=True)["settings"]["trace_mode"]
+client.update_trace_settings(settings={"trace_level": "OFF", "trace_rate": None})
+assert client.get_log_settings().settings["log_info"].bool_param
+client.update_log_settings({"log_info": False, "log_verbose_level": 2})
+assert client.get_log_settings().settings["log_verbose_level"].uint32_param == 2
+client.update_log_settings({"log_info": True, "log_verbose_level": 0})
 for call, code in (
     (lambda: client.infer("nope", inputs), "NOT_FOUND"),
     (lambda: client.infer("add", inputs[:1]), "INVALID_ARGUMENT"),
@@ -82,6 +93,12 @@ for call, code in (
     (lambda: client.load_model("nope"), "NOT_FOUND"),
     (lambda: client.load_model("add", config="{}"), "UNIMPLEMENTED"),
     (lambda: client.register_system_shared_memory("r", "/k", 64), "UNIMPLEMENTED"),
+    (lambda: client.register_cuda_shared_memory("r", bytes(64), 0, 64), "UNIMPLEMENTED"),
+    (lambda: client.load_model("add", config="{}", files={"file:1/model.hr": b"x"}), "UNIMPLEMENTED"),
+    (lambda: client.update_trace_settings(settings={"trace_level": ["TIMESTAMPS"]}), "UNIMPLEMENTED"),
+    (lambda: client.update_log_settings({"log_file": "/tmp/log"}), "UNIMPLEMENTED"),
+    (lambda: client.get_system_shared_memory_status("r"), "NOT_FOUND"),
+    (lambda: client.get_model_metadata("add", "stable"), "NOT_FOUND"),
 ):
     try:
         call()

@@ -58,16 +58,36 @@ client.unload_model("fp64")
 assert not client.is_model_ready("fp64")
 client.load_model("fp64")
 assert client.is_model_ready("fp64")
-assert client.get_inference_statistics("add")["model_stats"][0]["inference_count"] >= 12
+statistics = client.get_inference_statistics("add", "1")["model_stats"][0]
+assert statistics["inference_count"] >= 12 and statistics["batch_stats"] and statistics["response_stats"]["0"]
+assert {row["name"] for row in client.get_inference_statistics()["model_stats"]} >= {"add", "fp32"}
 assert client.get_system_shared_memory_status() == []
 client.unregister_system_shared_memory()
-client.get_trace_settings()
-client.get_log_settings()
+assert client.get_trace_settings()["trace_level"] == ["OFF"] and client.get_trace_settings("add")["trace_mode"]
+client.update_trace_settings(settings={"trace_level": ["OFF"], "trace_rate": None})
+assert client.update_log_settings({"log_verbose_level": 2})["log_verbose_level"] == 2
+assert client.update_log_settings({"log_verbose_level": 0}) == client.get_log_settings()
+text = value("x", np.array([["ä", "b"]], dtype=np.object_), "BYTES", binary=False)
+answer = client.infer("bytes", [text], outputs=[triton.InferRequestedOutput("y", binary_data=False)])
+assert answer.as_numpy("y").tolist() in ([["ä", "b"]], [["ä".encode(), b"b"]])
+raw = client.generate_request_body([value("x", a)], outputs=[triton.InferRequestedOutput("y")])
+assert isinstance(raw, tuple)
 for call, code in (
     (lambda: client.infer("nope", inputs), "404"),
     (lambda: client.infer("add", inputs[:1]), "400"),
     (lambda: client.infer("add", inputs, model_version="7"), "404"),
     (lambda: client.load_model("add", config="{}"), "501"),
+    (lambda: client.register_system_shared_memory("r", "/k", 64), "501"),
+    (lambda: client.register_cuda_shared_memory("r", b"AAAA", 0, 64), "501"),
+    (lambda: client.update_log_settings({"log_file": "/tmp/log"}), "501"),
+    (
+        lambda: client.infer(
+            "fp16",
+            [value("x", a.astype(np.float16), "FP16")],
+            outputs=[triton.InferRequestedOutput("y", binary_data=False)],
+        ),
+        "400",
+    ),
 ):
     try:
         call()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
 from typing import Any
 
 import click
@@ -20,6 +19,11 @@ from headrace.cli.output import common, print_json
 @click.option("--metrics-port", type=int, help="Prometheus port (0: any free one).  [default: 8002]")
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--threads", type=int, help="Threads that a model computes with (0: as many as allowed).")
+@click.option(
+    "--control",
+    type=click.Choice(["explicit", "poll", "off"]),
+    help="Changes are loaded on request, by looking for them, or never.  [default: explicit]",
+)
 @click.option("--config", type=click.Path(exists=True, dir_okay=False), help="A headrace.toml.")
 @common
 def command(models: tuple[str, ...], as_json: bool, **options: Any) -> None:
@@ -34,18 +38,14 @@ def command(models: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """
     from headrace.serve.config import settings_from
     from headrace.serve.server import Server
+    from headrace.serve.signals import catching
 
     store = options.pop("store")
     sources = list(models) + ([store] if store else [])
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
     settings = settings_from({key: value for key, value in options.items() if value is not None})
-    with Server(sources, settings=settings) as server:
+    with catching(signal.SIGTERM, signal.SIGINT) as wait, Server(sources, settings=settings) as server:
         _announce(server, as_json)
-        stopping.wait()
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        wait()
         if not as_json:
             click.echo("stopping: finishing what was accepted", err=True)
 
