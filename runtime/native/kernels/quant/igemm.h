@@ -62,8 +62,10 @@ struct IntTable {
     void (*min_max)(const float* x, int64_t n, float* lo, float* hi);
     struct Side { const uint8_t* data; bool is_signed; int32_t zero; float scale; };
     void (*add)(const Side& a, const Side& b, int64_t n, float lo, float hi, int32_t zero, bool y_signed, void* y);
-    // Depthwise: sums over taps of prepared values times w[tap, c] (32-bit, zero point subtracted).
-    struct Depthwise { const void* const* rows; int64_t stride, m, taps, c; const int32_t* w; int64_t ldw; };
+    // Depthwise: sums over taps of prepared values times w[tap, c], zero point subtracted. Weights [taps, ld] of 32 bits are
+    // packed (in no more bytes), or used as they are (`wide`) where they do not fit. Rows are read up to 63 values past c.
+    bool (*pack_depthwise)(const int32_t* w, int64_t taps, int64_t ld, void* out);
+    struct Depthwise { const void* const* rows; int64_t stride, m, taps, c; const void* w; int64_t ldw; bool wide; };
     void (*depthwise)(const Depthwise&, void* c, int64_t ldc, const IntEpilogue&);
 };
 

@@ -1,5 +1,7 @@
 // Integer tiles and the shared requantization.
 #pragma once
+#include <type_traits>
+
 #include "kernels/gemm/activation.inc.h"
 #include "kernels/gemm/simd.h"
 #include "kernels/quant/igemm.h"
@@ -17,20 +19,21 @@ constexpr int kIntRows = 4, kIntVecs = 2, kUnit = 2;
 using Prepared = int16_t;
 #endif
 constexpr int kIntCols = kIntVecs * kLanes;
+constexpr int64_t kSmallWeights = 192 << 10;    // bytes: a fifth of L2
 static_assert(kUnit * sizeof(Prepared) == 4, "one unit of A is broadcast as 32 bits");
 
 // One vector of weights: kLanes columns by kUnit values of k.
 #if HR_TIER_RANK == 2
 HR_INLINE vi load_weights(const int8_t* p) { vi v; memcpy(&v, p, sizeof v); return v; }
 #ifdef HR_EMULATE_VNNI
+HR_INLINE __m256i dot_half(__m256i s, __m256i even, __m256i odd, __m256i w) {
+    s = _mm256_add_epi32(s, _mm256_madd_epi16(even, _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8)));
+    return _mm256_add_epi32(s, _mm256_madd_epi16(odd, _mm256_srai_epi16(w, 8)));
+}
 HR_INLINE void dot(vi& acc, vi a, vi b) {
     const vi even = a & 0x00ff00ff, odd = (vi)((__attribute__((vector_size(64))) uint32_t)a >> 8) & 0x00ff00ff;
     auto sum = as<IntHalves>(acc), e = as<IntHalves>(even), o = as<IntHalves>(odd), w = as<IntHalves>(b);
-    const auto half = [](__m256i s, __m256i x, __m256i y, __m256i q) __attribute__((always_inline)) {
-        s = _mm256_add_epi32(s, _mm256_madd_epi16(x, _mm256_srai_epi16(_mm256_slli_epi16(q, 8), 8)));
-        return _mm256_add_epi32(s, _mm256_madd_epi16(y, _mm256_srai_epi16(q, 8)));
-    };
-    acc = as<vi>(IntHalves{half(sum.lo, e.lo, o.lo, w.lo), half(sum.hi, e.hi, o.hi, w.hi)});
+    acc = as<vi>(IntHalves{dot_half(sum.lo, e.lo, o.lo, w.lo), dot_half(sum.hi, e.hi, o.hi, w.hi)});
 }
 #else
 // The intrinsic makes g++ 12 spill the accumulators; the instruction itself does not.
@@ -181,20 +184,22 @@ static __attribute__((noinline)) void finish(const Finish& f) {
     }
 }
 
-// Sums of MR rows by PANELS panels, [MR, PANELS * kIntCols]. Nothing else happens here: with more code around the loop g++
-// keeps the accumulators in memory.
-template <int MR, int PANELS> static __attribute__((noinline)) void int_tile(const IntBlock& g, int64_t m, const int8_t* b, int32_t* sums) {
-    constexpr int NV = kIntVecs * PANELS;
+// Sums of MR rows by NV vectors (one of a panel, a panel, or several panels), [MR, NV * kLanes]. Nothing else happens here:
+// with more code around the loop g++ keeps the accumulators in memory. Asks for memory ahead as f32 tiles do.
+template <int MR, int NV>
+static __attribute__((noinline)) void int_tile(const IntBlock& g, int64_t m, const int8_t* b, int32_t* sums, const int8_t* ahead, int64_t step) {
     vi acc[MR][NV];
     HR_UNROLL for (int i = 0; i < MR; i++) HR_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = vi{};
     for (int64_t s = 0; s < g.segments; s++) {
         const char* a[MR];
-        HR_UNROLL for (int i = 0; i < MR; i++) a[i] = static_cast<const char*>(g.rows[s * g.stride + m + i]);
-        for (int64_t k = 0; k < g.units; k++) {
+        HR_UNROLL for (int i = 0; i < MR; i++) a[i] = static_cast<const char*>(g.rows[s * g.stride + m + i]) + 4 * g.units;
+        for (int64_t k = -g.units; k < 0; k++) {
             vi bv[NV];
             HR_UNROLL for (int j = 0; j < NV; j++)
                 bv[j] = load_weights(b + (j / kIntVecs) * g.panel_stride + (j % kIntVecs) * kLanes * kUnit);
             b += kIntCols * kUnit;
+            _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T1);
+            ahead += step;
             HR_UNROLL for (int i = 0; i < MR; i++) {
                 int32_t unit;
                 memcpy(&unit, a[i] + 4 * k, 4);
@@ -206,39 +211,45 @@ template <int MR, int PANELS> static __attribute__((noinline)) void int_tile(con
     HR_UNROLL for (int i = 0; i < MR; i++) HR_UNROLL for (int j = 0; j < NV; j++) store(sums + (i * NV + j) * kLanes, acc[i][j]);
 }
 
-using IntTileFn = void (*)(const IntBlock&, int64_t, const int8_t*, int32_t*);
+using IntTileFn = void (*)(const IntBlock&, int64_t, const int8_t*, int32_t*, const int8_t*, int64_t);
 template <int MR> constexpr int int_panels() { return MR == 1 ? 3 : MR * 2 <= kIntRows ? 2 : 1; }
 template <int... I> struct IntTiles {
-    static constexpr IntTileFn one[] = {int_tile<I + 1, 1>...};
-    static constexpr IntTileFn wide[] = {int_tile<I + 1, int_panels<I + 1>()>...};
+    static constexpr IntTileFn narrow[] = {int_tile<I + 1, 1>...};
+    static constexpr IntTileFn one[] = {int_tile<I + 1, kIntVecs>...};
+    static constexpr IntTileFn wide[] = {int_tile<I + 1, kIntVecs * int_panels<I + 1>()>...};
     static constexpr int panels[] = {int_panels<I + 1>()...};
 };
 template <int N, int... I> struct MakeIntTiles : MakeIntTiles<N - 1, N - 1, I...> {};
 template <int... I> struct MakeIntTiles<0, I...> { using type = IntTiles<I...>; };
 using AllIntTiles = MakeIntTiles<kIntRows>::type;
 
-static void int_block(const IntBlock& g) {
-    const IntEpilogue& e = g.epilogue;
-    const int64_t size = out_bytes(e.out);
+// Rows [m, m + rows) and `left` columns from n on, at most `panels` panels; answers how many panels it took.
+static int64_t run_int_tile(const IntBlock& g, int64_t m, int rows, int64_t n, int64_t panels, const int8_t* ahead, int64_t step) {
     alignas(64) int32_t sums[kIntRows * kIntCols * 3];
-    const int64_t tiles = (g.m + kIntRows - 1) / kIntRows;
-    for (int64_t n = 0; n < g.n;) {
-        const int8_t* b = g.b + n / kIntCols * g.panel_stride;
-        const int64_t left = g.n - n;
-        int64_t width = kIntCols;
-        for (int64_t t = 0, m = 0; t < tiles; t++) {
-            const int rows = int(g.m * (t + 1) / tiles - m);
-            if (tiles > 1)
-                for (int64_t i = g.panel_stride * t / tiles; i < g.panel_stride * (t + 1) / tiles; i += 64)
-                    _mm_prefetch(reinterpret_cast<const char*>(b + g.panel_stride + i), _MM_HINT_T1);
-            const int most = AllIntTiles::panels[rows - 1], panels = tiles == 1 && left > kIntCols * (most - 1) ? most : 1;
-            width = kIntCols * panels;
-            (panels > 1 ? AllIntTiles::wide : AllIntTiles::one)[rows - 1](g, m, b, sums);
-            finish({sums, width, rows, left < width ? left : width, e, m, n, e.r ? static_cast<const uint8_t*>(e.r) + m * e.ldr + n : nullptr,
-                    static_cast<char*>(g.c) + (m * g.ldc + n) * size, g.ldc});
-            m += rows;
-        }
-        n += width;
+    const IntEpilogue& e = g.epilogue;
+    const int64_t size = out_bytes(e.out), most = panels * kIntCols, width = g.n - n < most ? g.n - n : most;
+    const IntTileFn tile = (panels > 1 ? AllIntTiles::wide : width <= kLanes ? AllIntTiles::narrow : AllIntTiles::one)[rows - 1];
+    tile(g, m, g.b + n / kIntCols * g.panel_stride, sums, ahead, step);
+    finish({sums, panels > 1 ? most : width <= kLanes ? kLanes : kIntCols, rows, width, e, m, n,
+            e.r ? static_cast<const uint8_t*>(e.r) + m * e.ldr + n : nullptr, static_cast<char*>(g.c) + (m * g.ldc + n) * size, g.ldc});
+    return panels;
+}
+
+// The order of gemm_f32.inc.h: panel by panel, or tile by tile where weights are small.
+static void int_block(const IntBlock& g) {
+    const int64_t tiles = (g.m + kIntRows - 1) / kIntRows, panels = (g.n + kIntCols - 1) / kIntCols;
+    if (tiles == 1) {
+        const int64_t most = AllIntTiles::panels[g.m - 1];
+        for (int64_t p = 0; p < panels;) p += run_int_tile(g, 0, int(g.m), p * kIntCols, p + most <= panels ? most : 1, g.b, 0);
+        return;
+    }
+    const bool by_rows = panels * g.panel_stride <= kSmallWeights;
+    const auto start = [&](int64_t t) { return g.m * t / tiles; };
+    const int64_t depth = g.segments * g.units, share = by_rows ? 0 : (g.panel_stride + tiles * depth - 1) / (tiles * depth);
+    for (int64_t i = 0; i < tiles * panels; i++) {
+        const int64_t t = by_rows ? i / panels : i % tiles, p = by_rows ? i % panels : i / tiles;
+        const int8_t* ahead = by_rows ? g.b : g.b + (p + 1) * g.panel_stride + share * depth * t;
+        run_int_tile(g, start(t), int(start(t + 1) - start(t)), p * kIntCols, 1, ahead, share);
     }
 }
 
@@ -266,21 +277,98 @@ static int32_t sum_prepared(const void* x, int64_t n) {
     return total;
 }
 
-static void depthwise_int(const IntTable::Depthwise& d, void* c, int64_t ldc, const IntEpilogue& e) {
-    constexpr int64_t kChunk = 64;
-    const int64_t size = out_bytes(e.out);
-    for (int64_t m = 0; m < d.m; m++)
-        for (int64_t j = 0; j < d.c; j += kChunk) {
-            alignas(64) int32_t sums[kChunk + kLanes] = {};
-            const int64_t width = d.c - j < kChunk ? d.c - j : kChunk;
-            for (int64_t t = 0; t < d.taps; t++) {
-                const Prepared* x = static_cast<const Prepared*>(d.rows[t * d.stride + m]) + j;
-                const int32_t* w = d.w + t * d.ldw + j;
-                for (int64_t i = 0; i < width; i++) sums[i] += int32_t(x[i]) * w[i];
+// Depthwise sums, kUnit taps at a time: values of one channel from kUnit rows become neighbours by unpacking. That works
+// within 128-bit lanes, so sum e of lane L of accumulator j belongs to channel (L * kSums + j) * 4 + e of a block.
+#if HR_TIER_RANK == 0
+using Bits = __m128i;
+HR_INLINE Bits load_bits(const void* p) { return _mm_loadu_si128(static_cast<const Bits*>(p)); }
+HR_INLINE void store_lanes(int32_t* p, Bits v, int64_t) { _mm_storeu_si128(reinterpret_cast<Bits*>(p), v); }
+HR_INLINE void interleave(const Bits* x, Bits* u) { u[0] = _mm_unpacklo_epi16(x[0], x[1]), u[1] = _mm_unpackhi_epi16(x[0], x[1]); }
+HR_INLINE Bits dot_bits(Bits sum, Bits x, Bits w) { return _mm_add_epi32(sum, _mm_madd_epi16(x, w)); }
+#else
+using Bits = __m256i;
+HR_INLINE Bits load_bits(const void* p) { return _mm256_loadu_si256(static_cast<const Bits*>(p)); }
+HR_INLINE void store_lanes(int32_t* p, Bits v, int64_t lane) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(v));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p + lane), _mm256_extracti128_si256(v, 1));
+}
+#if HR_TIER_RANK == 1
+HR_INLINE void interleave(const Bits* x, Bits* u) { u[0] = _mm256_unpacklo_epi16(x[0], x[1]), u[1] = _mm256_unpackhi_epi16(x[0], x[1]); }
+HR_INLINE Bits dot_bits(Bits sum, Bits x, Bits w) { return _mm256_add_epi32(sum, _mm256_madd_epi16(x, w)); }
+#else
+HR_INLINE void interleave(const Bits* x, Bits* u) {
+    const Bits a = _mm256_unpacklo_epi8(x[0], x[1]), b = _mm256_unpackhi_epi8(x[0], x[1]);
+    const Bits c = _mm256_unpacklo_epi8(x[2], x[3]), d = _mm256_unpackhi_epi8(x[2], x[3]);
+    u[0] = _mm256_unpacklo_epi16(a, c), u[1] = _mm256_unpackhi_epi16(a, c), u[2] = _mm256_unpacklo_epi16(b, d), u[3] = _mm256_unpackhi_epi16(b, d);
+}
+HR_INLINE Bits dot_bits(Bits sum, Bits x, Bits w) {
+#ifdef HR_EMULATE_VNNI
+    return dot_half(sum, _mm256_and_si256(x, _mm256_set1_epi16(0xff)), _mm256_srli_epi16(x, 8), w);
+#else
+    return _mm256_dpbusd_epi32(sum, x, w);
+#endif
+}
+#endif
+#endif
+constexpr int kSums = kUnit, kBlock = kSums * int(sizeof(Bits)) / 4;    // accumulators, channels of a block
+using Weight = std::conditional_t<kUnit == 4, int8_t, int16_t>;
+
+// [taps, ld] as [taps / kUnit][ld / kBlock][a block's sums in their order][kUnit]; false where a weight does not fit.
+static bool pack_depthwise(const int32_t* w, int64_t taps, int64_t ld, void* out) {
+    Weight* to = static_cast<Weight*>(out);
+    for (int64_t t = 0; t < taps; t += kUnit)
+        for (int64_t c = 0; c < ld; c++) {
+            const int64_t in = c % kBlock, lane = in / (4 * kSums), j = in / 4 % kSums;
+            Weight* at = to + (t * ld) + (c - in + j * (kBlock / kSums) + lane * 4 + in % 4) * kUnit;
+            for (int64_t i = 0; i < kUnit; i++) {
+                const int32_t value = t + i < taps ? w[(t + i) * ld + c] : 0;
+                at[i] = Weight(value);
+                if (at[i] != value) return false;
             }
-            finish({sums, 0, 1, width, e, m, j, e.r ? static_cast<const uint8_t*>(e.r) + m * e.ldr + j : nullptr,
+        }
+    return true;
+}
+
+static void depthwise_block(const IntTable::Depthwise& d, int64_t m, int64_t j, int32_t* sums) {
+    Bits acc[kSums] = {};
+    const Weight* w = static_cast<const Weight*>(d.w) + j * kUnit;
+    for (int64_t t = 0; t < d.taps; t += kUnit, w += d.ldw * kUnit) {
+        Bits x[kUnit] = {}, u[kSums];
+        HR_UNROLL for (int i = 0; i < kUnit; i++)
+            if (t + i < d.taps) x[i] = load_bits(static_cast<const Prepared*>(d.rows[(t + i) * d.stride + m]) + j);
+        interleave(x, u);
+        HR_UNROLL for (int i = 0; i < kSums; i++) acc[i] = dot_bits(acc[i], u[i], load_bits(w + i * (kBlock / kSums) * kUnit));
+    }
+    HR_UNROLL for (int i = 0; i < kSums; i++) store_lanes(sums + i * 4, acc[i], 4 * kSums);
+}
+
+// For weights that fit 32 bits only.
+static void depthwise_wide(const IntTable::Depthwise& d, int64_t m, int64_t j, int64_t width, int32_t* sums) {
+    for (int64_t i = 0; i < width; i++) sums[i] = 0;
+    for (int64_t t = 0; t < d.taps; t++) {
+        const Prepared* x = static_cast<const Prepared*>(d.rows[t * d.stride + m]) + j;
+        const int32_t* w = static_cast<const int32_t*>(d.w) + t * d.ldw + j;
+        for (int64_t i = 0; i < width; i++) sums[i] += int32_t(x[i]) * w[i];
+    }
+}
+
+static void depthwise_int(const IntTable::Depthwise& d, void* c, int64_t ldc, const IntEpilogue& e) {
+    constexpr int64_t kChunk = 64, kPixels = 8;
+    static_assert(kChunk % kBlock == 0);
+    const int64_t size = out_bytes(e.out);
+    alignas(64) int32_t sums[kPixels * kChunk];
+    for (int64_t m = 0; m < d.m; m += kPixels) {
+        const int64_t pixels = d.m - m < kPixels ? d.m - m : kPixels;
+        for (int64_t j = 0; j < d.c; j += kChunk) {
+            const int64_t width = d.c - j < kChunk ? d.c - j : kChunk;
+            for (int64_t i = 0; i < pixels; i++) {
+                if (d.wide) depthwise_wide(d, m + i, j, width, sums + i * kChunk);
+                else for (int64_t k = 0; k < width; k += kBlock) depthwise_block(d, m + i, j + k, sums + i * kChunk + k);
+            }
+            finish({sums, kChunk, pixels, width, e, m, j, e.r ? static_cast<const uint8_t*>(e.r) + m * e.ldr + j : nullptr,
                     static_cast<char*>(c) + (m * ldc + j) * size, ldc});
         }
+    }
 }
 
 }  // namespace hr::HR_TIER

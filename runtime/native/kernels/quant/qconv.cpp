@@ -28,7 +28,7 @@ public:
         if (depthwise(w->shape) && late_zero) return;   // its zero point is subtracted when it is packed
         packed_ = Packed<int8_t>(weight_bytes(w->shape));
         sums_ = Packed<int32_t>(columns(w->shape));
-        pack(*w, packed_.get(), sums_.get(), constant(slots.w_zero));
+        wide_ = !pack(*w, packed_.get(), sums_.get(), constant(slots.w_zero));
         packed_shape_ = w->shape;
         fixed_ = true;
         for (int i : rule_.inputs())
@@ -56,7 +56,8 @@ public:
         const auto given = [&](int i) { return i >= 0 && c.has(i) ? &c.in(i) : nullptr; };
         const int8_t* weights = packed_.get();
         const int32_t* sums = sums_.get();
-        if (mem.weights) pack(c.in(slots_.w), mem.weights, mem.sums, given(slots_.w_zero)), weights = mem.weights, sums = mem.sums;
+        bool wide = wide_;
+        if (mem.weights) wide = !pack(c.in(slots_.w), mem.weights, mem.sums, given(slots_.w_zero)), weights = mem.weights, sums = mem.sums;
         Params own;
         if (!fixed_) {
             Scratch room(mem.params);
@@ -75,13 +76,13 @@ public:
         const int64_t item = int64_t(item_size(type_)), step = images_at_once(w);
         if (matrix(w, ws)) {
             // A plain product: rows are prepared in pieces that the cache still holds when they are multiplied.
-            const int64_t rows = w.rows(), some = rows_at_once(w, ws);
+            const int64_t rows = w.rows(), some = as_it_lies(w, ws) ? rows : rows_at_once(w, ws);
             for (int64_t m = 0; m < rows; m += some) {
                 Window part;
                 part.c = w.c, part.in[2] = part.out[2] = std::min(some, rows - m);
                 IntEpilogue here = e;
                 if (here.r) here.r = static_cast<const uint8_t*>(e.r) + m * features;
-                run_images(part, ws, x + m * w.c, params, here, weights, mem, y + m * features * item, *c.pool);
+                run_images(part, ws, x + m * w.c, params, here, weights, wide, mem, y + m * features * item, *c.pool);
             }
             if (mem.y) back(mem.y, w.n, features, w.pixels(), c.out(0).data, *c.pool);
             return;
@@ -91,7 +92,7 @@ public:
             part.n = std::min(step, w.n - image);
             IntEpilogue here = e;
             if (here.r) here.r = static_cast<const uint8_t*>(e.r) + image * w.pixels() * features;
-            run_images(part, ws, x + image * w.in_pixels() * w.c, params, here, weights, mem, y + image * w.pixels() * features * item, *c.pool);
+            run_images(part, ws, x + image * w.in_pixels() * w.c, params, here, weights, wide, mem, y + image * w.pixels() * features * item, *c.pool);
         }
         if (mem.y) back(mem.y, w.n, features, w.pixels(), c.out(0).data, *c.pool);
     }
@@ -153,6 +154,10 @@ private:
     Window walked(const Window& w) const { return w.pointwise() || !pads_copied() ? w : padded(w); }
     int64_t pixel_items(const Window& w, const Shape& ws) const { return w.pointwise() && !depthwise(ws) ? round_up(w.c, table_.unit) : w.c; }
     bool matrix(const Window& w, const Shape& ws) const { return w.pointwise() && !depthwise(ws); }
+    // The product reads x as it lies: unsigned bytes, whole units.
+    bool as_it_lies(const Window& w, const Shape& ws) const {
+        return matrix(w, ws) && table_.item == 1 && !rule_.x_signed && ws[1] % table_.unit == 0;
+    }
     int64_t rows_at_once(const Window& w, const Shape& ws) const {
         const int64_t most = std::max<int64_t>(kRowsBytes / std::max<int64_t>(1, pixel_items(w, ws) * table_.item), 96);
         return std::min(round_up(most, table_.mr), w.rows());
@@ -170,29 +175,32 @@ private:
             if (residual) mem.r = s.take<uint8_t>(w.rows() * ws[0]);
         }
         const int64_t pixels = matrix(w, ws) ? rows_at_once(w, ws) : images_at_once(w) * walked(w).in_pixels();
-        mem.image = s.take<uint8_t>(pixels * pixel_items(w, ws) * table_.item);
+        if (!as_it_lies(w, ws)) mem.image = s.take<uint8_t>(pixels * pixel_items(w, ws) * table_.item);
         mem.outside = s.take<char>(w.c * table_.item);
         if (!packed_ || ws != packed_shape_) mem.weights = s.take<int8_t>(weight_bytes(ws)), mem.sums = s.take<int32_t>(columns(ws));
         if (!fixed_) mem.params = s.take<char>(int64_t(rule(ws).scratch_bytes()));
         return mem;
     }
 
-    void pack(const Tensor& w, int8_t* out, int32_t* sums, const Tensor* w_zero) const {
+    // Answers whether depthwise weights fit the packed form.
+    bool pack(const Tensor& w, int8_t* out, int32_t* sums, const Tensor* w_zero) const {
         const Shape& s = w.shape;
         const int64_t t = taps(s), c = s[1];
         const uint8_t* from = w.as<uint8_t>();
         if (depthwise(s)) {
-            int32_t* wide = reinterpret_cast<int32_t*>(out);
             const int64_t ld = columns(s);
+            std::vector<int32_t> wide(size_t(t * ld));
             for (int64_t j = 0; j < ld; j++) {
                 sums[j] = 0;
                 for (int64_t k = 0; k < t; k++) {
                     const int64_t at = w_zero && w_zero->count() > 1 ? j : 0;
                     const int32_t value = j < s[0] ? int_at(&w, j * t + k) - int_at(w_zero, at) : 0;
-                    wide[k * ld + j] = value, sums[j] += value;
+                    wide[size_t(k * ld + j)] = value, sums[j] += value;
                 }
             }
-            return;
+            if (table_.pack_depthwise(wide.data(), t, ld, out)) return true;
+            std::memcpy(out, wide.data(), wide.size() * 4);
+            return false;
         }
         // [features, c, *kernel] in the order (taps, c), so that merged taps are neighbours.
         const int64_t n = s[0] / group_, merged_taps = merges(s) ? s[-1] : 1;
@@ -204,6 +212,7 @@ private:
             pack_int(table_, matrix.data(), merged_taps * c, 1, t * c, !rule_.w_signed, segments(s), depth(s), n,
                      out + g * int_packed(table_, segments(s), depth(s), n), sums + g * round_up(n, table_.nr));
         }
+        return true;
     }
 
     // One byte per element: channels first to last, and back.
@@ -259,13 +268,14 @@ private:
         });
     }
 
-    void run_images(const Window& w, const Shape& ws, const uint8_t* x, const Params& params, const IntEpilogue& e, const int8_t* weights, const Memory& mem,
-                    char* y, ThreadPool& pool) const {
+    void run_images(const Window& w, const Shape& ws, const uint8_t* x, const Params& params, const IntEpilogue& e, const int8_t* weights, bool wide,
+                    const Memory& mem, char* y, ThreadPool& pool) const {
         const Window to = walked(w);
         const int64_t items = pixel_items(w, ws), item = table_.item, c = ws[1], n = ws[0] / group_;
-        prepare(w, to, x, params, items, mem.image, pool);
+        const uint8_t* prepared = as_it_lies(w, ws) ? x : mem.image;
+        if (prepared != x) prepare(w, to, x, params, items, mem.image, pool);
         std::memset(mem.outside, item == 1 ? params.x_zero : 0, size_t(w.c * item));
-        if (depthwise(ws)) return run_depthwise(w, to, ws, e, reinterpret_cast<const int32_t*>(weights), mem, y, pool);
+        if (depthwise(ws)) return run_depthwise(w, to, ws, e, weights, wide, mem, y, pool);
         const int64_t s = segments(ws), k = depth(ws), size = int_packed(table_, s, k, n), ld = round_up(n, table_.nr);
         IntProblem p{};
         p.m = w.rows(), p.n = n, p.segments = s, p.k = k, p.ldc = ws[0], p.row_bytes = std::max<int64_t>(c * item, s * k * item / 4);
@@ -275,7 +285,7 @@ private:
         pool.parallel(group_ * plan.tasks(), std::max<int64_t>(1, int64_t(32768 / (each + 1))), [&](int64_t begin, int64_t end) {
             for (int64_t task = begin; task < end; task++) {
                 const int64_t g = task / plan.tasks();
-                const uint8_t* image = mem.image + g * c * item;
+                const uint8_t* image = prepared + g * c * item;
                 const WindowRows window_rows(merges(ws) ? merged(to) : to, image, items * item, mem.outside);
                 const MatrixRows matrix_rows(image, items * item);
                 IntProblem q = p;
@@ -289,8 +299,8 @@ private:
         });
     }
 
-    void run_depthwise(const Window& w, const Window& to, const Shape& ws, const IntEpilogue& e, const int32_t* weights, const Memory& mem, char* y,
-                       ThreadPool& pool) const {
+    void run_depthwise(const Window& w, const Window& to, const Shape& ws, const IntEpilogue& e, const int8_t* weights, bool wide,
+                       const Memory& mem, char* y, ThreadPool& pool) const {
         constexpr int64_t kTable = 4096;
         const int64_t t = w.taps(), most = std::clamp<int64_t>(kTable / t, 1, 64), size = int64_t(item_size(type_));
         if (t > kTable) throw std::invalid_argument("a depthwise window of more than 4096 taps");
@@ -299,7 +309,7 @@ private:
             const void* table[kTable];
             for (int64_t m = begin; m < end; m += most) {
                 IntTable::Depthwise d{};
-                d.rows = table, d.stride = d.m = std::min(most, end - m), d.taps = t, d.c = w.c, d.w = weights, d.ldw = columns(ws);
+                d.rows = table, d.stride = d.m = std::min(most, end - m), d.taps = t, d.c = w.c, d.w = weights, d.ldw = columns(ws), d.wide = wide;
                 rows.fill(table, d.stride, 0, t, m, m + d.m);
                 IntEpilogue here = e;
                 here.w_zero = nullptr;      // already in the weights
@@ -313,7 +323,7 @@ private:
     Slots slots_;
     WindowAttributes attributes_;
     int64_t group_;
-    bool last_ = false, fixed_ = false, r_signed_ = false;
+    bool last_ = false, fixed_ = false, r_signed_ = false, wide_ = false;
     DType type_;
     ParamsRule rule_;
     Packed<int8_t> packed_;

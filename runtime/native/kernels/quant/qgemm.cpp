@@ -162,9 +162,11 @@ private:
                   const int32_t* sums, char* y, const Memory& mem, ThreadPool& pool) const {
         const int64_t stride = row_bytes(z.k), step = rows_at_once(z), y_item = int64_t(item_size(type_));
         const bool bytes = table_.item == 1;
+        // Unsigned bytes in whole units are what the product reads: nothing to prepare.
+        const bool as_it_lies = bytes && !dynamic_ && !rule_.x_signed && z.k % table_.unit == 0;
         for (int64_t m0 = 0; m0 < z.m; m0 += step) {
             const int64_t rows = std::min(step, z.m - m0);
-            pool.parallel(rows, std::max<int64_t>(1, 16384 / (z.k + 1)), [&](int64_t begin, int64_t end) {
+            if (!as_it_lies || x_zero) pool.parallel(rows, std::max<int64_t>(1, 16384 / (z.k + 1)), [&](int64_t begin, int64_t end) {
                 for (int64_t m = begin; m < end; m++) {
                     uint8_t* to = mem.a + m * stride;
                     if (dynamic_) {
@@ -175,10 +177,11 @@ private:
                     }
                     const int32_t zero = x_zero ? int_at(x_zero, zero_at + m0 + m) : params.x_raw_zero;
                     if (x_zero) mem.row_shift[m] = -zero;
+                    if (as_it_lies) continue;
                     table_.prepare(reinterpret_cast<const uint8_t*>(x) + (m0 + m) * z.k, rule_.x_signed, zero, z.k, to);
                 }
             });
-            const MatrixRows source(mem.a, stride);
+            const MatrixRows source(as_it_lies ? reinterpret_cast<const uint8_t*>(x) + m0 * z.k : mem.a, as_it_lies ? z.k : stride);
             IntProblem p{rows, z.n, 1, z.k, &source, b, y + m0 * z.n * y_item, z.n, e, stride, int32_t(z.k) * params.x_zero};
             if (p.epilogue.r) p.epilogue.r = static_cast<const uint8_t*>(e.r) + m0 * z.n;
             if (dynamic_) p.epilogue.row_scale = mem.row_scale;
