@@ -138,6 +138,20 @@ def test_pack_onnx_with_somebody_elses_outputs(folder: Path, tmp_path: Path) -> 
     assert bad.returncode == 1 and "deviates by" in bad.stderr and not (tmp_path / "no.hr").exists()
 
 
+@pytest.mark.peer
+def test_pack_takes_what_other_libraries_made(tmp_path: Path) -> None:
+    pytest.importorskip("skl2onnx", reason="scikit-learn's converter")
+    (tmp_path / "fit.py").write_text(
+        "import numpy as np\nfrom sklearn.linear_model import Ridge\nX = np.eye(4)\nmodel = Ridge().fit(X, X[:, 0])\n"
+        "def made():\n    return model, X\n"
+    )
+    report = answer("pack", "fit.py:made", "-o", "m.hr", cwd=tmp_path)
+    assert report["inputs"] == {"X": "float32[batch, 4]"} and report["golden"] == 4
+    np.savez(tmp_path / "y.npz", output=np.zeros((1, 1), np.float32))
+    refused = headrace("pack", "fit.py:made", "-o", "n.hr", "--expect", "y.npz", cwd=tmp_path)
+    assert refused.returncode == 1 and "own outputs are recorded" in refused.stderr
+
+
 def test_quantize_dynamic_needs_no_data(folder: Path, tmp_path: Path) -> None:
     assert answer("quantize", folder / "net.hr", "-o", tmp_path / "q.hr")["outputs"]
     assert answer("verify", tmp_path / "q.hr")["ok"]

@@ -1,6 +1,7 @@
 """Regular expressions in linear time: an automaton that is in all its states at once, so no text makes it slow.
 
-`re` parses; what needs going back (references, looking around, atomic groups) is refused, as RE2 refuses it.
+`re` parses; what needs going back (references, looking around, atomic groups) is refused, as RE2 refuses it. As there,
+\\w, \\d, \\s and \\b know ASCII only.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ PATTERN_LIMIT = 4096  # characters
 STATE_LIMIT = 20_000  # states after repeats are written out
 
 Test = Callable[[str], bool]
+_WORD = re.compile(r"\w", re.ASCII)
 _CATEGORIES = {
     "CATEGORY_DIGIT": r"\d",
     "CATEGORY_NOT_DIGIT": r"\D",
@@ -86,7 +88,7 @@ class Regex:
                 inner = self._test("LITERAL", argument)
                 return lambda char: not inner(char)
             case "CATEGORY":
-                category = re.compile(_CATEGORIES[str(argument)])
+                category = re.compile(_CATEGORIES[str(argument)], re.ASCII)
                 return lambda char: category.match(char) is not None
             case "RANGE":
                 low, high = argument
@@ -108,6 +110,32 @@ class Regex:
                 return False
             current = self._closure(after, text, place + 1)
         return 0 in current
+
+    def search(self, text: str, start: int = 0) -> tuple[int, int] | None:
+        """Where the leftmost match from `start` on begins and ends, the longest of those that begin there.
+
+        Each state remembers the earliest beginning among the ways into it, so one walk over the text is enough.
+        """
+        found: tuple[int, int] | None = None
+        current: dict[int, int] = {}
+        for place in range(start, len(text) + 1):
+            if found is None:
+                for state in self._closure({self.start}, text, place):
+                    current.setdefault(state, place)  # later than every beginning that is there
+            if 0 in current and (found is None or current[0] <= found[0]):
+                found = (current[0], place)
+            if place == len(text) or (found and not current):
+                break
+            after: dict[int, int] = {}
+            for state, begin in sorted(current.items(), key=lambda item: item[1]):
+                kind, *rest = self.states[state]
+                if kind == "char" and (found is None or begin <= found[0]) and rest[0](text[place]):
+                    after.setdefault(rest[1], begin)
+            current = {}
+            for state, begin in after.items():  # earliest beginnings first
+                for reached in self._closure({state}, text, place + 1):
+                    current.setdefault(reached, begin)
+        return found
 
     def _closure(self, states: set[int], text: str, place: int) -> set[int]:
         """All states that are reached without reading."""
@@ -132,7 +160,7 @@ def _holds(kind: str, text: str, place: int, lines: bool) -> bool:
             return place == 0 or (lines and kind == "AT_BEGINNING" and text[place - 1] == "\n")
         case "AT_END" | "AT_END_STRING":
             return place == len(text) or (lines and kind == "AT_END" and text[place] == "\n")
-    word = [0 <= i < len(text) and (text[i].isalnum() or text[i] == "_") for i in (place - 1, place)]
+    word = [0 <= i < len(text) and _WORD.match(text[i]) is not None for i in (place - 1, place)]
     return (word[0] != word[1]) == (kind == "AT_BOUNDARY")
 
 

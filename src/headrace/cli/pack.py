@@ -47,8 +47,9 @@ from headrace.cli.output import common, print_json, size_text
 def command(model: str, as_json: bool, **options: Any) -> None:
     """Capture, check and pack MODEL, with golden inputs and outputs, and prove the file before it is put in place.
 
-    MODEL is FILE.py:NAME, where NAME is a Module, or a function without arguments that answers a Module or a pair
-    (Module, example inputs); or an .onnx or .hr file. FILE.py is your code and runs in a process of its own.
+    MODEL is FILE.py:NAME, where NAME is a Module, a torch.nn.Module or a fitted estimator (scikit-learn, xgboost, lightgbm),
+    or a function without arguments that answers one, or a pair (model, example inputs); or an .onnx or .hr file. FILE.py is
+    your code and runs in a process of its own.
 
     \b
     headrace pack train.py:make_model -o net.hr
@@ -96,4 +97,6 @@ def _print(report: dict[str, Any]) -> None:
     click.echo(f"  golden  {report['golden']} cases, largest deviation from the origin {report['deviation']:.2e}")
     if report["accuracy"] is not None:
         click.echo(f"  accuracy {report['accuracy']:.2%}")
+    for note in report["notes"]:
+        click.echo(f"  note    {note}")
     click.echo(f"next: headrace verify {report['path']}   or   headrace serve {report['path']}")

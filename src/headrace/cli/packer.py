@@ -10,16 +10,19 @@ import importlib.util
 import json
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from headrace.runtime.errors import InputError
-from headrace.verbs.pack import pack
+from headrace.verbs.pack import PackReport, pack
 from headrace.verbs.run import read_arrays
 
+Door = Callable[..., PackReport]
 
-def pack_file(model: Any, options: dict[str, Any], example: Any = None) -> dict[str, Any]:
-    """Pack with the command line's options; answers the report as plain data."""
+
+def pack_file(model: Any, options: dict[str, Any], example: Any = None, door: Door = pack) -> dict[str, Any]:
+    """Pack with the command line's options, through `door`; answers the report as plain data."""
     keywords: dict[str, Any] = {"seed": options["seed"], "rtol": options["rtol"], "atol": options["atol"]}
     golden = options["golden"]
     if golden.isdigit():
@@ -27,6 +30,8 @@ def pack_file(model: Any, options: dict[str, Any], example: Any = None) -> dict[
     else:
         keywords["golden"] = [read_arrays(golden)]
     if options["expect"]:
+        if door is not pack:
+            raise InputError("--expect is for models that cannot be asked: this one's own outputs are recorded")
         if golden.isdigit():
             raise InputError("--expect needs the inputs that its outputs belong to: give them with --golden FILE.npz")
         keywords["expect"] = [read_arrays(options["expect"])]
@@ -37,7 +42,7 @@ def pack_file(model: Any, options: dict[str, Any], example: Any = None) -> dict[
         keywords["evaluate"] = (data, data.pop("labels"))
     if options["example"]:
         example = tuple(read_arrays(options["example"]).values())
-    return dataclasses.asdict(pack(model, example, options["output"], **keywords))
+    return dataclasses.asdict(door(model, example, options["output"], **keywords))
 
 
 def load_object(file: str, name: str) -> Any:
@@ -57,23 +62,41 @@ def load_object(file: str, name: str) -> Any:
     return getattr(module, name)
 
 
-def module_and_example(found: Any) -> tuple[Any, Any]:
-    """A Module stands for itself; any other callable is a factory of a Module or of (Module, example inputs)."""
+def door_of(made: Any) -> Door | None:
+    """What packs an object: the door for Modules, torch's modules, or estimators; None for anything else."""
     from headrace.nn.module import Module
 
-    made = found if isinstance(found, Module) or not callable(found) else found()
-    if isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], Module):
-        return made
-    if not isinstance(made, Module):
-        raise InputError(f"expected a Module, a factory of one, or of (Module, inputs); got {type(made).__name__}")
-    return made, None
+    if isinstance(made, Module):
+        return pack
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(made, torch.nn.Module):
+        import headrace.torch
+
+        return headrace.torch.pack
+    if not isinstance(made, type) and hasattr(made, "get_params") and (hasattr(made, "predict") or hasattr(made, "transform")):  # fmt: skip
+        import headrace.sklearn
+
+        return headrace.sklearn.pack
+    return None
+
+
+def model_and_example(found: Any) -> tuple[Any, Any, Door]:
+    """A model stands for itself; any other callable is a factory of a model or of (model, example inputs)."""
+    made = found if door_of(found) or not callable(found) else found()
+    model, example = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    door = door_of(model)
+    if door is None:
+        raise InputError(
+            f"expected a Module, a torch module, an estimator, a factory of one, or of (model, inputs); got {type(made).__name__}"
+        )
+    return model, example, door
 
 
 def main() -> int:
     job = json.load(sys.stdin)
     try:
-        model, example = module_and_example(load_object(job["file"], job["name"]))
-        answer = pack_file(model, job["options"], example)
+        model, example, door = model_and_example(load_object(job["file"], job["name"]))
+        answer = pack_file(model, job["options"], example, door)
     except Exception as error:
         frames = [
             f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(Path(job["file"]).resolve())

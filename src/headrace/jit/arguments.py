@@ -52,11 +52,15 @@ class Arguments:
         """The inputs of the graph among other arguments."""
         return [as_array(leaf) for _, leaf in self._leaves(self._signature.bind(*args, **(kwargs or {})))]
 
-    def call(self, function: Callable[..., Any], leaves: Iterable[Tensor]) -> Any:
-        """The function called with these tensors in the places of the examples."""
+    def bound(self, leaves: Iterable[Any]) -> inspect.BoundArguments:
+        """The example's arguments with these in the places of its tensors."""
         following = iter(leaves)
         arguments = {name: rebuild(value, following) for name, value in self._bound.arguments.items()}
-        bound = inspect.BoundArguments(self._signature, arguments)
+        return inspect.BoundArguments(self._signature, arguments)
+
+    def call(self, function: Callable[..., Any], leaves: Iterable[Tensor]) -> Any:
+        """The function called with these tensors in the places of the examples."""
+        bound = self.bound(leaves)
         return function(*bound.args, **bound.kwargs)
 
     def shapes(self, dynamic: Dynamic) -> dict[str, tuple[Dim, ...]]:

@@ -17,6 +17,7 @@ import numpy as np
 from headrace.runtime.errors import HeadraceError, InputError
 from headrace.runtime.graph import Graph, Program
 from headrace.runtime.model import Golden, Model, TensorSpec, load
+from headrace.verbs.deviation import allowed, blame, error_of
 from headrace.verbs.run import random_feeds
 
 # The floor of the golden bound between CPU tiers, in units of each output's largest magnitude (float32 kernels that
@@ -26,13 +27,15 @@ ABSOLUTE_FLOOR = 1e-5
 
 
 class PackError(HeadraceError):
-    """The packed file does not give the answers of the model it was made from."""
+    """The packed file does not give the answers of the model it was made from. `case`: the golden case that shows it."""
+
+    case: int | None = None
 
 
 @dataclass(frozen=True)
 class PackReport:
     """What `pack` did. `deviation` is the largest absolute difference between the packed model and its origin over the
-    golden data; `accuracy` a share between 0 and 1, or None."""
+    golden data; `accuracy` a share between 0 and 1, or None; `notes` what was done that was not asked for."""
 
     path: str
     bytes: int
@@ -42,6 +45,7 @@ class PackReport:
     golden: int
     deviation: float
     accuracy: float | None
+    notes: tuple[str, ...] = ()
 
 
 Arrays = Mapping[str, np.ndarray]
@@ -61,6 +65,8 @@ def pack(
     properties: Mapping[str, str] | None = None,
     members: Mapping[str, bytes] | None = None,
     created: str | None = None,
+    maker: str = "the model it was made from",
+    values: Callable[[Arrays], Arrays] | None = None,
 ) -> PackReport:
     """Write `model` as a `.hr` package at `path`.
 
@@ -73,9 +79,10 @@ def pack(
         rtol and atol.
     evaluate: (inputs by name, labels): the packed model's top-1 accuracy on them is measured and stored.
     members: further files of the package ("post/labels.txt" -> bytes).
+    maker: what messages call the origin; values: golden inputs to what it computes on the way, by names of the graph.
 
-    Raises PackError where the packed model's answers differ from the origin's by more than the bound (nothing is
-    written then), and the capture's own errors.
+    Raises PackError where the packed model's answers differ from the origin's by more than the bound, naming the first
+    node that deviates (nothing is written then), and the capture's own errors.
     """
     program, reference, example = _capture(model, example_inputs)
     path = Path(path)
@@ -96,7 +103,14 @@ def pack(
                 origin = [dict(outputs) for outputs in expect]
             elif reference is not None:
                 origin = [reference(feeds) for feeds in cases]
-            deviation = _compare(answers, origin, rtol, atol)
+            try:
+                deviation = _compare(answers, origin, rtol, atol)
+            except PackError as error:
+                if error.case is None:
+                    raise
+                feeds = cases[error.case]
+                start = blame(program.main, feeds, rtol, atol, values(feeds) if values else None, maker)
+                raise PackError(f"{error}; {start}") from None
             accuracy = top1(packed, *evaluate) if evaluate else None
             specs = _texts(packed)
         finally:
@@ -171,26 +185,29 @@ def _compare(answers: Sequence[Arrays], origin: Sequence[Arrays], rtol: float, a
         for name, want in theirs.items():
             if name not in ours:
                 raise PackError(f"the expected output {name!r} is not an output of the model; it has {', '.join(ours)}")
-            worst = max(worst, _deviation(name, case, np.asarray(ours[name]), np.asarray(want), rtol, atol))
+            try:
+                worst = max(worst, _deviation(np.asarray(ours[name]), np.asarray(want), rtol, atol))
+            except PackError as error:
+                located = PackError(f"output {name!r} of golden case {case} {error}")
+                located.case = case
+                raise located from None
     return worst
 
 
-def _deviation(name: str, case: int, got: np.ndarray, want: np.ndarray, rtol: float, atol: float) -> float:
-    where = f"output {name!r} of golden case {case}"
+def _deviation(got: np.ndarray, want: np.ndarray, rtol: float, atol: float) -> float:
+    """The absolute deviation of one output; PackError, the end of a sentence, where it is out of bound."""
     if got.shape != want.shape:
-        raise PackError(f"{where} has shape {list(got.shape)}; the model it was made from gives {list(want.shape)}")
+        raise PackError(f"has shape {list(got.shape)}; the model it was made from gives {list(want.shape)}")
     if got.dtype.kind not in "fV" or want.dtype.kind not in "fV":
         if not np.array_equal(got, want):
-            raise PackError(f"{where} differs from the model it was made from (compared exactly: {got.dtype})")
+            raise PackError(f"differs from the model it was made from (compared exactly: {got.dtype})")
         return 0.0
     a, b = got.astype(np.float64), want.astype(np.float64)
     if not np.array_equal(np.isnan(a), np.isnan(b)):
-        raise PackError(f"{where} has NaN where the model it was made from has none, or the reverse")
-    difference = np.where(a == b, 0.0, np.abs(a - b))
-    error = float(np.nanmax(difference, initial=0.0))
-    bound = atol + rtol * float(np.nanmax(np.abs(b[np.isfinite(b)]), initial=0.0))
+        raise PackError("has NaN where the model it was made from has none, or the reverse")
+    error, bound = error_of(a, b), allowed(b, rtol, atol)
     if error > bound:
-        raise PackError(f"{where} deviates by {error:.3g}; allowed are {bound:.3g} (--rtol {rtol:g}, --atol {atol:g})")
+        raise PackError(f"deviates by {error:.3g}; allowed are {bound:.3g} (rtol {rtol:g}, atol {atol:g})")
     return error
 
 

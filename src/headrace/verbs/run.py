@@ -87,3 +87,13 @@ def _random(spec: TensorSpec, rng: np.random.Generator, batch: int, like: np.nda
     if dtype.kind == "s":
         return np.full(shape, "text", dtype=object)
     raise InputError(f"input {spec.name!r} is {spec.dtype}: give an example of it")
+
+
+def resized(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """The array cut or repeated along each axis until it has `shape`; zeros where there is nothing to repeat."""
+    if 0 in array.shape and 0 not in shape:
+        return np.zeros(shape, array.dtype)
+    for axis, size in enumerate(shape):
+        if array.shape[axis] != size:
+            array = array.take(np.arange(size) % array.shape[axis], axis)
+    return array
