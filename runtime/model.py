@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import importlib
 import os
 import threading
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from headrace.runtime import dtypes
+from headrace.runtime import devices, dtypes
 from headrace.runtime.errors import HeadraceError, InputError, LoadError
 from headrace.runtime.graph import Graph, Program, Value
 from headrace.runtime.hints import shape_hint
@@ -20,6 +21,8 @@ from headrace.runtime.shapes import LIMIT, Expr, Shape, shape_text, substitute
 from headrace.runtime.types import TensorType, Type
 
 if TYPE_CHECKING:
+    from headrace.runtime.cuda.interface import Device
+    from headrace.runtime.devices import Placed
     from headrace.runtime.rows import RowProof
 
 # Suffix -> the module that reads it. The only upward edge of the runtime; it goes by name.
@@ -85,6 +88,15 @@ class ProfileRow(TypedDict):
     share: float
 
 
+class KernelRow(TypedDict):
+    """What runs one node: the kernel's name, or "reference" and the reason why there is no kernel."""
+
+    operator: str
+    node: str
+    kernel: str
+    reason: str
+
+
 class Model:
     """A graph ready to run. `run` may be called from many threads at once."""
 
@@ -96,15 +108,17 @@ class Model:
         properties: Mapping[str, str] | None = None,
         golden: Golden | None = None,
         optimize: bool = True,
+        placed: Placed | None = None,
     ) -> None:
         self.graph = graph
         self.golden = golden
-        self._properties = dict(properties or {})
+        self._properties = {**(properties or {}), **(placed.properties if placed is not None else {})}
         self.inputs = tuple(TensorSpec.of(value) for value in graph.inputs)
         self.outputs = tuple(TensorSpec.of(value) for value in graph.outputs)
         self._rows: RowProof | None = None
         self._lock = threading.Lock()
-        self._program: Any = _program(graph, threads, optimize)
+        device = None if placed is None else placed.device
+        self._program: Any = _program(graph, threads, optimize) if device is None else _on_device(graph, device, optimize)
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """One inference: arrays by input name to arrays by output name. Thread-safe; releases the interpreter lock.
@@ -134,8 +148,33 @@ class Model:
 
     @property
     def properties(self) -> dict[str, str]:
-        """What the file says about itself, plus how it runs here."""
-        return dict(self._properties)
+        """What the file says about itself, plus how it runs here: `device`, `device_reason` where another one was possible,
+        and `fallbacks`, the operators that another device than the CPU leaves to the CPU's reference, with reasons."""
+        found = dict(self._properties)
+        left: dict[str, list[str]] = {}
+        for row in getattr(self._program, "kernels", list)():
+            if row["reason"]:
+                left.setdefault(row["reason"], []).append(row["operator"])
+        if left:
+            found["fallbacks"] = "; ".join(f"{_counted(kinds)} ({reason})" for reason, kinds in left.items())
+        return found
+
+    def kernels(self) -> list[KernelRow]:
+        """Which kernel runs each node here. On another device than the CPU: for the input shapes planned last, or before the
+        first call for symbolic dimensions of 1."""
+        program = self._program
+        if program is None:
+            raise HeadraceError("the model is closed")
+        if hasattr(program, "kernels"):
+            rows: list[KernelRow] = program.kernels()
+            return rows
+        nodes = program.nodes() if hasattr(program, "nodes") else [(n.kind, n.label(), "") for n in self.graph.nodes]
+        return [
+            KernelRow(
+                operator=kind, node=label, kernel=variant or "reference", reason="" if variant else "no native kernel"
+            )
+            for kind, label, variant in nodes
+        ]
 
     @property
     def weight_bytes(self) -> int:
@@ -159,7 +198,7 @@ class Model:
         self.run(feeds)
         program = self._program
         if not hasattr(program, "profile_rows"):
-            raise HeadraceError("a profile needs an open model and the native extension")
+            raise HeadraceError("a profile needs an open model, the native extension, and the CPU as device")
         with self._lock:  # one profile at a time
             before = program.profile_rows()
             program.profile(True)
@@ -182,7 +221,8 @@ class Model:
 
     def close(self) -> None:
         """Release the program; running calls finish first. Further calls of `run` are errors."""
-        self._program = None
+        program, self._program = self._program, None
+        getattr(program, "close", lambda: None)()
 
     def __enter__(self) -> Model:
         return self
@@ -193,6 +233,12 @@ class Model:
     def __repr__(self) -> str:
         inputs, outputs = ", ".join(map(str, self.inputs)), ", ".join(map(str, self.outputs))
         return f"Model({self.graph.name}: ({inputs}) -> ({outputs}))"
+
+
+def _counted(names: list[str]) -> str:
+    """"Gather, Softmax x2": each name once, with how often it came."""
+    counts = collections.Counter(names)
+    return ", ".join(name if count == 1 else f"{name} x{count}" for name, count in counts.items())
 
 
 class _Reference:
@@ -221,6 +267,14 @@ def _program(graph: Graph, threads: int, optimize: bool) -> Any:
         if hasattr(passes, "optimize"):
             graph = passes.optimize(graph)
     return lower(graph, threads)
+
+
+def _on_device(graph: Graph, device: Device, optimize: bool) -> Any:
+    """The program that runs `graph` on a device other than the CPU, from the same portable graph."""
+    from headrace.runtime.cuda.executor import CudaProgram
+
+    passes = importlib.import_module("headrace.runtime.passes")
+    return CudaProgram(passes.optimize(graph) if optimize else graph, device)
 
 
 def check_feeds(specs: tuple[TensorSpec, ...], feeds: Mapping[str, Any]) -> dict[str, Any]:
@@ -340,23 +394,27 @@ def _difference(found: Any, wanted: Any, rtol: float, atol: float) -> tuple[str,
     return f"differs by up to {largest:.3g}, allowed {atol:g} + {rtol:g} * |value|", largest
 
 
-def load(source: Any, *, device: str = "auto", threads: int = 0, precision: str | None = None) -> Model:
+def load(source: Any, *, device: str | Device = "auto", threads: int = 0, precision: str | None = None) -> Model:
     """Load a model: a path to `.hr` or `.onnx`, the bytes of such a file, an `onnx.ModelProto`, or a `Graph`.
 
+    `device`: "cpu"; "cuda" or "cuda:N", an NVIDIA GPU, a LoadError with the cause where it cannot be used; "auto", the GPU
+    where there is one, else the CPU, with the reason in `properties`; "emulated", the CUDA kernels on the CPU, for tests; or a
+    Device of headrace.runtime.cuda.interface.
     `threads=0` takes HEADRACE_THREADS, or else what the process may use (CPU affinity and cgroup quota). Raises LoadError for a file that is
     missing, broken or of an unknown kind, UnsupportedOperator (a LoadError) listing operators that do not exist here.
     """
-    if device not in ("auto", "cpu"):
-        raise LoadError(f"device {device!r} is not available in this build; allowed: 'auto', 'cpu'")
+    placed = devices.choose(device)
     if precision not in (None, "float32"):
         raise LoadError(f"precision {precision!r} is not available; allowed: None, 'float32'")
     if isinstance(threads, bool) or not isinstance(threads, int) or not 0 <= threads <= 1024:
         raise LoadError(f"threads must be an integer from 0 (as many as allowed) to 1024, not {threads!r}")
     threads = threads or _threads_asked()
     if isinstance(source, Graph):
-        return Model(source, threads=threads)
+        return Model(source, threads=threads, placed=placed)
     opened = open_source(source)
-    return Model(opened.program.main, threads=threads, properties=opened.properties, golden=opened.golden)
+    return Model(
+        opened.program.main, threads=threads, properties=opened.properties, golden=opened.golden, placed=placed
+    )
 
 
 def _threads_asked() -> int:

@@ -3,6 +3,7 @@
 
 #include "arrays.h"
 #include "cpu.h"
+#include "planner.h"
 #include "python_program.h"
 
 namespace {
@@ -22,6 +23,17 @@ int program_clear(PyObject* self) {
 
 PyType_Slot program_slots[] = {{Py_tp_traverse, (void*)program_traverse}, {Py_tp_clear, (void*)program_clear}, {0, nullptr}};
 
+// The planner's placement of intervals, as Python holds them.
+nb::tuple assign_offsets(nb::list intervals, size_t alignment) {
+    if (!alignment || (alignment & (alignment - 1))) throw std::invalid_argument("alignment must be a power of two");
+    std::vector<hr::Interval> all;
+    for (nb::handle item : intervals) all.push_back({nb::cast<int>(item[0]), nb::cast<int>(item[1]), nb::cast<size_t>(item[2])});
+    const size_t total = hr::assign_offsets(all, alignment);
+    nb::list offsets;
+    for (const hr::Interval& one : all) offsets.append(one.offset);
+    return nb::make_tuple(offsets, total);
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -36,6 +48,8 @@ NB_MODULE(_native, m) {
     m.def("has_cpu_quota", &hr::has_cpu_quota, "Whether a cgroup limits CPU time; idle threads do not spin then.");
     m.def("kernels", [] { nb::dict out; for (auto& [op, entries] : hr::kernel_table()) out[op.c_str()] = entries.size(); return out; },
           "Operator -> number of native kernel factories.");
+    m.def("assign_offsets", &assign_offsets, nb::arg("intervals"), nb::arg("alignment"),
+          "Offsets in one arena for (first step, last step, bytes) triples, and the arena's size: the planner's best fit, for other devices.");
 
     nb::class_<hr::PythonProgram>(m, "Program", nb::type_slots(program_slots), "A program ready to run; see runtime/lower.py.")
         .def(nb::init<int, nb::object>(), nb::arg("threads"), nb::arg("run_error"))

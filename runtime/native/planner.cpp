@@ -222,7 +222,8 @@ private:
 
 }  // namespace
 
-size_t assign_offsets(std::vector<Interval>& intervals) {
+size_t assign_offsets(std::vector<Interval>& intervals, size_t alignment) {
+    const auto up = [&](size_t bytes) { return (bytes + alignment - 1) & ~(alignment - 1); };
     std::vector<int> order(intervals.size());
     std::iota(order.begin(), order.end(), 0);
     std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return intervals[a].bytes > intervals[b].bytes; });
@@ -235,11 +236,11 @@ size_t assign_offsets(std::vector<Interval>& intervals) {
             const Interval& other = intervals[j];
             if (other.last < now.first || other.first > now.last) continue;
             if (other.offset > at && other.offset - at >= now.bytes && other.offset - at < best_gap) best = at, best_gap = other.offset - at;
-            at = std::max(at, aligned(other.offset + other.bytes));
+            at = std::max(at, up(other.offset + other.bytes));
         }
         now.offset = best != SIZE_MAX ? best : at;
         placed.insert(std::upper_bound(placed.begin(), placed.end(), i, [&](int a, int b) { return intervals[a].offset < intervals[b].offset; }), i);
-        total = std::max(total, aligned(now.offset + now.bytes));
+        total = std::max(total, up(now.offset + now.bytes));
     }
     return total;
 }

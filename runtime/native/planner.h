@@ -19,7 +19,7 @@ struct Interval {
     size_t offset = 0;      // the answer
 };
 
-// Best fit by size: fills the offsets (64-byte aligned), answers the total.
-size_t assign_offsets(std::vector<Interval>& intervals);
+// Best fit by size: fills the offsets (multiples of `alignment`, a power of two), answers the total.
+size_t assign_offsets(std::vector<Interval>& intervals, size_t alignment = 64);
 
 }  // namespace hr

@@ -1,4 +1,4 @@
-"""Channels last: convolutions become headrace.cpu.* nodes over [N, *sizes, C], and whatever can follows them.
+"""Channels last: convolutions become <domain>.* nodes over [N, *sizes, C], and whatever can follows them.
 
 One walk in program order. A value may exist in two layouts: *first* (as the graph says, [N, C, *sizes]) and *last*. A
 convolution asks for its inputs last; elementwise operators, concatenations, reductions and the like follow where an
@@ -8,7 +8,7 @@ So transposes appear only where the layout really changes. What the graph answer
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -19,12 +19,15 @@ from headrace.runtime.passes.scope import Names
 from headrace.runtime.types import TensorType, Type
 
 
-def channels_last(graph: Graph, caps: Collection[str]) -> Graph:
-    """A new graph; constants are shared."""
+def channels_last(
+    graph: Graph, caps: Collection[str], domain: str = "headrace.cpu", allows: Callable[[Node], bool] = lambda node: True
+) -> Graph:
+    """A new graph; constants are shared. `domain`: of the device's operators; those in `caps` exist there, for the nodes that
+    `allows` lets through."""
     copy = Graph(graph.block, dict(graph.constants), dict(graph.values), graph.name, graph.states, graph.metadata)
-    if not any(name.startswith("headrace.cpu.") for name in caps):
+    if not any(name.startswith(f"{domain}.") for name in caps):
         return copy
-    copy.block = Layouts(copy, Names(graph), caps).block(graph.block)
+    copy.block = Layouts(copy, Names(graph), caps, domain, allows).block(graph.block)
     return copy
 
 
@@ -39,8 +42,10 @@ def to_first(rank: int) -> tuple[int, ...]:
 class Layouts:
     """The walk over one block. Rules call `last`, `first`, `add` and the readers below."""
 
-    def __init__(self, graph: Graph, names: Names, caps: Collection[str]) -> None:
-        self.graph, self.names, self.caps = graph, names, caps
+    def __init__(
+        self, graph: Graph, names: Names, caps: Collection[str], domain: str, allows: Callable[[Node], bool]
+    ) -> None:
+        self.graph, self.names, self.caps, self.domain, self.allows = graph, names, caps, domain, allows
         self.nodes: list[Node] = []
         self.lasts: dict[Value, Value] = {}
         self.pending: set[Value] = set()  # exist only last so far
@@ -64,9 +69,13 @@ class Layouts:
             for inner in blocks.values():
                 for value in inner.captured():
                     self.first(value)
-            inside = {key: Layouts(self.graph, self.names, self.caps).block(inner) for key, inner in blocks.items()}
+            inside = {key: self.inner().block(inner) for key, inner in blocks.items()}
             node = _like(node, node.inputs, node.outputs, {**node.attributes, **inside})
         self.nodes.append(node)
+
+    def inner(self) -> Layouts:
+        """The walk over a block inside this one."""
+        return Layouts(self.graph, self.names, self.caps, self.domain, self.allows)
 
     # ---- what rules read
 
@@ -134,7 +143,7 @@ class Layouts:
         kind: str | None = None,
         attributes: Mapping[str, object] | None = None,
     ) -> None:
-        """`node` over channels-last inputs; its outputs exist only last. `kind`: under the name headrace.cpu.<kind>."""
+        """`node` over channels-last inputs; its outputs exist only last. `kind`: under the name <domain>.<kind>."""
         outputs: list[Value | None] = []
         for value in node.outputs:
             if value is None:
@@ -149,7 +158,7 @@ class Layouts:
             self.nodes.append(_like(node, inputs, outputs, given))
         else:
             self.nodes.append(
-                Node(kind, list(inputs), outputs, given, domain="headrace.cpu", name=node.name, path=node.path)
+                Node(kind, list(inputs), outputs, given, domain=self.domain, name=node.name, path=node.path)
             )
 
     def alias(self, value: Value, last: Value) -> None:

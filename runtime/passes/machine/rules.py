@@ -32,8 +32,10 @@ def _window(kind: str, data: tuple[int, ...], weight: int | None, types: Mapping
     for channels last; a pool only follows."""
 
     def rule(node: Node, at: Layouts) -> bool:
-        x, full = _input(node, data[0]), f"headrace.cpu.{kind}"
+        x, full = _input(node, data[0]), f"{at.domain}.{kind}"
         if x is None or at.rank(x) not in RANKS or at.rank(node.outputs[0]) not in RANKS or full not in at.caps:
+            return False
+        if not at.allows(node):
             return False
         if any(
             _input(node, i) is not None and at.dtype(_input(node, i)) not in allowed for i, allowed in types.items()

@@ -14,38 +14,42 @@ from headrace.cli.output import common, print_json, size_text, table
 @click.argument("model", type=click.Path(exists=True, dir_okay=False))
 @click.option("--graph", "show_graph", is_flag=True, help="Print the whole graph as text.")
 @click.option("--optimized", is_flag=True, help="With --graph: after the portable passes.")
-@click.option(
-    "--kernels", is_flag=True, help="Print what runs each node on this machine: a native kernel or the reference."
-)
+@click.option("--kernels", is_flag=True, help="Print what runs each node: a kernel or the reference.")
+@click.option("--device", default="cpu", show_default=True, help="With --kernels: cpu, cuda, cuda:N, auto or emulated.")
 @common
-def command(model: str, show_graph: bool, optimized: bool, kernels: bool, as_json: bool) -> None:
+def command(model: str, show_graph: bool, optimized: bool, kernels: bool, device: str, as_json: bool) -> None:
     """Show a model's interface, operators, members, golden data and figures.
 
     \b
     headrace inspect net.hr
     headrace inspect net.hr --graph
-    headrace inspect net.hr --kernels
+    headrace inspect net.hr --kernels --device cuda
     headrace inspect model.onnx --json
     """
     from headrace.verbs.inspect import inspect
 
-    facts = inspect(model, graph=show_graph, optimized=optimized, kernels=kernels)
+    facts = inspect(model, graph=show_graph, optimized=optimized, kernels=kernels, device=device)
     if as_json:
         print_json(facts)
     elif show_graph:
         click.echo(facts["graph"], nl=False)
     elif kernels:
-        _print_kernels(facts["kernels"])
+        _print_kernels(facts)
     else:
         _print(facts)
 
 
-def _print_kernels(rows: list[dict[str, str]]) -> None:
+def _print_kernels(facts: dict[str, Any]) -> None:
     """Nodes in the order in which they run, fused ones for several of the graph; last the count."""
-    table(("operator", "kernel", "node"), [(row["operator"], row["kernel"], row["node"]) for row in rows])
+    rows, cpu = facts["kernels"], facts["device"] == "cpu"
+    why = [row["kernel"] if cpu or not row["reason"] else f"{row['kernel']}: {row['reason']}" for row in rows]
+    table(("operator", "kernel", "node"), [(row["operator"], text, row["node"]) for row, text in zip(rows, why)])
     slow = collections.Counter(row["operator"] for row in rows if row["kernel"] == "reference")
     which = f": {', '.join(f'{name} {count}' for name, count in slow.most_common())}" if slow else ""
-    click.echo(f"{len(rows)} nodes, {len(rows) - slow.total()} native, {slow.total()} by the reference{which}")
+    where = "native" if cpu else f"on {facts['device']}"
+    click.echo(f"{len(rows)} nodes, {len(rows) - slow.total()} {where}, {slow.total()} by the reference{which}")
+    if facts["device_reason"]:
+        click.echo(facts["device_reason"])
 
 
 def _print(facts: dict[str, Any]) -> None:

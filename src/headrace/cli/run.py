@@ -13,7 +13,7 @@ from headrace.cli.output import common, print_json, table
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="Write the outputs to this .npz file.")
 @click.option("--random", "seed", type=int, help="Make inputs from this seed instead of reading them.")
 @click.option("--threads", default=0, show_default=True, help="Threads to compute with (0: as many as allowed).")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or auto.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N, auto or emulated.")
 @common
 def command(
     model: str, inputs: str | None, output: str | None, seed: int | None, threads: int, device: str, as_json: bool

@@ -24,6 +24,7 @@ from headrace.cli.output import common, print_json
     type=click.Choice(["explicit", "poll", "off"]),
     help="Changes are loaded on request, by looking for them, or never.  [default: explicit]",
 )
+@click.option("--device", help="cpu, cuda, cuda:N, or auto: a GPU where there is one.  [default: auto]")
 @click.option("--config", type=click.Path(exists=True, dir_okay=False), help="A headrace.toml.")
 @common
 def command(models: tuple[str, ...], as_json: bool, **options: Any) -> None:

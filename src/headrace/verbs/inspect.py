@@ -7,18 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from headrace.runtime.graph import Graph
-from headrace.runtime.model import open_source
+from headrace.runtime.model import load, open_source
 from headrace.runtime.rows import prove_rows
 from headrace.runtime.types import TensorType
 
 
-def inspect(path: str | Path, *, graph: bool = False, optimized: bool = False, kernels: bool = False) -> dict[str, Any]:
+def inspect(
+    path: str | Path, *, graph: bool = False, optimized: bool = False, kernels: bool = False, device: str = "cpu"
+) -> dict[str, Any]:
     """Facts of a `.hr` or `.onnx` file as plain data.
 
     Keys: path, format, bytes, parameters, inputs, outputs (name, dtype, shape as text), operators (name -> count),
     rows (independent, reason), properties, members (`.hr` only: name, size, sha256), golden (number of cases); with
-    `graph` the text of the main entry point, after the portable passes where `optimized`; with `kernels` what runs
-    each node on this machine (operator, node, kernel: the variant, "blocks" for If, Loop and Scan, or "reference").
+    `graph` the text of the main entry point, after the portable passes where `optimized`; with `kernels` what runs each node
+    on `device` (operator, node, kernel, reason; on the CPU the kernel's variant, "blocks" for If, Loop and Scan; "reference" with
+    the reason where there is none), and `device` and `device_reason`.
 
     Raises LoadError where the file is damaged or not a model.
     """
@@ -48,19 +51,13 @@ def inspect(path: str | Path, *, graph: bool = False, optimized: bool = False, k
         from headrace.serializer import archive
 
         facts["members"] = [{"name": name, **member} for name, member in archive.inspect(path)["members"].items()]
+    if kernels:
+        with load(path, device=device) as model:
+            facts["kernels"] = model.kernels()
+            facts |= {key: model.properties.get(key, "") for key in ("device", "device_reason")}
     if graph:
         facts["graph"] = str(main)
-    if kernels:
-        facts["kernels"] = _kernels(opened.program.main)
     return facts
-
-
-def _kernels(graph: Graph) -> list[dict[str, str]]:
-    from headrace.runtime.lower import lower
-    from headrace.runtime.passes import optimize
-
-    rows = lower(optimize(graph)).nodes()
-    return [{"operator": op, "node": label, "kernel": variant or "reference"} for op, label, variant in rows]
 
 
 def _spec(value: Any) -> dict[str, str]:

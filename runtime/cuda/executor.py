@@ -1,0 +1,331 @@
+"""Running a graph on a device: one plan for each signature of input shapes, kept; commands recorded once.
+
+`CudaProgram` is what `runtime.model.Model` runs, as `_native.Program` is on the CPU. From the portable graph: shapes fixed
+(runtime/plan.py) -> machine passes -> placement -> one arena -> a list of commands, cut where the host must step in.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from headrace.runtime import dtypes
+from headrace.runtime import plan as planning
+from headrace.runtime.cuda import graphs, stream
+from headrace.runtime.cuda.arena import ALIGNMENT, Arena, Weights
+from headrace.runtime.cuda.interface import Device
+from headrace.runtime.cuda.placement import Download, OnDevice, OnHost, Placement, Upload, listing, place
+from headrace.runtime.cuda.rules import Bound
+from headrace.runtime.errors import HeadraceError, RunError
+from headrace.runtime.executor import Run
+from headrace.runtime.graph import Graph, Value
+from headrace.runtime.passes.machine import cuda as machine
+from headrace.runtime.types import TensorType
+
+log = logging.getLogger("headrace")
+
+PLANS = 16  # signatures kept; the one used longest ago goes first
+ARENAS = 4 << 30  # bytes of activations that all plans of a model may hold together
+
+
+@dataclass
+class Segment:
+    """Device work between two host steps."""
+
+    commands: list[graphs.Command] = field(default_factory=list)
+    run: Callable[[], None] = lambda: None
+
+
+@dataclass
+class Slot:
+    """Where a value lies in the pinned buffer of a call."""
+
+    value: Value
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def of(self, buffer: np.ndarray) -> np.ndarray:
+        return stream.view(buffer, self.offset, self.shape, self.dtype)
+
+
+class Plan:
+    """Everything fixed by one signature: addresses, commands, host steps."""
+
+    def __init__(self, program: CudaProgram, graph: Graph) -> None:
+        self.graph, self.device, self.replayed = graph, program.device, 0
+        blas = getattr(program.device, "blas", None)
+        self.placement = place(graph, program.derive, blas is not None)
+        memory = _memory(self.placement, graph)
+        self.arena = Arena(program.device, memory.bytes)
+        self._addresses = {
+            value: self.arena.at(offset, planning.byte_size(value)) for value, offset in memory.offsets.items()
+        }
+        self.inputs, used = _slots(self.placement.uploads, 0)
+        outputs = [value for value in dict.fromkeys(graph.outputs) if value in self.placement.on_device]
+        self.outputs, used = _slots([value for value in outputs if value not in graph.inputs], used)
+        self.staging = stream.Staging(program.device, used)
+        self.steps = self._record(program, memory, blas)
+
+    def _record(self, program: CudaProgram, memory: planning.MemoryPlan, blas: Any) -> list[Segment | OnHost | Upload | Download]:
+        steps: list[Segment | OnHost | Upload | Download] = []
+        returned = {slot.value for slot in self.outputs}
+
+        def address(value: Value | None) -> int:
+            if value is None:
+                return 0
+            array = self.graph.constant_of(value)
+            return program.weights.address(array) if array is not None else self._addresses[value]
+
+        for number, step in enumerate(self.placement.steps):
+            if isinstance(step, Download) and step.value in returned and not _read_later(self.placement, number):
+                continue  # answered through the pinned buffer, at the end
+            if not isinstance(step, OnDevice):
+                steps.append(step)
+                continue
+            if not steps or not isinstance(steps[-1], Segment):
+                steps.append(Segment())
+            recorder = graphs.Recorder(program.device)
+            scratch = step.work.scratch and self.arena.at(memory.scratch[number], step.work.scratch)
+            step.work.emit(
+                Bound(
+                    recorder,
+                    [address(value) for value in step.node.inputs],
+                    [address(value) for value in step.node.outputs],
+                    scratch,
+                    program.weights.address,
+                    blas,
+                )
+            )
+            steps[-1].commands += recorder.commands  # type: ignore[union-attr]
+        for segment in steps:
+            if isinstance(segment, Segment):
+                segment.run = graphs.eager(program.device, segment.commands)
+        return steps
+
+    def fill(self, buffer: np.ndarray, feeds: Mapping[str, Any]) -> None:
+        for slot in self.inputs:
+            slot.of(buffer)[...] = feeds[slot.value.name]
+
+    def enqueue(self, buffer: np.ndarray, feeds: Mapping[str, Any]) -> dict[Value, Any]:
+        """Upload, run, and start the download of the outputs. Answers what host steps made."""
+        device, host = self.device, Run(self.graph)
+        host.scope.update((value, feeds[value.name]) for value in self.graph.inputs)
+        for slot in self.inputs:
+            stream.upload(device, self._addresses[slot.value], slot.of(buffer))
+        for step in self.steps:
+            match step:
+                case Segment():
+                    step.run()
+                case OnHost(node=node):
+                    host.node(node)
+                case Upload(value=value):
+                    device.h2d(self._addresses[value], self._as_planned(value, host.read(value)))
+                case Download(value=value):
+                    array = np.empty(*_array_of(value))
+                    device.d2h(array, self._addresses[value])
+                    host.scope[value] = array
+        for slot in self.outputs:
+            stream.download(device, slot.of(buffer), self._addresses[slot.value])
+        return host.scope
+
+    def _as_planned(self, value: Value, given: Any) -> np.ndarray:
+        array = np.ascontiguousarray(given).reshape(np.shape(given))
+        if array.shape != planning.static_shape(value):
+            raise RunError(f"value %{value.name} has shape {list(array.shape)}; planned: {value.type}")
+        return array
+
+    def results(self, buffer: np.ndarray, scope: Mapping[Value, Any]) -> dict[str, Any]:
+        """The outputs as new arrays, after the call's mark."""
+        found = {slot.value: slot.of(buffer).copy() for slot in self.outputs}
+        results = {}
+        for value in self.graph.outputs:
+            if value in found:
+                array = found.pop(value)
+            else:
+                constant = self.graph.constant_of(value)
+                array = constant if constant is not None else scope.get(value, results.get(value.name))
+                array = np.array(array) if isinstance(array, np.ndarray) else array
+            results[value.name] = array
+        return results
+
+    def capture(self) -> None:
+        """From now on each segment is one graph. The commands must have run once."""
+        for segment in self.steps:
+            if isinstance(segment, Segment):
+                segment.run = graphs.capture(self.device, segment.commands)
+        self.replayed = sum(len(step.commands) >= graphs.SHORTEST for step in self.steps if isinstance(step, Segment))
+
+    def uncapture(self) -> None:
+        for segment in self.steps:
+            if isinstance(segment, Segment):
+                segment.run = graphs.eager(self.device, segment.commands)
+        self.replayed = 0
+
+    def facts(self) -> dict[str, Any]:
+        segments = [step for step in self.steps if isinstance(step, Segment)]
+        return {
+            "inputs": {value.name: str(value.type) for value in self.graph.inputs},
+            "arena_bytes": self.arena.bytes,
+            "commands": sum(len(segment.commands) for segment in segments),
+            "segments": len(segments),
+            "replayed": self.replayed,
+            "fallbacks": len(self.placement.fallbacks),
+        }
+
+
+def _slots(values: Sequence[Value], at: int) -> tuple[list[Slot], int]:
+    """Places for values from byte `at` on, and the first byte behind them."""
+    slots = []
+    for value in values:
+        slots.append(Slot(value, at, *_array_of(value)))
+        at += -(-planning.byte_size(value) // ALIGNMENT) * ALIGNMENT
+    return slots, at
+
+
+def _array_of(value: Value) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and dtype of a tensor of static shape."""
+    shape = planning.static_shape(value)
+    assert isinstance(value.type, TensorType) and shape is not None
+    return shape, dtypes.BY_NAME[value.type.dtype].numpy
+
+
+def _read_later(placement: Placement, number: int) -> bool:
+    """Whether a host step after this download may read it."""
+    return any(isinstance(step, OnHost) for step in placement.steps[number + 1 :])
+
+
+def _memory(placement: Placement, graph: Graph) -> planning.MemoryPlan:
+    steps = []
+    for step in placement.steps:
+        match step:
+            case OnDevice(node=node, work=work):
+                given = [value for value in node.inputs if value is not None]
+                taken = [value for i in work.in_place if (value := node.inputs[i]) is not None]
+                made = [value for value in node.outputs if value is not None]
+                steps.append(planning.Step(given, made, work.scratch, taken))
+            case Upload(value=value):
+                steps.append(planning.Step((), (value,)))
+            case Download(value=value):
+                steps.append(planning.Step((value,), ()))
+            case _:
+                steps.append(planning.Step((), ()))
+    return planning.plan_memory(steps, placement.views, placement.uploads, graph.outputs, ALIGNMENT)
+
+
+class CudaProgram:
+    """A graph on one device. `run` may be called from many threads; device work is in the order of the calls."""
+
+    def __init__(self, graph: Graph, device: Device, *, replay: bool = True) -> None:
+        from headrace.runtime.model import TensorSpec
+
+        self.graph, self.device, self.replay = graph, device, replay
+        self.weights = Weights(device)
+        self._specs = tuple(TensorSpec.of(value) for value in graph.inputs)
+        self._lock = threading.RLock()
+        self._plans: OrderedDict[tuple[Any, ...], Plan] = OrderedDict()
+        self._trial: list[dict[str, str]] | None = None
+        self._derived: dict[tuple[Any, ...], tuple[Any, np.ndarray]] = {}
+
+    def derive(self, what: str, sources: Sequence[np.ndarray], make: Callable[[], np.ndarray]) -> np.ndarray:
+        """An array made from constants of the graph, once for every plan."""
+        key = (what, *map(id, sources))
+        if key not in self._derived:
+            self._derived[key] = (tuple(sources), make())
+        return self._derived[key][1]
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """Inputs by name to outputs by name, as Model.run says."""
+        from headrace.runtime.model import check_feeds
+
+        arrays = check_feeds(self._specs, feeds)
+        key = tuple(np.shape(arrays[spec.name]) if isinstance(spec.type, TensorType) else None for spec in self._specs)
+        with self._lock:
+            plan = self._plans.get(key)
+            if plan is None:
+                return self._first(key, arrays)
+            self._plans.move_to_end(key)
+        return self._call(plan, arrays)
+
+    def _call(self, plan: Plan, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        with plan.staging.slot() as buffer:
+            plan.fill(buffer, feeds)
+            with self._lock:
+                self._use()
+                scope = plan.enqueue(buffer, feeds)
+                wait = stream.mark(self.device)
+            wait()
+            return plan.results(buffer, scope)
+
+    def _first(self, key: tuple[Any, ...], feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """Plan, run step by step, then capture and compare a replay with that."""
+        self._use()
+        shapes = {spec.name: shape for spec, shape in zip(self._specs, key) if shape is not None}
+        plan = Plan(self, machine.run(planning.specialise(self.graph, shapes)))
+        results = self._call(plan, feeds)
+        if self.replay:
+            plan.capture()
+            again = self._call(plan, feeds)
+            wrong = [name for name, found in results.items() if not _same(found, again[name])]
+            if wrong:
+                log.warning("graph replay differs in %s from running step by step; not replayed", ", ".join(wrong))
+                plan.uncapture()
+        self._plans[key] = plan
+        while len(self._plans) > 1 and (
+            len(self._plans) > PLANS or sum(kept.arena.bytes for kept in self._plans.values()) > ARENAS
+        ):
+            self._plans.popitem(last=False)  # its memory goes with the last call that uses it
+        return results
+
+    def _use(self) -> None:
+        use = getattr(self.device, "use", None)
+        if use is not None:
+            use()
+
+    def nodes(self) -> list[tuple[str, str, str]]:
+        """(operator, node, kernel) of the newest plan; "reference" where the CPU runs it."""
+        return [(row["operator"], row["node"], row["kernel"]) for row in self.kernels()]
+
+    def kernels(self) -> list[dict[str, str]]:
+        """The nodes of the plan used last: operator, node, kernel, reason. Before the first call: as they would be placed
+        for symbolic dimensions of 1; empty where those sizes do not fit."""
+        with self._lock:
+            plan = next(reversed(self._plans.values()), None)
+            if plan is not None:
+                return listing(plan.placement.steps)
+            if self._trial is None:
+                self._trial = self._place_ones()
+            return self._trial
+
+    def _place_ones(self) -> list[dict[str, str]]:
+        shapes = {
+            spec.name: [dim if isinstance(dim, int) else 1 for dim in spec.shape]
+            for spec in self._specs
+            if spec.shape is not None
+        }
+        try:
+            graph = machine.run(planning.specialise(self.graph, shapes))
+        except HeadraceError:
+            return []
+        return listing(place(graph, self.derive, getattr(self.device, "blas", None) is not None).steps)
+
+    def plans(self) -> list[dict[str, Any]]:
+        with self._lock:
+            return [plan.facts() for plan in reversed(self._plans.values())]
+
+    def close(self) -> None:
+        """Forget the plans: what is on the device goes with the last running call."""
+        with self._lock:
+            self._plans.clear()
+
+
+def _same(a: Any, b: Any) -> bool:
+    if not (isinstance(a, np.ndarray) and isinstance(b, np.ndarray)) or a.dtype.kind == "O":
+        return type(a) is type(b)  # made on the host from the same bytes
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
