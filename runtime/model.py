@@ -118,7 +118,9 @@ class Model:
         self._rows: RowProof | None = None
         self._lock = threading.Lock()
         device = None if placed is None else placed.device
-        self._program: Any = _program(graph, threads, optimize) if device is None else _on_device(graph, device, optimize)
+        self._program: Any = (
+            _program(graph, threads, optimize) if device is None else _on_device(graph, device, optimize)
+        )
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """One inference: arrays by input name to arrays by output name. Thread-safe; releases the interpreter lock.
@@ -236,7 +238,7 @@ class Model:
 
 
 def _counted(names: list[str]) -> str:
-    """"Gather, Softmax x2": each name once, with how often it came."""
+    """ "Gather, Softmax x2": each name once, with how often it came."""
     counts = collections.Counter(names)
     return ", ".join(name if count == 1 else f"{name} x{count}" for name, count in counts.items())
 

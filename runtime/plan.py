@@ -28,12 +28,11 @@ def specialise(graph: Graph, shapes: Mapping[str, Sequence[int]]) -> Graph:
         if isinstance(value.type, TensorType) and value.name in shapes:
             value.type = value.type.with_shape(tuple(shapes[value.name]))
     known = infer_graph(copy).known
-    copy.block.nodes = [node for node in copy.nodes if not all(value is None or value in known for value in node.outputs)]
-    for node in copy.block.walk():
-        for value in node.inputs:
-            if value in known and value.name not in copy.constants:
-                copy.constants[value.name], copy.values[value.name] = known[value], value
-    for value in copy.outputs:
+    copy.block.nodes = [
+        node for node in copy.nodes if not all(value is None or value in known for value in node.outputs)
+    ]
+    read = [value for node in copy.block.walk() for value in node.inputs if value is not None]
+    for value in (*read, *copy.outputs):
         if value in known and value.name not in copy.constants:
             copy.constants[value.name], copy.values[value.name] = known[value], value
     return drop_dead(copy)
@@ -84,11 +83,11 @@ def plan_memory(
     roots: dict[Value, Value] = {}
 
     def root(value: Value) -> Value:
-        while (parent := roots.get(value, views.get(value))) is not None:
-            value = parent
+        while value in roots or value in views:
+            value = roots[value] if value in roots else views[value]
         return value
 
-    first: dict[Value, int] = {value: -1 for value in inputs}
+    first: dict[Value, int] = dict.fromkeys(inputs, -1)
     last: dict[Value, int] = dict(first)
     for number, step in enumerate(steps):
         for value in step.writes:
@@ -109,7 +108,9 @@ def plan_memory(
             del first[made]
     owners: list[Value | int] = [*first, *(number for number, step in enumerate(steps) if step.scratch)]
     intervals = [
-        (owner, owner, steps[owner].scratch) if isinstance(owner, int) else (first[owner], last[owner], byte_size(owner))
+        (owner, owner, steps[owner].scratch)
+        if isinstance(owner, int)
+        else (first[owner], last[owner], byte_size(owner))
         for owner in owners
     ]
     offsets, total = _native.assign_offsets(intervals, alignment)

@@ -132,7 +132,6 @@ FLAGS = {
     "metrics_port": ("listen", "metrics_port"),
     "repository": ("repository", "paths"),
     "model_name": ("repository", "model_name"),
-    "device": ("repository", "device"),
     "threads": ("repository", "threads"),
     "control": ("repository", "control"),
 }

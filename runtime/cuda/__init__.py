@@ -15,7 +15,7 @@ def is_available() -> bool:
 
 
 def why_unavailable() -> str:
-    """"" where a GPU can be used, else the cause and the next step."""
+    """ "" where a GPU can be used, else the cause and the next step."""
     from headrace.runtime.cuda.device import probe
 
     try:

@@ -21,7 +21,7 @@ from headrace.runtime.cuda import graphs, stream
 from headrace.runtime.cuda.arena import ALIGNMENT, Arena, Weights
 from headrace.runtime.cuda.interface import Device
 from headrace.runtime.cuda.placement import Download, OnDevice, OnHost, Placement, Upload, listing, place
-from headrace.runtime.cuda.rules import Bound
+from headrace.runtime.cuda.rules.base import Bound
 from headrace.runtime.errors import HeadraceError, RunError
 from headrace.runtime.executor import Run
 from headrace.runtime.graph import Graph, Value
@@ -73,7 +73,9 @@ class Plan:
         self.staging = stream.Staging(program.device, used)
         self.steps = self._record(program, memory, blas)
 
-    def _record(self, program: CudaProgram, memory: planning.MemoryPlan, blas: Any) -> list[Segment | OnHost | Upload | Download]:
+    def _record(
+        self, program: CudaProgram, memory: planning.MemoryPlan, blas: Any
+    ) -> list[Segment | OnHost | Upload | Download]:
         steps: list[Segment | OnHost | Upload | Download] = []
         returned = {slot.value for slot in self.outputs}
 
@@ -144,7 +146,7 @@ class Plan:
     def results(self, buffer: np.ndarray, scope: Mapping[Value, Any]) -> dict[str, Any]:
         """The outputs as new arrays, after the call's mark."""
         found = {slot.value: slot.of(buffer).copy() for slot in self.outputs}
-        results = {}
+        results: dict[str, Any] = {}
         for value in self.graph.outputs:
             if value in found:
                 array = found.pop(value)

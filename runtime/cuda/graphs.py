@@ -81,9 +81,7 @@ class Recorder:
         self.name = device.name
         self.commands: list[Command] = []
 
-    def launch(
-        self, kernel: str, grid: Sequence[int], block: Sequence[int], shared: int, args: Sequence[Arg]
-    ) -> None:
+    def launch(self, kernel: str, grid: Sequence[int], block: Sequence[int], shared: int, args: Sequence[Arg]) -> None:
         self.commands.append(Launch(kernel, _three(grid), _three(block), shared, tuple(args)))
 
     def d2d(self, dst: int, src: int, nbytes: int) -> None:

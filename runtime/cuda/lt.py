@@ -204,7 +204,11 @@ class Lt:
     """A handle with a workspace of its own: products that share it run on one stream. Needs a GPU."""
 
     def __init__(
-        self, workspace: int, workspace_bytes: int = WORKSPACE, library: Library | None = None, tuner: Tuner | None = None
+        self,
+        workspace: int,
+        workspace_bytes: int = WORKSPACE,
+        library: Library | None = None,
+        tuner: Tuner | None = None,
     ) -> None:
         self.library = library or Library(open_library())
         self.handle = c_void_p()

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from headrace.runtime.cuda.rules import NoKernel, Site, Work, rules
+from headrace.runtime.cuda.rules import rules
+from headrace.runtime.cuda.rules.base import NoKernel, Site, Work
 from headrace.runtime.errors import RunError
 from headrace.runtime.graph import Graph, Node, Value
 from headrace.runtime.ops import find
@@ -108,6 +109,8 @@ class _Walk:
             return False
         if self.graph.constant_of(source) is not None or static_shape(node.outputs[0]) is None:
             return False
+        if not isinstance(source.type, TensorType) or source.type.dtype == "string":
+            return False
         return source in self.placement.on_device or source in self.inputs
 
     def work(self, node: Node) -> Work | str:
@@ -117,15 +120,15 @@ class _Walk:
             operator = find(node.operator, node.domain)
             return "its input is on the CPU" if operator is not None and operator.view else "no CUDA kernel"
         values = [value for value in (*reads(node), *node.outputs) if value is not None]
-        if any(not isinstance(value.type, TensorType) for value in values):
-            return "not a tensor"
+        if any(not isinstance(value.type, TensorType) or value.type.dtype == "string" for value in values):
+            return "no tensor of numbers"
         if any(static_shape(value) is None for value in values):
             return "sizes depend on data"
         if all(value is None or not byte_size(value) for value in node.outputs):
             return Work("nothing", lambda bound: None)
         if any(not byte_size(value) for value in reads(node)):
             return "an input is empty"
-        operator = find(node.operator, node.domain)
+        operator = find(node.operator, node.domain) or find(node.operator, "headrace") or find(node.operator)
         attributes = operator.complete(node.attributes) if operator is not None else node.attributes
         try:
             return rule(Site(node, self.graph, attributes, self.derive, self.blas))

@@ -117,9 +117,7 @@ def test_a_missing_cupy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ("status", "count", "cause"),
     [(100, 0, "finds no GPU"), (0, 0, "finds no GPU"), (803, 0, "answers error 803")],
 )
-def test_a_driver_without_a_gpu_is_named(
-    monkeypatch: pytest.MonkeyPatch, status: int, count: int, cause: str
-) -> None:
+def test_a_driver_without_a_gpu_is_named(monkeypatch: pytest.MonkeyPatch, status: int, count: int, cause: str) -> None:
     driver = SimpleNamespace(cuInit=lambda flags: status, cuDeviceGetCount=lambda at: 0)
     monkeypatch.setattr(module.ctypes, "CDLL", lambda name: driver)
     with pytest.raises(LoadError, match=cause):

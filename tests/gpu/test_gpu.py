@@ -11,13 +11,12 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from cuda_models import digits, minilm, minilm_feeds
-from gpu_check import check_operator
+from gpu_check import check_operator, checked_operators
 
 import headrace.runtime as runtime
 from headrace.runtime import devices
 from headrace.runtime.cuda import lt, why_unavailable
-from headrace.runtime.cuda.rules import rules
-from headrace.runtime.ops import registry
+from headrace.runtime.ops.base import Operator
 
 REASON = why_unavailable()
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(REASON), reason=REASON)]
@@ -28,9 +27,9 @@ def device() -> Any:
     return devices.choose("cuda").device
 
 
-@pytest.mark.parametrize("kind", sorted(kind for kind in rules() if kind in registry()))
-def test_kernels_give_the_reference_within_the_operator_s_accuracy(kind: str, device: Any) -> None:
-    worst, ran, _ = check_operator(registry()[kind], device)
+@pytest.mark.parametrize("operator", checked_operators(), ids=lambda operator: operator.kind)
+def test_kernels_give_the_reference_within_the_operator_s_accuracy(operator: Operator, device: Any) -> None:
+    worst, ran, _ = check_operator(operator, device)
     assert ran and worst <= 1
 
 

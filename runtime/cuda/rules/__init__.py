@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 from functools import cache
 
-from headrace.runtime.cuda.rules.base import Bound, NoKernel, Rule, Site, Work
+from headrace.runtime.cuda.rules.base import Rule
 
 
 @cache

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from headrace.runtime.cuda import kernels
+from headrace.runtime.cuda.kernels import elementwise as kernels
 from headrace.runtime.cuda.rules.base import Bound, NoKernel, Rule, Site, Work
 
 # Operator -> (function of csrc/functions.cuh, its attributes that become a and b).
@@ -143,11 +143,12 @@ SIZES = {"float32": 4, "int32": 4, "int64": 8, "uint8": 1, "int8": 1, "bool": 1}
 
 def _where(site: Site) -> Work:
     site.need_dtypes(tuple(SIZES), 1)
-    size, shapes = SIZES[site.dtype(1)], [site.shape(i) for i in range(3)]
+    size, shapes = SIZES[site.dtype(1)], (site.shape(0), site.shape(1), site.shape(2))
     _fits(*shapes)
 
     def emit(at: Bound) -> None:
-        kernels.where(at.device, size, *at.inputs, at.outputs[0], *shapes)  # type: ignore[misc,call-arg]
+        condition, x, y = at.inputs
+        kernels.where(at.device, size, condition, x, y, at.outputs[0], *shapes)
 
     return Work(f"where_{size}", emit)
 
@@ -167,7 +168,7 @@ def _cast(site: Site) -> Work:
 
 def _fits(*shapes: tuple[int, ...]) -> None:
     try:
-        kernels.elementwise.broadcast(*shapes)
+        kernels.broadcast(*shapes)
     except ValueError as error:
         raise NoKernel(str(error)) from error
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from headrace.runtime.cuda import kernels
+from headrace.runtime.cuda.kernels import gemm
 from headrace.runtime.cuda.kernels.requantize import Epilogue, fold_columns, pack_weights
 from headrace.runtime.cuda.rules.base import Bound, Rule, Site, Work
 from headrace.runtime.ops.quant._arithmetic import multiplier
@@ -102,7 +102,7 @@ def _gemm(site: Site) -> Work:
     site.need(not site.has(R) or site.shape(R) == site.out_shape(), "a residual that broadcasts")
 
     def emit(at: Bound) -> None:
-        kernels.gemm_s8(
+        gemm.gemm_s8(
             at.device, dtype, at.inputs[0], at.constant(given.weights), at.outputs[0], m, n, k, given.epilogue(at, n),
             ldb=given.weights.shape[1],
         )  # fmt: skip

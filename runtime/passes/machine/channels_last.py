@@ -20,7 +20,10 @@ from headrace.runtime.types import TensorType, Type
 
 
 def channels_last(
-    graph: Graph, caps: Collection[str], domain: str = "headrace.cpu", allows: Callable[[Node], bool] = lambda node: True
+    graph: Graph,
+    caps: Collection[str],
+    domain: str = "headrace.cpu",
+    allows: Callable[[Node], bool] = lambda node: True,
 ) -> Graph:
     """A new graph; constants are shared. `domain`: of the device's operators; those in `caps` exist there, for the nodes that
     `allows` lets through."""

@@ -10,9 +10,10 @@ import numpy as np
 
 from headrace.runtime.graph import Graph, Node
 from headrace.runtime.passes.machine.channels_last import channels_last
+from headrace.runtime.plan import static_shape
 
 DOMAIN = "headrace.cuda"
-CAPS = frozenset({f"{DOMAIN}.QConv", f"{DOMAIN}.MaxPool"})
+CAPS: frozenset[str] = frozenset()
 
 
 def run(graph: Graph) -> Graph:
@@ -25,13 +26,15 @@ def run(graph: Graph) -> Graph:
 def _certain(node: Node, graph: Graph) -> bool:
     """Whether the kernels do this node for sure: at most two spatial axes, and for QConv constant parameters and weights
     without a zero point."""
-    kernel = node.attributes.get("kernel_shape")
-    if not isinstance(kernel, list | tuple) or len(kernel) > 2:
+    shape = static_shape(node.outputs[0]) if node.outputs[0] is not None else None
+    if shape is None or len(shape) > 4 or 0 in shape:
         return False
     if node.kind == "MaxPool":
         return True
-    arrays = [graph.constant_of(value) for value in node.inputs[1:9] if value is not None]
-    if any(array is None for array in arrays):
+    parameters = [value for index, value in enumerate(node.inputs) if value is not None and index not in (0, 9)]
+    if any(graph.constant_of(value) is None for value in parameters):
         return False
     w, w_zp = graph.constant_of(node.inputs[3]), graph.constant_of(node.inputs[5])
-    return w is not None and w_zp is not None and not np.any(w_zp.astype(np.int64) - (128 if w.dtype == np.uint8 else 0))
+    return (
+        w is not None and w_zp is not None and not np.any(w_zp.astype(np.int64) - (128 if w.dtype == np.uint8 else 0))
+    )

@@ -39,7 +39,14 @@ def command(
 
     if Path(target).is_file():
         result = bench_file(
-            target, inputs, seed=seed, batch=batch, threads=threads, device=device, seconds=seconds, compare=compare,
+            target,
+            inputs,
+            seed=seed,
+            batch=batch,
+            threads=threads,
+            device=device,
+            seconds=seconds,
+            compare=compare,
             profile=profile,
         )
     elif model is None:
