@@ -65,6 +65,9 @@ struct RunContext {
     bool has(int i) const { return i < n_inputs && inputs[i]; }
     const Tensor& in(int i) const { return inputs[i]; }
     Tensor& out(int i) { return outputs[i]; }
+    // The first dimension of output i is smaller than shape() said: for kernels that know a size only when they have run.
+    // Only where needs_value() holds for an input that the size depends on, so that nobody has planned with the size yet.
+    void shrink(int i, int64_t size) { outputs[i].shape.d[0] = size; }
 };
 
 class Kernel {

@@ -4,20 +4,11 @@
 #include <stdexcept>
 
 #include "kernels/elementwise/broadcast.h"
+#include "kernels/shape/index.h"
 #include "kernels/shape/strided.h"
-#include "types.h"
 
 namespace hr {
 namespace {
-
-// Index i of an int32 or int64 tensor, counted from the front of `size`.
-int64_t index_at(const Tensor& t, int64_t i, int64_t size) {
-    const int64_t x = t.dtype == DType::i32 ? t.as<int32_t>()[i] : t.as<int64_t>()[i];
-    if (x < -size || x >= size) throw std::out_of_range("index " + std::to_string(x) + " is outside [" + std::to_string(-size) + ", " + std::to_string(size - 1) + "]");
-    return x < 0 ? x + size : x;
-}
-
-bool is_index(DType t) { return t == DType::i32 || t == DType::i64; }
 
 class Gather : public Kernel {
 public:
@@ -264,14 +255,7 @@ template <class K>
 std::unique_ptr<Kernel> from_node(const NodeInfo& node) { return std::make_unique<K>(node); }
 std::unique_ptr<Kernel> gather(const NodeInfo& node) { return is_index(node.inputs[1]) ? std::make_unique<Gather>(node) : nullptr; }
 std::unique_ptr<Kernel> gather_elements(const NodeInfo& node) {
-    if (!is_index(node.inputs[1])) return nullptr;
-    switch (item_size(node.inputs[0])) {
-        case 1: return std::make_unique<GatherElements<uint8_t>>(node);
-        case 2: return std::make_unique<GatherElements<uint16_t>>(node);
-        case 4: return std::make_unique<GatherElements<uint32_t>>(node);
-        case 8: return std::make_unique<GatherElements<uint64_t>>(node);
-        default: return nullptr;
-    }
+    return is_index(node.inputs[1]) ? by_size<GatherElements>(item_size(node.inputs[0]), node) : nullptr;
 }
 std::unique_ptr<Kernel> one_hot(const NodeInfo& node) {
     if (node.inputs[1] != DType::i64) return nullptr;
