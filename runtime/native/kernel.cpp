@@ -64,7 +64,7 @@ std::unique_ptr<Kernel> make_kernel(const NodeInfo& node) {
         for (const Entry& entry : it->second)
             if (entry.tier == tier)
                 if (auto kernel = entry.factory(node)) return kernel;
-    return nullptr;
+    return make_half_kernel(node);
 }
 
 }  // namespace hr

@@ -65,8 +65,7 @@ struct RunContext {
     bool has(int i) const { return i < n_inputs && inputs[i]; }
     const Tensor& in(int i) const { return inputs[i]; }
     Tensor& out(int i) { return outputs[i]; }
-    // The first dimension of output i is smaller than shape() said: for kernels that know a size only when they have run.
-    // Only where needs_value() holds for an input that the size depends on, so that nobody has planned with the size yet.
+    // The first dimension of output i is smaller than shape() said; only for kernels that say shrinks().
     void shrink(int i, int64_t size) { outputs[i].shape.d[0] = size; }
 };
 
@@ -79,6 +78,8 @@ public:
     virtual bool needs_value(int) const { return false; }
     // False where run() never reads the data of input i, only its shape (Shape, Size): such a node needs no run-time data.
     virtual bool reads_data(int) const { return true; }
+    // True where run() may make outputs smaller than shape() said: nobody plans with their sizes.
+    virtual bool shrinks() const { return false; }
     // True where run() may be called with output 0 in the memory of input i (same bytes, elementwise).
     virtual bool in_place(int) const { return false; }
     // Bytes of packed constants that this kernel holds.
@@ -105,6 +106,8 @@ struct Entry {
 };
 std::map<std::string, std::vector<Entry>>& kernel_table();
 std::unique_ptr<Kernel> make_kernel(const NodeInfo&);
+// A float16 or bfloat16 node that has no kernel of its own: the float32 kernel between conversions; see half_kernel.cpp.
+std::unique_ptr<Kernel> make_half_kernel(const NodeInfo&);
 
 struct Registration {
     Registration(const char* op, Factory factory, int tier) { kernel_table()[op].push_back({factory, tier}); }

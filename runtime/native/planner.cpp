@@ -62,11 +62,12 @@ private:
             fixed_shapes = known_[v] && (value_known(v) || !node.kernel->needs_value(int(i)));
             foldable = foldable && (value_known(v) || !node.kernel->reads_data(int(i)));
         }
-        if (!fixed_shapes) return add_dynamic(n);
+        if (!fixed_shapes || (node.kernel->shrinks() && !foldable)) return add_dynamic(n);
         std::vector<Tensor> in = gather(node), out(node.outputs.size());
         const ShapeContext shapes = infer_shapes(p_, node, in.data(), out.data());
         if (alias(node, shapes, out)) return;
         if (foldable && fold(node, shapes, in, out)) return;
+        if (node.kernel->shrinks()) return add_dynamic(n);
         for (size_t i = 0; i < out.size(); i++)
             if (const int v = node.outputs[i]; v >= 0) {
                 plan_.tensors[v] = out[i];

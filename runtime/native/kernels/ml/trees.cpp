@@ -6,14 +6,13 @@
 #include <set>
 #include <vector>
 
-#include "kernel.h"
+#include "kernels/ml/scores.h"
 #include "pool.h"
 
 namespace hr {
 namespace {
 
 enum class Mode : uint8_t { leq, lt, gte, gt, eq, neq, leaf };
-enum class Transform { none, softmax, logistic, softmax_zero };
 
 struct TreeNode {
     double threshold = 0;
@@ -121,42 +120,15 @@ struct Forest {
     }
 };
 
-Transform transform_of(const NodeInfo& node) {
-    const std::string name = node.s("post_transform", "NONE");
-    if (name == "NONE") return Transform::none;
-    if (name == "SOFTMAX") return Transform::softmax;
-    if (name == "LOGISTIC") return Transform::logistic;
-    if (name == "SOFTMAX_ZERO") return Transform::softmax_zero;
-    throw Unsupported();
-}
-
-void apply(Transform transform, float* y, int64_t n) {
-    if (transform == Transform::logistic) {
-        for (int64_t i = 0; i < n; i++) {
-            const float e = std::exp(-std::fabs(y[i]));
-            y[i] = y[i] >= 0 ? 1 / (1 + e) : e / (1 + e);
-        }
-    } else if (transform != Transform::none) {
-        const float top = *std::max_element(y, y + n);
-        float total = 0;
-        for (int64_t i = 0; i < n; i++) {
-            y[i] = transform == Transform::softmax_zero && y[i] == 0 ? 0 : std::exp(y[i] - top);
-            total += y[i];
-        }
-        for (int64_t i = 0; i < n; i++) y[i] /= total == 0 ? 1 : total;
-    }
-}
-
 class Trees : public Kernel {
 public:
-    Trees(const NodeInfo& node, const std::string& prefix) : forest_(node, prefix), base_(node.floats("base_values")), transform_(transform_of(node)), input_(node.inputs[0]) {
+    Trees(const NodeInfo& node, const std::string& prefix) : forest_(node, prefix), base_(node.floats("base_values")), transform_(*transform_of(node)), input_(node.inputs[0]) {
         for (double& b : base_) b = double(float(b));
     }
     std::string variant() const override { return "trees"; }
     size_t packed_bytes() const override { return forest_.nodes.size() * sizeof(TreeNode) + forest_.weights.size() * sizeof(Weight); }
 
 protected:
-    static int64_t rows(const Shape& x) { return x.rank == 2 ? x.d[0] : 1; }
     void check(const Shape& x) const {
         if (x.rank < 1 || x.rank > 2 || x[-1] < forest_.columns) throw std::invalid_argument("the input must be [N, C] with C at least " + std::to_string(forest_.columns));
     }
@@ -174,7 +146,7 @@ protected:
     void walk_typed(RunContext& c, const Each& each) const {
         const Tensor& x = c.in(0);
         const int64_t width = x.shape[-1];
-        c.pool->parallel(rows(x.shape), std::max<int64_t>(1, 256 / int64_t(forest_.roots.size())), [&](int64_t begin, int64_t end) {
+        c.pool->parallel(rows_of(x.shape), std::max<int64_t>(1, 256 / int64_t(forest_.roots.size())), [&](int64_t begin, int64_t end) {
             std::vector<const TreeNode*> leaves(forest_.roots.size());
             for (int64_t row = begin; row < end; row++) {
                 for (size_t t = 0; t < leaves.size(); t++) leaves[t] = &forest_.leaf(forest_.roots[t], x.as<T>() + row * width);
@@ -206,7 +178,7 @@ public:
     }
     void shape(ShapeContext& c) const override {
         check(c.in(0).shape);
-        const int64_t n = rows(c.in(0).shape);
+        const int64_t n = rows_of(c.in(0).shape);
         c.out(0, DType::i64, {n});
         c.out(1, DType::f32, {n, forest_.targets});
     }
@@ -244,7 +216,7 @@ public:
     }
     void shape(ShapeContext& c) const override {
         check(c.in(0).shape);
-        c.out(0, DType::f32, {rows(c.in(0).shape), targets_});
+        c.out(0, DType::f32, {rows_of(c.in(0).shape), targets_});
     }
     void run(RunContext& c) const override {
         float* y = c.out(0).as<float>();
@@ -278,8 +250,7 @@ private:
 
 template <class K>
 std::unique_ptr<Kernel> trees(const NodeInfo& node) {
-    const DType x = node.inputs[0];
-    if ((x != DType::f32 && x != DType::f64 && x != DType::i64 && x != DType::i32) || (node.op.ends_with("Classifier") && node.outputs[0] != DType::i64)) return nullptr;
+    if (!is_feature(node.inputs[0]) || !transform_of(node) || (node.op.ends_with("Classifier") && node.outputs[0] != DType::i64)) return nullptr;
     try {
         return std::make_unique<K>(node);
     } catch (const Unsupported&) {

@@ -18,7 +18,8 @@ class NonMaxSuppression : public Kernel {
 public:
     explicit NonMaxSuppression(const NodeInfo& node) : centered_(node.i("center_point_box", 0)) {}
     std::string variant() const override { return "nms"; }
-    bool needs_value(int i) const override { return i < 3; }    // the size depends on the data: known when it has run
+    bool needs_value(int i) const override { return i == 2; }
+    bool shrinks() const override { return true; }
     void shape(ShapeContext& c) const override {
         const Shape &boxes = c.in(0).shape, &scores = c.in(1).shape;
         if (boxes.rank != 3 || scores.rank != 3 || boxes.d[2] != 4 || boxes.d[0] != scores.d[0] || boxes.d[1] != scores.d[2])
