@@ -54,6 +54,12 @@ class Builder:
         self.names.add(candidate)
         return candidate
 
+    def release(self, names: set[str], counts: Mapping[str, int]) -> None:
+        """Go back to the names that were in use before (with `counts` as of then): what was made since is thrown away."""
+        self.names.intersection_update(names)
+        self._counts.clear()
+        self._counts.update(counts)
+
     def input(self, name: str, type: Type | None) -> Value:
         """Add an input to the block."""
         value = Value(self.fresh(name), type)

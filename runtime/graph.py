@@ -197,13 +197,10 @@ class Graph:
     __repr__ = __str__
 
     def hash(self) -> str:
-        """SHA-256 over the canonical text and the bytes of the constants, as hexadecimal text."""
-        digest = hashlib.sha256(graph_text(self).encode())
-        for name in sorted(self.constants):
-            array = self.constants[name]
-            digest.update(name.encode())
-            digest.update(array.tobytes() if array.dtype.kind != "O" else "\0".join(map(str, array.ravel())).encode())
-        return digest.hexdigest()
+        """SHA-256 over the canonical text (see `canonical`), as hexadecimal text."""
+        from headrace.runtime.canonical import canonical_text
+
+        return hashlib.sha256(canonical_text(self).encode()).hexdigest()
 
 
 @dataclass

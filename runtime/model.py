@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from headrace.runtime.cuda.interface import Device
     from headrace.runtime.devices import Placed
     from headrace.runtime.rows import RowProof
+    from headrace.runtime.session import Session
 
 # Suffix -> the module that reads it. The only upward edge of the runtime; it goes by name.
 READERS = {".hr": "headrace.serializer.archive", ".onnx": "headrace.serializer.onnx.load"}
@@ -109,9 +110,14 @@ class Model:
         golden: Golden | None = None,
         optimize: bool = True,
         placed: Placed | None = None,
+        program: Program | None = None,
     ) -> None:
         self.graph = graph
         self.golden = golden
+        self.entries = tuple(program.entries) if program is not None else (graph.name,)
+        self._others = dict(program.entries) if program is not None else {}
+        self._entries: dict[str, Model] = {}
+        self._options: dict[str, Any] = {"threads": threads, "optimize": optimize, "placed": placed}
         self._properties = {**(properties or {}), **(placed.properties if placed is not None else {})}
         self.inputs = tuple(TensorSpec.of(value) for value in graph.inputs)
         self.outputs = tuple(TensorSpec.of(value) for value in graph.outputs)
@@ -139,6 +145,23 @@ class Model:
         return outputs
 
     __call__ = run
+
+    def entry(self, name: str) -> Model:
+        """One of the entry points, `entries`, as a model of its own. Raises InputError naming those that exist."""
+        if name not in self.entries:
+            raise InputError(f"there is no entry point {name!r}; there are {', '.join(self.entries)}")
+        with self._lock:
+            if self._others.get(name, self.graph) is self.graph:
+                return self
+            if name not in self._entries:
+                self._entries[name] = Model(self._others[name], properties=self._properties, **self._options)
+            return self._entries[name]
+
+    def session(self, initial: Mapping[str, Any] | None = None) -> Session:
+        """What keeps the model's states between calls: `session().run(feeds)`. `initial`: state input -> first value."""
+        from headrace.runtime.session import Session
+
+        return Session(self, initial)
 
     @property
     def rows(self) -> RowProof:
@@ -414,9 +437,8 @@ def load(source: Any, *, device: str | Device = "auto", threads: int = 0, precis
     if isinstance(source, Graph):
         return Model(source, threads=threads, placed=placed)
     opened = open_source(source)
-    return Model(
-        opened.program.main, threads=threads, properties=opened.properties, golden=opened.golden, placed=placed
-    )
+    program, facts = opened.program, opened.properties
+    return Model(program.main, threads=threads, properties=facts, golden=opened.golden, placed=placed, program=program)
 
 
 def _threads_asked() -> int:

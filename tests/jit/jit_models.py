@@ -97,6 +97,7 @@ def run_code(exported: jit.Exported, arrays: Sequence[np.ndarray]) -> list[np.nd
     space: dict[str, Any] = {}
     exec(exported.code, space)
     found = space["forward"](*map(torch.from_numpy, arrays), exported.weights)
+    found = tuple(found.values()) if isinstance(found, dict) else found
     return [t.detach().numpy() for t in (found if isinstance(found, tuple) else (found,))]
 
 

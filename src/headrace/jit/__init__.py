@@ -1,6 +1,6 @@
 """Capture: a Module or function becomes a graph that runs without Python.
 
-exported = headrace.jit.trace(model, (x,))
+exported = headrace.jit.trace(model, (x,))       or script(model, (x,)): control flow that depends on values
 print(exported.report, exported.graph, exported.code)
 headrace.jit.save(exported, "net.hr")
 net = headrace.jit.load("net.hr")
@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import headrace.functional  # attaches the tensor methods
 from headrace.autograd.mode import MODE
-from headrace.autograd.tape import ops as operators
 from headrace.jit.errors import TraceError
 from headrace.jit.exported import Exported
 from headrace.jit.files import Loaded, load, save
+from headrace.jit.script.api import Scripted, export, ignore, script
+from headrace.jit.script.errors import ScriptError
+from headrace.jit.sequences import operators
 from headrace.jit.sizes import SymInt
 from headrace.jit.trace import trace
 
@@ -23,4 +25,19 @@ def is_tracing() -> bool:
     return MODE.tracer is not None
 
 
-__all__ = ["Exported", "Loaded", "SymInt", "TraceError", "is_tracing", "load", "operators", "save", "trace"]
+__all__ = [
+    "Exported",
+    "Loaded",
+    "ScriptError",
+    "Scripted",
+    "SymInt",
+    "TraceError",
+    "export",
+    "ignore",
+    "is_tracing",
+    "load",
+    "operators",
+    "save",
+    "script",
+    "trace",
+]

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from headrace.jit.errors import TraceError
+from headrace.jit.script.numbers import number_of
+from headrace.jit.script.values import DTYPES
 from headrace.jit.tree import flatten, rebuild
 from headrace.nn.module import Module
 from headrace.runtime.shapes import Dim, symbol
@@ -20,10 +22,16 @@ Dynamic = Mapping[Any, Mapping[int, str | None] | Sequence[int] | None] | None
 
 class Arguments:
     """Example arguments of a callable. Tensors and arrays among them, also inside tuples, lists and dicts, are inputs of
-    the graph; everything else (numbers, None, texts) is a constant of the call."""
+    the graph; everything else (numbers, None, texts) is a constant of the call. With `numbers`, those given for a
+    parameter that is annotated int, float or bool are inputs as well: tensors of rank 0."""
 
-    def __init__(self, function: Callable[..., Any], examples: Any) -> None:
+    def __init__(self, function: Callable[..., Any], examples: Any, *, numbers: bool = False) -> None:
         self._signature = inspect.signature(function.forward if isinstance(function, Module) else function)
+        self._numbers = {
+            name: kind
+            for name, parameter in self._signature.parameters.items()
+            if numbers and (kind := _NUMBERS.get(parameter.annotation)) is not None
+        }
         self._bound = self._bind(examples)
         leaves = self._leaves(self._bound)
         self.names = unique([name for name, _ in leaves])
@@ -35,10 +43,17 @@ class Arguments:
         """Arguments by parameter. A mapping holds named arguments, a tuple or list positional ones."""
         try:
             if isinstance(examples, Mapping):
-                return self._signature.bind(**examples)
-            return self._signature.bind(*(examples if isinstance(examples, tuple | list) else (examples,)))
+                return self._with_numbers(self._signature.bind(**examples))
+            given = examples if isinstance(examples, tuple | list) else (examples,)
+            return self._with_numbers(self._signature.bind(*given))
         except TypeError as error:
             raise TraceError(f"the example inputs do not fit {self._signature}: {error}") from error
+
+    def _with_numbers(self, bound: inspect.BoundArguments) -> inspect.BoundArguments:
+        for name, kind in self._numbers.items():
+            if isinstance(bound.arguments.get(name), bool | int | float):
+                bound.arguments[name] = np.asarray(bound.arguments[name], DTYPES[kind])
+        return bound
 
     def _leaves(self, bound: inspect.BoundArguments) -> list[tuple[str, Any]]:
         """(name, leaf) of the tensors and arrays; those of *args are called args_0, ..., those of **kwargs by their keys."""
@@ -50,12 +65,16 @@ class Arguments:
 
     def arrays(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> list[np.ndarray]:
         """The inputs of the graph among other arguments."""
-        return [as_array(leaf) for _, leaf in self._leaves(self._signature.bind(*args, **(kwargs or {})))]
+        bound = self._with_numbers(self._signature.bind(*args, **(kwargs or {})))
+        return [as_array(leaf) for _, leaf in self._leaves(bound)]
 
     def bound(self, leaves: Iterable[Any]) -> inspect.BoundArguments:
         """The example's arguments with these in the places of its tensors."""
         following = iter(leaves)
         arguments = {name: rebuild(value, following) for name, value in self._bound.arguments.items()}
+        for name in self._numbers.keys() & arguments.keys():
+            if isinstance(arguments[name], Tensor):
+                arguments[name] = number_of(arguments[name])
         return inspect.BoundArguments(self._signature, arguments)
 
     def call(self, function: Callable[..., Any], leaves: Iterable[Tensor]) -> Any:
@@ -109,6 +128,9 @@ class Arguments:
         if key in self.names:
             return str(key)
         raise TraceError(f"dynamic: there is no input {key!r}; the inputs: {', '.join(self.names)}")
+
+
+_NUMBERS = {key: kind.__name__ for kind in (bool, int, float) for key in (kind, kind.__name__)}  # as annotated
 
 
 def as_array(value: Any) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The end of each trace: the graph's answers against those of the original."""
+"""The end of each capture: the graph's answers against those of the original."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOLERANCE = 1e-4  # of the largest magnitude of an output
 def compare(exported: Exported, expected: Sequence[np.ndarray]) -> str:
     """One line about the largest deviation on the examples and, where the batch is symbolic, on one row more. TraceError
     naming the output where it is too large."""
-    examples = exported.structure.examples
+    examples = exported.examples
     worst, where = _worst(exported, examples, expected, "the example inputs")
     sizes = "the example"
     if (more := _one_row_more(exported.graph.inputs, examples)) is not None:

@@ -24,6 +24,8 @@ _LIBRARY = tuple(
     os.path.dirname(os.path.abspath(module.__file__)) + os.sep for module in (headrace, np) if module.__file__
 )
 
+_COMPILER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "script") + os.sep
+
 # How the library was entered -> what the user wrote.
 _ENTRIES = {
     "__bool__": "bool()",
@@ -92,23 +94,39 @@ def here() -> str:
     return place(_user_frame()[0])
 
 
-def place(frame: FrameType | None) -> str:
+def place(frame: Any) -> str:
     if frame is None:
         return ""
     line = source_line(frame)
     return f"{frame.f_code.co_filename}:{frame.f_lineno}: " + (f"`{line}`: " if line else "")
 
 
-def source_line(frame: FrameType | None) -> str:
+def source_line(frame: Any) -> str:
     return "" if frame is None else linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
 
 
-def _user_frame() -> tuple[FrameType | None, str, str]:
+def is_library(function: Any) -> bool:
+    """Whether a function is the library's own, so that it has nothing to compile."""
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    return code is not None and code.co_filename.startswith(_LIBRARY)
+
+
+class _Position:
+    """A place in compiled source, in the form of a frame."""
+
+    def __init__(self, file: str, line: int) -> None:
+        self.f_lineno, self.f_code = line, self
+        self.co_filename = file
+
+
+def _user_frame() -> tuple[Any, str, str]:
     """The innermost frame outside the library, the name of the library's method that it called, and that of the
     outermost torch-like function below it."""
     frame: FrameType | None = sys._getframe(1)
     entry = function = ""
     while frame is not None and frame.f_code.co_filename.startswith(_LIBRARY):
+        if frame.f_code.co_filename.startswith(_COMPILER) and MODE.tracer is not None and MODE.tracer.position:
+            return _Position(*MODE.tracer.position), entry, function
         entry = frame.f_code.co_name
         if frame.f_globals.get("__name__", "").startswith(("headrace.functional.", "headrace.nn.functional.")):
             function = entry
@@ -130,11 +148,11 @@ def _branch(line: str) -> str:
 def _branch_rewrite(branch: str) -> str:
     match branch:
         case "a Python `while`":
-            return "a loop with a number of steps that is known before the graph runs, and torch.where inside"
+            return "headrace.jit.script in place of trace compiles the loop from its source; or a loop with a number of steps that is known before the graph runs, and torch.where inside"
         case "a Python `assert`":
             return "check shapes and dtypes instead, or check the values before the model is called"
         case "a Python `and`" | "a Python `or`":
-            return "torch.logical_and and torch.logical_or (or & and |) work element by element"
+            return "headrace.jit.script in place of trace compiles it from its source; or torch.logical_and and torch.logical_or (or & and |), which work element by element"
         case "not":
             return "torch.logical_not (or ~) works element by element"
-    return "torch.where(condition, a, b) computes both and picks element by element"
+    return "headrace.jit.script in place of trace compiles the branch from its source; or torch.where(condition, a, b) computes both and picks element by element"

@@ -89,7 +89,6 @@ class Loaded:
 
 
 def _golden(exported: Exported) -> Golden:
-    examples = exported.structure.examples
-    inputs = dict(zip(exported.structure.names, examples))
-    outputs = dict(zip((value.name for value in exported.graph.outputs), exported.run(*examples)))
+    inputs = dict(zip((value.name for value in exported.graph.inputs), exported.examples))
+    outputs = dict(zip((value.name for value in exported.graph.outputs), exported.run(*exported.examples)))
     return Golden([inputs], [outputs])

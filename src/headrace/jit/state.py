@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,10 @@ class State:
         self._paths: dict[int, str] = {}
         self._tensors: dict[str, Tensor] = {}
         self._names: dict[int, str] = {}  # id of an array -> name
-        if isinstance(traced, Module):
-            self._add_module("", traced)
+        traced = getattr(traced, "__headrace_script__", traced)
+        owner = getattr(traced, "__self__", None)
+        if isinstance(traced, Module) or isinstance(owner, Module):
+            self._add_module("", traced if isinstance(traced, Module) else owner)  # type: ignore[arg-type]
         else:
             for name, found in _surroundings(traced).items():
                 self._add(name, found)
@@ -78,35 +81,64 @@ class State:
                 inner.training = training
 
     @contextlib.contextmanager
-    def unchanged(self) -> Iterator[None]:
-        """TraceError, and the old contents, where the code inside writes to a parameter or buffer: a graph has no memory."""
+    def unchanged(self, *, strict: bool = True) -> Iterator[list[Buffer]]:
+        """Put everything back afterwards. Answers a list that then holds the buffers which the code inside wrote; where
+        `strict`, and where a parameter was written, that is a TraceError: a graph has no memory."""
         before = {name: (tensor, tensor._data, tensor._storage.version) for name, tensor in self._tensors.items()}
-        buffers = {id(owner): (owner, dict(owner._buffers)) for module in self.modules for owner in module.modules()}
-        copies = {name: value._data.copy() for name, value in self._buffers(buffers) if type(value._data) is np.ndarray}
+        owners = [
+            (owner, owner._buffers, dict(owner._buffers)) for module in self.modules for owner in module.modules()
+        ]
+        buffers = {id(value): Buffer(owner, key) for owner, _, table in owners for key, value in table.items()}
+        copies = {n: t._data.copy() for n, (t, d, _) in before.items() if id(t) in buffers and type(d) is np.ndarray}
+        written: list[Buffer] = []
+        names: list[str] = []
         try:
-            yield
+            yield written
         finally:
-            written = [
-                name
-                for name, (t, data, version) in before.items()
-                if t._data is not data or t._storage.version != version
-            ]
-            for name, (tensor, data, _) in before.items():
+            for name, (tensor, data, version) in before.items():
+                if tensor._data is data and tensor._storage.version == version:
+                    continue
+                names.append(name)
                 tensor._data = data
-                if name in written and name in copies:
+                if name in copies:
                     data[...] = copies[name]
-            for owner, table in buffers.values():
-                written += [key for key, value in table.items() if owner._buffers.get(key) is not value]
-                owner._buffers.update(table)
-        if written:
+                if id(tensor) in buffers:
+                    written.append(buffers[id(tensor)])
+            for owner, now, table in owners:
+                replaced = [key for key, value in table.items() if now.get(key) is not value]
+                names += replaced
+                written += [buffer for key in replaced if (buffer := Buffer(owner, key)) not in written]
+                now.update(table)
+        if names and (strict or len(written) < len(set(names))):
             raise TraceError(
-                f"forward writes to {written[0]!r}: a graph has no memory of its own. Rewrite: take the state as an argument of"
-                " forward and return the new one."
+                f"forward writes to {names[0]!r}: a graph has no memory of its own. Rewrite: capture with headrace.jit.script,"
+                " which makes a buffer that forward writes a state of the program; or take the state as an argument of forward"
+                " and return the new one."
             )
 
-    def _buffers(self, tables: Mapping[int, tuple[Module, dict[str, Any]]]) -> Iterator[tuple[str, Tensor]]:
-        ids = {id(value) for _, table in tables.values() for value in table.values()}
-        return ((name, tensor) for name, tensor in self._tensors.items() if id(tensor) in ids)
+    def name_of_buffer(self, buffer: Buffer) -> str:
+        """ "encoder.cache" of a buffer of a module."""
+        path = self.path(buffer.owner)
+        return f"{path}.{buffer.key}" if path else buffer.key
+
+
+@dataclass(frozen=True, eq=False)
+class Buffer:
+    """A place of a module that holds a buffer."""
+
+    owner: Module
+    key: str
+
+    @property
+    def tensor(self) -> Tensor:
+        found: Tensor = self.owner._buffers[self.key]
+        return found
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Buffer) and (self.owner, self.key) == (other.owner, other.key)
+
+    def __hash__(self) -> int:
+        return hash((id(self.owner), self.key))
 
 
 def _surroundings(function: Callable[..., Any]) -> dict[str, Any]:

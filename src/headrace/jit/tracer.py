@@ -46,6 +46,9 @@ class Tracer:
         self._small: dict[Any, Value] = {}
         self._symbols: dict[str, tuple[Value, int]] = {}  # symbol -> a value and the axis that has it as its size
         self._sizes: dict[Dim, Value] = {}
+        self.position: tuple[str, int] | None = None  # file and line of the source that is compiled now
+        self.depth = 0  # how many blocks are open
+        self.compiler: Any = None  # what compiles forward of Modules from source, if anything does
 
     def input(self, name: str, array: np.ndarray, shape: tuple[Dim, ...]) -> Tensor:
         """A traced input of the graph, with the dtype of an example and a symbolic shape."""
@@ -61,13 +64,19 @@ class Tracer:
                 tape.sync(x)
         if any(isinstance(x, Tensor) and isinstance(x._data, Abstract) for x in inputs):
             found = [self._tensor(value) for value in self._record(call, inputs, attributes, outputs)]
-            if call.view and isinstance(inputs[0], Tensor):
+            if isinstance(inputs[0], Tensor) and (call.view or self._shows_item(call, inputs)):
                 for index, tensor in enumerate(found):
                     _link(tensor, inputs, (call, tuple(inputs[1:]), attributes, outputs, index))
             return found[0] if outputs == 1 else tuple(found)
         if any(self._find(x) is not None for x in inputs):
             return self._run_on_weights(call, inputs, attributes, outputs)
         return None
+
+    def _shows_item(self, call: tape.Call, inputs: Sequence[Any]) -> bool:
+        """Whether a Gather is x[i] with a whole number that only the graph knows: a view, as with any other number."""
+        index = inputs[1]._data if call.operator.kind == "Gather" and isinstance(inputs[1], Tensor) else None
+        data = inputs[0]._data
+        return type(index) is Abstract and not index.shape and (type(data) is Abstract or self._find(inputs[0]) is None)
 
     def _record(
         self, call: tape.Call, inputs: Sequence[Any], attributes: Mapping[str, Any], outputs: int
@@ -110,6 +119,52 @@ class Tracer:
             yield
         finally:
             self.operators.path = before
+
+    def forward_of(self, module: Any) -> Any:
+        """What runs when a module is called."""
+        return module.forward if self.compiler is None else self.compiler.forward_of(module)
+
+    # ---------------------------------------------------------------- blocks
+
+    @contextlib.contextmanager
+    def scope(self, block: Block) -> Iterator[None]:
+        """Nodes recorded inside go to a block. What is computed there is not known outside, constants are."""
+        builder, known, symbols_, sizes = self.builder, self._known, self._symbols, self._sizes
+        self._known, self._symbols, self._sizes = dict(known), dict(symbols_), dict(sizes)
+        self.builder = self.operators.builder = builder.inner(block)
+        self.depth += 1
+        try:
+            yield
+        finally:
+            self.depth -= 1
+            self.builder = self.operators.builder = builder
+            constants = {k: v for k, v in self._known.items() if self.graph.constant_of(v[3]) is not None}
+            self._known, self._symbols, self._sizes = {**constants, **known}, symbols_, sizes
+
+    @contextlib.contextmanager
+    def attempt(self) -> Iterator[Attempt]:
+        """Nodes recorded inside are dropped again unless the attempt is kept, and their names are free."""
+        attempt, count, builder = Attempt(), len(self.builder.nodes), self.builder
+        known, symbols_, sizes = dict(self._known), dict(self._symbols), dict(self._sizes)
+        names, counts = set(builder.names), dict(builder._counts)
+        yield attempt
+        if not attempt.kept:
+            del builder.nodes[count:]
+            self._known, self._symbols, self._sizes = known, symbols_, sizes
+            builder.release(names | set(self.graph.constants), counts)
+
+    def node(
+        self, operator: str, inputs: Sequence[Value | None], attributes: Mapping[str, Any], names: Any = None
+    ) -> Any:
+        """Add one node: its output, or with `names` the list of its outputs."""
+        found = self.builder.node(operator, inputs, attributes, outputs=names or 1, path=self.operators.path)
+        for value in found:
+            self._learn(value)
+        return found if names is not None else found[0]
+
+    def can_size(self, dim: Expr) -> bool:
+        """Whether a size can be computed here."""
+        return all(name in self._symbols for name in symbols(dim))
 
     # ---------------------------------------------------------------- values
 
@@ -234,7 +289,7 @@ class Tracer:
                 )
             if atom not in self._sizes:
                 value, axis = self._symbols[atom]
-                self._sizes[atom] = F.Shape(value, start=axis, end=axis + 1)  # type: ignore[index]
+                self._sizes[atom] = F.Shape(value, **({"start": axis} if axis else {}), end=axis + 1)  # type: ignore[index]
             return self._sizes[atom]  # type: ignore[index]
         kind, left, right = atom
         a, b = self._size(left), self._size(right)
@@ -275,6 +330,15 @@ class Tracer:
         from headrace.jit.views import written
 
         base._data = written(base, chain, result)._data
+
+
+class Attempt:
+    """Whether what was recorded stays."""
+
+    kept = False
+
+    def keep(self) -> None:
+        self.kept = True
 
 
 def _link(tensor: Tensor, inputs: Sequence[Any], step: Any) -> None:

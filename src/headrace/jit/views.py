@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from headrace.autograd.tape import ops, run
-from headrace.functional.base import axes_input, is_symbolic, shape_input
+from headrace.functional.base import axes_input, is_symbolic, shape_input, size_tensor
 from headrace.functional.shape import reshape
 from headrace.jit.errors import TraceError, here
 from headrace.tensors import Tensor
@@ -33,7 +33,7 @@ def dense(step: Any) -> bool:
             return True
         case "Slice":  # whole rows
             return _elements(others[2]) == [0] and _elements(others[3]) == [1]
-        case "Split":
+        case "Split" | "Gather":
             return bool(attributes["axis"] == 0)
     return False
 
@@ -61,6 +61,8 @@ def _written(x: Tensor, chain: Sequence[Any], value: Tensor, whole: bool) -> Ten
             return new
         case "Slice":
             return _unsliced(x, new, others)
+        case "Gather":
+            return _scattered(x, new, others[0], attributes["axis"])
         case "Split":
             axis = attributes["axis"]
             return ops.Concat(*(new if i == index else piece for i, piece in enumerate(shown)), axis=axis)
@@ -103,6 +105,16 @@ def _strided(x: Tensor, new: Tensor, axis: int, start: Any, end: Any, step: int)
     front, value = (ops.Transpose(t, perm=tuple(order)) if axis else t for t in (x, new))
     found = ops.ScatterND(front, places[:, None], value)
     return ops.Transpose(found, perm=back) if axis else found
+
+
+def _scattered(x: Tensor, new: Tensor, index: Tensor, axis: int) -> Tensor:
+    """x with the entry at a place that only the graph knows replaced."""
+    order = [axis, *(i for i in range(x._data.ndim) if i != axis)]
+    front = ops.Transpose(x, perm=tuple(order)) if axis else x
+    size = size_tensor(x._data.shape[axis]) if is_symbolic(x._data.shape[axis]) else x._data.shape[axis]
+    place = reshape((index + size) % size, (1, 1))  # a place from the end counts as one from the start
+    found = ops.ScatterND(front, place, reshape(new, (1, *new.shape)))
+    return ops.Transpose(found, perm=tuple(int(i) for i in np.argsort(order))) if axis else found
 
 
 def _slice(x: Tensor, axis: int, start: Any, end: Any, step: int) -> Tensor:

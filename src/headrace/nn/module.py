@@ -60,7 +60,7 @@ class Module:
         mode = MODE
         if mode.tracer is not None:
             with mode.tracer.module(self):
-                return self._run(args, kwargs)
+                return self._run(args, kwargs, mode.tracer.forward_of(self))
         if mode.quiet:
             return self._run(args, kwargs)
         mode.quiet = True  # one switch of NumPy's warnings for the whole call
@@ -70,9 +70,10 @@ class Module:
         finally:
             mode.quiet = False
 
-    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any], forward: Callable[..., Any] | None = None) -> Any:
+        forward = forward or self.forward
         if not (self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks):
-            return self.forward(*args, **kwargs)
+            return forward(*args, **kwargs)
         for hook, with_kwargs in list(self._forward_pre_hooks.values()):
             answer = hook(self, args, kwargs) if with_kwargs else hook(self, args)
             if answer is not None:
@@ -83,7 +84,7 @@ class Module:
         marker = _BackwardMarker(self) if self._backward_hooks or self._backward_pre_hooks else None
         if marker is not None:
             args = marker.inputs(args)
-        result = self.forward(*args, **kwargs)
+        result = forward(*args, **kwargs)
         for hook, with_kwargs in list(self._forward_hooks.values()):
             answer = hook(self, args, kwargs, result) if with_kwargs else hook(self, args, result)
             result = result if answer is None else answer
