@@ -9,7 +9,7 @@ import numpy as np
 from headrace.protos import inference_pb2 as pb
 from headrace.serve.datatypes import DATATYPES, Array, Buffer, decode_bytes, of_array, to_wire
 from headrace.serve.errors import Meaning, ServeError
-from headrace.serve.grpc_front import CODES, SERVICE
+from headrace.serve.grpc_codes import CODES, SERVICE
 
 MAX_MESSAGE_BYTES = 2**31 - 1
 MEANINGS = {code: meaning for meaning, code in CODES.items() if meaning is not Meaning.TOO_LARGE}
@@ -111,7 +111,7 @@ class GrpcTransport:
         elif "Failed to connect" in text or "lookup" in text:
             why = "the name is unknown" if "lookup" in text else "nothing listens there"
             text = f"no server at {self._target} ({why}); start one with: headrace serve REPOSITORY"
-        return ServeError(MEANINGS.get(error.code(), Meaning.INTERNAL), text)
+        return ServeError(MEANINGS.get(error.code().value[0], Meaning.INTERNAL), text)
 
     def close(self) -> None:
         self._channel.close()

@@ -15,7 +15,7 @@ import pytest
 
 from headrace.protos import inference_pb2 as pb
 from headrace.serve.errors import Meaning
-from headrace.serve.grpc_front import CODES
+from headrace.serve.grpc_codes import CODES
 from headrace.serve.rest_front import STATUS
 
 BAD, MISSING, GONE, OFF = Meaning.BAD_ARGUMENT, Meaning.NOT_FOUND, Meaning.UNAVAILABLE, Meaning.UNSUPPORTED
@@ -266,7 +266,7 @@ def test_both_fronts(name, channel, rest, unharmed):
     request = copy.deepcopy(healthy())
     change(request)
     code, text = refused(channel.unary_unary(INFER), message(request).SerializeToString())
-    assert code == CODES[meaning], text
+    assert code.value[0] == CODES[meaning], text
     assert word in text
     status, body, _ = rest.infer(request)
     assert status == STATUS[meaning], body

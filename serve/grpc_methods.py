@@ -1,0 +1,252 @@
+"""Every method of the gRPC services, as functions of bytes: one table behind every gRPC front.
+
+A front finds a method by its path, gives it the messages it receives and a `Call`, and sends what it answers. A
+`ServeError` that a method raises is the call's status; a front turns its meaning into a code.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from google.protobuf.message import DecodeError
+
+from headrace.protos import inference_pb2 as pb
+from headrace.serve import grpc_reflection as reflection
+from headrace.serve.config import Limits, Listen
+from headrace.serve.dataplane import DataPlane
+from headrace.serve.errors import bad_argument, overloaded
+from headrace.serve.grpc_codec import read_infer, read_parameters, read_settings, write_infer
+from headrace.serve.grpc_codes import SERVICE
+from headrace.serve.grpc_health import HEALTH_SERVICE, Health
+from headrace.serve.grpc_stream import answers
+from headrace.serve.request import InferRequest, InferResponse
+
+ALIAS_SERVICE = "inference.model_repository.ModelRepositoryService"  # the same three verbs, as MLServer names them
+INFER_PATH = f"/{SERVICE}/ModelInfer"
+NO_DEADLINE_SECONDS = 3.0e7  # a call without a deadline may come as one in the far future
+MAX_SMALL_BYTES = 1024 * 1024  # no request but an inference is ever that long
+
+
+class Call(Protocol):
+    """What a method may ask of the call it answers."""
+
+    @property
+    def local(self) -> bool:
+        """The client is on this machine."""
+        ...
+
+    @property
+    def metadata(self) -> Sequence[tuple[str, Any]]: ...
+
+    def remaining(self) -> float | None:
+        """Seconds to the deadline; None: there is none."""
+        ...
+
+    def watch(self, callback: Callable[[], None]) -> bool:
+        """Call back when the call ends early; False: it has."""
+        ...
+
+    def is_active(self) -> bool: ...
+
+
+Unary = Callable[[bytes, Call], bytes]
+Streaming = Callable[[Iterator[bytes], Call], Iterator[bytes]]
+Verb = tuple[Any, Any, Callable[[Any, bool], dict[str, Any]]]  # request, response, (message, local) -> fields
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method: `unary`, or `streaming` (any number of messages either way; `one_request` of them from the client).
+    `quick`: answers from memory, without waiting for anybody."""
+
+    unary: Unary | None = None
+    streaming: Streaming | None = None
+    one_request: bool = False
+    quick: bool = False
+
+
+class Methods:
+    """The methods over one data plane, by path."""
+
+    def __init__(self, plane: DataPlane, listen: Listen, limits: Limits) -> None:
+        self._plane = plane
+        self._long = threading.BoundedSemaphore(max(1, limits.grpc_threads // 4))  # streams hold a thread each
+        self._streamed = ThreadPoolExecutor(limits.grpc_threads // 2, thread_name_prefix="headrace-grpc-streamed")
+        self._health = Health(plane, SERVICE)
+        self.table: dict[str, Method] = {}
+        for name, verb in _verbs(plane).items():
+            self.table[f"/{SERVICE}/{name}"] = Method(unary=_unary(*verb), quick=name not in _SLOW)
+        for name in ("RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload"):
+            self.table[f"/{ALIAS_SERVICE}/{name}"] = self.table[f"/{SERVICE}/{name}"]
+        self.table[INFER_PATH] = Method(unary=self._infer)
+        self.table[f"/{SERVICE}/ModelStreamInfer"] = Method(streaming=self._stream)
+        self.table[f"/{HEALTH_SERVICE}/Check"] = Method(unary=lambda data, _: self._health.check(data), quick=True)
+        self.table[f"/{HEALTH_SERVICE}/Watch"] = Method(streaming=self._watch, one_request=True)
+        if listen.reflection:
+            self._reflection = reflection.Reflection()
+            for service in reflection.SERVICES:
+                self.table[f"/{service}/{reflection.METHOD}"] = Method(streaming=self._reflect)
+
+    def stop(self) -> None:
+        """End what would go on for ever: watches of the health."""
+        self._health.stop()
+
+    def close(self) -> None:
+        """No call is left."""
+        self._streamed.shutdown(wait=False)
+
+    # ---- inference ----
+
+    def _infer(self, data: bytes, call: Call) -> bytes:
+        return write_infer(self._run(read_infer(data), call))
+
+    def _run(self, request: InferRequest, call: Call) -> InferResponse:
+        left = call.remaining()
+        if left is not None and left < NO_DEADLINE_SECONDS:
+            request.deadline = time.monotonic() + left
+        request.watch = call.watch
+        return self._plane.infer(request)
+
+    def _stream(self, messages: Iterator[bytes], call: Call) -> Iterator[bytes]:
+        """Answers in the order of the requests; an error leaves the stream open unless the client asks for its end."""
+        strict = any(key == "triton_grpc_error" and value == "true" for key, value in call.metadata)
+        with self._long_call():
+            yield from answers(messages, lambda request: self._run(request, call), self._streamed, strict)
+
+    @contextlib.contextmanager
+    def _long_call(self) -> Iterator[None]:
+        """A call that holds a thread for as long as the client likes: of these only a part of the threads."""
+        if not self._long.acquire(blocking=False):
+            raise overloaded("too many streams are open")
+        try:
+            yield
+        finally:
+            self._long.release()
+
+    # ---- health and reflection ----
+
+    def _watch(self, messages: Iterator[bytes], call: Call) -> Iterator[bytes]:
+        yield from self._health.watch(next(iter(messages), b""), call.is_active)
+
+    def _reflect(self, messages: Iterator[bytes], call: Call) -> Iterator[bytes]:
+        with self._long_call():
+            for data in messages:
+                yield self._reflection.answer(data)
+
+
+_SLOW = ("RepositoryModelLoad", "RepositoryModelUnload", "RepositoryIndex", "ModelConfig", "ModelStatistics")
+
+
+def _unary(request: Any, response: Any, verb: Callable[[Any, bool], dict[str, Any]]) -> Unary:
+    def handle(data: bytes, call: Call) -> bytes:
+        return bytes(response(**verb(_parse(request, data), call.local)).SerializeToString())
+
+    return handle
+
+
+def _parse(kind: Any, data: bytes) -> Any:
+    if len(data) > MAX_SMALL_BYTES:
+        raise bad_argument("the message is longer than 1 MiB")
+    try:
+        return kind.FromString(data)
+    except (DecodeError, ValueError):
+        raise bad_argument(f"the message is not a valid {kind.DESCRIPTOR.full_name}") from None
+
+
+def _verbs(plane: DataPlane) -> dict[str, Verb]:
+    verbs: dict[str, Verb] = {
+        "ServerLive": (pb.ServerLiveRequest, pb.ServerLiveResponse, lambda m, _: plane.server_live()),
+        "ServerReady": (pb.ServerReadyRequest, pb.ServerReadyResponse, lambda m, _: plane.server_ready()),
+        "ModelReady": (
+            pb.ModelReadyRequest,
+            pb.ModelReadyResponse,
+            lambda m, _: plane.model_ready(m.name, m.version),
+        ),
+        "ServerMetadata": (
+            pb.ServerMetadataRequest,
+            pb.ServerMetadataResponse,
+            lambda m, _: plane.server_metadata(),
+        ),
+        "ModelMetadata": (
+            pb.ModelMetadataRequest,
+            pb.ModelMetadataResponse,
+            lambda m, _: plane.model_metadata(m.name, m.version),
+        ),
+        "ModelConfig": (
+            pb.ModelConfigRequest,
+            pb.ModelConfigResponse,
+            lambda m, _: {"config": plane.model_config(m.name, m.version)},
+        ),
+        "ModelStatistics": (
+            pb.ModelStatisticsRequest,
+            pb.ModelStatisticsResponse,
+            lambda m, _: plane.statistics(m.name, m.version),
+        ),
+        "RepositoryIndex": (
+            pb.RepositoryIndexRequest,
+            pb.RepositoryIndexResponse,
+            lambda m, _: plane.repository_index(m.repository_name, m.ready),
+        ),
+        "RepositoryModelLoad": (
+            pb.RepositoryModelLoadRequest,
+            pb.RepositoryModelLoadResponse,
+            lambda m, local: plane.load(*_repository(m), read_parameters(m.parameters), local),
+        ),
+        "RepositoryModelUnload": (
+            pb.RepositoryModelUnloadRequest,
+            pb.RepositoryModelUnloadResponse,
+            lambda m, local: plane.unload(*_repository(m), read_parameters(m.parameters), local),
+        ),
+        "TraceSetting": (
+            pb.TraceSettingRequest,
+            pb.TraceSettingResponse,
+            lambda m, local: _trace(plane.trace_setting(m.model_name, read_settings(m.settings), local)),
+        ),
+        "LogSettings": (
+            pb.LogSettingsRequest,
+            pb.LogSettingsResponse,
+            lambda m, local: _log(plane.log_settings(read_settings(m.settings), local)),
+        ),
+    }
+    for kind in ("System", "Cuda"):
+        name = f"{kind}SharedMemory"
+        verbs |= {
+            f"{name}Status": (
+                getattr(pb, f"{name}StatusRequest"),
+                getattr(pb, f"{name}StatusResponse"),
+                lambda m, _: plane.shared_memory_status(m.name),
+            ),
+            f"{name}Register": (
+                getattr(pb, f"{name}RegisterRequest"),
+                getattr(pb, f"{name}RegisterResponse"),
+                lambda m, _: plane.shared_memory_register(),
+            ),
+            f"{name}Unregister": (
+                getattr(pb, f"{name}UnregisterRequest"),
+                getattr(pb, f"{name}UnregisterResponse"),
+                lambda m, _: plane.shared_memory_unregister(m.name),
+            ),
+        }
+    return verbs
+
+
+def _repository(message: Any) -> tuple[str, str]:
+    """(repository, model). KServe clients put the model's name in field 1 and nothing in field 2."""
+    if message.model_name:
+        return message.repository_name, message.model_name
+    return "", message.repository_name
+
+
+def _trace(answer: dict[str, Any]) -> dict[str, Any]:
+    kind: Any = pb.TraceSettingResponse.SettingValue
+    return {"settings": {k: kind(value=v if isinstance(v, list) else [v]) for k, v in answer["settings"].items()}}
+
+
+def _log(answer: dict[str, Any]) -> dict[str, Any]:
+    kind: Any = pb.LogSettingsResponse.SettingValue
+    fields = {bool: "bool_param", int: "uint32_param", str: "string_param"}
+    return {"settings": {k: kind(**{fields[type(v)]: v}) for k, v in answer["settings"].items()}}
