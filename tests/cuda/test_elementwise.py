@@ -165,5 +165,5 @@ def test_neighbouring_dimensions_merge():
     assert whole["rank"] == 1 and whole["shape"][0] == whole["n"] == 40320
     rows = broadcast((8, 1, 3, 4), (3, 4))
     assert rows["rank"] == 2 and list(rows["stride"][1][:2]) == [0, 1]
-    with pytest.raises(ValueError, match="need 7 dimensions; allowed: 6"):
+    with pytest.raises(ValueError, match="need 7 dimensions after merging; allowed: 6"):
         broadcast((2, 1, 2, 1, 2, 1, 2), (1, 2, 1, 2, 1, 2, 1))

@@ -26,7 +26,7 @@ extern "C" __global__ void misaligned(int*) {
     hr::ldmatrix_x4(r, s + 8);
 }
 HR_EXPORT(misaligned)
-extern "C" __global__ void stray(int* x) { x[threadIdx.x + 5000] = 1; }
+extern "C" __global__ void stray(int* x) { x[threadIdx.x + 1024] = 1; }
 HR_EXPORT(stray)
 extern "C" __global__ void slack(uint8_t* x) { if (threadIdx.x == 0) x[9] = 1; }
 HR_EXPORT(slack)

@@ -6,32 +6,10 @@
 //   logical(x, y, out, Broadcast, function)                  bool; `not` reads x only
 //   where_{1,4,8}(condition, x, y, out, Broadcast)           items of 1, 4, 8 bytes
 //   cast(x, y, n, from, to)                                  Type codes below; to bool: x != 0
+#include "broadcast.cuh"
 #include "functions.cuh"
 
 namespace hr {
-
-constexpr int kRank = 6;
-
-// The result's shape, outermost first, and the operands' strides in elements (0 along a broadcast dimension). Python packs
-// it as kernels.elementwise.BROADCAST.
-struct Broadcast {
-    long long n;
-    int rank, unused;
-    long long shape[kRank], stride[3][kRank];
-};
-
-struct Places { long long of[3]; };
-
-HR_DEVICE Places places(const Broadcast& b, long long i) {
-    Places p = {{0, 0, 0}};
-    for (int d = b.rank - 1; d > 0; d--) {
-        const long long outer = i / b.shape[d], at = i - outer * b.shape[d];
-        for (int k = 0; k < 3; k++) p.of[k] += at * b.stride[k][d];
-        i = outer;
-    }
-    for (int k = 0; k < 3; k++) p.of[k] += i * b.stride[k][0];
-    return p;
-}
 
 template <class T> HR_DEVICE void binary(const T* x, const T* y, T* out, const Broadcast& b, int function) {
     const long long i = global_id();
@@ -73,7 +51,8 @@ using namespace hr;
 
 extern "C" __global__ void __launch_bounds__(256) unary_f32(const float* x, float* y, long long n, int function, float a, float b) {
     const long long i = global_id();
-    if (i < n) y[i] = apply_unary(function, x[i], a, b);
+    if (i >= n) return;
+    y[i] = function == sin_ ? sinf(x[i]) : function == cos_ ? cosf(x[i]) : apply_unary(function, x[i], a, b);
 }
 HR_EXPORT(unary_f32)
 

@@ -26,7 +26,8 @@ HR_DEVICE float logistic(float x) {
 }
 HR_DEVICE float soft_plus(float x) { return max_nan(x, 0.0f) + log1pf(expf(-fabsf(x))); }
 
-// a, b: the function's attributes (alpha, beta, or lower and upper bound).
+// a, b: the function's attributes (alpha, beta, or lower and upper bound). sin and cos are not among these: reducing large
+// arguments takes stack that every kernel with an epilogue would carry; only unary_f32 has them.
 HR_DEVICE float apply_unary(int function, float x, float a, float b) {
     switch (function) {
         case relu: return max_nan(x, 0.0f);
@@ -56,8 +57,6 @@ HR_DEVICE float apply_unary(int function, float x, float a, float b) {
         case softsign: return x / (1 + fabsf(x));
         case swish: return x * logistic(x * a);
         case mish: return x * tanhf(soft_plus(x));
-        case sin_: return sinf(x);
-        case cos_: return cosf(x);
         case thresholded_relu: return x > a ? x : 0;
         default: return x;
     }

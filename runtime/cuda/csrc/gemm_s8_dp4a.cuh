@@ -7,24 +7,20 @@ namespace hr::dp4a_tile {
 constexpr int kRows = 64, kCols = 64, kWords = 8, kThreads = 256, kShared = 2 * kWords * (kRows + 1) * 4;
 
 // Bytes k..k+3 of a row as one word, zero beyond `depth`.
-HR_DEVICE uint32_t word(const uint8_t* row, int k, int depth) {
+HR_DEVICE uint32_t word_of(const uint8_t* row, int k, int depth) {
     if (k + 4 <= depth && (reinterpret_cast<uint64_t>(row + k) & 3) == 0) return *reinterpret_cast<const uint32_t*>(row + k);
     uint32_t value = 0;
+#pragma unroll
     for (int i = 0; i < 4; i++)
         if (k + i < depth) value |= uint32_t(row[k + i]) << (8 * i);
     return value;
 }
 
-// Rows of A for a matrix product.
-struct MatrixRows {
-    const uint8_t* a;
-    long long lda;
-    HR_DEVICE uint32_t word(long long m, int k, int depth) const { return dp4a_tile::word(a + m * lda, k, depth); }
-};
-
-// y [m, n] = finish(A [m, k] . B [n, k]^T) for one 64 x 64 tile: block 256 threads, kShared bytes.
+// y = finish(A [m, k] . B [n, k]^T) for one tile: block of kThreads, kShared bytes. `rows` knows where A and y lie:
+// word(m, k, depth), the bytes k..k+3 of a row; at(m, n), the element of y, and r_at(m, n), that of the residual. Row m0 and
+// column n0 begin the tile; `feature` is added to a column to find what belongs to it in the epilogue.
 template <bool SIGNED_A, class Rows>
-HR_DEVICE void run(const Rows& rows, const uint8_t* b, long long ldb, void* y, long long ldy, long long m, int n, int k, const Epilogue& e) {
+HR_DEVICE void run(const Rows& rows, const uint8_t* b, long long ldb, void* y, long long m, int n, int k, int feature, const Epilogue& e) {
     HR_SHARED(uint32_t, shared);
     uint32_t(*as)[kRows + 1] = reinterpret_cast<uint32_t(*)[kRows + 1]>(shared);
     uint32_t(*bs)[kCols + 1] = as + kWords;
@@ -35,23 +31,28 @@ HR_DEVICE void run(const Rows& rows, const uint8_t* b, long long ldb, void* y, l
         for (int i = int(threadIdx.x); i < kRows * kWords; i += kThreads) {
             const int row = i / kWords, w = i % kWords;
             as[w][row] = m0 + row < m ? rows.word(m0 + row, k0 + 4 * w, k) : 0;
-            bs[w][row] = n0 + row < n ? word(b + (n0 + row) * ldb, k0 + 4 * w, k) : 0;
+            bs[w][row] = n0 + row < n ? word_of(b + (n0 + row) * ldb, k0 + 4 * w, k) : 0;
         }
         __syncthreads();
 #pragma unroll
         for (int w = 0; w < kWords; w++) {
             uint32_t x[4], z[4];
+#pragma unroll
             for (int i = 0; i < 4; i++) x[i] = as[w][ty + 16 * i], z[i] = bs[w][tx + 16 * i];
+#pragma unroll
             for (int i = 0; i < 4; i++)
+#pragma unroll
                 for (int j = 0; j < 4; j++) sums[i][j] = dp4a<SIGNED_A>(x[i], z[j], sums[i][j]);
         }
         __syncthreads();
     }
+#pragma unroll
     for (int i = 0; i < 4; i++)
+#pragma unroll
         for (int j = 0; j < 4; j++) {
             const long long row = m0 + ty + 16 * i;
             const int column = n0 + tx + 16 * j;
-            if (row < m && column < n) finish(e, sums[i][j], row, column, y, ldy);
+            if (row < m && column < n) finish(e, sums[i][j], row, feature + column, y, rows.at(row, column), rows.r_at(row, column));
         }
 }
 

@@ -11,7 +11,8 @@ enum Out { out_s32, out_f32, out_u8, out_s8 };
 //   s32: v
 //   f32: function(min(hi, max(lo, float(v) [* row_scale[m]] * scale[n] [+ (r - r_zero) * r_scale] [+ bias[n]])))
 //   u8, s8: round_half_even(min(hi, max(lo, float(v) * scale[n] [+ (r - r_zero) * r_scale]))) + zero
-// For u8 and s8, lo and hi lie within what the type holds. Null pointers: absent. Python packs it as kernels.quant.EPILOGUE.
+// For u8 and s8, lo and hi lie within what the type holds. Null pointers: absent. Python packs it as
+// kernels.requantize.EPILOGUE.
 struct Epilogue {
     const int* col;
     const int* w_zero;
@@ -35,11 +36,11 @@ HR_DEVICE int saturate(float x, int zero, bool is_signed) {
     return int(rintf(fminf(hi, fmaxf(lo, is_nan(x) ? 0.0f : x)))) + zero;
 }
 
-HR_DEVICE void finish(const Epilogue& e, int sum, long long m, long long n, void* y, long long ldy) {
+// The sum of row m and column n becomes y[at]; its residual is r[r_at].
+HR_DEVICE void finish(const Epilogue& e, int sum, long long m, long long n, void* y, long long at, long long r_at) {
     if (e.col) sum += e.col[n];
     if (e.w_zero) sum -= e.w_zero[n] * e.row_sum[m];
     if (e.row_shift) sum += e.row_shift[m] * e.col_sum[n];
-    const long long at = m * ldy + n;
     if (e.out == out_s32) {
         static_cast<int*>(y)[at] = sum;
         return;
@@ -47,7 +48,7 @@ HR_DEVICE void finish(const Epilogue& e, int sum, long long m, long long n, void
     float v = float(sum);
     if (e.row_scale) v = mul_rn(v, e.row_scale[m]);
     v = mul_rn(v, e.scale[n]);
-    if (e.r) v = add_rn(v, mul_rn(float(level(e.r, m * e.ldr + n, e.r_signed) - e.r_zero), e.r_scale));
+    if (e.r) v = add_rn(v, mul_rn(float(level(e.r, r_at, e.r_signed) - e.r_zero), e.r_scale));
     if (e.out == out_f32) {
         if (e.bias) v = add_rn(v, e.bias[n]);
         static_cast<float*>(y)[at] = apply_unary(e.function, fminf(e.hi, fmaxf(e.lo, v)), e.a, e.b);
@@ -55,5 +56,7 @@ HR_DEVICE void finish(const Epilogue& e, int sum, long long m, long long n, void
         static_cast<uint8_t*>(y)[at] = uint8_t(int(rintf(fminf(e.hi, fmaxf(e.lo, v)))) + e.zero);
     }
 }
+
+HR_DEVICE int item_size(const Epilogue& e) { return e.out == out_s32 || e.out == out_f32 ? 4 : 1; }
 
 }  // namespace hr

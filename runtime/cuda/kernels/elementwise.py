@@ -8,7 +8,15 @@ from math import prod
 import numpy as np
 
 from headrace.runtime.cuda.interface import Arg, Array, Device
-from headrace.runtime.cuda.kernels._launch import each, ints, longs, pointers, structure
+from headrace.runtime.cuda.kernels._launch import (
+    broadcast_steps,
+    each,
+    ints,
+    longs,
+    merge_dimensions,
+    pointers,
+    structure,
+)
 from headrace.runtime.cuda.sources import codes
 
 RANK = 6
@@ -29,28 +37,13 @@ def broadcast(*shapes: Shape) -> Array:
     """BROADCAST of up to three operands: neighbouring dimensions that every operand walks alike are merged. ValueError where
     more than six remain."""
     shape = np.broadcast_shapes(*(tuple(s) for s in shapes))
-    merged: list[list[int]] = []  # [size, *strides], innermost first
-    inner = [1] * len(shapes)
-    for axis in range(1, len(shape) + 1):
-        size = shape[-axis]
-        steps = []
-        for i, s in enumerate(shapes):
-            given = s[-axis] if axis <= len(s) else 1
-            steps.append(inner[i] if given != 1 else 0)
-            inner[i] *= given
-        if size == 1:
-            continue
-        if merged and all(step == merged[-1][0] * before for step, before in zip(steps, merged[-1][1:])):
-            merged[-1][0] *= size
-        else:
-            merged.append([size, *steps])
-    if len(merged) > RANK:
-        raise ValueError(f"operands {[tuple(s) for s in shapes]} need {len(merged)} dimensions; allowed: {RANK}")
-    value = structure(BROADCAST, n=prod(shape), rank=max(1, len(merged)))
-    for d, (size, *strides) in enumerate(reversed(merged or [[1] + [0] * len(shapes)])):
-        value["shape"][d] = size
-        for k, step in enumerate(strides):
-            value["stride"][k][d] = step
+    steps = [broadcast_steps(s, len(shape)) for s in shapes]
+    sizes, steps = merge_dimensions(shape, steps, f"operands {[tuple(s) for s in shapes]}", RANK)
+    lead = next((i for i, size in enumerate(sizes) if size != 1), RANK - 1)  # ones in front cost divisions
+    value = structure(BROADCAST, n=prod(shape), rank=RANK - lead)
+    value["shape"][: RANK - lead] = sizes[lead:]
+    for k, walk in enumerate(steps):
+        value["stride"][k][: RANK - lead] = walk[lead:]
     return value
 
 

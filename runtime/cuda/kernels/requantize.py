@@ -23,6 +23,16 @@ EPILOGUE = np.dtype(
 OUT = {"int32": "out_s32", "float32": "out_f32", "uint8": "out_u8", "int8": "out_s8"}
 
 
+def level_bounds(dtype: str, zero: int, lo: float, hi: float) -> tuple[np.float32, np.float32]:
+    """lo and hi, for uint8 and int8 within the levels that the type holds."""
+    low, high = np.float32(lo), np.float32(hi)
+    if dtype in ("uint8", "int8"):
+        bounds = np.iinfo(dtype)
+        least, most = np.float32(bounds.min - zero), np.float32(bounds.max - zero)
+        low, high = min(max(low, least), most), max(min(high, most), least)
+    return low, high
+
+
 @dataclass(frozen=True)
 class Epilogue:
     """What becomes of the sums. Addresses (0: absent) of vectors: `col`, `w_zero`, `col_sum` int32 [n], `scale`, `bias`
@@ -55,11 +65,7 @@ class Epilogue:
     b: float = 0.0
 
     def packed(self) -> Array:
-        lo, hi = np.float32(self.lo), np.float32(self.hi)
-        if self.out in ("uint8", "int8"):
-            bounds = np.iinfo(self.out)
-            least, most = np.float32(bounds.min - self.zero), np.float32(bounds.max - self.zero)
-            lo, hi = np.clip(lo, least, most), np.clip(hi, least, most)
+        lo, hi = level_bounds(self.out, self.zero, self.lo, self.hi)
         given = {
             name: getattr(self, name)
             for name in EPILOGUE.names or ()

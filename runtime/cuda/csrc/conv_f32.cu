@@ -1,0 +1,31 @@
+// conv_f32(x, w, bias, r, y, Window, function, a, b): y = function(conv(x, w) + bias[feature] + r), float32. w [features,
+// channels of a group, kernel_h, kernel_w]; r, if not null, has the layout of y. An implicit matrix product: grid
+// (ceil(pixels / 64), ceil(features of a group / 64), groups), block 256, 8704 bytes.
+#include "gemm_f32.cuh"
+#include "window.cuh"
+
+using namespace hr;
+
+extern "C" __global__ void __launch_bounds__(256) conv_f32(const float* x, const float* w, const float* bias, const float* r, float* y, Window g,
+                                                           int function, float a, float b) {
+    const int channels = g.c / g.group, features = g.features / g.group, taps = g.kernel_h * g.kernel_w, depth = channels * taps;
+    const int first_channel = int(blockIdx.z) * channels, first_feature = int(blockIdx.z) * features;
+    const float* weights = w + static_cast<long long>(first_feature) * depth;
+    float sums[4][4] = {};
+    f32_tile::sum(
+        sums,
+        [&](long long m, int k) {
+            const Pixel p = pixel(g, m);
+            const int c = k / taps, t = k - c * taps, kh = t / g.kernel_w, h = in_h(g, p, kh), at = in_w(g, p, t - kh * g.kernel_w);
+            return inside(g, h, at) ? x[x_at(g, p.n, first_channel + c, h, at)] : 0.0f;
+        },
+        [&](int k, int n) { return weights[static_cast<long long>(n) * depth + k]; }, pixels(g), features, depth);
+    f32_tile::finish(sums, pixels(g), features, [&](long long m, int n, float sum) {
+        const int feature = first_feature + n;
+        const long long at = y_at(g, pixel(g, m), feature);
+        if (bias) sum += bias[feature];
+        if (r) sum += r[at];
+        y[at] = apply_unary(function, sum, a, b);
+    });
+}
+HR_EXPORT(conv_f32)
