@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from headrace.jit.arguments import as_array
 from headrace.jit.exported import Exported
 from headrace.runtime.graph import Graph, Program
 from headrace.runtime.model import Golden, Model, TensorSpec
+from headrace.runtime.session import Session
 from headrace.tensors import Tensor, wrap
 
 
@@ -59,7 +61,20 @@ class Loaded:
 
     @property
     def program(self) -> Program:
-        return Program({self.graph.name: self.graph})
+        return Program({name: self.model.entry(name).graph for name in self.entries})
+
+    @property
+    def entries(self) -> tuple[str, ...]:
+        """The names of the entry points."""
+        return self.model.entries
+
+    def entry(self, name: str) -> Loaded:
+        """One of the entry points. Raises InputError naming those that exist."""
+        return Loaded(self.model.entry(name))
+
+    def session(self, initial: Mapping[str, Any] | None = None) -> Session:
+        """What keeps the states of the program between calls. See Model.session."""
+        return self.model.session(initial)
 
     @property
     def code(self) -> str:

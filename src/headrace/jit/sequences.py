@@ -22,7 +22,7 @@ from headrace.tensors import Tensor, check_dim
 def inserted(tracer: Any, items: List, item: Any) -> List:
     """The list with one more element at its end. Raises specs.Mismatch where it is of another type."""
     element = specs.join_elements([items.element, specs.spec_of(item)])
-    found = tracer.node("SequenceInsert", [items.sequence, tracer.value(item)], {})
+    found = tracer.node("SequenceInsert", [items.sequence, specs.item_value(item, element, tracer)], {})
     return specs.dynamic_list(found, element, tracer)
 
 
@@ -78,8 +78,7 @@ def _at(items: List, position: Tensor) -> Tensor:
         return items[int(position)]
     tracer = MODE.tracer
     value = tracer.node("SequenceAt", [items.sequence, tracer.value(position)], {})
-    value.type = specs.types(items.element, tracer.builder.inference.fresh)[0]
-    return tracer._tensor(value)
+    return specs.item_of(value, items.element, tracer)
 
 
 def _length(items: List) -> Tensor:

@@ -73,7 +73,7 @@ class Branches(Core):
             try:
                 spec = specs.join(specs.spec_of(a), specs.spec_of(b))
             except specs.Mismatch as mismatch:
-                joined[place] = self._differs(place, a, b, mismatch, node)
+                joined[place] = self._differs(place, (a, b), str(mismatch), node)
                 continue
             if specs.types(spec, self.tracer.builder.inference.fresh):
                 outputs.append((place, spec))
@@ -87,19 +87,18 @@ class Branches(Core):
 
     def _held(self, place: Place, after: Snapshot, before: Snapshot, node: ast.AST) -> Any:
         """What a place holds at the end of a way."""
-        missing = f"`{place[-1]}` is assigned on one way of {self.source.place(node)}only"
+        missing = f"`{place[-1]}` is assigned on one way of {self.source.line(node)} only"
         return after.get(place, before.get(place, Undefined(missing)))
 
-    def _differs(self, place: Place, a: Any, b: Any, mismatch: specs.Mismatch, node: ast.AST) -> Undefined:
+    def _differs(self, place: Place, values: tuple[Any, Any], mismatch: str, node: ast.AST) -> Undefined:
         """A place that cannot be read after the branch. Objects that others may hold cannot be left so."""
-        for value in (a, b):
+        for value in values:
             if isinstance(value, Undefined):
                 return value
-        name = "the value" if place[0] == "flow" else f"`{place[-1]}`"
-        text = f"{name} is one of {mismatch} after {self.source.place(node)}which way is taken"
-        if place[0] in ("object", "buffer") or place == ("flow", "value"):
-            what = text if place[0] != "object" else f"a value that is written in place is {mismatch} after the branch"
-            self.refuse(node, what, "let both ways give one dtype and one number of dimensions")
+        name = {"flow": "the value", "object": "what is written in place"}.get(place[0], f"`{place[-1]}`")
+        text = f"{name} is {mismatch}, by the way that {self.source.line(node)} takes"
+        if place[0] != "variable":
+            self.refuse(node, text, "let both ways give one dtype and one number of dimensions")
         return Undefined(text)
 
     def _emit_if(

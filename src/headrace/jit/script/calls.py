@@ -11,6 +11,7 @@ from types import FunctionType, MethodType
 from typing import Any
 
 import headrace.functional as F
+from headrace import scalar_types
 from headrace.jit.errors import is_library
 from headrace.jit.script import iteration, numbers, specs
 from headrace.jit.script.core import Core
@@ -129,6 +130,11 @@ class Calls(Core):
         if function in (F.stack, F.cat) and isinstance(args[0], List) and args[0].sequence is not None:
             dim = kwargs.get("dim", args[1] if len(args) > 1 else 0)
             return (concatenate(self.tracer, args[0], dim, stacked=function is F.stack),)
+        if function is F.tensor and isinstance(args[0], List) and args[0].sequence is not None:
+            found = concatenate(self.tracer, args[0], 0, stacked=True)
+            plain = scalar_types.get_default_dtype() if args[0].element.dtype == "float64" else None
+            dtype = kwargs.get("dtype", plain)
+            return (found if dtype is None else found.to(dtype),)
         if function is F.tensor and args and holds_traced(args[0]):
             return (self._tensor_of(args[0], kwargs.get("dtype"), node),)
         return None

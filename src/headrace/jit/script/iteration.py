@@ -108,5 +108,4 @@ def element(compiler: Core, value: List, index: Any) -> Any:
     position = tracer.value(numbers.tensor_of(index, "int"))
     spec = value.element if value.sequence is not None else specs.join_elements(list(map(specs.spec_of, value)))
     found = tracer.node("SequenceAt", [specs.sequence_value(value, spec, tracer), position], {})
-    found.type = specs._type(spec, tracer.builder.inference.fresh)
-    return tracer._tensor(found)
+    return specs.item_of(found, spec, tracer)

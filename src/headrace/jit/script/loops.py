@@ -186,7 +186,7 @@ class Loops(Core):
             if isinstance(spec, specs.Fixed) and isinstance(spec.value, Undefined):
                 return spec.value
         name = f"`{place[-1]}`" if place[0] in ("variable", "buffer") else "a value"
-        text = f"{name} is {first} before the loop of {self.source.place(statement)}and {last} after a trip"
+        text = f"{name} is {first} before the loop of {self.source.line(statement)} and {last} after a trip"
         if place[0] != "variable":
             self.refuse(statement, text, _start(place, last))
         return Undefined(f"{text}. Rewrite: {_start(place, last)}")
@@ -217,7 +217,7 @@ class Loops(Core):
                 self.refuse(statement, f"the trips do not fit together: {error}", "give each variable one type")
         results = {place: specs.build(spec, found_values, self.tracer) for place, spec in carried.items()}
         for place in [p for p in trip.after.bindings if p[0] == "variable" and p not in before.bindings]:
-            reason = f"`{place[-1]}` is assigned inside the loop of {self.source.place(statement)}only, which may make no trip"
+            reason = f"`{place[-1]}` is assigned inside the loop of {self.source.line(statement)} only, which may make no trip"
             self.store.assign(place, Undefined(f"{reason}. Rewrite: give it a first value before the loop"), before)
         for place, value in [*results.items(), *spoiled.items()]:
             if place[0] != "flow":

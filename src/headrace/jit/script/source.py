@@ -27,6 +27,11 @@ class Source:
         line = linecache.getline(self.file, number).strip()
         return f"{self.file}:{number}: " + (f"`{line}`: " if line else "")
 
+    def line(self, node: ast.AST) -> str:
+        """ "line 7 (`source`)" of a node, for a place in the same function."""
+        number = getattr(node, "lineno", self.tree.lineno)
+        return f"line {number} (`{linecache.getline(self.file, number).strip()}`)"
+
     def surroundings(self, name: str) -> Any:
         """A name that the function does not assign. KeyError where it is not defined anywhere."""
         return _around(self.function, name)

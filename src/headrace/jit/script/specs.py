@@ -31,12 +31,16 @@ class Mismatch(Exception):
 
 @dataclass(frozen=True)
 class Array:
-    """A tensor. A size of None differs between the ways; a shape of None is not known at all (elements of an empty list)."""
+    """A tensor. A size of None differs between the ways; a shape of None is not known at all (elements of an empty list).
+    `number` is the kind of an element that is a Python number, in a list whose length only the graph knows."""
 
     dtype: str
     shape: tuple[Dim | None, ...] | None
+    number: str | None = None
 
     def __str__(self) -> str:
+        if self.number is not None:
+            return str(Scalar(self.number))
         sizes = "..." if self.shape is None else ", ".join("?" if d is None else dim_text(d) for d in self.shape)
         return f"a tensor {self.dtype}[{sizes}]"
 
@@ -48,7 +52,7 @@ class Scalar:
     kind: str
 
     def __str__(self) -> str:
-        return f"the number kind {self.kind}"
+        return f"a number ({self.kind})"
 
 
 @dataclass(frozen=True)
@@ -145,16 +149,12 @@ def join(a: Spec, b: Spec) -> Spec:
         return Tree(a.make, a.kind, tuple(map(join, a.parts, b.parts)))
     if len(lists) == 2:
         return _join_lists(a, b)
-    raise Mismatch(f"{a} and {b}")
+    raise Mismatch(f"{a} or {b}")
 
 
 def _join_arrays(a: Array, b: Array) -> Array:
-    if a.dtype != b.dtype:
-        raise Mismatch(f"{a} and {b}")
-    if a.shape is None or b.shape is None:
-        return a if b.shape is None else b
-    if len(a.shape) != len(b.shape):
-        raise Mismatch(f"{a} and {b}")
+    if a.dtype != b.dtype or a.shape is None or b.shape is None or len(a.shape) != len(b.shape):
+        raise Mismatch(f"{a} or {b}")
     return Array(a.dtype, tuple(x if x == y else None for x, y in zip(a.shape, b.shape)))
 
 
@@ -164,13 +164,32 @@ def _join_lists(a: Spec, b: Spec) -> Sequence_:
 
 
 def join_elements(elements: Sequence[Spec]) -> Array:
-    """The spec of all elements of a list whose length changes: tensors of one dtype and number of dimensions."""
-    total = elements[0]
-    for element in elements:
-        if not isinstance(element, Array):
-            raise Mismatch(f"a list that holds {element} (lists whose length changes hold tensors)")
+    """The spec of all elements of a list whose length changes: numbers, or tensors of one dtype and number of dimensions."""
+    known = [e for e in elements if not (isinstance(e, Array) and e.shape is None)]
+    if not known:
+        return elements[0]
+    kinds = [e.number if isinstance(e, Array) else _kind(e) for e in known]
+    if all(kinds):
+        widest = max((kind for kind in kinds if kind), key=ORDER.index)
+        return Array(DTYPES[widest], (), widest)
+    total = known[0]
+    for element, kind in zip(known, kinds):
+        if not isinstance(element, Array) or kind:
+            raise Mismatch(f"a list that holds {element} (lists whose length changes hold tensors, or numbers)")
         total = _join_arrays(total, element)
     return total
+
+
+def item_value(item: Any, element: Array, tracer: Any) -> Value:
+    """The graph value of an element of a list."""
+    return tracer.value(numbers.tensor_of(item, element.number) if element.number else item)
+
+
+def item_of(value: Value, element: Array, tracer: Any) -> Any:
+    """The element of a list behind a graph value."""
+    value.type = _type(element, tracer.builder.inference.fresh)
+    tensor = tracer._tensor(value)
+    return Number(element.number, tensor) if element.number else tensor
 
 
 def _kind(spec: Spec) -> str | None:
@@ -258,7 +277,7 @@ def sequence_value(value: List, element: Array, tracer: Any) -> Value:
     if not value:
         found = tracer.node("SequenceEmpty", [], {"dtype": dtypes.BY_NAME[element.dtype].onnx})
     else:
-        found = tracer.node("SequenceConstruct", [tracer.value(item) for item in value], {})
+        found = tracer.node("SequenceConstruct", [item_value(item, element, tracer) for item in value], {})
     return found
 
 
