@@ -6,6 +6,7 @@ the Module itself answers; where onnxruntime is installed, with that too.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ def export(
     atol: float = 1e-4,
     **options: Any,
 ) -> Report:
-    """Write a Module (with example arguments), an `Exported`, a Program or a Graph as an ONNX file.
+    """Write a Module or what `jit.script` answers (with example arguments), an `Exported`, a Program or a Graph as an ONNX file.
 
     Dimension 0 of every input is symbolic; `dynamic_axes` ({input: {axis: name}} or {input: [axis]}) names it and makes
     others symbolic. `opset_version` is 13 or newer, None the default of the writer. Example arguments are run through
@@ -108,19 +109,21 @@ def _captured(
         return Program({model.name: model}), {}, []
     if isinstance(model, Program):
         return model, {}, []
-    from headrace.jit import Exported, trace
+    from headrace.jit import Exported, Scripted, trace
 
     examples = () if args is None else tuple(args) if isinstance(args, tuple | list) else (args,)
     traced = not isinstance(model, Exported)
-    exported = trace(model, examples) if traced else model
+    capture = model.capture if isinstance(model, Scripted) else functools.partial(trace, model)
+    exported = capture(examples) if traced else model
     names = [value.name for value in exported.graph.inputs]
     if dynamic_axes and traced:
         known = dict(zip(input_names or names, names))  # what the file calls an input -> what the Module calls it
         wanted = {
             known[name]: axes for name, axes in dynamic_axes.items() if name in known
         }  # outputs follow from inputs
-        exported = trace(model, examples, dynamic=wanted)
+        exported = capture(examples, dynamic=wanted)
     arrays = list(_leaves(examples))
+    arrays += exported.examples[len(arrays) :]  # states
     answers = list(exported.eager(*arrays)) if arrays else []
     return exported.program, dict(zip(names, arrays)), answers
 

@@ -107,6 +107,48 @@ def test_run_export_and_run_again_agree(folder: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(a["data"], b["data"], rtol=1e-6)
 
 
+SCRIPTED = """
+import headrace as torch
+from headrace import jit, nn
+
+class Counter(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    @jit.export
+    def halve(self, x):
+        while x.abs().max() > 1:
+            x = x / 2
+        return x
+
+    def forward(self, x):
+        self.calls = self.calls + 1
+        return self.halve(x) * self.calls
+
+def made():
+    return jit.script(Counter(), (torch.ones(2, 3) * 9,), entries={"halve": (torch.ones(2, 3),)})
+
+def compiled():
+    return jit.script(Counter()), (torch.ones(2, 3),)
+"""
+
+
+def test_pack_and_inspect_programs_with_states_and_entry_points(tmp_path: Path) -> None:
+    (tmp_path / "scripted.py").write_text(SCRIPTED)
+    report = answer("pack", "scripted.py:made", "-o", "net.hr", cwd=tmp_path)
+    assert report["golden"] == 4 and report["deviation"] < 1e-5
+    facts = answer("inspect", "net.hr", cwd=tmp_path)
+    assert list(facts["entries"]) == ["main", "halve"]
+    assert facts["entries"]["main"]["states"] == [{"input": "calls", "output": "calls_next"}]
+    shown = headrace("inspect", "net.hr", cwd=tmp_path).stdout
+    assert "entry point halve" in shown and "state input" in shown
+    code = headrace("inspect", "net.hr", "--code", cwd=tmp_path).stdout
+    assert "while going:" in code and "def forward(x, calls, weights):" in code
+    assert headrace("verify", "net.hr", cwd=tmp_path).returncode == 0
+    assert answer("pack", "scripted.py:compiled", "-o", "two.hr", cwd=tmp_path)["golden"] == 4
+
+
 def test_pack_onnx_with_somebody_elses_outputs(folder: Path, tmp_path: Path) -> None:
     name = answer("inspect", "net.hr", cwd=folder)["inputs"][0]["name"]
     headrace("export", folder / "net.hr", "-o", tmp_path / "net.onnx")

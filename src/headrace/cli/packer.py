@@ -64,9 +64,10 @@ def load_object(file: str, name: str) -> Any:
 
 def door_of(made: Any) -> Door | None:
     """What packs an object: the door for Modules, torch's modules, or estimators; None for anything else."""
+    from headrace.jit import Exported, Scripted
     from headrace.nn.module import Module
 
-    if isinstance(made, Module):
+    if isinstance(made, Module | Exported | Scripted):
         return pack
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(made, torch.nn.Module):

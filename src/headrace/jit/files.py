@@ -18,7 +18,7 @@ from headrace.tensors import Tensor, wrap
 
 def save(exported: Any, path: str | os.PathLike[str], example_inputs: Any = None) -> None:
     """Write an Exported, a Loaded, a Program or a Graph as a `.hr` archive; a Module or function is traced first with
-    `example_inputs`. The example of a trace and its outputs are stored as golden data."""
+    `example_inputs`, what `@script` made is compiled. The example of a capture and its outputs are stored as golden data."""
     from headrace.serializer import archive
 
     if callable(exported) and not isinstance(exported, Exported | Loaded):
@@ -26,7 +26,8 @@ def save(exported: Any, path: str | os.PathLike[str], example_inputs: Any = None
 
         if example_inputs is None:
             raise TypeError("a Module is captured by running it: save(module, path, example_inputs)")
-        exported = trace(exported, example_inputs)
+        capture = getattr(exported, "capture", None)  # of a Scripted
+        exported = trace(exported, example_inputs) if capture is None else capture(example_inputs)
     golden = None
     if isinstance(exported, Exported):
         golden = _golden(exported)

@@ -13,13 +13,20 @@ from headrace.runtime.types import TensorType
 
 
 def inspect(
-    path: str | Path, *, graph: bool = False, optimized: bool = False, kernels: bool = False, device: str = "cpu"
+    path: str | Path,
+    *,
+    graph: bool = False,
+    code: bool = False,
+    optimized: bool = False,
+    kernels: bool = False,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Facts of a `.hr` or `.onnx` file as plain data.
 
     Keys: path, format, bytes, parameters, inputs, outputs (name, dtype, shape as text), operators (name -> count),
-    rows (independent, reason), properties, members (`.hr` only: name, size, sha256), golden (number of cases); with
-    `graph` the text of the main entry point, after the portable passes where `optimized`; with `kernels` what runs each node
+    rows (independent, reason), properties, members (`.hr` only: name, size, sha256), golden (number of cases), entries
+    (entry point -> inputs, outputs, states, hash); with `graph` the text of the main entry point, after the portable passes
+    where `optimized`; with `code` the same as Python that runs under headrace; with `kernels` what runs each node
     on `device` (operator, node, kernel, reason; on the CPU the kernel's variant, "blocks" for If, Loop and Scan; "reference" with
     the reason where there is none), and `device` and `device_reason`.
 
@@ -44,7 +51,7 @@ def inspect(
         "rows": {"independent": rows.independent, "reason": rows.reason},
         "properties": dict(opened.properties),
         "golden": len(opened.golden.inputs) if opened.golden else 0,
-        "entries": list(opened.program.entries),
+        "entries": {name: _entry(entry) for name, entry in opened.program.entries.items()},
         "hash": main.hash(),
     }
     if path.suffix == ".hr":
@@ -57,7 +64,21 @@ def inspect(
             facts |= {key: model.properties.get(key, "") for key in ("device", "device_reason")}
     if graph:
         facts["graph"] = str(main)
+    if code:
+        from headrace.jit.code import graph_code
+
+        facts["code"] = graph_code(main)
     return facts
+
+
+def _entry(graph: Graph) -> dict[str, Any]:
+    """One entry point; states are inputs and outputs as well."""
+    return {
+        "inputs": [_spec(value) for value in graph.inputs],
+        "outputs": [_spec(value) for value in graph.outputs],
+        "states": [{"input": state.input, "output": state.output} for state in graph.states],
+        "hash": graph.hash(),
+    }
 
 
 def _spec(value: Any) -> dict[str, str]:

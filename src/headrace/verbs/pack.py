@@ -70,8 +70,9 @@ def pack(
 ) -> PackReport:
     """Write `model` as a `.hr` package at `path`.
 
-    model: an `nn.Module` (captured by `jit.trace` in evaluation mode), an `Exported`, a Graph or Program, or the path
-        of an `.onnx` or `.hr` file.
+    model: an `nn.Module` (captured by `jit.trace` in evaluation mode), what `jit.script` answers (a Scripted is captured
+        with its control flow, an Exported may have several entry points), a Graph or Program, or the path of an `.onnx` or
+        `.hr` file.
     example_inputs: what the Module is called with (an array or a tuple of them); dimension 0 becomes the batch.
     golden: how many golden cases to make from `seed` (inputs shaped and ranged like the example), or the inputs
         themselves, as dicts by input name.
@@ -139,21 +140,22 @@ def _capture(
         from headrace.runtime.model import open_source
 
         return open_source(Path(model)).program, None, None
-    from headrace.jit import Exported, trace
+    from headrace.jit import Exported, Scripted, trace
 
     if isinstance(model, Exported):
-        return model.program, None, None
-    if example is None:
+        exported = next(entry for entry in model.entries.values() if entry.graph is model.program.main)
+    elif example is None:
         raise InputError("a Module is captured by running it: give example_inputs (an array, or a tuple of arrays)")
-    inputs = tuple(example) if isinstance(example, tuple | list) else (example,)
-    exported = trace(model, inputs)
-    names = [value.name for value in exported.program.main.inputs]
-    outputs = [value.name for value in exported.program.main.outputs]
+    else:
+        inputs = tuple(example) if isinstance(example, tuple | list) else (example,)
+        exported = model.capture(inputs) if isinstance(model, Scripted) else trace(model, inputs)
+    names = [value.name for value in exported.graph.inputs]
+    outputs = [value.name for value in exported.graph.outputs]
 
     def eager(feeds: Arrays) -> dict[str, np.ndarray]:
         return dict(zip(outputs, exported.eager(*(feeds[name] for name in names)), strict=True))
 
-    return exported.program, eager, {name: np.asarray(array) for name, array in zip(names, inputs, strict=True)}
+    return exported.program, eager, dict(zip(names, exported.examples, strict=True))
 
 
 def _golden_inputs(model: Model, count: int, seed: int, example: Arrays | None) -> list[dict[str, np.ndarray]]:
