@@ -68,6 +68,7 @@ BY_NAME = {row.name: row for row in TABLE}
 BY_ONNX = {row.onnx: row for row in TABLE}
 
 FLOAT = frozenset({"float32", "float64", "float16", "bfloat16"})
+COMPLEX = frozenset({"complex64", "complex128"})
 FLOAT8 = frozenset(row.name for row in TABLE if row.name.startswith("float8"))
 SIGNED = frozenset({"int8", "int16", "int32", "int64"})
 UNSIGNED = frozenset({"uint8", "uint16", "uint32", "uint64"})

@@ -41,9 +41,12 @@ def scalar(F: Any, value: float, like: Any) -> Any:
     return F.constant(np.asarray(value, numpy_dtype(F.dtype(like))))
 
 
+_DIFFERENTIABLE = dtypes.FLOAT | dtypes.COMPLEX
+
+
 def is_float(F: Any, value: Any) -> bool:
     """Whether gradients flow into this value."""
-    return value is not None and F.dtype(value) in dtypes.FLOAT
+    return value is not None and F.dtype(value) in _DIFFERENTIABLE
 
 
 def unbroadcast(F: Any, gradient: Any, like: Any) -> Any:

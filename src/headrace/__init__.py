@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 _CORE = (
     "headrace.scalar_types",
     "headrace.devices",
+    "headrace.layouts",
     "headrace.tensors",
     "headrace.functional",
     "headrace.autograd.mode",

@@ -8,14 +8,15 @@ import numpy as np
 
 import headrace.functional  # noqa: F401  attaches the tensor methods
 from headrace import scalar_types
+from headrace.autograd.mode import MODE
 from headrace.autograd.tape import ops
-from headrace.functional.base import axes_input, cast, named_tuple, scalar
+from headrace.functional.base import axes_input, cast, derived, named_tuple
 from headrace.functional.linear import cross as _cross
 from headrace.functional.linear import matmul
 from headrace.functional.pointwise import category
 from headrace.functional.reduction import amax, amin, sum_, vector_norm
 from headrace.functional.shape import movedim, transpose, unsqueeze
-from headrace.tensors import Tensor, wrap
+from headrace.tensors import Tensor, concrete, wrap
 
 eigh_type = named_tuple("linalg_eigh", "eigenvalues eigenvectors")
 qr_type = named_tuple("linalg_qr", "Q R")
@@ -145,16 +146,42 @@ def svdvals(A: Tensor, *, driver: str | None = None) -> Tensor:
 def pinv(A: Tensor, *, atol: Any = None, rtol: Any = None, hermitian: bool = False) -> Tensor:
     """The Moore-Penrose inverse; singular values below max(atol, rtol * largest) count as 0."""
     _matrices(A, "pinv", square=False)
-    if 0 in A._data.shape[-2:]:
-        return wrap(np.zeros((*A._data.shape[:-2], A._data.shape[-1], A._data.shape[-2]), A._data.dtype))
-    u, s, vh = ops.SVD(A, outputs=3)
+    if 0 in A._data.shape:
+        return transpose(A, -2, -1).clone()
+    if hermitian:  # only the lower triangle is read
+        _matrices(A, "pinv")
+        lower = np.tril(concrete(A, "linalg.pinv"))
+        full = lower + np.tril(lower, -1).swapaxes(-2, -1)
+        both = derived("SymmetricBackward", full, (A,), lambda g: [(g + transpose(g, -2, -1)) * 0.5])
+        return pinv(both, atol=atol, rtol=rtol)
+    u, s, vh = np.linalg.svd(concrete(A, "linalg.pinv"), full_matrices=False)
     eps = scalar_types.finfo(A.dtype).eps
     if rtol is None:
         rtol = 0.0 if atol is not None else max(A._data.shape[-2:]) * eps
-    edge = np.maximum(_value(atol or 0.0), _value(rtol) * s._data.max(-1)) if s._data.size else 0.0
-    keep = s._data > np.asarray(edge)[..., None]
-    inverse = ops.Where(keep, ops.Reciprocal(ops.Where(keep, s, scalar(1, s))), scalar(0, s))
-    return matmul(transpose(vh, -2, -1) * unsqueeze(inverse, -2), transpose(u, -2, -1))
+    edge = np.maximum(_value(0.0 if atol is None else atol), _value(rtol) * s.max(-1))
+    keep = s > np.asarray(edge)[..., None]
+    inverse = np.where(keep, 1 / np.where(keep, s, 1), 0)[..., None, :]
+    array = ((vh.swapaxes(-2, -1) * inverse) @ u.swapaxes(-2, -1)).astype(A._data.dtype)
+
+    def backward(g: Tensor) -> list[Tensor]:
+        p = pinv(A, atol=atol, rtol=rtol) if MODE.grad else wrap(array)
+        return [_pinv_gradient(A, p, g)]
+
+    return derived("PinvBackward", array, (A,), backward)
+
+
+def _pinv_gradient(a: Tensor, p: Tensor, g: Tensor) -> Tensor:
+    """Golub and Pereyra (1973): the differential of the pseudo-inverse p of a, where the rank stays as it is."""
+    gt, pt = transpose(g, -2, -1), transpose(p, -2, -1)
+    if a._data.shape[-2] <= a._data.shape[-1]:
+        k = matmul(gt, p)
+        kp = matmul(k, pt)
+        rest = matmul(matmul(pt, p), gt - matmul(k, a))
+        return kp - matmul(matmul(a, p), kp) + rest - transpose(matmul(p, k), -2, -1)
+    k = matmul(p, gt)
+    pk = matmul(pt, k)
+    rest: Tensor = matmul(gt - matmul(a, k), matmul(p, pt))
+    return rest + pk - matmul(matmul(pk, p), a) - transpose(matmul(k, p), -2, -1)
 
 
 def _value(x: Any) -> Any:
@@ -165,8 +192,9 @@ def matrix_power(A: Tensor, n: int) -> Tensor:
     """A multiplied by itself n times; a negative n takes the inverse."""
     if A._data.ndim < 2 or A._data.shape[-1] != A._data.shape[-2]:
         raise RuntimeError("linalg.matrix_power: A must be batches of square matrices")
-    if n == 0:
-        return wrap(np.broadcast_to(np.eye(A._data.shape[-1], dtype=A._data.dtype), A._data.shape).copy())
+    if n == 0:  # a constant, whose gradient is zero rather than absent
+        eye = np.eye(A._data.shape[-1], dtype=A._data.dtype)
+        return ops.Where(np.ones(A._data.shape, np.bool_), eye, A)  # type: ignore[no-any-return]
     base, n = (inv(A), -n) if n < 0 else (A, n)
     found: Tensor | None = None
     while n:
@@ -194,7 +222,11 @@ def multi_dot(tensors: Any) -> Tensor:
 
 
 def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | None = None) -> Any:
-    """The least-squares solution of A @ X = B by the pseudo-inverse."""
+    """The least-squares solution of A @ X = B by the pseudo-inverse; rank and singular values where the driver gives them."""
+    if driver not in (None, "gels", "gelsy", "gelsd", "gelss"):
+        raise RuntimeError(
+            f"torch.linalg.lstsq: parameter `driver` should be one of (gels, gelsy, gelsd, gelss), got {driver}"
+        )
     vector = A._data.ndim - 1 == B._data.ndim
     b = unsqueeze(B, -1) if vector else B
     if A._data.ndim < 2 or b._data.shape[-2] != A._data.shape[-2]:
@@ -202,16 +234,15 @@ def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | Non
     solution = matmul(pinv(A), b)
     rows, columns = A._data.shape[-2:]
     rank = wrap(np.asarray(np.linalg.matrix_rank(A.detach().numpy()), np.int64))
-    empty = wrap(np.zeros(0, A._data.dtype))
-    residuals = empty
-    if rows > columns and driver != "gelsy" and np.all(rank._data == columns):
+    residuals = empty = wrap(np.zeros(0, A._data.dtype))
+    if rows > columns and driver not in (None, "gelsy") and np.all(rank._data == columns):
         gap = matmul(A, solution) - b
         residuals = sum_(gap * gap, -2)
     return lstsq_type(
         solution.squeeze(-1) if vector else solution,
         residuals,
-        rank if driver not in (None, "gels") else wrap(np.zeros(0, np.int64)),
-        empty,
+        wrap(np.zeros(0, np.int64)) if driver == "gels" else rank,
+        svdvals(A.detach()) if driver in ("gelsd", "gelss") else empty,
     )
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from headrace import scalar_types
 from headrace.devices import CPU, check_device, device
+from headrace.layouts import check_format, strided
 from headrace.scalar_types import dtype
 
 _CATEGORY = {row.numpy: row.category for row in scalar_types._BY_NAME.values()}
@@ -146,7 +147,7 @@ class Tensor:
 
     element_size = lambda self: self._data.dtype.itemsize  # noqa: E731
     nbytes = property(lambda self: self._data.nbytes)
-    layout = "strided"
+    layout = strided
     is_cuda = is_sparse = is_mps = is_meta = is_quantized = is_mkldnn = is_nested = False
 
     def get_device(self) -> int:
@@ -162,6 +163,7 @@ class Tensor:
         return self.dtype.is_signed
 
     def is_contiguous(self, memory_format: Any = None) -> bool:
+        check_format(memory_format, self._data.ndim)
         return bool(self._data.flags.c_contiguous)
 
     def stride(self, dim: int | None = None) -> Any:

@@ -334,3 +334,45 @@ def test_deep_graphs_do_not_recurse() -> None:
         y = y + 0.001
     y.backward()
     assert x.grad.tolist() == [1]
+
+
+def test_gradients_where_formulas_divide_by_zero() -> None:
+    """Running and scattered products through zeros, norms of zeros, shared extremes."""
+    x = torch.tensor([2.0, 0.0, 3.0, 0.0, 4.0], requires_grad=True)
+    x.cumprod(0).sum().backward()
+    assert x.grad.tolist() == [1, 2 + 6, 0, 0, 0]
+    src = torch.tensor([0.0, 2.0, 5.0, 0.0, 0.0], requires_grad=True)
+    start = torch.tensor([3.0, 0.0, 7.0], requires_grad=True)
+    start.scatter_reduce(0, torch.tensor([0, 0, 1, 2, 2]), src, "prod").sum().backward()
+    assert src.grad.tolist() == [6, 0, 0, 0, 0] and start.grad.tolist() == [0, 5, 0]
+    tied = torch.tensor([4.0, 4.0, 1.0], requires_grad=True)
+    torch.tensor([4.0, 0.0]).scatter_reduce(0, torch.tensor([0, 0, 1]), tied, "amax").sum().backward()
+    np.testing.assert_allclose(tied.grad.tolist(), [1 / 3, 1 / 3, 1])
+    for order in (0.5, 3.5, -1):
+        v = torch.tensor([0.0, 2.0], requires_grad=True)
+        torch.linalg.vector_norm(v, order).backward()
+        assert np.isfinite(v.grad.numpy()).all()
+    value = torch.tensor(1.0, requires_grad=True)
+    torch.zeros(3).index_fill(0, torch.tensor([1, 1]), value).sum().backward()
+    assert value.grad.item() == 1
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (4, 2), (3, 3)])
+def test_gradient_of_the_pseudo_inverse(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    low = rng.standard_normal((shape[0], 2)) @ rng.standard_normal((2, shape[1]))  # rank 2: some singular values are 0
+    x = torch.tensor(low, requires_grad=True)
+    row = torch.tensor(rng.standard_normal((1, shape[1])))
+    if min(shape) == 2:
+        assert torch.autograd.gradcheck(torch.linalg.pinv, (x,))
+    assert torch.autograd.gradcheck(lambda v: torch.linalg.pinv(v @ v.mT @ v * 0.1 + 0 * row), (x,), atol=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "nearest", "bicubic"])
+@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+def test_gradient_of_grid_sample(mode: str, padding: str) -> None:
+    rng = np.random.default_rng(1)
+    x = torch.tensor(rng.standard_normal((2, 2, 3, 4)), requires_grad=True)
+    grid = torch.tensor(rng.uniform(-1.3, 1.3, (2, 3, 2, 2)), requires_grad=True)
+    call = torch.nn.functional.grid_sample
+    assert torch.autograd.gradcheck(lambda a, b: call(a, b, mode, padding, align_corners=True), (x, grid))

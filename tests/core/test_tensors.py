@@ -301,3 +301,13 @@ def test_warnings_of_numpy_stay_silent_and_its_settings_unchanged() -> None:
     with np.errstate(all="warn"):
         assert (torch.tensor([1.0]) / 0).item() == float("inf") and torch.tensor([-1.0]).log().isnan().item()
     assert np.geterr() == before
+
+
+def test_layouts_and_memory_formats_are_taken() -> None:
+    x = torch.ones(2, 3, 4, 4)
+    assert x.layout is torch.strided and x.to(memory_format=torch.channels_last).shape == x.shape
+    assert x.half(memory_format=torch.preserve_format).dtype is torch.float16
+    with pytest.raises(RuntimeError, match="required rank 4 tensor"):
+        torch.ones(2).to(memory_format=torch.channels_last)
+    with pytest.raises(TypeError, match="memory_format"):
+        x.to(memory_format="channels_last")

@@ -12,9 +12,18 @@ from headrace.runtime.errors import GraphError
 from headrace.runtime.ops.axes import int64, known_shape
 from headrace.runtime.ops.base import MIXED, Accuracy, Attr, Context, In, Operator, Out, Sample
 from headrace.runtime.ops.common import draw, widen
-from headrace.runtime.ops.move._sample import sample
+from headrace.runtime.ops.move._sample import sample, sample_gradient
 from headrace.runtime.ops.shape.create import sized
 from headrace.runtime.types import TensorType, Type
+
+
+def located(x: Any, grid: Any, corners: int) -> tuple[list[Any], list[tuple[float, float]]]:
+    """For each spatial axis the places of a grid in units of elements, and the borders that reflect."""
+    places = []
+    for axis, size in enumerate(x.shape[2:]):
+        n = grid[..., -1 - axis]
+        places.append((n + 1) / 2 * (size - 1) if corners else ((n + 1) * size - 1) / 2)
+    return places, [(0.0, size - 1.0) if corners else (-0.5, size - 0.5) for size in x.shape[2:]]
 
 
 class GridSample(Operator):
@@ -30,7 +39,7 @@ class GridSample(Operator):
         "padding_mode": Attr("string", "zeros", ("zeros", "border", "reflection")),
     }
     accuracy = Accuracy(64.0)
-    differentiable = False
+    twice_differentiable = False
 
     def infer(self, context: Context) -> list[Type | None]:
         x, grid = known_shape(context, 0, least=3), known_shape(context, 1, least=3)
@@ -46,17 +55,14 @@ class GridSample(Operator):
         self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
     ) -> list[Any]:
         x, grid = widen(inputs[0]), widen(inputs[1])
-        corners = attributes["align_corners"]
-        borders = [(0.0, size - 1.0) if corners else (-0.5, size - 0.5) for size in x.shape[2:]]
-        places = []
-        for axis, size in enumerate(x.shape[2:]):
-            n = grid[..., -1 - axis]
-            places.append((n + 1) / 2 * (size - 1) if corners else ((n + 1) * size - 1) / 2)
-        return [
-            np.ascontiguousarray(sample(x, places, attributes["mode"], attributes["padding_mode"], borders)).astype(
-                inputs[0].dtype
-            )
-        ]
+        places, borders = located(x, grid, attributes["align_corners"])
+        found = sample(x, places, attributes["mode"], attributes["padding_mode"], borders)
+        return [np.ascontiguousarray(found).astype(inputs[0].dtype)]
+
+    def gradient(
+        self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]
+    ) -> list[Any]:
+        return list(F.GridSampleGrad(grads[0], *inputs, outputs=2, **attributes))
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
         x, grid = draw(rng, (2, 3, 5, 6), "float32"), draw(rng, (2, 3, 4, 2), "float32", -1.4, 1.4)
@@ -73,6 +79,42 @@ class GridSample(Operator):
         if version < 20:
             mode = node.attributes.get("mode", "bilinear")
             node.attributes["mode"] = {"bilinear": "linear", "bicubic": "cubic"}.get(mode, mode)
+
+
+class GridSampleGrad(Operator):
+    """The gradients of GridSample's X and grid, from the gradient dY of its output."""
+
+    domain = "headrace"
+    versions = (1,)
+    inputs = (In("dY"), In("X"), In("grid"))
+    outputs = (Out("dX"), Out("dgrid"))
+    types = {"T": dtypes.FLOAT}
+    attributes = GridSample.attributes
+    accuracy = Accuracy(64.0)
+    differentiable = False
+
+    def infer(self, context: Context) -> list[Type | None]:
+        return [context.type(1), context.type(2)]
+
+    def reference(
+        self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
+    ) -> list[Any]:
+        dy, x, grid = map(widen, inputs)
+        corners = attributes["align_corners"]
+        places, borders = located(x, grid, corners)
+        dx, slopes = sample_gradient(x, places, attributes["mode"], attributes["padding_mode"], borders, dy)
+        steps = [(size - 1) / 2 if corners else size / 2 for size in x.shape[2:]]
+        dgrid = np.stack([slope * step for slope, step in zip(slopes, steps)][::-1], -1)
+        return [np.ascontiguousarray(dx).astype(inputs[1].dtype), dgrid.astype(inputs[2].dtype)]
+
+    def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
+        for case in GridSample().samples(rng):
+            x, grid = case.inputs
+            dy = draw(rng, (*x.shape[:2], *grid.shape[1:-1]), "float32")
+            yield Sample([dy, x, grid], case.attributes, outputs=2)
+
+    def rows(self, tags: Sequence[int | None], context: Context) -> list[int | None]:
+        return [None if all(tag is None for tag in tags) else MIXED] * 2
 
 
 class AffineGrid(Operator):

@@ -11,7 +11,7 @@ from headrace.runtime import dtypes
 from headrace.runtime.errors import GraphError, RunError
 from headrace.runtime.ops.axes import axis_of, int64
 from headrace.runtime.ops.base import Accuracy, Attr, Context, In, Operator, Out, Sample
-from headrace.runtime.ops.common import draw
+from headrace.runtime.ops.common import draw, scalar
 from headrace.runtime.ops.move.gather import INDEX, element_index, tuple_index
 from headrace.runtime.types import Type
 
@@ -64,9 +64,11 @@ class ScatterElements(_Scatter):
         for_updates = F.GatherElements(g, indices, axis=axis)
         if attributes["reduction"] == "add":
             return [g, None, for_updates]
+        if attributes["reduction"] == "mul":
+            return _product_gradient(F, g, inputs, outputs[0], axis)
         if attributes["reduction"] != "none":
-            raise NotImplementedError(f"ScatterElements has no gradient for reduction {attributes['reduction']!r}")
-        zeros = F.Sub(inputs[2], inputs[2])
+            return _extreme_gradient(F, g, inputs, outputs[0], axis)
+        zeros = F.Expand(scalar(F, 0, inputs[2]), F.Shape(inputs[2]))
         return [F.ScatterElements(g, indices, zeros, axis=axis), None, for_updates]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
@@ -77,10 +79,39 @@ class ScatterElements(_Scatter):
             yield Sample(
                 [draw(rng, (5,), "int64"), int64(1, 1, -1), draw(rng, (3,), "int64")], {"reduction": reduction}
             )
+            yield Sample(
+                [draw(rng, (5,), "float32"), int64(1, 1, -1), draw(rng, (3,), "float32")], {"reduction": reduction}
+            )
         yield Sample(
             [draw(rng, (5, 2), "float32"), np.array([[1, 1], [1, 0]]), draw(rng, (2, 2), "float32")],
             {"reduction": "add"},
         )
+
+
+def _product_gradient(F: Any, g: Any, inputs: list[Any], y: Any, axis: int) -> list[Any]:
+    """g times the product of the other factors; where one factor is 0, its own is the product without it."""
+    data, indices, updates = inputs
+    zero, one = scalar(F, 0, data), scalar(F, 1, data)
+    empty = F.Equal(data, zero)
+    nonzero = F.Where(empty, one, data)
+    others = F.ScatterElements(nonzero, indices, updates, axis=axis, reduction="mul")
+    for_data = F.Div(F.Mul(g, others), nonzero)
+    holes = F.Equal(updates, zero)
+    count = F.ScatterElements(F.Sub(g, g), indices, F.Where(holes, one, zero), axis=axis, reduction="add")
+    single = F.And(holes, F.Equal(F.GatherElements(count, indices, axis=axis), one))
+    filled = F.ScatterElements(data, indices, F.Where(single, one, updates), axis=axis, reduction="mul")
+    quotient = F.Div(F.GatherElements(F.Mul(g, y), indices, axis=axis), F.Where(holes, one, updates))
+    return [for_data, None, F.Where(single, F.GatherElements(F.Mul(g, filled), indices, axis=axis), quotient)]
+
+
+def _extreme_gradient(F: Any, g: Any, inputs: list[Any], y: Any, axis: int) -> list[Any]:
+    """g shared evenly among all that are equal to the extreme."""
+    data, indices, updates = inputs
+    zero, one = scalar(F, 0, data), scalar(F, 1, data)
+    stays = F.Where(F.Equal(data, y), one, zero)
+    wins = F.Where(F.Equal(updates, F.GatherElements(y, indices, axis=axis)), one, zero)
+    share = F.Div(g, F.ScatterElements(stays, indices, wins, axis=axis, reduction="add"))
+    return [F.Mul(stays, share), None, F.Mul(wins, F.GatherElements(share, indices, axis=axis))]
 
 
 class Scatter(_Scatter):

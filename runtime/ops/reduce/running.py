@@ -9,7 +9,7 @@ import numpy as np
 
 from headrace.runtime import dtypes
 from headrace.runtime.ops.base import MIXED, Accuracy, Attr, Context, In, Operator, Out, Sample
-from headrace.runtime.ops.common import compute, draw, is_float, ordered
+from headrace.runtime.ops.common import compute, draw, is_float, ordered, scalar
 from headrace.runtime.ops.reduce.places import resolve_axis
 from headrace.runtime.types import Type
 
@@ -90,7 +90,7 @@ class CumSum(_Running):
 
 
 class CumProd(_Running):
-    """The gradient divides by x: it is not defined where x is 0."""
+    """The gradient divides by x; at the first 0 it is the sum of products without it, behind that 0."""
 
     versions = (26,)
     unit = 1
@@ -101,6 +101,17 @@ class CumProd(_Running):
     ) -> list[Any]:
         if not is_float(F, inputs[0]):
             return [None, None]
-        reverse = 1 - attributes["reverse"]
-        total = F.CumSum(F.Mul(grads[0], outputs[0]), inputs[1], exclusive=attributes["exclusive"], reverse=reverse)
-        return [F.Div(total, inputs[0]), None]
+        (x, axis), g = inputs, grads[0]
+        zero, one = scalar(F, 0, x), scalar(F, 1, x)
+
+        def back(products: Any) -> Any:
+            """What element i adds to all later products."""
+            reverse = 1 - attributes["reverse"]
+            return F.CumSum(F.Mul(g, products), axis, exclusive=attributes["exclusive"], reverse=reverse)
+
+        hole = F.Equal(x, zero)
+        count = F.CumSum(F.Where(hole, one, zero), axis, reverse=attributes["reverse"])
+        first = F.And(hole, F.Equal(count, one))
+        through = F.CumProd(F.Where(first, one, x), axis, **attributes)
+        plain = F.Where(hole, zero, F.Div(back(outputs[0]), F.Where(hole, one, x)))
+        return [F.Where(first, back(through), plain), None]

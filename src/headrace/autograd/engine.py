@@ -20,6 +20,37 @@ from headrace.tensors import Tensor, wrap
 
 Target = tuple[TapeNode, int]
 
+# Operators whose gradient is the same for complex numbers: sums with real factors, and what only moves elements.
+_LINEAR = frozenset(
+    [
+        "Add",
+        "Sub",
+        "Neg",
+        "ReduceSum",
+        "ReduceMean",
+        "Sum",
+        "Reshape",
+        "Transpose",
+        "Slice",
+        "Gather",
+        "GatherElements",
+        "GatherND",
+        "Concat",
+        "Expand",
+        "Squeeze",
+        "Unsqueeze",
+        "Flatten",
+        "Pad",
+        "Where",
+        "Identity",
+        "ScatterElements",
+        "ScatterND",
+        "Split",
+        "headrace.SumTo",
+        "headrace.GatherGrad",
+    ]
+)
+
 
 def backward(
     tensors: Any,
@@ -263,6 +294,8 @@ def _operator_gradients(node: Node, grads: list[Any], create_graph: bool, needed
         F = LAZY_TENSORS if partial else ops
     else:
         F = LAZY_ARRAYS if partial else ARRAYS
+    if operator.kind not in _LINEAR and any(a is not None and a.dtype.kind == "c" for a in node.inputs or ()):
+        raise RuntimeError(f"{operator.kind} has no gradient for complex numbers (functional.complexes and fft have)")
     results = operator.gradient(F, inputs, outputs, grads, node.attributes)
     found: list[Any] = []
     for i, w in enumerate(wanted):

@@ -11,9 +11,9 @@ import numpy as np
 
 from headrace import scalar_types
 from headrace.autograd.mode import MODE
-from headrace.autograd.tape import adopt, check_write, ops
+from headrace.autograd.tape import PythonNode, adopt, check_write, edge_of, ops
 from headrace.scalar_types import dtype
-from headrace.tensors import _CATEGORY, Tensor, check_dim, wrap
+from headrace.tensors import _CATEGORY, Tensor, check_dim, concrete, wrap
 
 F = TypeVar("F", bound=Callable[..., Any])
 FUNCTIONS: dict[str, Any] = {}  # name -> what `headrace.name` is
@@ -190,16 +190,22 @@ def cast(x: Tensor, to: dtype) -> Tensor:
 
 
 def _cast_complex(x: Tensor, to: dtype) -> Tensor:
-    from headrace.autograd.tape import PythonNode, edge_of
+    source, data = x.dtype, concrete(x, "a conversion from or to complex numbers")
+    if to.category < 2:
+        return wrap(data.real.astype(to.numpy))
+    array = data.astype(to.numpy) if to.is_complex else data.real.astype(to.numpy)
+    return derived("ToCopyBackward", array, (x,), lambda g: [cast(g, source)])
 
-    if type(x._data) is not np.ndarray:
-        x._data.refuse("a conversion from or to complex numbers")
-    source = x.dtype
-    found = wrap(x._data.astype(to.numpy) if to.is_complex else x._data.real.astype(to.numpy))
-    if MODE.grad and x._node is not None and to.category >= 2:
-        found._node = PythonNode(
-            "ToCopyBackward", [edge_of(x)], 1, lambda grads: [None if grads[0] is None else cast(grads[0], source)]
-        )
+
+def derived(name: str, array: Any, inputs: Sequence[Tensor], backward: Callable[[Tensor], Sequence[Tensor]]) -> Tensor:
+    """A tensor that NumPy computed from `inputs`; `backward` answers their gradients as functions of tensors."""
+    found = wrap(np.asarray(array))
+    if MODE.grad and any(x._node is not None for x in inputs):
+
+        def call(grads: list[Tensor | None]) -> Sequence[Tensor | None]:
+            return [None] * len(inputs) if grads[0] is None else backward(grads[0])
+
+        found._node = PythonNode(name, [edge_of(x) for x in inputs], 1, call)
     return found
 
 

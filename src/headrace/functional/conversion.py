@@ -7,6 +7,7 @@ from typing import Any
 from headrace import scalar_types
 from headrace.devices import check_device
 from headrace.functional.base import FUNCTIONS, METHODS, cast, function, method
+from headrace.layouts import check_format
 from headrace.tensors import Tensor
 
 
@@ -29,12 +30,14 @@ def to(
         elif isinstance(value, str) or type(value).__name__ == "device":
             device = value
     check_device(device)
+    check_format(memory_format, self._data.ndim)
     found = self if dtype is None else cast(self, scalar_types.of(dtype))
     return found.clone() if copy and found is self else found
 
 
 def _conversion(name: str, dtype: scalar_types.dtype) -> None:
     def call(self: Tensor, memory_format: Any = None) -> Tensor:
+        check_format(memory_format, self._data.ndim)
         return cast(self, dtype)
 
     call.__name__ = call.__qualname__ = name

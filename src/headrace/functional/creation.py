@@ -262,12 +262,15 @@ def arange(
     end: Any = None,
     step: Any = 1,
     *,
+    out: Tensor | None = None,
     dtype: Dtype | None = None,
     device: Any = None,
     requires_grad: bool = False,
     **_: Any,
 ) -> Tensor:
-    """start, start + step, ... below end. Whole numbers give int64."""
+    """start, start + step, ... below end. Whole numbers give int64. `out` takes the values, its size and dtype given."""
+    if out is not None:
+        return out.copy_(arange(start, end, step, dtype=out.dtype))
     if end is None:
         start, end = 0, start
     if any(is_symbolic(v) for v in (start, end, step)):
@@ -283,6 +286,8 @@ def arange(
     )
     count = max(0, math.ceil((end - start) / step))
     kind = np.int64 if whole or found.category == 1 else np.float64
+    if kind is np.int64 and int(step) == 0:
+        raise RuntimeError("step must be nonzero")
     values = (
         kind(start) + np.arange(count, dtype=kind) * kind(step)
         if kind is np.float64
@@ -343,6 +348,8 @@ def logspace(
     if steps < 0:
         raise RuntimeError("number of steps must be non-negative")
     start, end = (np.asarray(v._data if isinstance(v, Tensor) else v) for v in (start, end))
+    if start.ndim or end.ndim:
+        raise RuntimeError("logspace only supports 0-dimensional start and end tensors")
     wanted = _numpy(dtype)
     with np.errstate(all="ignore"):
         powers = np.linspace(start, end, steps)

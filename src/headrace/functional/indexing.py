@@ -331,6 +331,8 @@ def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False)
 
 
 def _gather(x: Tensor, index: Tensor, axis: int) -> Tensor:
+    if type(index._data) is np.ndarray and not index._data.size:
+        return ops.Gather(reshape(x, (-1,)), index, axis=0)  # nothing, in the shape of the index
     if index._data.ndim != x._data.ndim:
         raise RuntimeError("Index tensor must have the same number of dimensions as input tensor")
     for i, (d, e) in enumerate(zip(index._data.shape, x._data.shape)):
@@ -486,12 +488,17 @@ def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
         raise RuntimeError(
             f"index_fill_ only supports a 0-dimensional value tensor, but got tensor with {value._data.ndim} dimension(s)."
         )
+    if isinstance(index, Tensor) and index._data.ndim > 1:
+        raise IndexError("index_fill_(): Index is supposed to be a vector")
     x = reshape(input, (1,)) if input._data.ndim == 0 else input
-    flat = reshape(index, (-1,))
-    shape = tuple(flat.numel() if i == axis else d for i, d in enumerate(x.shape))
+    index = reshape(_check_index(index, "index_fill_"), (-1,))
+    _check_range(index, x._data.shape[axis], axis)
     number = cast(value, x.dtype) if isinstance(value, Tensor) else wrap(np.asarray(value, x._data.dtype))
-    found = _index_write("index_fill_", x, axis, flat, expand(number, *shape))
-    return reshape(found, tuple(input.shape))
+    # A mask, because an index that comes twice names its row once (also for the gradient of `value`).
+    rows = expand(wrap(np.zeros((), np.int64)), x.shape[axis])
+    rows = ops.ScatterElements(rows, index, expand(wrap(np.ones((), np.int64)), *index.shape))
+    mask = reshape(cast(rows, scalar_types.bool_), tuple(-1 if i == axis else 1 for i in range(x._data.ndim)))
+    return reshape(ops.Where(mask, number, x), tuple(input.shape))
 
 
 def _scatter(name: str, input: Tensor, dim: int, index: Tensor, src: Any, **how: Any) -> Tensor:

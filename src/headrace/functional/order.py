@@ -8,7 +8,7 @@ import numpy as np
 
 from headrace import scalar_types
 from headrace.autograd.tape import ops
-from headrace.functional.base import both, function, named_tuple, scalar
+from headrace.functional.base import both, function, named_tuple, recorded, scalar
 from headrace.functional.pointwise import category
 from headrace.functional.shape import reshape
 from headrace.tensors import Tensor, check_dim, wrap
@@ -180,7 +180,10 @@ def quantile(
               "nearest": np.rint(rank) - low}[interpolation]  # fmt: skip
     shape = [-1 if i == axis else 1 for i in range(x._data.ndim)]
     below, above = ops.Gather(ordered, low, axis=axis), ops.Gather(ordered, high, axis=axis)
-    factor = weight.astype(x._data.dtype).reshape(shape)
+    factor: Any = weight.astype(x._data.dtype).reshape(shape)
+    if recorded(q) and interpolation == "linear":  # the place between two neighbours moves with q
+        place = ops.Mul(reshape(q, (-1,)), scalar(size - 1, x))
+        factor = reshape(ops.Sub(place, low.astype(x._data.dtype)), shape)
     found = ops.Add(below, ops.Mul(ops.Sub(above, below), factor))
     bad = np.isnan(x._data).any(axis, keepdims=True)
     if bad.any():

@@ -10,7 +10,9 @@ import numpy as np
 
 from headrace import scalar_types
 from headrace.autograd.tape import ops
+from headrace.functional import complexes
 from headrace.functional.base import (
+    _FITS,
     METHODS,
     alias,
     both,
@@ -26,7 +28,7 @@ from headrace.functional.base import (
     scalar,
     tensor_of,
 )
-from headrace.tensors import _CATEGORY, Tensor, concrete, wrap
+from headrace.tensors import _CATEGORY, Tensor, wrap
 
 
 def category(x: Any) -> int:
@@ -82,7 +84,7 @@ def rsub(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
 def mul(input: Any, other: Any) -> Tensor:
     """input * other."""
     a, b = pair(input, other)
-    return ops.Mul(a, b)
+    return complexes.multiply(a, b) if category(a) == 3 else ops.Mul(a, b)
 
 
 @inplace
@@ -92,7 +94,7 @@ def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Tensor:
     if rounding_mode is None:
         if category(a) < 2:
             a, b = (convert(v, scalar_types.get_default_dtype()) for v in (a, b))
-        return ops.Div(a, b)
+        return complexes.divide(a, b) if category(a) == 3 else ops.Div(a, b)
     if rounding_mode == "trunc":
         return trunc(ops.Div(a, b)) if category(a) >= 2 else _whole_quotient(a, b, down=False)
     if rounding_mode == "floor":
@@ -324,11 +326,7 @@ def frac(input: Tensor) -> Tensor:
 def abs_(input: Tensor) -> Tensor:
     """The absolute value."""
     x = tensor_of(input)
-    if category(x) == 3:
-        if x.requires_grad:
-            raise RuntimeError("abs(): complex numbers have no gradient here")
-        return wrap(np.abs(concrete(x, "the absolute value of complex numbers")))
-    return ops.Abs(x)
+    return complexes.size(x) if category(x) == 3 else ops.Abs(x)
 
 
 abs_.__name__ = "abs"
@@ -350,6 +348,8 @@ def sign(input: Tensor) -> Tensor:
 @inplace
 def sgn(input: Tensor) -> Tensor:
     """The sign; of a complex number, the number of the same angle and size 1."""
+    if category(input) == 3:
+        return complexes.direction(input)
     return sign(input)
 
 
@@ -741,8 +741,10 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
             raise RuntimeError(
                 f"masked_fill only supports a 0-dimensional value tensor, but got tensor with {value._data.ndim} dimension(s)."
             )
+        if category(value) == 3 and category(input) < 3:
+            raise RuntimeError(f"value cannot be converted to type {input.dtype} without overflow")
         return ops.Where(mask, cast(value, input.dtype), input)
-    if isinstance(value, float) and category(input) < 2:
+    if _FITS[type(value)] == 3 > category(input) or (isinstance(value, float) and category(input) < 2):
         raise RuntimeError(f"value cannot be converted to type {input.dtype} without overflow")
     return ops.Where(mask, scalar(value, input), input)
 

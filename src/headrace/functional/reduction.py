@@ -338,7 +338,18 @@ def vector_norm(
         return reduce("ReduceSum", size, axes, keepdim)
     if ord == 2:
         return reduce("ReduceL2", size, axes, keepdim) if axes else size
-    return ops.Pow(reduce("ReduceSum", ops.Pow(size, scalar(ord, size)), axes, keepdim), scalar(1.0 / ord, size))
+    return _general_norm(size, ord, axes, keepdim)
+
+
+def _general_norm(size: Tensor, ord: float, axes: tuple[int, ...], keepdim: bool) -> Tensor:
+    """The power of a sum of powers, with gradient 0 (not NaN) where a power of 0 has no slope."""
+    none, zero, one = ops.Equal(size, scalar(0, size)), scalar(0, size), scalar(1, size)
+    powers = ops.Pow(ops.Where(none, one, size), scalar(ord, size))
+    total = reduce("ReduceSum", ops.Where(none, zero if ord > 0 else scalar(math.inf, size), powers), axes, keepdim)
+    flat = ops.Or(ops.Equal(total, zero), ops.Equal(total, scalar(math.inf, size)))
+    root = ops.Pow(ops.Where(flat, one, total), scalar(1.0 / ord, size))
+    edge = ops.Pow(ops.Where(flat, total, one).detach(), scalar(1.0 / ord, size))
+    return ops.Where(flat, edge, root)
 
 
 @both

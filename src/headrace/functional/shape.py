@@ -22,6 +22,9 @@ from headrace.functional.base import (
     is_symbolic,
     method,
     plain_size,
+    recorded,
+    scalar,
+    shadow,
     shape_args,
     shape_input,
     tensor_of,
@@ -741,6 +744,8 @@ def roll(input: Tensor, shifts: Any, dims: Any = None) -> Tensor:
     dims = dims if isinstance(dims, tuple | list) else (dims,)
     if len(shifts) != len(dims):
         raise RuntimeError(f"shifts and dimensions must align. shifts: {len(shifts)}, dims:{len(dims)}")
+    if dims and not input._data.ndim:
+        raise IndexError(f"Dimension specified as {dims[0]} but tensor has no dimensions")
     for shift, dim in zip(shifts, dims):
         axis = check_dim(dim, input._data.ndim)
         size = input._data.shape[axis] if input._data.ndim else 0
@@ -828,18 +833,18 @@ def fill_(self: Tensor, value: Any) -> Tensor:
 
     if isinstance(value, complex) and self.dtype.category < 3:
         raise RuntimeError("value cannot be converted to a real dtype without overflow")
+    if recorded(self):  # the gradient of what was overwritten is zero, not absent
+        return adopt(self, ops.Where(np.ones((), np.bool_), scalar(value, self), shadow(self)))
     return adopt(self, full_like(self, value))
 
 
 @function
 def fill(input: Tensor, value: Any) -> Tensor:
     """A tensor of the same shape with one number everywhere."""
-    from headrace.functional.creation import full_like
-
-    return full_like(input, value)
+    return fill_(copy_of(input), value)
 
 
-@method
+@both
 def zero_(self: Tensor) -> Tensor:
     """Write zeros."""
     if MODE.grad and self._node is not None:

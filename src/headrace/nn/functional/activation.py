@@ -87,6 +87,8 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
 
 def silu(input: Tensor, inplace: bool = False) -> Tensor:
     """x * sigmoid(x)."""
+    if category(input) == 3:
+        return _place(input, inplace, lambda x: x / (ops.Exp(ops.Neg(x)) + 1))
     return _place(input, inplace, lambda x: ops.Swish(x))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from headrace.autograd.tape import ops
-from headrace.functional.base import axes_input, scalar
+from headrace.functional.base import axes_input, is_symbolic, scalar
 from headrace.functional.exports import exported
 from headrace.tensors import Tensor
 
@@ -107,6 +107,11 @@ def group_norm(
         )
     dtype = input._data.dtype
     w, b = _affine(weight, 1, channels, dtype), _affine(bias, 0, channels, dtype)
+    if any(
+        size == 0 for size in input._data.shape if not is_symbolic(size)
+    ):  # nothing to normalize: no group has a mean
+        shape = axes_input((-1, *[1] * (input._data.ndim - 2)))
+        return ops.Add(ops.Mul(input, ops.Reshape(w, shape)), ops.Reshape(b, shape))
     if input._data.ndim == 2:
         return ops.GroupNormalization(input.unsqueeze(-1), w, b, num_groups=num_groups, epsilon=float(eps)).squeeze(-1)
     return ops.GroupNormalization(input, w, b, num_groups=num_groups, epsilon=float(eps))

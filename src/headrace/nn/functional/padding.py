@@ -37,14 +37,17 @@ def pad(input: Tensor, pad: Any, mode: str = "constant", value: float | None = N
     for i in range(count):
         begin[rank - 1 - i], end[rank - 1 - i] = given[2 * i], given[2 * i + 1]
     _check_sizes(input, begin, end, mode)
-    if any(p < 0 for p in given):
+    cuts = any(p < 0 for p in given)
+    late = cuts and mode in ("replicate", "reflect")  # what is cut off on one side is still seen on the other
+    if cuts and not late:
         input = _cut(input, begin, end)
-        begin, end = [max(0, p) for p in begin], [max(0, p) for p in end]
-    if not any(begin) and not any(end):
-        return input.clone()
-    if mode == "constant":
-        return ops.Pad(input, axes_input((*begin, *end)), scalar(0 if value is None else value, input))
-    return ops.Pad(input, axes_input((*begin, *end)), mode=_MODES[mode])
+    before, after = ([max(0, p) for p in side] for side in (begin, end))
+    if any(before) or any(after):
+        fill = (scalar(0 if value is None else value, input),) if mode == "constant" else ()
+        padded = ops.Pad(input, axes_input((*before, *after)), *fill, mode=_MODES[mode])
+    else:
+        padded = input.clone()
+    return _cut(padded, begin, end) if late else padded
 
 
 def _check_sizes(x: Tensor, begin: list[int], end: list[int], mode: str) -> None:

@@ -18,6 +18,10 @@ def _batched(n: int, input: Tensor, name: str) -> tuple[Tensor, bool]:
     rank = input._data.ndim
     if rank not in (n + 1, n + 2):
         raise RuntimeError(f"{name}: Expected {n + 1}D or {n + 2}D input, but got: {list(input.shape)}")
+    if any(size == 0 for size in input._data.shape[rank - n - 1 :] if not is_symbolic(size)):
+        raise RuntimeError(
+            f"{name}: Expected input's non-batch dimensions to have positive length, but input has a shape of {list(input.shape)}"
+        )
     return (input, False) if rank == n + 2 else (input.unsqueeze(0), True)
 
 
