@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -167,13 +168,30 @@ def _convert(estimator: Any, table: _Table) -> Any:
     key = id(_last(estimator))
     for options in ({key: {"zipmap": False}}, {key: {"nocl": False}}, None):
         try:
-            return skl2onnx.convert_sklearn(estimator, initial_types=inputs, options=options, target_opset=OPSETS)
+            with _whole_numbers():
+                return skl2onnx.convert_sklearn(estimator, initial_types=inputs, options=options, target_opset=OPSETS)
         except Exception as error:
             if options and isinstance(error, NameError | RuntimeError) and str(error).startswith("Option"):
                 continue
             reason = " ".join(str(error).split())[:400] or type(error).__name__
             raise HeadraceError(f"skl2onnx cannot convert {type(estimator).__name__}: {reason}") from error
     raise AssertionError("unreachable")
+
+
+@contextmanager
+def _whole_numbers() -> Iterator[None]:
+    """skl2onnx 1.20 puts booleans among the integers of histogram boosting's trees, which onnx no longer takes."""
+    container = importlib.import_module("skl2onnx.common._container")
+    make = container.make_node
+
+    def plain(value: Any) -> Any:
+        return [int(item) if isinstance(item, bool | np.bool_) else item for item in value] if isinstance(value, list) else value  # fmt: skip
+
+    container.make_node = lambda *args, **attributes: make(*args, **{key: plain(value) for key, value in attributes.items()})  # fmt: skip
+    try:
+        yield
+    finally:
+        container.make_node = make
 
 
 def _last(estimator: Any) -> Any:
@@ -221,6 +239,7 @@ def _tidied(program: Program, estimator: Any) -> Program:
     elif len(names) == 2:
         names = ["label", "probabilities" if hasattr(estimator, "predict_proba") else "scores"]
         _keep_decision(graph, estimator)
+        _flatten_label(graph)
     wanted = {value.name: name for value, name in zip(graph.outputs, names) if value.name != name}
     inside = graph.names() & set(wanted.values()) - set(wanted)
     wanted |= {name: graph.fresh(f"{name}_inside") for name in inside}
@@ -240,6 +259,15 @@ def _keep_decision(graph: Graph, estimator: Any) -> None:
         graph.outputs[1:] = builder.node("Gather", [graph.outputs[1], builder.constant(np.array([0]))], {"axis": 1}, outputs=["scores"])  # fmt: skip
 
 
+def _flatten_label(graph: Graph) -> None:
+    """One label a row: converters write [batch], [batch, 1] or [1, batch]."""
+    shape = graph.outputs[0].type.shape if isinstance(graph.outputs[0].type, TensorType) else None
+    if shape is not None and len(shape) == 2 and 1 in shape:
+        builder = Builder(graph)
+        axis = builder.constant(np.array([0 if shape[0] == 1 else 1]))
+        graph.outputs[:1] = builder.node("Squeeze", [graph.outputs[0], axis], outputs=["label"])
+
+
 def _answers(estimator: Any, rows: Any, outputs: Sequence[Value]) -> dict[str, np.ndarray]:
     """What the estimator answers for each output of the graph, in its type and rank."""
     if len(outputs) == 1:
@@ -253,7 +281,9 @@ def _answers(estimator: Any, rows: Any, outputs: Sequence[Value]) -> dict[str, n
 
 def _single(estimator: Any, rows: Any) -> Any:
     """The answer of an estimator with one: a transformer's, a regressor's or an outlier detector's."""
-    for method in ("transform", "predict"):
+    # A selector may predict with the estimator inside it; what it is converted to is its choice of columns.
+    methods = ("transform", "predict") if hasattr(estimator, "get_support") else ("predict", "transform")
+    for method in methods:
         if hasattr(estimator, method):
             answer = getattr(estimator, method)(rows)
             return answer.toarray() if hasattr(answer, "toarray") else answer

@@ -144,6 +144,8 @@ POOLS: list[tuple[tuple[int, ...], dict[str, Any]]] = [
     ((1, 2, 6, 5), {"kernel_shape": (3, 2), "auto_pad": "SAME_UPPER", "strides": (2, 2)}),
     ((1, 20, 6, 5), {"kernel_shape": (2, 2), "auto_pad": "SAME_LOWER"}),
     ((0, 2, 6, 5), {"kernel_shape": (2, 2)}),
+    ((1, 3, 3, 5), {"kernel_shape": (64, 40), "strides": (64, 40), "ceil_mode": 1}),  # larger than the image
+    ((1, 3, 40, 50), {"kernel_shape": (40, 50)}),
 ]
 
 

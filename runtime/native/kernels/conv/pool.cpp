@@ -1,6 +1,7 @@
 // headrace.cpu.MaxPool and headrace.cpu.AveragePool: windows over channels-last images, whole pixels at a time.
 #include <algorithm>
 #include <limits>
+#include <vector>
 
 #include "kernels/conv/conv.h"
 #include "kernels/conv/window.h"
@@ -9,8 +10,6 @@
 namespace hr {
 
 namespace {
-
-constexpr int64_t kTaps = 1024;     // pixels of one window
 
 class LastPool final : public Kernel {
 public:
@@ -32,8 +31,12 @@ public:
         const int64_t item = int64_t(item_size(type)), channels = w.c;
         const char* x = c.in(0).as<char>();
         char* y = c.out(0).as<char>();
-        c.pool->parallel(w.rows(), std::max<int64_t>(1, 16384 / (w.taps() * channels + 1)), [&](int64_t begin, int64_t end) {
-            const void* rows[kTaps];
+        // A window may be larger than the image: only so many of its pixels can lie inside.
+        int64_t most = 1;
+        for (int i = 0; i < 3; i++) most *= std::min(w.kernel[i], w.in[i]);
+        c.pool->parallel(w.rows(), std::max<int64_t>(1, 16384 / (most * channels + 1)), [&](int64_t begin, int64_t end) {
+            std::vector<const void*> pixels(static_cast<size_t>(most));
+            const void** rows = pixels.data();
             for (int64_t m = begin; m < end; m++) {
                 int64_t divisor = 0;
                 const int64_t n = inside(w, m, x, channels * item, rows, divisor);
@@ -53,9 +56,7 @@ private:
     Window window(const Shape& x) const {
         if (x.rank < 3 || x.rank > 5 || int(attributes_.kernel.size()) != x.rank - 2)
             throw std::invalid_argument("a pool of " + std::to_string(attributes_.kernel.size()) + " axes does not fit " + text(x));
-        const Window w = make_window(attributes_, x[0], x[-1], x.d + 1, attributes_.kernel.data(), x.rank - 2);
-        if (w.taps() > kTaps) throw std::invalid_argument("a pool window of more than 1024 pixels");
-        return w;
+        return make_window(attributes_, x[0], x[-1], x.d + 1, attributes_.kernel.data(), x.rank - 2);
     }
 
     // The pixels of output m's window that lie in the image; `divisor`: how many count for a mean.
