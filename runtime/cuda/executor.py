@@ -70,6 +70,11 @@ class Plan:
         self.inputs, used = _slots(self.placement.uploads, 0)
         outputs = [value for value in dict.fromkeys(graph.outputs) if value in self.placement.on_device]
         self.outputs, used = _slots([value for value in outputs if value not in graph.inputs], used)
+        self._watched = [
+            step for step in self.placement.steps if isinstance(step, OnDevice) and step.work.failure
+        ]  # they have a status word each, in this order
+        self._status_at, used = used, used + 4 * len(self._watched)
+        self._status = Arena(program.device, 4 * len(self._watched))
         self.staging = stream.Staging(program.device, used)
         self.steps = self._record(program, memory, blas)
 
@@ -93,7 +98,7 @@ class Plan:
                 continue
             if not steps or not isinstance(steps[-1], Segment):
                 steps.append(Segment())
-            recorder = graphs.Recorder(program.device)
+            recorder = graphs.Recorder(program.device.name)
             scratch = step.work.scratch and self.arena.at(memory.scratch[number], step.work.scratch)
             step.work.emit(
                 Bound(
@@ -101,14 +106,17 @@ class Plan:
                     [address(value) for value in step.node.inputs],
                     [address(value) for value in step.node.outputs],
                     scratch,
+                    self._status.at(4 * self._watched.index(step), 4) if step.work.failure else 0,
                     program.weights.address,
                     blas,
                 )
             )
             steps[-1].commands += recorder.commands  # type: ignore[union-attr]
-        for segment in steps:
-            if isinstance(segment, Segment):
-                segment.run = graphs.eager(program.device, segment.commands)
+        segments = [step for step in steps if isinstance(step, Segment)]
+        if self._watched:
+            segments[0].commands.insert(0, graphs.Fill(self._status.base, 0, self._status.bytes))
+        for segment in segments:
+            segment.run = graphs.eager(program.device, segment.commands)
         return steps
 
     def fill(self, buffer: np.ndarray, feeds: Mapping[str, Any]) -> None:
@@ -135,7 +143,12 @@ class Plan:
                     host.scope[value] = array
         for slot in self.outputs:
             stream.download(device, slot.of(buffer), self._addresses[slot.value])
+        if self._watched:
+            stream.download(device, self._words(buffer), self._status.base)
         return host.scope
+
+    def _words(self, buffer: np.ndarray) -> np.ndarray:
+        return stream.view(buffer, self._status_at, (len(self._watched),), np.dtype(np.int32))
 
     def _as_planned(self, value: Value, given: Any) -> np.ndarray:
         array = np.ascontiguousarray(given).reshape(np.shape(given))
@@ -144,7 +157,11 @@ class Plan:
         return array
 
     def results(self, buffer: np.ndarray, scope: Mapping[Value, Any]) -> dict[str, Any]:
-        """The outputs as new arrays, after the call's mark."""
+        """The outputs as new arrays, after the call's mark. RunError where a kernel reported what was wrong."""
+        if self._watched:
+            for step, word in zip(self._watched, self._words(buffer)):
+                if word:
+                    raise RunError(f"{step.node.label()}: {step.work.failure}")
         found = {slot.value: slot.of(buffer).copy() for slot in self.outputs}
         results: dict[str, Any] = {}
         for value in self.graph.outputs:

@@ -77,8 +77,8 @@ class Call:
 class Recorder:
     """A device that writes down what it is asked to do. What may not be recorded is an error."""
 
-    def __init__(self, device: Device) -> None:
-        self.name = device.name
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.commands: list[Command] = []
 
     def launch(self, kernel: str, grid: Sequence[int], block: Sequence[int], shared: int, args: Sequence[Arg]) -> None:

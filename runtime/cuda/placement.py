@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from headrace.runtime.cuda.arena import ALIGNMENT
+from headrace.runtime.cuda.graphs import Recorder
 from headrace.runtime.cuda.rules import rules
-from headrace.runtime.cuda.rules.base import NoKernel, Site, Work
+from headrace.runtime.cuda.rules.base import Bound, NoKernel, Site, Work
 from headrace.runtime.errors import RunError
 from headrace.runtime.graph import Graph, Node, Value
 from headrace.runtime.ops import find
@@ -131,9 +133,12 @@ class _Walk:
         operator = find(node.operator, node.domain) or find(node.operator, "headrace") or find(node.operator)
         attributes = operator.complete(node.attributes) if operator is not None else node.attributes
         try:
-            return rule(Site(node, self.graph, attributes, self.derive, self.blas))
+            work = rule(Site(node, self.graph, attributes, self.derive, self.blas))
+            if not self.blas:
+                _rehearse(node, work)
         except NoKernel as none:
             return str(none)
+        return work
 
     def to_device(self, value: Value) -> None:
         at = self.placement
@@ -152,6 +157,17 @@ class _Walk:
         if value not in at.on_host and self.graph.constant_of(value) is None:
             at.steps.append(Download(value))
             at.on_host.add(value)
+
+
+def _rehearse(node: Node, work: Work) -> None:
+    """Emit once for made-up addresses: what launch functions refuse (a ValueError) is no kernel either."""
+    addresses = [ALIGNMENT * (1 + i) if value is not None else 0 for i, value in enumerate(node.inputs)]
+    results = [ALIGNMENT * (100 + i) if value is not None else 0 for i, value in enumerate(node.outputs)]
+    nowhere = Recorder("rehearsal")
+    try:
+        work.emit(Bound(nowhere, addresses, results, ALIGNMENT, ALIGNMENT, lambda array: ALIGNMENT))
+    except ValueError as error:
+        raise NoKernel(str(error)) from error
 
 
 def listing(steps: Sequence[Step]) -> list[dict[str, str]]:

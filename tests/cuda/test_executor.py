@@ -219,6 +219,17 @@ def test_blocks_run_on_the_cpu_with_what_they_capture(device: EmulDevice) -> Non
     assert "host If" in steps(model)
 
 
+def test_an_index_outside_is_an_error_that_names_the_node(device: EmulDevice) -> None:
+    graph = make(lambda F, x, i: F.Relu(F.Gather(x, i, axis=0)), x=("float32", (4, 2)), i=("int64", ("n",)))
+    model = load(graph, device=device)
+    x = np.arange(8, dtype=np.float32).reshape(4, 2)
+    assert model.run({"x": x, "i": np.array([3, -4])})["relu"].tolist() == [[6, 7], [0, 1]]
+    for wrong in (4, -5):
+        with pytest.raises(RunError, match=r"Gather -> gather.*: an index lies outside axis 0 of size 4"):
+            model.run({"x": x, "i": np.array([0, wrong])})
+    assert model.run({"x": x, "i": np.array([1, 1])})["relu"].tolist() == [[2, 3], [2, 3]]
+
+
 # ---- memory
 
 
@@ -326,7 +337,7 @@ def test_a_replay_that_differs_is_not_used(
 
 
 def test_what_may_not_be_recorded_is_refused(device: EmulDevice) -> None:
-    recorder = graphs.Recorder(device)
+    recorder = graphs.Recorder(device.name)
     array = np.zeros(1, np.uint8)
     for forbidden in (
         lambda: recorder.alloc(1), lambda: recorder.free(0), lambda: recorder.h2d(0, array),
@@ -338,7 +349,7 @@ def test_what_may_not_be_recorded_is_refused(device: EmulDevice) -> None:
 
 def test_recorded_copies_and_fills_run(device: EmulDevice) -> None:
     a, b = device.alloc(8), device.alloc(8)
-    recorder = graphs.Recorder(device)
+    recorder = graphs.Recorder(device.name)
     recorder.memset(a, 7, 8)
     recorder.d2d(b, a, 8)
     graphs.capture(device, recorder.commands)()

@@ -32,19 +32,22 @@ class Bound:
     inputs: Sequence[int]
     outputs: Sequence[int]
     scratch: int
+    status: int  # an int32 that is 0 before each call; kernels set it where `Work.failure` happened
     constant: Callable[[np.ndarray], int]  # uploads once
     blas: Any = None  # lt.Lt, or None on a device without cuBLASLt
 
 
 @dataclass
 class Work:
-    """`emit` enqueues the kernels; `kernel` is what listings call them; `in_place` are inputs whose memory output 0 may
-    take over."""
+    """`emit` enqueues the kernels; `kernel` is what listings call them; `scratch` is what it needs
+    while it runs, in bytes; `in_place` are inputs whose memory output 0 may take over; `failure` says what was wrong with the
+    data where a kernel reports it in `Bound.status`."""
 
     kernel: str
     emit: Callable[[Bound], None]
     scratch: int = 0
     in_place: tuple[int, ...] = ()
+    failure: str = ""
 
 
 class Site:

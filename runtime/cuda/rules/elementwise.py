@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from headrace.runtime.cuda.kernels import elementwise as kernels
-from headrace.runtime.cuda.rules.base import Bound, NoKernel, Rule, Site, Work
+from headrace.runtime.cuda.rules.base import Bound, Rule, Site, Work
 
 # Operator -> (function of csrc/functions.cuh, its attributes that become a and b).
 UNARY: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -95,7 +95,6 @@ def two(site: Site, function: str) -> Work:
     site.need(site.dtype(0) == site.dtype(1), "operands of two types")
     site.need(function != "prelu" or site.dtype() == "float32", "PRelu of integers")
     dtype, x, y = site.dtype(), site.shape(0), site.shape(1)
-    _fits(x, y)
 
     def emit(at: Bound) -> None:
         kernels.binary(at.device, function, dtype, at.inputs[0], at.inputs[1], at.outputs[0], x, y)
@@ -111,7 +110,6 @@ def _mod(site: Site) -> Work:
 def _compare(site: Site) -> Work:
     site.need_dtypes((*NUMBERS, "uint8", "bool"), 0, 1)
     function, dtype, x, y = COMPARE[site.kind], site.dtype(), site.shape(0), site.shape(1)
-    _fits(x, y)
 
     def emit(at: Bound) -> None:
         kernels.compare(at.device, function, dtype, at.inputs[0], at.inputs[1], at.outputs[0], x, y)
@@ -121,7 +119,6 @@ def _compare(site: Site) -> Work:
 
 def _logical(site: Site) -> Work:
     function, x, y = LOGICAL[site.kind], site.shape(0), site.shape(1)
-    _fits(x, y)
 
     def emit(at: Bound) -> None:
         kernels.logical(at.device, function, at.inputs[0], at.inputs[1], at.outputs[0], x, y)
@@ -144,7 +141,6 @@ SIZES = {"float32": 4, "int32": 4, "int64": 8, "uint8": 1, "int8": 1, "bool": 1}
 def _where(site: Site) -> Work:
     site.need_dtypes(tuple(SIZES), 1)
     size, shapes = SIZES[site.dtype(1)], (site.shape(0), site.shape(1), site.shape(2))
-    _fits(*shapes)
 
     def emit(at: Bound) -> None:
         condition, x, y = at.inputs
@@ -164,13 +160,6 @@ def _cast(site: Site) -> Work:
         kernels.cast(at.device, at.inputs[0], at.outputs[0], n, source, target)
 
     return Work(f"cast {source} {target}", emit)
-
-
-def _fits(*shapes: tuple[int, ...]) -> None:
-    try:
-        kernels.broadcast(*shapes)
-    except ValueError as error:
-        raise NoKernel(str(error)) from error
 
 
 RULES: dict[str, Rule] = {

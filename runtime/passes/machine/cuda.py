@@ -13,7 +13,7 @@ from headrace.runtime.passes.machine.channels_last import channels_last
 from headrace.runtime.plan import static_shape
 
 DOMAIN = "headrace.cuda"
-CAPS: frozenset[str] = frozenset()
+CAPS = frozenset({f"{DOMAIN}.QConv", f"{DOMAIN}.MaxPool"})
 
 
 def run(graph: Graph) -> Graph:
