@@ -130,7 +130,7 @@ def _gemm(site: Site) -> Work:
     )
     return _work(
         site,
-        Product(a, b, y, bool(given["transA"]), bool(given["transB"]), float(np.float32(given["alpha"])), **parts),  # type: ignore[arg-type]
+        Product(a, b, y, bool(given["transA"]), bool(given["transB"]), float(np.float32(given["alpha"])), **parts),
     )
 
 

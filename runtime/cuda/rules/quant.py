@@ -159,14 +159,17 @@ def _add(site: Site) -> Work:
     y_scale, zero = np.float32(site.fixed(6)).reshape(()), int(site.fixed(7).reshape(()))
     lo, hi = bounds(site.attributes, y_scale)
     out = site.out_dtype()
-    parts = [
-        (first, site.shape(first), site.dtype(first), int(site.fixed(first + 2).reshape(())),
-         float(np.float32(np.float32(site.fixed(first + 1)).reshape(()) / y_scale)))
-        for first in (0, 3)
-    ]  # fmt: skip
+
+    def levels(first: int) -> Callable[[int], quant.Levels]:
+        """The operand whose inputs begin at `first`, for its address; its scale is in units of the result's."""
+        shape, dtype, x_zero = site.shape(first), site.dtype(first), int(site.fixed(first + 2).reshape(()))
+        scale = float(np.float32(np.float32(site.fixed(first + 1)).reshape(()) / y_scale))
+        return lambda address: quant.Levels(address, shape, dtype, x_zero, scale)
+
+    left, right = levels(0), levels(3)
 
     def emit(at: Bound) -> None:
-        a, b = (quant.Levels(at.inputs[first], *rest) for first, *rest in parts)
+        a, b = left(at.inputs[0]), right(at.inputs[3])
         quant.add_levels(at.device, a, b, at.outputs[0], out, zero, lo, hi)
 
     return Work(f"add_levels {out}", emit)
