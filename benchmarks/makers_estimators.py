@@ -52,10 +52,18 @@ def _linear() -> Iterator[Row]:
     yield from _rows("linear", linear, "QuantileRegressor", X, REAL, alpha=0.01)
     yield from _rows("linear", linear, "MultiTaskElasticNet MultiTaskElasticNetCV MultiTaskLasso MultiTaskLassoCV", X, np.stack([REAL, X[:, 0]], 1))  # fmt: skip
     for target, label in ((NAMES, "3 names"), (TWO, "2 classes")):
-        for kind in "LogisticRegression LogisticRegressionCV PassiveAggressiveClassifier Perceptron RidgeClassifier RidgeClassifierCV SGDClassifier".split():
+        for kind in [
+            "LogisticRegression",
+            "LogisticRegressionCV",
+            "PassiveAggressiveClassifier",
+            "Perceptron",
+            "RidgeClassifier",
+            "RidgeClassifierCV",
+            "SGDClassifier",
+        ]:
             make = getattr(linear, kind)
             yield "linear", f"{kind}, {label}", make, X, target
-        for kind in "SVC NuSVC LinearSVC".split():
+        for kind in ["SVC", "NuSVC", "LinearSVC"]:
             make = getattr(svm, kind)
             yield "SVM", f"{kind}, {label}", make, X, target
         yield "SVM", f"SVC with probabilities, {label}", lambda: svm.SVC(probability=True, random_state=0), X, target
@@ -74,7 +82,13 @@ def _trees() -> Iterator[Row]:
     for target, label in ((NAMES, "3 names"), (TWO, "2 classes")):
         for kind in ("DecisionTreeClassifier", "ExtraTreeClassifier"):
             yield "trees", f"{kind}, {label}", getattr(tree, kind), X, target
-        for kind in "RandomForestClassifier ExtraTreesClassifier BaggingClassifier AdaBoostClassifier GradientBoostingClassifier".split():
+        for kind in [
+            "RandomForestClassifier",
+            "ExtraTreesClassifier",
+            "BaggingClassifier",
+            "AdaBoostClassifier",
+            "GradientBoostingClassifier",
+        ]:
             make = getattr(ensemble, kind)
             yield "trees", f"{kind}, {label}", lambda make=make: make(n_estimators=10, random_state=0), X, target
         yield "trees", f"HistGradientBoostingClassifier, {label}", lambda: ensemble.HistGradientBoostingClassifier(max_iter=10), X, target  # fmt: skip

@@ -181,7 +181,7 @@ def _convert(estimator: Any, table: _Table) -> Any:
 @contextmanager
 def _whole_numbers() -> Iterator[None]:
     """skl2onnx 1.20 puts booleans among the integers of histogram boosting's trees, which onnx no longer takes."""
-    container = importlib.import_module("skl2onnx.common._container")
+    container: Any = importlib.import_module("skl2onnx.common._container")
     make = container.make_node
 
     def plain(value: Any) -> Any:
