@@ -1,6 +1,6 @@
 # Two stages: the compiler stays in the first; the second holds Python, the environment, and nothing else.
 FROM debian:bookworm-slim AS build
-RUN apt-get update && apt-get install -y --no-install-recommends g++ python3-dev python3-venv
+RUN apt-get update && apt-get install -y --no-install-recommends g++ python3-dev python3-venv libnghttp2-dev libssl-dev zlib1g-dev
 RUN python3 -m venv /opt/headrace
 COPY . /src
 RUN /opt/headrace/bin/pip install --no-cache-dir --disable-pip-version-check /src \
@@ -8,7 +8,7 @@ RUN /opt/headrace/bin/pip install --no-cache-dir --disable-pip-version-check /sr
     && find /opt/headrace -name __pycache__ -o -name tests -path '*/numpy/*' -o -name test -path '*/onnx/backend/*' | xargs rm -rf
 
 FROM debian:bookworm-slim
-RUN apt-get update && apt-get install -y --no-install-recommends python3 \
+RUN apt-get update && apt-get install -y --no-install-recommends python3 libnghttp2-14 \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* && useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin headrace && mkdir -p /mnt/models
 COPY --from=build /opt/headrace /opt/headrace
 ENV PATH=/opt/headrace/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1

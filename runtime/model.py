@@ -244,6 +244,12 @@ class Model:
         ]
         return sorted(rows, key=lambda row: -row["ms"])
 
+    @property
+    def program(self) -> Any:
+        """The native program, for the server's engine; None where there is none, or where its interface has objects."""
+        program = self._program
+        return program if hasattr(program, "door") and program.door() is not None else None
+
     def close(self) -> None:
         """Release the program; running calls finish first. Further calls of `run` are errors."""
         program, self._program = self._program, None

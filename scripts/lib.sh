@@ -17,7 +17,7 @@ environment() {
     "$python" -c 'import ensurepip' 2>/dev/null || missing "Python's venv module" "python3-venv"
     [ -f "$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["include"])')/Python.h" ] || missing "Python's headers" "python3-dev"
     [ -x "$folder/bin/python" ] || "$python" -m venv "$folder"
-    if [ ! -f "$stamp" ] || [ -n "$(find pyproject.toml CMakeLists.txt runtime/native -newer "$stamp" -print -quit)" ]; then
+    if [ ! -f "$stamp" ] || [ -n "$(find pyproject.toml CMakeLists.txt runtime/native serve/native -newer "$stamp" -print -quit)" ]; then
         echo "installing headrace into $folder (first time: about two minutes)"
         "$folder/bin/pip" install -q --disable-pip-version-check -e ".[$extras]"
         touch "$stamp"

@@ -35,6 +35,7 @@ class Listen(Section, frozen=True):
     grpc_port: int = 8001
     http_port: int = 8000
     metrics_port: int = 8002
+    grpc_front: Literal["auto", "native", "grpcio"] = "auto"
     reflection: bool = True
 
 

@@ -102,7 +102,7 @@ class DataPlane:
     @property
     def inflight(self) -> int:
         """Inferences in progress."""
-        return sum(self._inflight.values())
+        return sum(self._inflight.values()) + sum(version.inflight for version in self.manager.versions())
 
     @property
     def draining(self) -> bool:
@@ -137,7 +137,7 @@ class DataPlane:
         if name:
             with self._handle(name, version) as found:
                 versions = [v for v in versions if v.name == name and (not version or v is found)]
-        rows = [{"name": v.name, "version": v.number} | v.statistics.show() for v in versions]
+        rows = [{"name": v.name, "version": v.number} | v.count().show() for v in versions]
         return {"model_stats": sorted(rows, key=lambda row: (row["name"], int(row["version"])))}
 
     # ---- inference ----

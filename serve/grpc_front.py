@@ -19,7 +19,6 @@ from headrace.serve.grpc_codes import CODES
 from headrace.serve.grpc_methods import Method, Methods, Streaming, Unary
 from headrace.serve.sockets import close_sockets
 
-RESERVED_THREADS = 16  # never taken by inferences and streams, so that health and metadata do not wait behind them
 FLUSH_SECONDS = 0.1  # for the last answers to leave
 
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}

@@ -22,6 +22,8 @@ from headrace.serve.version import Loader, ModelVersion
 
 log = logging.getLogger("headrace.serve")
 
+ENGINE_POLL_SECONDS = 0.005
+
 
 @dataclass(slots=True)
 class _Record:
@@ -45,6 +47,18 @@ class _Served:
     labels: dict[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What takes requests of one model now: versions by number and by label, and the key of the one that requests without
+    a version get ("": none)."""
+
+    versions: dict[str, ModelVersion]
+    preferred: str
+
+
+Subscriber = Callable[[str, Published], None]
+
+
 class Manager:
     """Owns every loaded version. All methods may be called from any thread."""
 
@@ -65,6 +79,22 @@ class Manager:
         self._one_load = threading.Lock()
         self._records: dict[str, _Record] = {}
         self._served: dict[str, _Served] = {}
+        self._subscribers: list[Subscriber] = []
+
+    def subscribe(self, told: Subscriber) -> None:
+        """Call `told` with what takes requests of a model at every change (and now). It must not call back."""
+        with self._lock:
+            self._subscribers.append(told)
+            for name in self._served:
+                told(name, self._published(name))
+
+    def _published(self, name: str) -> Published:
+        served = self._served.get(name)
+        if served is None:
+            return Published({}, "")
+        keyed = {str(number): version for number, version in served.versions.items()}
+        labels = {label: served.versions[n] for label, n in served.labels.items() if n in served.versions}
+        return Published({**labels, **keyed}, str(served.default))
 
     # ---- handles ----
 
@@ -257,7 +287,7 @@ class Manager:
         with self._lock:
             version.state, version.reason = State.QUIESCING, "unloading"
             self._publish(name, record)
-            if not self._released.wait_for(lambda: not version.refs, self._drain_seconds):
+            if not self._wait_until_free(version):
                 version.state, version.reason = State.READY, ""
                 self._publish(name, record)
                 raise unavailable(f"model {quoted(name)} version {version.number} still has requests; not unloaded")
@@ -267,8 +297,24 @@ class Manager:
         version.state = State.DISABLED
         log.info("model %s version %s unloaded", name, version.number)
 
+    def _wait_until_free(self, version: ModelVersion) -> bool:
+        """Wait (lock held) for the last handle, and for the requests that its engine took by itself."""
+        end = self._clock() + self._drain_seconds
+        while version.refs or version.inflight:
+            left = end - self._clock()
+            if left <= 0:
+                return False
+            self._released.wait(min(left, ENGINE_POLL_SECONDS) if version.inflight else left)
+        return True
+
     def _publish(self, name: str, record: _Record) -> None:
-        """Swap in what is ready (lock held). A wanted version beats an unwanted one of the same number."""
+        """Swap in what is ready (lock held), and say so to who takes requests."""
+        self._swap(name, record)
+        for told in self._subscribers:
+            told(name, self._published(name))
+
+    def _swap(self, name: str, record: _Record) -> None:
+        """A wanted version beats an unwanted one of the same number."""
         ready: dict[int, ModelVersion] = {}
         for key, version in sorted(record.versions.items(), key=lambda item: item[0] in record.desired):
             if version.state is State.READY:

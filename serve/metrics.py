@@ -31,6 +31,8 @@ class _Collector:
 
     def collect(self) -> Iterator[Metric]:
         versions = self._plane.manager.versions()
+        for version in versions:
+            version.count()
         yield from _counters(versions)
         yield from _histograms(versions)
         yield from _requests(versions, self._plane.refusals.copy())

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from headrace.serve import batch
 from headrace.serve.datatypes import Array
@@ -94,6 +94,21 @@ class Job:
 
     def wait(self, timeout: float) -> None:
         self._wake.acquire(timeout=min(timeout, threading.TIMEOUT_MAX))
+
+
+class Queue(Protocol):
+    """What the data plane needs of the queue of a version."""
+
+    policy: BatchPolicy
+
+    @property
+    def pending(self) -> int:
+        """Jobs waiting."""
+        ...
+
+    def run(self, job: Job, watch: Callable[[Callable[[], None]], bool] | None = None) -> dict[str, Array]: ...
+
+    def close(self) -> None: ...
 
 
 class Scheduler:

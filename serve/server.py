@@ -10,15 +10,16 @@ from typing import Any
 
 from google.protobuf.internal import api_implementation
 
-from headrace.serve.config import Drain, Listen, Settings
+from headrace.serve.config import ConfigError, Drain, Listen, Settings
 from headrace.serve.dataplane import DataPlane
-from headrace.serve.grpc_front import RESERVED_THREADS, GrpcFront
 from headrace.serve.manager import Manager
 from headrace.serve.poller import Poller
 from headrace.serve.repository import Repository
 from headrace.serve.version import Loader
 
 log = logging.getLogger("headrace.serve")
+
+RESERVED_THREADS = 16  # of each front, never taken by inferences, so that health and metadata do not wait behind them
 
 
 def runtime_loader(device: str = "auto", threads: int = 0) -> Loader:
@@ -30,6 +31,21 @@ def runtime_loader(device: str = "auto", threads: int = 0) -> Loader:
         return runtime.load(path, device=device, threads=threads)
 
     return load
+
+
+def grpc_front_class(listen: Listen) -> type[Any]:
+    """The gRPC front that `listen.grpc_front` asks for: "auto" is the native one where it was built."""
+    if listen.grpc_front != "grpcio":
+        try:
+            from headrace.serve.native_front import NativeFront
+
+            return NativeFront
+        except ImportError as error:
+            if listen.grpc_front == "native":
+                raise ConfigError("listen.grpc_front is native, but this build has no native front") from error
+    from headrace.serve.grpc_front import GrpcFront
+
+    return GrpcFront
 
 
 class Server:
@@ -96,7 +112,7 @@ class Server:
     def _open_fronts(self) -> None:
         listen, limits = self.settings.listen, self.settings.limits
         if listen.grpc_port >= 0:
-            grpc_front = GrpcFront(self._plane, listen, limits)
+            grpc_front = grpc_front_class(listen)(self._plane, listen, limits)
             self._fronts.append(grpc_front)
             self.grpc_port = grpc_front.port
         if listen.http_port >= 0:
@@ -157,6 +173,8 @@ class Server:
             if lame_duck > 0:
                 time.sleep(lame_duck)
             self._plane.set_refusing()
+            for front in self._fronts:
+                getattr(front, "refuse", lambda: None)()
             end = time.monotonic() + grace
             while self._plane.inflight and time.monotonic() < end:
                 time.sleep(0.005)

@@ -6,6 +6,7 @@ Every duration is kept in nanoseconds. One short lock a request; nothing here gr
 import threading
 import time
 from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +34,11 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
+    def join(self, other: tuple[list[int], float]) -> None:
+        """Add the counts and the total of another histogram with these bounds."""
+        self.counts = [mine + theirs for mine, theirs in zip(self.counts, other[0])]
+        self.total += other[1]
+
 
 @dataclass(slots=True)
 class Duration:
@@ -44,6 +50,11 @@ class Duration:
     def add(self, seconds: float, count: int = 1) -> None:
         self.count += count
         self.ns += int(seconds * 1e9)
+
+    def join(self, other: tuple[int, int]) -> None:
+        """Add a count and its nanoseconds."""
+        self.count += other[0]
+        self.ns += other[1]
 
     def show(self) -> dict[str, int]:
         return {"count": self.count, "ns": self.ns}
@@ -122,6 +133,28 @@ class Statistics:
                 self.compute_input.add(execution.assembled - execution.started)
                 self.compute_infer.add(execution.computed - execution.assembled)
                 self.compute_output.add(execution.finished - execution.computed)
+
+    def absorb(self, front: str, counts: Mapping[str, Any]) -> None:
+        """Add what a native engine counted since it was last asked (`Version.take_counts`)."""
+        with self._lock:
+            for name in ("success", "fail", "queue", "cancel", "compute_input", "compute_infer", "compute_output"):
+                getattr(self, name).join(counts[name])
+            for name in ("inference_count", "execution_count", "expired_before_run", "cancelled_before_run"):
+                setattr(self, name, getattr(self, name) + counts[name])
+            self.last_inference_ms = max(self.last_inference_ms, counts["last_inference_ms"])
+            for size, (assemble, compute, scatter) in counts["batches"].items():
+                row = self.batches.get(size) or self.batches.setdefault(size, BatchRow())
+                row.compute_input.join(assemble)
+                row.compute_infer.join(compute)
+                row.compute_output.join(scatter)
+            for reason, count in counts["releases"].items():
+                self.releases[reason] = self.releases.get(reason, 0) + count
+            for meaning, count in counts["meanings"].items():
+                self.meanings[front, meaning] = self.meanings.get((front, meaning), 0) + count
+            timer = self.request_seconds.setdefault(front, Histogram(SECONDS_BUCKETS))
+            timer.join(counts["request_seconds"])
+            for name in ("queue_seconds", "assemble_seconds", "compute_seconds", "scatter_seconds", "batch_rows"):
+                getattr(self, name).join(counts[name])
 
     def show(self) -> dict[str, Any]:
         """The fields of `ModelStatistics` except name and version."""

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from headrace.runtime.errors import HeadraceError
+from headrace.serve import engine
 from headrace.serve.config import ConfigError, ModelConfig
 from headrace.serve.datatypes import Array
 from headrace.serve.policy import State, VersionKey
-from headrace.serve.scheduler import BatchPolicy, Scheduler
+from headrace.serve.scheduler import BatchPolicy, Queue, Scheduler
 from headrace.serve.statistics import Statistics
 from headrace.serve.validate import Interface, TensorSpec
 
@@ -78,7 +79,8 @@ class ModelVersion:
         self.config: ModelConfig
         self.model: Model
         self.interface: Interface
-        self.scheduler: Scheduler
+        self.scheduler: Queue
+        self.engine: engine.Engine | None = None
 
     def bring_up(self, path: Path, config: ModelConfig, loader: Loader) -> None:
         """Load, verify the golden data, compile the interface. Any exception means not ready."""
@@ -91,7 +93,11 @@ class ModelVersion:
             self.interface = Interface(model.inputs, model.outputs, rows)
             count = config.instances.count or (1 if rows else min(4, os.cpu_count() or 1))
             policy = BatchPolicy(rows, config.batching.max_delay_us / 1e6, count, config.queue.max_size)
-            self.scheduler = Scheduler(model.run, policy, observe=self.statistics.observe)
+            self.engine = engine.make(self, model, policy, config.queue.timeout_ms / 1000)
+            if self.engine is not None:
+                self.scheduler = engine.EngineScheduler(self.engine, self.interface, policy)
+            else:
+                self.scheduler = Scheduler(model.run, policy, observe=self.statistics.observe)
         except BaseException:
             model.close()
             raise
@@ -104,10 +110,23 @@ class ModelVersion:
         self.statistics.memory_bytes = model.weight_bytes
         self.model = model
 
+    @property
+    def inflight(self) -> int:
+        """Requests that the engine has and that hold no handle."""
+        return self.engine.inflight if self.engine is not None else 0
+
+    def count(self) -> Statistics:
+        """The statistics, with what the engine counted since."""
+        if self.engine is not None:
+            self.statistics.absorb("grpc", self.engine.take_counts())
+        return self.statistics
+
     def take_down(self) -> None:
         """Free the model. The last handle is gone."""
         self.scheduler.close()
+        self.count()
         self.model.close()
+        self.engine = None
         del self.model, self.scheduler
 
 

@@ -65,6 +65,7 @@ NB_MODULE(_native, m) {
         .def("add_output", &hr::PythonProgram::add_output, nb::arg("name"), nb::arg("value"))
         .def("run", &hr::PythonProgram::run, nb::arg("feeds"), "dict to dict; None where the feeds do not fit the interface.")
         .def("run_list", &hr::PythonProgram::run_list, nb::arg("feeds"), "Sequence to list, in the order of the interface; None as in run.")
+        .def("door", &hr::PythonProgram::door, "A capsule through which other extensions run the program; None where its interface has objects.")
         .def_prop_ro("threads", &hr::PythonProgram::threads)
         .def("profile", &hr::PythonProgram::profile, nb::arg("on"))
         .def("profile_rows", &hr::PythonProgram::profile_rows, "(label, operator, variant, calls, nanoseconds) of every node.")

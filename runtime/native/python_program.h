@@ -27,6 +27,8 @@ public:
     nb::object run(nb::handle feeds);           // dict to dict; None: something about the feeds is unusual
     nb::object run_list(nb::handle feeds);      // sequence to list, in the order of the interface
 
+    nb::object door();                          // for other extensions, see capi.h; None where a value is an object
+
     int threads() const { return program_.pool->threads(); }
     void profile(bool on);
     nb::list profile_rows() const;

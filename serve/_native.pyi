@@ -1,0 +1,59 @@
+"""The extension module (serve/native/module.cpp)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+class Version:
+    def __init__(
+        self,
+        name: str,
+        number: str,
+        inputs: Sequence[tuple[str, str, int, int, list[int] | None]],
+        outputs: Sequence[tuple[str, str, int, int, list[int] | None]],
+        max_batch_rows: int,
+        n_symbols: int,
+        max_delay_s: float,
+        instances: int,
+        max_queue: int,
+        timeout_s: float,
+        program: Any,
+        seconds: list[float],
+        rows: list[float],
+    ) -> None: ...
+    def run(
+        self,
+        inputs: Sequence[tuple[int, list[int]]],
+        rows: int,
+        left: float | None,
+        watch: Callable[[Callable[[], None]], bool] | None,
+    ) -> tuple[str, str, list[tuple[bytes, list[int]]], tuple[float, float, float, float, int, str] | None]: ...
+    def close(self) -> None: ...
+    def take_counts(self) -> dict[str, Any]: ...
+    @property
+    def pending(self) -> int: ...
+    @property
+    def inflight(self) -> int: ...
+
+class Front:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        limits: Mapping[str, int | float],
+        methods: Sequence[tuple[str, bool]],
+        infer_path: str,
+        deliver: Callable[[list[tuple[Any, ...]]], None],
+        tls: tuple[str, str, str] | None,
+    ) -> None: ...
+    @property
+    def port(self) -> int: ...
+    @property
+    def connections(self) -> int: ...
+    def start(self) -> None: ...
+    def set_refusing(self) -> None: ...
+    def refuse_new(self) -> None: ...
+    def stop(self) -> None: ...
+    def answer(self, call: int, message: bytes) -> None: ...
+    def send(self, call: int, message: bytes) -> None: ...
+    def finish(self, call: int, code: int, text: str, retry_ms: int = -1) -> None: ...
+    def publish(self, model: str, versions: Sequence[tuple[str, Version]], preferred: str) -> None: ...

@@ -1,0 +1,113 @@
+// Counters of one version, taken over by the statistics in Python whenever somebody looks.
+#pragma once
+#include <array>
+#include <chrono>
+#include <map>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "call.h"
+
+namespace hr::serve {
+
+// Counts by upper bound; the last count is above every bound. The bounds are Python's (statistics.py).
+struct Histogram {
+    const std::vector<double>* bounds = nullptr;
+    std::vector<uint64_t> counts;
+    double total = 0;
+
+    void add(double value) {
+        size_t i = 0;
+        while (i < bounds->size() && value > (*bounds)[i]) i++;
+        counts[i]++, total += value;
+    }
+};
+
+struct Sum {
+    uint64_t count = 0, ns = 0;
+    void add(double seconds) { count++, ns += uint64_t(seconds * 1e9); }
+};
+
+struct BatchSums {
+    Sum assemble, compute, scatter;
+};
+
+// What one run of the model did.
+struct Execution {
+    int64_t rows = 0;
+    const char* reason = "";
+    Time started, assembled, computed, finished;
+    bool failed = false;
+};
+
+inline double seconds_between(Time a, Time b) { return std::chrono::duration<double>(b - a).count(); }
+
+struct Counts {
+    Sum success, fail, cancel, queue, assemble, compute, scatter;
+    uint64_t inferences = 0, executions = 0, expired = 0, cancelled = 0;
+    int64_t last_ms = 0;
+    std::map<int64_t, BatchSums> batches;
+    std::map<std::string, uint64_t> releases, meanings;
+    Histogram request_seconds, queue_seconds, assemble_seconds, compute_seconds, scatter_seconds, batch_rows;
+};
+
+class Counters {
+public:
+    Counters(std::vector<double> seconds, std::vector<double> rows) : seconds_(std::move(seconds)), rows_(std::move(rows)) { reset(counts_); }
+
+    void observe(const Execution& run) {
+        std::lock_guard guard(lock_);
+        counts_.releases[run.reason]++;
+        if (run.failed) return;
+        const double assemble = seconds_between(run.started, run.assembled), compute = seconds_between(run.assembled, run.computed),
+                     scatter = seconds_between(run.computed, run.finished);
+        counts_.executions++, counts_.inferences += uint64_t(run.rows);
+        BatchSums& row = counts_.batches[run.rows];
+        row.assemble.add(assemble), row.compute.add(compute), row.scatter.add(scatter);
+        counts_.assemble_seconds.add(assemble), counts_.compute_seconds.add(compute), counts_.scatter_seconds.add(scatter);
+        counts_.batch_rows.add(double(run.rows));
+    }
+
+    // One request: `meaning` is "ok" or why not; `run` null where it never ran.
+    void finish(const char* meaning, double seconds, double queued, const Execution* run) {
+        std::lock_guard guard(lock_);
+        counts_.meanings[meaning]++;
+        counts_.request_seconds.add(seconds);
+        const std::string_view what = meaning;
+        if (what != "ok") {
+            (what == "cancelled" ? counts_.cancel : counts_.fail).add(seconds);
+            if (!run) counts_.expired += what == "expired", counts_.cancelled += what == "cancelled";
+            return;
+        }
+        counts_.success.add(seconds);
+        counts_.last_ms = std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+        counts_.queue.add(queued), counts_.queue_seconds.add(queued);
+        if (!run) return;
+        counts_.assemble.add(seconds_between(run->started, run->assembled));
+        counts_.compute.add(seconds_between(run->assembled, run->computed));
+        counts_.scatter.add(seconds_between(run->computed, run->finished));
+    }
+
+    // Everything since the last call.
+    Counts take() {
+        Counts fresh, out;
+        reset(fresh);
+        std::lock_guard guard(lock_);
+        out = std::move(counts_);
+        counts_ = std::move(fresh);
+        return out;
+    }
+
+private:
+    void reset(Counts& counts) const {
+        for (Histogram* h : {&counts.request_seconds, &counts.queue_seconds, &counts.assemble_seconds, &counts.compute_seconds, &counts.scatter_seconds})
+            h->bounds = &seconds_, h->counts.assign(seconds_.size() + 1, 0);
+        counts.batch_rows.bounds = &rows_, counts.batch_rows.counts.assign(rows_.size() + 1, 0);
+    }
+    const std::vector<double> seconds_, rows_;
+    std::mutex lock_;
+    Counts counts_;
+};
+
+}  // namespace hr::serve

@@ -1,0 +1,411 @@
+#include "http2.h"
+
+#include <algorithm>
+#include <string_view>
+
+namespace hr::serve {
+
+namespace {
+
+constexpr uint32_t kStreamWindow = 1 << 20, kConnectionWindow = 8 << 20, kMaxFrame = 256 << 10;
+constexpr size_t kOutputMark = 1 << 20;         // framed ahead of the socket at most
+constexpr size_t kTrust = 1 << 20;              // reserved on the word of a length prefix
+constexpr int kPingWeight = 5, kControlLimit = 5;
+
+std::string_view text(const uint8_t* bytes, size_t size) { return {reinterpret_cast<const char*>(bytes), size}; }
+
+nghttp2_nv header(std::string_view name, std::string_view value) {
+    auto bytes = [](std::string_view s) { return reinterpret_cast<uint8_t*>(const_cast<char*>(s.data())); };
+    return {bytes(name), bytes(value), name.size(), value.size(), NGHTTP2_NV_FLAG_NONE};
+}
+
+double seconds(Clock::duration d) { return std::chrono::duration<double>(d).count(); }
+
+}  // namespace
+
+struct Connection::Stream {
+    int32_t id = 0;
+    std::shared_ptr<Call> call = std::make_shared<Call>();
+
+    // Request
+    std::string method, content_type;
+    std::string timeout;
+    Encoding encoding = Encoding::identity;
+    size_t header_bytes = 0;
+    char prefix[kPrefix];
+    size_t have = 0;                    // bytes of the prefix
+    Prefix incoming{};
+    Bytes body;                         // of the message that is arriving
+    size_t charged = 0;                 // of Hub::buffered
+    int messages = 0;
+    bool started = false, input_ended = false;
+
+    // Response
+    std::deque<Bytes> out;
+    size_t out_at = 0;
+    Status status;
+    bool headers_sent = false, finished = false, over = false;      // over: the call has ended for its handler
+};
+
+Connection::Connection(Hub& hub, Socket socket, bool local) : hub_(hub), socket_(std::move(socket)), local_(local) {
+    nghttp2_session_callbacks* callbacks;
+    nghttp2_session_callbacks_new(&callbacks);
+    nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks, on_begin_headers);
+    nghttp2_session_callbacks_set_on_header_callback(callbacks, on_header);
+    nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, on_frame);
+    nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks, on_data);
+    nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, on_close);
+    nghttp2_session_callbacks_set_on_frame_send_callback(callbacks, [](nghttp2_session* session, const nghttp2_frame* frame, void* user) {
+        const bool last = (frame->hd.type == NGHTTP2_HEADERS || frame->hd.type == NGHTTP2_DATA) && frame->hd.flags & NGHTTP2_FLAG_END_STREAM;
+        if (!last) return 0;
+        auto& streams = static_cast<Connection*>(user)->streams_;
+        const auto found = streams.find(frame->hd.stream_id);   // answered before the request ended: the rest is not wanted
+        if (found != streams.end() && !found->second->input_ended) nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id, NGHTTP2_NO_ERROR);
+        return 0;
+    });
+    nghttp2_session_server_new(&session_, callbacks, this);
+    nghttp2_session_callbacks_del(callbacks);
+    const nghttp2_settings_entry settings[] = {
+        {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, uint32_t(hub.limits().max_concurrent_streams)},
+        {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, kStreamWindow},
+        {NGHTTP2_SETTINGS_MAX_FRAME_SIZE, kMaxFrame},
+        {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, uint32_t(hub.limits().max_metadata_bytes)},
+    };
+    nghttp2_submit_settings(session_, NGHTTP2_FLAG_NONE, settings, std::size(settings));
+    nghttp2_session_set_local_window_size(session_, NGHTTP2_FLAG_NONE, 0, kConnectionWindow);
+    opened_ = last_read_ = idle_since_ = window_start_ = hub.now();
+}
+
+Connection::~Connection() {
+    for (auto& [id, stream] : streams_) {
+        hub_.buffered() -= stream->charged;
+        if (!stream->started || stream->over) continue;
+        stream->call->gone = true;
+        hub_.handler().gone(stream->call);
+        hub_.closed(*stream->call);
+    }
+    nghttp2_session_del(session_);
+}
+
+// ---- reading ----
+
+bool Connection::on_readable() {
+    uint8_t buffer[64 << 10];
+    for (int turn = 0; turn < 16 || socket_.pending(); turn++) {       // others wait: at most a megabyte a turn
+        const auto [result, bytes] = socket_.read(buffer, sizeof buffer);
+        if (result == Socket::Result::closed) return false;
+        if (result == Socket::Result::again) break;
+        last_read_ = hub_.now(), ping_sent_ = kNever;
+        if (nghttp2_session_mem_recv(session_, buffer, bytes) < 0) return false;
+        dirty = true;
+        if (bytes < sizeof buffer && !socket_.is_tls()) break;
+    }
+    return true;
+}
+
+int Connection::on_begin_headers(nghttp2_session*, const nghttp2_frame* frame, void* user) {
+    auto& self = *static_cast<Connection*>(user);
+    if (frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_REQUEST) return 0;
+    auto stream = std::make_unique<Stream>();
+    stream->id = frame->hd.stream_id;
+    stream->call->local = self.local_;
+    self.streams_[stream->id] = std::move(stream);
+    return 0;
+}
+
+int Connection::on_header(nghttp2_session*, const nghttp2_frame* frame, const uint8_t* name_bytes, size_t name_size, const uint8_t* value_bytes,
+                          size_t value_size, uint8_t, void* user) {
+    auto& self = *static_cast<Connection*>(user);
+    const auto found = self.streams_.find(frame->hd.stream_id);
+    if (found == self.streams_.end() || found->second->started) return 0;       // trailers of a request mean nothing
+    Stream& stream = *found->second;
+    stream.header_bytes += name_size + value_size + 32;
+    if (stream.header_bytes > self.hub_.limits().max_metadata_bytes) return 0;
+    const std::string_view name = text(name_bytes, name_size), value = text(value_bytes, value_size);
+    if (name == ":path") stream.call->path = value;
+    else if (name == ":method") stream.method = value;
+    else if (name == "content-type") stream.content_type = value;
+    else if (name == "grpc-timeout") stream.timeout = value;
+    else if (name == "grpc-encoding") stream.encoding = encoding_of(value);
+    else if (name[0] != ':') stream.call->metadata.emplace_back(name, value);
+    return 0;
+}
+
+int Connection::on_frame(nghttp2_session* session, const nghttp2_frame* frame, void* user) {
+    auto& self = *static_cast<Connection*>(user);
+    const uint8_t flags = frame->hd.flags;
+    switch (frame->hd.type) {
+        case NGHTTP2_SETTINGS:
+            self.greeted_ = true;
+            [[fallthrough]];
+        case NGHTTP2_PING:
+        case NGHTTP2_PRIORITY:
+            if (!(flags & NGHTTP2_FLAG_ACK)) self.controls_ += kPingWeight;
+            break;
+        case NGHTTP2_RST_STREAM:
+            self.controls_++;
+            break;
+        case NGHTTP2_DATA:
+            if (frame->hd.length == 0 && !(flags & NGHTTP2_FLAG_END_STREAM)) self.controls_++;
+            break;
+    }
+    if (!self.control_frame()) {
+        nghttp2_session_terminate_session(session, NGHTTP2_ENHANCE_YOUR_CALM);
+        return 0;
+    }
+    const auto found = self.streams_.find(frame->hd.stream_id);
+    if (found == self.streams_.end()) return 0;
+    Stream& stream = *found->second;
+    if (frame->hd.type == NGHTTP2_HEADERS && frame->headers.cat == NGHTTP2_HCAT_REQUEST && flags & NGHTTP2_FLAG_END_HEADERS) self.begin(stream);
+    if ((frame->hd.type == NGHTTP2_HEADERS || frame->hd.type == NGHTTP2_DATA) && flags & NGHTTP2_FLAG_END_STREAM) self.end_of_input(stream);
+    return 0;
+}
+
+bool Connection::control_frame() {
+    const Time now = hub_.now();
+    if (now - window_start_ > std::chrono::seconds(1)) window_start_ = now, controls_ = 0;
+    return controls_ <= hub_.limits().control_frames_per_second * kControlLimit;
+}
+
+void Connection::begin(Stream& stream) {
+    Call& call = *stream.call;
+    if (stream.header_bytes > hub_.limits().max_metadata_bytes)
+        return fail(stream, Code::resource_exhausted, "the metadata is larger than " + std::to_string(hub_.limits().max_metadata_bytes) + " bytes");
+    if (stream.method != "POST" || !std::string_view(stream.content_type).starts_with("application/grpc")) {
+        stream.finished = stream.over = true;   // no gRPC client: answered as HTTP
+        const nghttp2_nv headers[] = {header(":status", stream.method == "POST" ? "415" : "405")};
+        nghttp2_submit_response(session_, stream.id, headers, 1, nullptr);
+        return;
+    }
+    if (!hub_.handler().knows(call.path, call.shape)) return fail(stream, Code::unimplemented, "the method is unknown");
+    if (stream.encoding == Encoding::unknown) return fail(stream, Code::unimplemented, "the message encoding is unknown; allowed: identity, gzip, deflate");
+    if (!stream.timeout.empty()) {
+        const auto left = parse_timeout(stream.timeout);
+        if (!left) return fail(stream, Code::internal, "grpc-timeout is malformed");
+        call.deadline = hub_.now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(std::min(*left, 1e7)));
+    }
+    stream.started = true;
+    hub_.opened(stream.call, *this, stream.id);
+    if (call.shape == Shape::stream) hub_.handler().call(stream.call);
+}
+
+int Connection::on_data(nghttp2_session*, uint8_t, int32_t id, const uint8_t* bytes, size_t size, void* user) {
+    auto& self = *static_cast<Connection*>(user);
+    const auto found = self.streams_.find(id);
+    if (found != self.streams_.end() && found->second->started && !found->second->finished) self.data(*found->second, bytes, size);
+    return 0;
+}
+
+void Connection::data(Stream& stream, const uint8_t* bytes, size_t size) {
+    const Limits& limits = hub_.limits();
+    while (size && !stream.finished) {
+        if (stream.have < kPrefix) {
+            if (stream.call->shape == Shape::unary && stream.messages) return fail(stream, Code::invalid_argument, "a unary call has one message, more came");
+            const size_t take = std::min(size, kPrefix - stream.have);
+            std::copy_n(bytes, take, stream.prefix + stream.have);
+            stream.have += take, bytes += take, size -= take;
+            if (stream.have < kPrefix) return;
+            stream.incoming = read_prefix(stream.prefix);
+            if (stream.incoming.size > limits.max_message_bytes)
+                return fail(stream, Code::resource_exhausted, "the message has " + std::to_string(stream.incoming.size) + " bytes; allowed: " + std::to_string(limits.max_message_bytes));
+            if (stream.incoming.compressed && stream.encoding == Encoding::identity) return fail(stream, Code::internal, "a compressed message without grpc-encoding");
+            stream.body.reserve(std::min(stream.incoming.size, kTrust));
+        }
+        const size_t take = std::min(size, stream.incoming.size - stream.body.size());
+        if (hub_.buffered() + take > limits.max_buffered_bytes) return fail(stream, Code::resource_exhausted, "the server holds too many unanswered requests");
+        hub_.buffered() += take, stream.charged += take;
+        stream.body.append(bytes, take);
+        bytes += take, size -= take;
+        if (stream.body.size() == stream.incoming.size) {
+            Bytes message = std::move(stream.body);
+            stream.body = Bytes();
+            stream.have = 0, stream.messages++;
+            if (stream.incoming.compressed) {
+                Bytes plain;
+                bool too_large;
+                if (!inflate_message(stream.encoding, message.view(), limits.max_message_bytes, plain, too_large))
+                    return too_large ? fail(stream, Code::resource_exhausted, "the message has more than " + std::to_string(limits.max_message_bytes) + " bytes inflated")
+                                     : fail(stream, Code::internal, "the compressed message is damaged");
+                hub_.buffered() += plain.size(), stream.charged += plain.size();
+                message = std::move(plain);
+            }
+            if (stream.call->shape == Shape::unary) {
+                stream.call->message = std::move(message);
+            } else {
+                hub_.buffered() -= stream.charged, stream.charged = 0;      // the handler's from here on
+                hub_.handler().message(stream.call, std::move(message));
+            }
+        }
+    }
+    if (!size && stream.have == kPrefix && stream.incoming.size == 0 && !stream.finished) {     // an empty message has no bytes to wait for
+        stream.have = 0, stream.messages++;
+        if (stream.call->shape == Shape::stream) hub_.handler().message(stream.call, Bytes());
+    }
+}
+
+void Connection::end_of_input(Stream& stream) {
+    stream.input_ended = true;
+    if (!stream.started || stream.finished) return;
+    if (stream.have) return fail(stream, Code::invalid_argument, "the request ends inside a message");
+    if (stream.call->shape == Shape::stream) return hub_.handler().half_close(stream.call);
+    if (stream.messages != 1) return fail(stream, Code::invalid_argument, "a unary call has one message, none came");
+    hub_.handler().call(stream.call);
+}
+
+int Connection::on_close(nghttp2_session*, int32_t id, uint32_t, void* user) {
+    auto& self = *static_cast<Connection*>(user);
+    const auto found = self.streams_.find(id);
+    if (found == self.streams_.end()) return 0;
+    const std::unique_ptr<Stream> stream = std::move(found->second);
+    self.streams_.erase(found);
+    self.hub_.buffered() -= stream->charged;
+    if (self.streams_.empty()) self.idle_since_ = self.hub_.now();
+    if (stream->started && !stream->over) {
+        stream->call->gone = true;
+        self.hub_.handler().gone(stream->call);
+        self.hub_.closed(*stream->call);
+    }
+    return 0;
+}
+
+// ---- writing ----
+
+void Connection::send(int32_t id, Bytes framed) {
+    const auto found = streams_.find(id);
+    if (found == streams_.end() || found->second->finished) return;
+    found->second->out.push_back(std::move(framed));
+    respond(*found->second);
+}
+
+void Connection::finish(int32_t id, Status status) {
+    const auto found = streams_.find(id);
+    if (found == streams_.end() || found->second->finished) return;
+    Stream& stream = *found->second;
+    stream.finished = true, stream.status = std::move(status);
+    if (stream.started && !stream.over) {
+        stream.over = true;
+        stream.call->gone = true;
+        hub_.closed(*stream.call);
+    }
+    hub_.buffered() -= stream.charged, stream.charged = 0;
+    respond(stream);
+}
+
+void Connection::fail(Stream& stream, Code code, std::string text) {
+    if (stream.started && !stream.over && stream.call->shape == Shape::stream) hub_.handler().gone(stream.call);
+    stream.body = Bytes();
+    finish(stream.id, {code, std::move(text)});
+}
+
+void Connection::expire(int32_t id) {
+    const auto found = streams_.find(id);
+    if (found == streams_.end()) return;
+    Stream& stream = *found->second;
+    if (stream.started && !stream.over) hub_.handler().gone(stream.call);
+    finish(id, {Code::deadline_exceeded, "the deadline passed"});
+}
+
+namespace {
+
+// The trailers of a status; `retry` and `message` keep the texts alive.
+size_t trailers(const Status& status, std::string& code, std::string& message, std::string& retry, nghttp2_nv* out) {
+    size_t n = 0;
+    code = std::to_string(int(status.code));
+    out[n++] = header("grpc-status", code);
+    if (!status.text.empty()) message = percent_encoded(status.text), out[n++] = header("grpc-message", message);
+    if (status.retry_ms >= 0) retry = std::to_string(status.retry_ms), out[n++] = header("grpc-retry-pushback-ms", retry);
+    return n;
+}
+
+}  // namespace
+
+void Connection::respond(Stream& stream) {
+    dirty = true;
+    if (stream.headers_sent) {
+        nghttp2_session_resume_data(session_, stream.id);
+        return;
+    }
+    stream.headers_sent = true;
+    nghttp2_nv headers[5] = {header(":status", "200"), header("content-type", "application/grpc")};
+    if (stream.out.empty() && stream.finished) {        // "trailers only"
+        std::string code, message, retry;
+        const size_t n = 2 + trailers(stream.status, code, message, retry, headers + 2);
+        nghttp2_submit_response(session_, stream.id, headers, n, nullptr);
+        return;
+    }
+    nghttp2_data_provider provider{};
+    provider.source.ptr = &stream;
+    provider.read_callback = read_body;
+    nghttp2_submit_response(session_, stream.id, headers, 2, &provider);
+}
+
+ssize_t Connection::read_body(nghttp2_session* session, int32_t id, uint8_t* to, size_t size, uint32_t* flags, nghttp2_data_source* source, void*) {
+    Stream& stream = *static_cast<Stream*>(source->ptr);
+    size_t written = 0;
+    while (written < size && !stream.out.empty()) {
+        Bytes& front = stream.out.front();
+        const size_t take = std::min(size - written, front.size() - stream.out_at);
+        std::copy_n(front.data() + stream.out_at, take, to + written);
+        written += take, stream.out_at += take;
+        if (stream.out_at == front.size()) stream.out.pop_front(), stream.out_at = 0;
+    }
+    if (stream.out.empty() && stream.finished) {
+        *flags |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM;
+        nghttp2_nv fields[3];
+        std::string code, message, retry;
+        const size_t n = trailers(stream.status, code, message, retry, fields);
+        nghttp2_submit_trailer(session, id, fields, n);
+    } else if (!written) {
+        return NGHTTP2_ERR_DEFERRED;
+    }
+    return ssize_t(written);
+}
+
+bool Connection::flush() {
+    dirty = false;
+    for (;;) {
+        while (out_.size() - out_at_ < kOutputMark) {
+            const uint8_t* data;
+            const ssize_t n = nghttp2_session_mem_send(session_, &data);
+            if (n < 0) return false;
+            if (n == 0) break;
+            out_.append(reinterpret_cast<const char*>(data), size_t(n));
+        }
+        if (out_.size() == out_at_) {
+            out_.clear(), out_at_ = 0;
+            return nghttp2_session_want_read(session_) || nghttp2_session_want_write(session_);
+        }
+        const auto [result, bytes] = socket_.write(out_.data() + out_at_, out_.size() - out_at_);
+        if (result == Socket::Result::closed) return false;
+        if (result == Socket::Result::again) return true;
+        out_at_ += bytes;
+        if (out_at_ == out_.size()) out_.clear(), out_at_ = 0;
+    }
+}
+
+// ---- life ----
+
+void Connection::refuse_new() {
+    if (leaving_) return;
+    leaving_ = true, goaway_at_ = hub_.now();
+    nghttp2_submit_goaway(session_, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(session_), NGHTTP2_NO_ERROR, nullptr, 0);
+    dirty = true;
+}
+
+bool Connection::tick() {
+    const Limits& limits = hub_.limits();
+    const Time now = hub_.now();
+    if (!greeted_) return seconds(now - opened_) < limits.handshake_timeout_s;
+    if (leaving_ && (streams_.empty() ? out_.size() == out_at_ : seconds(now - goaway_at_) > limits.age_grace_s)) return false;
+    if (!leaving_ && streams_.empty() && seconds(now - idle_since_) > limits.idle_timeout_s) refuse_new();
+    if (!leaving_ && seconds(now - opened_) > limits.age_s) refuse_new();
+    if (ping_sent_ != kNever) {
+        if (seconds(now - ping_sent_) > limits.keepalive_timeout_s) return false;
+    } else if (seconds(now - last_read_) > limits.keepalive_s) {
+        nghttp2_submit_ping(session_, NGHTTP2_FLAG_NONE, nullptr);
+        ping_sent_ = now, dirty = true;
+    }
+    return true;
+}
+
+}  // namespace hr::serve

@@ -1,0 +1,206 @@
+#include "interface.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "grpc.h"
+#include "wire.h"
+
+namespace hr::serve {
+
+namespace {
+
+constexpr int kMaxInputs = 1024, kMaxRank = 12;
+constexpr size_t kMaxId = 1024;
+
+struct Given {
+    std::string_view name, datatype;
+    int64_t dims[kMaxRank];
+    int rank = 0;
+};
+
+bool push(Given& tensor, uint64_t size) {
+    if (tensor.rank == kMaxRank || size > uint64_t(INT64_MAX)) return false;
+    tensor.dims[tensor.rank++] = int64_t(size);
+    return true;
+}
+
+bool read_tensor(std::string_view data, Given& out) {
+    Reader reader(data);
+    while (reader.next()) {
+        switch (reader.field()) {
+            case 1: if (!reader.is_bytes()) return false; out.name = reader.body(); break;
+            case 2: if (!reader.is_bytes()) return false; out.datatype = reader.body(); break;
+            case 3:
+                if (reader.is_number()) {
+                    if (!push(out, reader.number())) return false;
+                } else if (reader.is_bytes()) {
+                    Reader packed(reader.body());
+                    uint64_t size;
+                    while (!packed.at_end())
+                        if (!packed.varint(size) || !push(out, size)) return false;
+                } else {
+                    return false;
+                }
+                break;
+            default: return false;      // parameters, typed contents, unknown fields
+        }
+    }
+    return reader.ok();
+}
+
+bool shape_fits(const Port& port, const Given& given, std::vector<int64_t>& symbols) {
+    if (port.any_rank) return true;
+    if (size_t(given.rank) != port.dims.size()) return false;
+    for (int i = 0; i < given.rank; i++) {
+        const int64_t want = port.dims[i], size = given.dims[i];
+        if (want >= 0 && size != want) return false;
+        if (want <= -2) {
+            int64_t& bound = symbols[size_t(-2 - want)];
+            if (bound >= 0 && bound != size) return false;
+            bound = size;
+        }
+    }
+    return true;
+}
+
+// The tensor over the raw bytes; copied where they are not aligned, or booleans that are not 0 and 1.
+bool materialise(const Port& port, const Given& given, std::string_view raw, Fitted& out, hr_tensor& tensor) {
+    int64_t count = 1;
+    size_t bytes;
+    for (int i = 0; i < given.rank; i++)
+        if (__builtin_mul_overflow(count, given.dims[i], &count)) return false;
+    if (__builtin_mul_overflow(size_t(count), port.item, &bytes) || bytes != raw.size()) return false;
+    tensor = {port.code, given.rank, {}, const_cast<char*>(raw.data())};
+    std::copy_n(given.dims, given.rank, tensor.dims);
+    const bool aligned = reinterpret_cast<uintptr_t>(raw.data()) % port.item == 0;
+    const bool truth = port.datatype == "BOOL";
+    if (aligned && !(truth && std::any_of(raw.begin(), raw.end(), [](char c) { return c != 0 && c != 1; }))) return true;
+    Bytes copy(raw.size());
+    if (truth) std::transform(raw.begin(), raw.end(), copy.data(), [](char c) { return char(c != 0); });
+    else if (!raw.empty()) std::memcpy(copy.data(), raw.data(), raw.size());
+    tensor.data = copy.data();
+    out.copies.push_back(std::move(copy));
+    return true;
+}
+
+int position(const std::vector<Port>& ports, std::string_view name) {
+    for (size_t i = 0; i < ports.size(); i++)
+        if (ports[i].name == name) return int(i);
+    return -1;
+}
+
+}  // namespace
+
+bool read_envelope(std::string_view message, Envelope& out) {
+    Reader reader(message);
+    while (reader.next()) {
+        if (reader.field() > 3) continue;
+        if (!reader.is_bytes()) return false;
+        (reader.field() == 1 ? out.model : reader.field() == 2 ? out.version : out.id) = reader.body();
+    }
+    return reader.ok();
+}
+
+bool fit(const Interface& interface, std::string_view message, Fitted& out) {
+    const size_t n = interface.inputs.size();
+    if (n > kMaxInputs) return false;
+    std::vector<Given> given;
+    std::vector<std::string_view> raw;
+    given.reserve(n), raw.reserve(n);
+    Reader reader(message);
+    while (reader.next()) {
+        if (!reader.is_bytes()) return false;
+        switch (reader.field()) {
+            case 1: case 2: break;
+            case 3: out.id = reader.body(); break;
+            case 5:
+                if (given.size() == n || !read_tensor(reader.body(), given.emplace_back())) return false;
+                break;
+            case 6: {
+                Reader output(reader.body());
+                int which = -1;
+                while (output.next())
+                    if (output.field() != 1 || !output.is_bytes() || (which = position(interface.outputs, output.body())) < 0) return false;
+                if (!output.ok() || which < 0 || std::find(out.outputs.begin(), out.outputs.end(), which) != out.outputs.end()) return false;
+                out.outputs.push_back(which);
+                break;
+            }
+            case 7:
+                if (raw.size() == n) return false;
+                raw.push_back(reader.body());
+                break;
+            default: return false;
+        }
+    }
+    if (!reader.ok() || given.size() != n || raw.size() != n || n == 0 || out.id.size() > kMaxId) return false;
+    for (unsigned char c : out.id)
+        if (c >= 0x80) return false;            // UTF-8 is checked in Python
+    std::vector<int64_t> symbols(size_t(interface.n_symbols), -1);
+    out.inputs.resize(n);
+    std::vector<char> seen(n, 0);
+    for (size_t k = 0; k < n; k++) {
+        const int i = position(interface.inputs, given[k].name);
+        if (i < 0 || seen[i]) return false;
+        seen[i] = 1;
+        const Port& port = interface.inputs[i];
+        if (given[k].datatype != port.datatype || !shape_fits(port, given[k], symbols) || !materialise(port, given[k], raw[k], out, out.inputs[i])) return false;
+    }
+    if (interface.max_batch_rows) {
+        out.rows = out.inputs[0].rank ? out.inputs[0].dims[0] : 0;
+        for (const hr_tensor& tensor : out.inputs)
+            if (tensor.rank == 0 || tensor.dims[0] != out.rows) return false;
+        if (out.rows < 1 || out.rows > interface.max_batch_rows) return false;
+    }
+    if (out.outputs.empty())
+        for (size_t i = 0; i < interface.outputs.size(); i++) out.outputs.push_back(int(i));
+    return true;
+}
+
+Bytes encode(const Interface& interface, std::string_view model, std::string_view version, const Fitted& request, const hr_outputs& outputs, int64_t from) {
+    struct Slice {
+        const Port* port;
+        size_t shape_size, head_size, bytes;
+        const char* data;
+        const hr_tensor* tensor;
+    };
+    const bool batched = interface.max_batch_rows > 0;
+    const auto dim = [&](const hr_tensor& t, int i) { return uint64_t(batched && i == 0 ? request.rows : t.dims[i]); };
+    std::vector<Slice> slices;
+    slices.reserve(request.outputs.size());
+    size_t total = kPrefix + field_size(model.size()) + field_size(version.size()) + (request.id.empty() ? 0 : field_size(request.id.size()));
+    for (int which : request.outputs) {
+        Slice s{&interface.outputs[which], 0, 0, interface.outputs[which].item, nullptr, &outputs.tensors[which]};
+        size_t row = s.port->item;
+        for (int i = 0; i < s.tensor->rank; i++) {
+            s.shape_size += varint_size(dim(*s.tensor, i));
+            s.bytes *= size_t(dim(*s.tensor, i));
+            if (i) row *= size_t(s.tensor->dims[i]);
+        }
+        s.data = static_cast<const char*>(s.tensor->data) + (batched ? size_t(from) * row : 0);
+        s.head_size = field_size(s.port->name.size()) + field_size(s.port->datatype.size()) + (s.tensor->rank ? field_size(s.shape_size) : 0);
+        total += field_size(s.head_size) + field_size(s.bytes);
+        slices.push_back(s);
+    }
+    Bytes out(total);
+    char* at = out.data() + kPrefix;
+    at = put_text(at, 1, model);
+    at = put_text(at, 2, version);
+    if (!request.id.empty()) at = put_text(at, 3, request.id);
+    for (const Slice& s : slices) {
+        at = put_field(at, 5, s.head_size);
+        at = put_text(at, 1, s.port->name);
+        at = put_text(at, 2, s.port->datatype);
+        if (!s.tensor->rank) continue;
+        at = put_field(at, 3, s.shape_size);
+        for (int i = 0; i < s.tensor->rank; i++) at = put_varint(at, dim(*s.tensor, i));
+    }
+    for (const Slice& s : slices) {
+        at = put_field(at, 6, s.bytes);
+        if (s.bytes) std::memcpy(at, s.data, s.bytes);
+        at += s.bytes;
+    }
+    return out;
+}
+
+}  // namespace hr::serve

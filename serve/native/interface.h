@@ -1,0 +1,53 @@
+// The interface of one model version, compiled for checking requests, and the requests that fit it without doubt.
+#pragma once
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "bytes.h"
+#include "capi.h"
+
+namespace hr::serve {
+
+struct Port {
+    std::string name, datatype;
+    int32_t code;                       // ONNX element type code
+    size_t item;                        // bytes an element
+    bool any_rank = false;
+    std::vector<int64_t> dims;          // >= 0: fixed; -1: free; -2 - k: symbol k
+};
+
+struct Interface {
+    std::vector<Port> inputs, outputs;
+    int64_t max_batch_rows = 0;         // 0: requests are not batched
+    int n_symbols = 0;
+};
+
+// A ModelInferRequest as far as routing needs it; views of the message.
+struct Envelope {
+    std::string_view model, version, id;
+};
+
+// A request that fits: tensors are views of the message where they are aligned, else of `copies`.
+struct Fitted {
+    std::string_view id;
+    std::vector<hr_tensor> inputs;      // in the order of the interface
+    std::vector<int> outputs;           // asked for, as positions in the interface
+    std::vector<Bytes> copies;
+    int64_t rows = 1;
+};
+
+// False where the bytes are no well-formed message.
+bool read_envelope(std::string_view message, Envelope& out);
+
+// False where anything about the request is unusual or wrong: parameters, typed contents, or a violation. Such a request
+// goes to the validator in Python, which answers what is wrong, or takes it.
+bool fit(const Interface& interface, std::string_view message, Fitted& out);
+
+// A ModelInferResponse with rows [from, from + rows) of every output asked for (all rows where the model is not batched),
+// after five free bytes for the gRPC prefix.
+Bytes encode(const Interface& interface, std::string_view model, std::string_view version, const Fitted& request, const hr_outputs& outputs,
+             int64_t from);
+
+}  // namespace hr::serve

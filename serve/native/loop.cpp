@@ -1,0 +1,259 @@
+#include "loop.h"
+
+#include <arpa/inet.h>
+#include <netdb.h>
+#include <netinet/tcp.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+
+#include <algorithm>
+#include <system_error>
+
+namespace hr::serve {
+
+namespace {
+
+constexpr auto kTick = std::chrono::milliseconds(100);
+constexpr int kBacklog = 1024;
+
+int listen_on(const std::string& host, int port) {
+    addrinfo hints{}, *found = nullptr;
+    hints.ai_family = AF_UNSPEC, hints.ai_socktype = SOCK_STREAM, hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
+    if (const int error = getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found))
+        throw std::system_error(EADDRNOTAVAIL, std::generic_category(), gai_strerror(error));
+    const int fd = ::socket(found->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    const int on = 1;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    const int failed = fd < 0 || ::bind(fd, found->ai_addr, found->ai_addrlen) || ::listen(fd, kBacklog);
+    const int error = errno;
+    freeaddrinfo(found);
+    if (failed) {
+        if (fd >= 0) ::close(fd);
+        throw std::system_error(error, std::generic_category());
+    }
+    return fd;
+}
+
+int port_of(int fd) {
+    sockaddr_storage address{};
+    socklen_t size = sizeof address;
+    getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size);
+    return ntohs(address.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6&>(address).sin6_port : reinterpret_cast<sockaddr_in&>(address).sin_port);
+}
+
+bool is_loopback(const sockaddr_storage& address) {
+    if (address.ss_family == AF_INET) return (ntohl(reinterpret_cast<const sockaddr_in&>(address).sin_addr.s_addr) >> 24) == 127;
+    if (address.ss_family != AF_INET6) return false;
+    const in6_addr& a = reinterpret_cast<const sockaddr_in6&>(address).sin6_addr;
+    return IN6_IS_ADDR_LOOPBACK(&a) || (IN6_IS_ADDR_V4MAPPED(&a) && a.s6_addr[12] == 127);
+}
+
+void watch(int epoll, int operation, int fd, uint32_t events) {
+    epoll_event event{};
+    event.events = events, event.data.fd = fd;
+    epoll_ctl(epoll, operation, fd, &event);
+}
+
+}  // namespace
+
+Loop::Loop(const std::string& host, int port, const Limits& limits, SSL_CTX* tls) : limits_(limits), tls_(tls) {
+    listener_ = listen_on(host, port);
+    port_ = port_of(listener_);
+    epoll_ = epoll_create1(EPOLL_CLOEXEC);
+    event_ = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    watch(epoll_, EPOLL_CTL_ADD, listener_, EPOLLIN);
+    watch(epoll_, EPOLL_CTL_ADD, event_, EPOLLIN);
+}
+
+Loop::~Loop() {
+    stop();
+    for (int fd : {listener_, epoll_, event_})
+        if (fd >= 0) ::close(fd);
+    if (tls_) SSL_CTX_free(tls_);
+}
+
+void Loop::start(Handler& handler) {
+    handler_ = &handler;
+    thread_ = std::thread([this] { run(); });
+}
+
+void Loop::stop() {
+    if (!thread_.joinable()) return;
+    stopping_ = true;
+    wake();
+    thread_.join();
+}
+
+void Loop::refuse_new() {
+    post([this] {
+        if (listener_ >= 0) ::close(std::exchange(listener_, -1));
+        for (auto& [fd, connection] : connections_) connection->refuse_new(), dirty_.push_back(connection.get());
+    });
+}
+
+// ---- from other threads ----
+
+void Loop::wake() {
+    const uint64_t one = 1;
+    [[maybe_unused]] const ssize_t n = ::write(event_, &one, sizeof one);
+}
+
+void Loop::put(Answer answer) {
+    if (on_thread()) return apply(answer);
+    std::lock_guard guard(lock_);
+    answers_.push_back(std::move(answer));
+    if (!std::exchange(woken_, true)) wake();
+}
+
+void Loop::answer(uint64_t call, Bytes framed) { put({call, true, true, std::move(framed), {}}); }
+void Loop::send(uint64_t call, Bytes framed) { put({call, true, false, std::move(framed), {}}); }
+void Loop::finish(uint64_t call, Status status) { put({call, false, true, {}, std::move(status)}); }
+
+void Loop::post(std::function<void()> task) {
+    std::lock_guard guard(lock_);
+    tasks_.push_back(std::move(task));
+    if (!std::exchange(woken_, true)) wake();
+}
+
+// ---- on the loop's thread ----
+
+void Loop::apply(Answer& answer) {
+    const auto found = calls_.find(answer.call);
+    if (found == calls_.end()) return;          // the client left, or its deadline passed
+    const auto [connection, stream] = found->second;
+    if (answer.has_message) {
+        write_prefix(answer.message.data(), answer.message.size() - kPrefix);
+        if (answer.message.size() - kPrefix > limits_.max_message_bytes) {
+            connection->finish(stream, {Code::resource_exhausted, "the answer has " + std::to_string(answer.message.size() - kPrefix) + " bytes; allowed: " + std::to_string(limits_.max_message_bytes)});
+            dirty_.push_back(connection);
+            return;
+        }
+        connection->send(stream, std::move(answer.message));
+    }
+    if (answer.last) connection->finish(stream, std::move(answer.status));
+    dirty_.push_back(connection);
+}
+
+void Loop::opened(const std::shared_ptr<Call>& call, Connection& connection, int32_t stream) {
+    call->id = next_call_++;
+    calls_[call->id] = {&connection, stream};
+    if (call->deadline != kNever) deadlines_.emplace(call->deadline, call->id);
+}
+
+void Loop::closed(Call& call) { calls_.erase(call.id); }
+
+void Loop::expire() {
+    while (!deadlines_.empty() && deadlines_.top().first <= now_) {
+        const uint64_t id = deadlines_.top().second;
+        deadlines_.pop();
+        const auto found = calls_.find(id);
+        if (found == calls_.end()) continue;
+        const auto [connection, stream] = found->second;
+        connection->expire(stream);
+        dirty_.push_back(connection);
+    }
+}
+
+void Loop::drain_mailbox() {
+    uint64_t count;
+    [[maybe_unused]] const ssize_t n = ::read(event_, &count, sizeof count);
+    std::vector<Answer> answers;
+    std::vector<std::function<void()>> tasks;
+    {
+        std::lock_guard guard(lock_);
+        answers.swap(answers_), tasks.swap(tasks_);
+        woken_ = false;
+    }
+    for (Answer& answer : answers) apply(answer);
+    for (auto& task : tasks) task();
+}
+
+void Loop::accept_clients() {
+    for (;;) {
+        sockaddr_storage address{};
+        socklen_t size = sizeof address;
+        const int fd = ::accept4(listener_, reinterpret_cast<sockaddr*>(&address), &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd < 0) return;
+        if (int(connections_.size()) >= limits_.max_connections) {
+            ::close(fd);
+            continue;
+        }
+        const int on = 1;
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+        SSL* ssl = nullptr;
+        if (tls_) {
+            ssl = SSL_new(tls_);
+            SSL_set_fd(ssl, fd);
+            SSL_set_accept_state(ssl);
+        }
+        auto connection = std::make_unique<Connection>(*this, Socket(fd, ssl), is_loopback(address));
+        watch(epoll_, EPOLL_CTL_ADD, fd, EPOLLIN | EPOLLRDHUP);
+        dirty_.push_back(connection.get());
+        connections_[fd] = std::move(connection);
+        connections_count_ = connections_.size();
+    }
+}
+
+void Loop::close(Connection& connection) {
+    const int fd = connection.fd();
+    epoll_ctl(epoll_, EPOLL_CTL_DEL, fd, nullptr);
+    const auto found = connections_.find(fd);
+    const std::unique_ptr<Connection> dying = std::move(found->second);
+    connections_.erase(found);
+    dirty_.erase(std::remove(dirty_.begin(), dirty_.end(), dying.get()), dirty_.end());
+    connections_count_ = connections_.size();
+}
+
+void Loop::run() {
+    thread_id_ = std::this_thread::get_id();
+    std::vector<epoll_event> events(256);
+    Time next_tick = Clock::now() + kTick;
+    while (!stopping_) {
+        now_ = Clock::now();
+        Time until = next_tick;
+        if (!deadlines_.empty()) until = std::min(until, deadlines_.top().first);
+        const auto wait = std::chrono::ceil<std::chrono::milliseconds>(until - now_).count();
+        const int n = epoll_wait(epoll_, events.data(), int(events.size()), int(std::clamp<long>(wait, 0, 100)));
+        now_ = Clock::now();
+        for (int i = 0; i < n; i++) {
+            const int fd = events[i].data.fd;
+            if (fd == listener_) {
+                accept_clients();
+            } else if (fd == event_) {
+                drain_mailbox();
+            } else if (const auto found = connections_.find(fd); found != connections_.end()) {
+                Connection& connection = *found->second;
+                const bool readable = events[i].events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR);
+                if (readable && !connection.on_readable()) close(connection);
+                else dirty_.push_back(&connection);
+            }
+        }
+        expire();
+        handler_->turn();
+        while (!dirty_.empty()) {               // closing one may touch others
+            std::vector<Connection*> round;
+            round.swap(dirty_);
+            std::sort(round.begin(), round.end());
+            round.erase(std::unique(round.begin(), round.end()), round.end());
+            for (Connection* connection : round) {
+                const int fd = connection->fd();
+                if (!connection->flush()) close(*connection);
+                else if (connection->wants_write() != connection->watched_for_writing) {
+                    connection->watched_for_writing = connection->wants_write();
+                    watch(epoll_, EPOLL_CTL_MOD, fd, EPOLLIN | EPOLLRDHUP | (connection->watched_for_writing ? uint32_t(EPOLLOUT) : 0u));
+                }
+            }
+        }
+        if (now_ >= next_tick) {
+            next_tick = now_ + kTick;
+            std::vector<Connection*> expired;
+            for (auto& [fd, connection] : connections_)
+                if (!connection->tick()) expired.push_back(connection.get());
+                else if (connection->dirty) dirty_.push_back(connection.get());
+            for (Connection* connection : expired) close(*connection);
+        }
+    }
+    while (!connections_.empty()) close(*connections_.begin()->second);
+}
+
+}  // namespace hr::serve

@@ -1,0 +1,83 @@
+// The event loop of the native front: one thread, epoll, one listener, timers, and answers from other threads.
+#pragma once
+#include <functional>
+#include <mutex>
+#include <queue>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "http2.h"
+
+namespace hr::serve {
+
+class Loop : public Hub {
+public:
+    Loop(const std::string& host, int port, const Limits& limits, SSL_CTX* tls);   // throws std::system_error: the port cannot be taken
+    ~Loop();
+
+    int port() const { return port_; }
+    void start(Handler& handler);
+    void refuse_new();                          // closes the listener, GOAWAY to every client; accepted calls go on
+    void stop();                                // closes everything; returns when the thread has ended
+
+    // From any thread; a call that has ended is ignored. Messages come with five free bytes before them for the prefix.
+    void answer(uint64_t call, Bytes framed);                   // the only message, and OK
+    void send(uint64_t call, Bytes framed);
+    void finish(uint64_t call, Status status);
+    void post(std::function<void()> task);      // runs on the loop's thread
+
+    bool on_thread() const { return std::this_thread::get_id() == thread_id_.load(); }
+    Time now() const override { return now_; }
+    size_t open_connections() const { return connections_count_.load(std::memory_order_relaxed); }
+
+private:
+    Handler& handler() override { return *handler_; }
+    const Limits& limits() const override { return limits_; }
+    void opened(const std::shared_ptr<Call>& call, Connection& connection, int32_t stream) override;
+    void closed(Call& call) override;
+    size_t& buffered() override { return buffered_; }
+
+    struct Answer {
+        uint64_t call;
+        bool has_message, last;
+        Bytes message;
+        Status status;
+    };
+    struct Place {
+        Connection* connection;
+        int32_t stream;
+    };
+    void put(Answer answer);
+    void apply(Answer& answer);
+    void run();
+    void accept_clients();
+    void close(Connection& connection);
+    void drain_mailbox();
+    void expire();
+    void wake();
+
+    Limits limits_;
+    SSL_CTX* tls_;
+    Handler* handler_ = nullptr;
+    int listener_ = -1, epoll_ = -1, event_ = -1, port_ = 0;
+    std::thread thread_;
+    std::atomic<std::thread::id> thread_id_{};
+    std::atomic<bool> stopping_{false};
+    std::atomic<size_t> connections_count_{0};
+    Time now_ = Clock::now();
+    size_t buffered_ = 0;
+    uint64_t next_call_ = 1;
+    std::unordered_map<int, std::unique_ptr<Connection>> connections_;
+    std::unordered_map<uint64_t, Place> calls_;
+    std::vector<Connection*> dirty_;
+    using Deadline = std::pair<Time, uint64_t>;
+    std::priority_queue<Deadline, std::vector<Deadline>, std::greater<>> deadlines_;
+
+    std::mutex lock_;
+    std::vector<Answer> answers_;
+    std::vector<std::function<void()>> tasks_;
+    bool woken_ = false;
+};
+
+}  // namespace hr::serve

@@ -1,0 +1,311 @@
+// The extension module headrace.serve._native: the front, and model versions with their queues.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/unordered_map.h>
+#include <nanobind/stl/vector.h>
+
+#include <optional>
+#include <system_error>
+
+#include "capi.h"
+#include "plane.h"
+#include "tls.h"
+
+namespace nb = nanobind;
+
+namespace hr::serve {
+
+namespace {
+
+Clock::duration duration_of(double seconds) { return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds)); }
+
+nb::bytes bytes_of(const Bytes& data) { return nb::bytes(data.data() ? data.data() : "", data.size()); }
+
+// Text from the network as Python text: one character a byte, so that nothing can fail.
+nb::object latin(const std::string& text) { return nb::steal(PyUnicode_DecodeLatin1(text.data(), Py_ssize_t(text.size()), nullptr)); }
+
+nb::object sum(const Sum& s) { return nb::make_tuple(s.count, s.ns); }
+
+nb::object histogram(const Histogram& h) {
+    nb::list counts;
+    for (uint64_t n : h.counts) counts.append(n);
+    return nb::make_tuple(counts, h.total);
+}
+
+// A request from Python: the caller blocks until it has ended. Its inputs stay the caller's.
+class LocalJob : public Job {
+public:
+    struct Output {
+        hr_tensor tensor;
+        std::string data;
+    };
+    explicit LocalJob(const Interface& interface) : interface_(interface) {}
+    bool counted() const override { return false; }     // the data plane counts its requests itself
+
+    bool gone() const override { return cancelled.load(); }
+    void succeed(const hr_outputs& result, int64_t from, const Execution& run) override {
+        std::vector<Output> copies;
+        for (int k = 0; k < result.count; k++) {
+            Output out{result.tensors[k], {}};
+            size_t row = interface_.outputs[k].item, count = 1;
+            for (int d = 1; d < out.tensor.rank; d++) row *= size_t(out.tensor.dims[d]);
+            if (interface_.max_batch_rows) out.tensor.dims[0] = request.rows;
+            for (int d = 0; d < out.tensor.rank; d++) count *= size_t(out.tensor.dims[d]);
+            const char* data = static_cast<const char*>(out.tensor.data) + (interface_.max_batch_rows ? size_t(from) * row : 0);
+            out.data.assign(data, count * interface_.outputs[k].item);
+            copies.push_back(std::move(out));
+        }
+        finish(Meaning::ok, "", std::move(copies), &run);
+    }
+    void fail(Meaning why, const std::string& what, const Execution* run) override { finish(why, what, {}, run); }
+
+    // Waits; false: the time is up.
+    bool wait(Time until) {
+        std::unique_lock locked(lock_);
+        if (until != kNever) return done_.wait_until(locked, until, [&] { return ended_; });
+        done_.wait(locked, [&] { return ended_; });
+        return true;
+    }
+
+    std::atomic<bool> cancelled{false};
+    Meaning meaning = Meaning::internal;
+    std::string text;
+    std::vector<Output> outputs;
+    std::optional<Execution> execution;
+
+private:
+    void finish(Meaning why, const std::string& what, std::vector<Output> copies, const Execution* run) {
+        std::lock_guard guard(lock_);
+        meaning = why, text = what, outputs = std::move(copies);
+        if (run) execution = *run;
+        ended_ = true;
+        done_.notify_all();
+    }
+    const Interface& interface_;
+    std::mutex lock_;
+    std::condition_variable done_;
+    bool ended_ = false;
+};
+
+class PyFront;
+
+class PyVersion {
+public:
+    using PortRow = std::tuple<std::string, std::string, int, int, std::optional<std::vector<int64_t>>>;     // name, datatype, code, item, dims
+
+    PyVersion(std::string name, std::string number, std::vector<PortRow> inputs, std::vector<PortRow> outputs, int64_t max_batch_rows, int n_symbols,
+              double max_delay_s, int instances, size_t max_queue, double timeout_s, nb::object program, std::vector<double> seconds, std::vector<double> rows)
+        : program_(program), door_(program.attr("door")()) {
+        auto* table = static_cast<const hr_door*>(PyCapsule_GetPointer(door_.ptr(), "headrace.door"));
+        if (!table) nb::raise_python_error();
+        Interface interface;
+        const auto ports = [](const std::vector<PortRow>& from) {
+            std::vector<Port> out;
+            for (const auto& [port_name, datatype, code, item, dims] : from) out.push_back({port_name, datatype, code, size_t(item), !dims, dims.value_or(std::vector<int64_t>{})});
+            return out;
+        };
+        interface.inputs = ports(inputs), interface.outputs = ports(outputs);
+        interface.max_batch_rows = max_batch_rows, interface.n_symbols = n_symbols;
+        if (int(inputs.size()) != table->n_inputs || int(outputs.size()) != table->n_outputs) throw std::invalid_argument("the interface is not the program's");
+        Policy policy{max_batch_rows, max_delay_s, instances, max_queue, timeout_s, !table->calls_back};
+        version = std::make_shared<Version>(std::move(name), std::move(number), std::move(interface), policy, table, std::move(seconds), std::move(rows));
+    }
+    ~PyVersion() { close(); }
+
+    void close() {
+        nb::gil_scoped_release unlocked;
+        version->close();
+    }
+
+    // (meaning, text, outputs, times): outputs as (bytes, shape), times as seconds: queued, assembled, computed, scattered, and rows and reason.
+    nb::object run(const std::vector<std::pair<uintptr_t, std::vector<int64_t>>>& inputs, int64_t rows, std::optional<double> left, nb::object watch) {
+        auto job = std::make_shared<LocalJob>(version->interface());
+        for (size_t i = 0; i < inputs.size(); i++) {
+            const auto& [address, dims] = inputs[i];
+            if (dims.size() > std::size(hr_tensor{}.dims)) throw std::length_error("a tensor has more than 12 dimensions");
+            hr_tensor tensor{version->interface().inputs.at(i).code, int32_t(dims.size()), {}, reinterpret_cast<void*>(address)};
+            std::copy(dims.begin(), dims.end(), tensor.dims);
+            job->request.inputs.push_back(tensor);
+        }
+        job->request.rows = rows, job->arrived = Clock::now();
+        if (left) job->deadline = job->arrived + duration_of(std::min(*left, 1e7));
+        Meaning why;
+        if (!version->submit(job, why)) return nb::make_tuple(text_of(why), "", nb::none(), nb::none());
+        if (!watch.is_none() && !nb::cast<bool>(watch(nb::cpp_function([job] { job->cancelled = true; })))) job->cancelled = true;
+        {
+            nb::gil_scoped_release unlocked;
+            version->pump(false);
+            if (!job->wait(job->deadline)) job->cancelled = true, version->pump(false), job->wait(kNever);     // a running batch still reads the inputs
+        }
+        nb::object times = nb::none();
+        if (job->execution) {
+            const Execution& e = *job->execution;
+            times = nb::make_tuple(seconds_between(job->arrived, e.started), seconds_between(e.started, e.assembled), seconds_between(e.assembled, e.computed),
+                                   seconds_between(e.computed, e.finished), e.rows, e.reason);
+        }
+        nb::list outputs;
+        for (const auto& out : job->outputs) {
+            nb::list shape;
+            for (int d = 0; d < out.tensor.rank; d++) shape.append(out.tensor.dims[d]);
+            outputs.append(nb::make_tuple(nb::bytes(out.data.data(), out.data.size()), shape));
+        }
+        return nb::make_tuple(text_of(job->meaning), job->text, outputs, times);
+    }
+
+    nb::dict take_counts() {
+        const Counts c = version->counters().take();
+        nb::dict out, batches, releases, meanings;
+        for (const auto& [rows, sums] : c.batches) batches[nb::int_(rows)] = nb::make_tuple(sum(sums.assemble), sum(sums.compute), sum(sums.scatter));
+        for (const auto& [reason, n] : c.releases) releases[reason.c_str()] = n;
+        for (const auto& [meaning, n] : c.meanings) meanings[meaning.c_str()] = n;
+        out["success"] = sum(c.success), out["fail"] = sum(c.fail), out["cancel"] = sum(c.cancel), out["queue"] = sum(c.queue);
+        out["compute_input"] = sum(c.assemble), out["compute_infer"] = sum(c.compute), out["compute_output"] = sum(c.scatter);
+        out["inference_count"] = c.inferences, out["execution_count"] = c.executions, out["last_inference_ms"] = c.last_ms;
+        out["expired_before_run"] = c.expired, out["cancelled_before_run"] = c.cancelled;
+        out["batches"] = batches, out["releases"] = releases, out["meanings"] = meanings;
+        out["request_seconds"] = histogram(c.request_seconds), out["queue_seconds"] = histogram(c.queue_seconds);
+        out["assemble_seconds"] = histogram(c.assemble_seconds), out["compute_seconds"] = histogram(c.compute_seconds);
+        out["scatter_seconds"] = histogram(c.scatter_seconds), out["batch_rows"] = histogram(c.batch_rows);
+        return out;
+    }
+
+    std::shared_ptr<Version> version;
+
+private:
+    nb::object program_, door_;     // kept alive
+};
+
+class PyFront {
+public:
+    PyFront(const std::string& host, int port, const nb::dict& limits, const std::vector<std::pair<std::string, bool>>& methods, const std::string& infer_path,
+            nb::object deliver, std::optional<std::tuple<std::string, std::string, std::string>> tls)
+        : deliver_(std::move(deliver)) {
+        Limits l;
+        const auto take = [&](const char* name, auto& into) {
+            if (limits.contains(name)) into = nb::cast<std::decay_t<decltype(into)>>(limits[name]);
+        };
+        take("max_message_bytes", l.max_message_bytes), take("max_metadata_bytes", l.max_metadata_bytes), take("max_buffered_bytes", l.max_buffered_bytes);
+        take("max_connections", l.max_connections), take("max_concurrent_streams", l.max_concurrent_streams);
+        take("handshake_timeout_s", l.handshake_timeout_s), take("idle_timeout_s", l.idle_timeout_s), take("age_s", l.age_s), take("age_grace_s", l.age_grace_s);
+        take("keepalive_s", l.keepalive_s), take("keepalive_timeout_s", l.keepalive_timeout_s), take("control_frames_per_second", l.control_frames_per_second);
+        SSL_CTX* context = tls ? make_tls(std::get<0>(*tls), std::get<1>(*tls), std::get<2>(*tls)) : nullptr;
+        loop_ = std::make_unique<Loop>(host, port, l, context);
+        std::unordered_map<std::string, Shape> table;
+        for (const auto& [path, streams] : methods) table[path] = streams ? Shape::stream : Shape::unary;
+        plane_ = std::make_shared<Plane>(*loop_, std::move(table), infer_path, [this](std::vector<Event> events) { hand_over(std::move(events)); });
+    }
+    ~PyFront() { stop(); }
+
+    int port() const { return loop_->port(); }
+    void start() { loop_->start(*plane_); }
+    void set_refusing() { plane_->set_refusing(); }
+    void refuse_new() { plane_->set_refusing(), loop_->refuse_new(); }
+    void stop() {
+        {
+            nb::gil_scoped_release unlocked;
+            loop_->stop();
+        }
+        deliver_.reset();       // it refers back to us
+    }
+
+    void answer(uint64_t call, nb::bytes message) { loop_->answer(call, framed(message)); }
+    void send(uint64_t call, nb::bytes message) { loop_->send(call, framed(message)); }
+    void finish(uint64_t call, int code, std::string text, int64_t retry_ms) { loop_->finish(call, {Code(code), std::move(text), retry_ms}); }
+
+    void publish(const std::string& model, const std::vector<std::pair<std::string, PyVersion*>>& versions, const std::string& preferred) {
+        auto served = std::make_shared<Served>();
+        for (const auto& [label, version] : versions) {
+            served->versions[label] = version->version;
+            const std::weak_ptr<Plane> plane = plane_;
+            const std::string name = version->version->name(), number = version->version->number();
+            version->version->set_on_failure([plane, name, number](const std::string& incident, const std::string& text) {
+                if (const auto alive = plane.lock()) alive->failed(name, number, incident, text);
+            });
+        }
+        const auto found = served->versions.find(preferred);
+        if (found != served->versions.end()) served->preferred = found->second;
+        plane_->publish(model, versions.empty() ? nullptr : std::move(served));
+    }
+    size_t connections() const { return loop_->open_connections(); }
+
+private:
+    static Bytes framed(const nb::bytes& message) {
+        Bytes out(kPrefix + message.size());
+        if (message.size()) std::memcpy(out.data() + kPrefix, message.c_str(), message.size());
+        return out;
+    }
+    void hand_over(std::vector<Event> events) {
+        nb::gil_scoped_acquire locked;
+        try {
+            nb::list list;
+            for (const Event& e : events) list.append(tuple_of(e));
+            deliver_(list);
+        } catch (nb::python_error& error) {
+            error.discard_as_unraisable("a turn of the native front");
+        }
+    }
+    nb::object tuple_of(const Event& e) const {
+        switch (e.kind) {
+            case Event::call: {
+                const Call& call = *e.call_;
+                nb::list metadata;
+                for (const auto& [key, value] : call.metadata) metadata.append(nb::make_tuple(latin(key), latin(value)));
+                nb::object left = call.deadline == kNever ? nb::none() : nb::cast(seconds_between(Clock::now(), call.deadline));
+                nb::object data = call.shape == Shape::stream ? nb::none() : nb::object(bytes_of(call.message));
+                return nb::make_tuple(int(e.kind), call.id, latin(call.path), data, left, call.local, metadata);
+            }
+            case Event::message: return nb::make_tuple(int(e.kind), e.call_->id, bytes_of(e.data));
+            case Event::half_close:
+            case Event::gone: return nb::make_tuple(int(e.kind), e.call_->id);
+            case Event::failure: return nb::make_tuple(int(e.kind), e.model, e.version, e.incident, latin(e.text));
+        }
+        return nb::none();
+    }
+    nb::object deliver_;
+    std::unique_ptr<Loop> loop_;
+    std::shared_ptr<Plane> plane_;
+};
+
+}  // namespace
+
+}  // namespace hr::serve
+
+NB_MODULE(_native, m) {
+    using namespace hr::serve;
+    nb::set_leak_warnings(false);       // a front may live until the process ends
+    m.doc() = "The native gRPC front: HTTP/2 by libnghttp2 on one thread, and the queues of model versions.";
+    nb::register_exception_translator([](const std::exception_ptr& pointer, void*) {
+        try {
+            std::rethrow_exception(pointer);
+        } catch (const std::system_error& error) {
+            PyErr_SetObject(PyExc_OSError, nb::make_tuple(error.code().value(), error.what()).ptr());
+        }
+    });
+    nb::class_<PyVersion>(m, "Version", "A model version that takes requests.")
+        .def(nb::init<std::string, std::string, std::vector<PyVersion::PortRow>, std::vector<PyVersion::PortRow>, int64_t, int, double, int, size_t, double, nb::object,
+                      std::vector<double>, std::vector<double>>(),
+             nb::arg("name"), nb::arg("number"), nb::arg("inputs"), nb::arg("outputs"), nb::arg("max_batch_rows"), nb::arg("n_symbols"), nb::arg("max_delay_s"),
+             nb::arg("instances"), nb::arg("max_queue"), nb::arg("timeout_s"), nb::arg("program"), nb::arg("seconds"), nb::arg("rows"))
+        .def("run", &PyVersion::run, nb::arg("inputs"), nb::arg("rows"), nb::arg("left").none(), nb::arg("watch").none())
+        .def("close", &PyVersion::close)
+        .def("take_counts", &PyVersion::take_counts)
+        .def_prop_ro("pending", [](const PyVersion& self) { return self.version->pending(); })
+        .def_prop_ro("inflight", [](const PyVersion& self) { return self.version->inflight(); });
+    nb::class_<PyFront>(m, "Front", "A listening gRPC server; see serve/native_front.py.")
+        .def(nb::init<const std::string&, int, const nb::dict&, const std::vector<std::pair<std::string, bool>>&, const std::string&, nb::object,
+                      std::optional<std::tuple<std::string, std::string, std::string>>>(),
+             nb::arg("host"), nb::arg("port"), nb::arg("limits"), nb::arg("methods"), nb::arg("infer_path"), nb::arg("deliver"), nb::arg("tls").none())
+        .def_prop_ro("port", &PyFront::port)
+        .def_prop_ro("connections", &PyFront::connections)
+        .def("start", &PyFront::start)
+        .def("set_refusing", &PyFront::set_refusing, "Every inference goes to Python from now on.")
+        .def("refuse_new", &PyFront::refuse_new, "Close the listener and tell every client to go elsewhere.")
+        .def("stop", &PyFront::stop)
+        .def("answer", &PyFront::answer)
+        .def("send", &PyFront::send)
+        .def("finish", &PyFront::finish, nb::arg("call"), nb::arg("code"), nb::arg("text"), nb::arg("retry_ms") = -1)
+        .def("publish", &PyFront::publish, nb::arg("model"), nb::arg("versions"), nb::arg("preferred"));
+}

@@ -1,0 +1,126 @@
+#include "plane.h"
+
+#include <algorithm>
+
+namespace hr::serve {
+
+namespace {
+
+// A unary ModelInfer call in the queue of a version.
+class CallJob : public Job {
+public:
+    CallJob(Loop& loop, std::shared_ptr<Call> call, std::shared_ptr<Version> version) : loop_(loop), call_(std::move(call)), version_(std::move(version)) {}
+
+    bool gone() const override { return call_->gone.load(std::memory_order_relaxed); }
+    void succeed(const hr_outputs& outputs, int64_t from, const Execution&) override {
+        loop_.answer(call_->id, encode(version_->interface(), version_->name(), version_->number(), request, outputs, from));
+    }
+    void fail(Meaning meaning, const std::string& text, const Execution*) override { loop_.finish(call_->id, status_of(meaning, text)); }
+
+    static Status status_of(Meaning meaning, const std::string& text) {
+        switch (meaning) {
+            case Meaning::ok: return {};
+            case Meaning::unavailable: return {Code::unavailable, text};
+            case Meaning::overloaded: return {Code::resource_exhausted, text, 50};
+            case Meaning::expired: return {Code::deadline_exceeded, text};
+            case Meaning::cancelled: return {Code::cancelled, text};
+            case Meaning::internal: break;
+        }
+        return {Code::internal, text};
+    }
+
+private:
+    Loop& loop_;
+    const std::shared_ptr<Call> call_;      // owns the bytes that the request looks into
+    const std::shared_ptr<Version> version_;
+};
+
+}  // namespace
+
+Plane::Plane(Loop& loop, std::unordered_map<std::string, Shape> methods, std::string infer_path, Deliver deliver)
+    : loop_(loop), methods_(std::move(methods)), infer_path_(std::move(infer_path)), deliver_(std::move(deliver)) {}
+
+void Plane::publish(const std::string& model, std::shared_ptr<Served> served) {
+    std::lock_guard guard(lock_);
+    if (served) models_[model] = std::move(served);
+    else models_.erase(model);
+}
+
+void Plane::failed(const std::string& model, const std::string& version, const std::string& incident, const std::string& text) {
+    {
+        std::lock_guard guard(lock_);
+        failures_.push_back({Event::failure, nullptr, {}, model, version, incident, text});
+    }
+    loop_.post([] {});
+}
+
+bool Plane::knows(const std::string& path, Shape& shape) {
+    const auto found = methods_.find(path);
+    if (found == methods_.end()) return false;
+    shape = found->second;
+    return true;
+}
+
+void Plane::call(std::shared_ptr<Call> call) {
+    if (call->path == infer_path_ && infer(call)) return;
+    call->in_python = true;
+    events_.push_back({Event::call, std::move(call), {}, {}, {}, {}, {}});
+}
+
+// True where the call is in a queue or answered; false: Python's.
+bool Plane::infer(const std::shared_ptr<Call>& call) {
+    Envelope envelope;
+    if (refusing_ || !read_envelope(call->message.view(), envelope)) return false;
+    std::shared_ptr<Version> version;
+    {
+        std::lock_guard guard(lock_);
+        const auto found = models_.find(std::string(envelope.model));
+        if (found == models_.end()) return false;
+        if (envelope.version.empty()) {
+            version = found->second->preferred;
+        } else if (const auto one = found->second->versions.find(envelope.version); one != found->second->versions.end()) {
+            version = one->second;
+        }
+    }
+    if (!version) return false;
+    auto job = std::make_shared<CallJob>(loop_, call, version);
+    if (!fit(version->interface(), call->message.view(), job->request)) return false;
+    job->arrived = loop_.now(), job->deadline = call->deadline;
+    Meaning why;
+    if (!version->submit(job, why)) {
+        if (why == Meaning::unavailable) return false;      // being unloaded: Python finds the one that took its place
+        loop_.finish(call->id, CallJob::status_of(why, "the queue of the model is full (" + std::to_string(version->policy().max_queue) + " requests)"));
+        version->counters().finish(text_of(why), 0, 0, nullptr);
+        return true;
+    }
+    if (std::find(touched_.begin(), touched_.end(), version) == touched_.end()) touched_.push_back(std::move(version));
+    return true;
+}
+
+void Plane::message(const std::shared_ptr<Call>& call, Bytes message) { events_.push_back({Event::message, call, std::move(message), {}, {}, {}, {}}); }
+
+void Plane::half_close(const std::shared_ptr<Call>& call) { events_.push_back({Event::half_close, call, {}, {}, {}, {}, {}}); }
+
+void Plane::gone(const std::shared_ptr<Call>& call) {
+    if (call->in_python) events_.push_back({Event::gone, call, {}, {}, {}, {}, {}});
+}
+
+void Plane::turn() {
+    for (size_t i = 0; i < touched_.size();) {      // what a turn brought is a batch
+        touched_[i]->pump(true);
+        if (touched_[i]->pending()) i++;
+        else touched_.erase(touched_.begin() + long(i));
+    }
+    touched_.clear();
+    {
+        std::lock_guard guard(lock_);
+        for (Event& failure : failures_) events_.push_back(std::move(failure));
+        failures_.clear();
+    }
+    if (events_.empty()) return;
+    std::vector<Event> events;
+    events.swap(events_);
+    deliver_(std::move(events));
+}
+
+}  // namespace hr::serve

@@ -1,0 +1,62 @@
+// What answers the calls of the native front: ModelInfer requests that fit a published version without doubt go straight
+// into its queue; everything else goes to Python, a list of events a turn.
+#pragma once
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "loop.h"
+#include "version.h"
+
+namespace hr::serve {
+
+// The versions of one model that take requests, as the manager published them.
+struct Served {
+    std::map<std::string, std::shared_ptr<Version>, std::less<>> versions;  // by number and by label
+    std::shared_ptr<Version> preferred;                                     // where the request names no version
+};
+
+struct Event {
+    enum Kind : int { call = 0, message = 1, half_close = 2, gone = 3, failure = 4 } kind;
+    std::shared_ptr<Call> call_;
+    Bytes data;
+    std::string model, version, incident, text;     // of a failure
+};
+
+class Plane : public Handler {
+public:
+    using Deliver = std::function<void(std::vector<Event>)>;
+
+    Plane(Loop& loop, std::unordered_map<std::string, Shape> methods, std::string infer_path, Deliver deliver);
+
+    // From any thread.
+    void publish(const std::string& model, std::shared_ptr<Served> served);     // null: no more
+    void failed(const std::string& model, const std::string& version, const std::string& incident, const std::string& text);
+    void set_refusing() { refusing_ = true; }
+
+    bool knows(const std::string& path, Shape& shape) override;
+    void call(std::shared_ptr<Call> call) override;
+    void message(const std::shared_ptr<Call>& call, Bytes message) override;
+    void half_close(const std::shared_ptr<Call>& call) override;
+    void gone(const std::shared_ptr<Call>& call) override;
+    void turn() override;
+
+private:
+    bool infer(const std::shared_ptr<Call>& call);
+
+    Loop& loop_;
+    const std::unordered_map<std::string, Shape> methods_;
+    const std::string infer_path_;
+    const Deliver deliver_;
+    std::atomic<bool> refusing_{false};
+    std::vector<Event> events_;                             // of this turn, for Python
+    std::vector<std::shared_ptr<Version>> touched_;         // queued into this turn
+    std::mutex lock_;                                       // guards models_ and failures_
+    std::unordered_map<std::string, std::shared_ptr<Served>> models_;
+    std::vector<Event> failures_;
+};
+
+}  // namespace hr::serve

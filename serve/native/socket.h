@@ -1,0 +1,57 @@
+// A non-blocking client socket, plain or with TLS.
+#pragma once
+#include <openssl/ssl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstddef>
+#include <utility>
+
+namespace hr::serve {
+
+class Socket {
+public:
+    explicit Socket(int fd, SSL* ssl = nullptr) : fd_(fd), ssl_(ssl) {}
+    Socket(Socket&& other) noexcept : fd_(std::exchange(other.fd_, -1)), ssl_(std::exchange(other.ssl_, nullptr)) {}
+    Socket(const Socket&) = delete;
+    ~Socket() {
+        if (ssl_) SSL_free(ssl_);
+        if (fd_ >= 0) ::close(fd_);
+    }
+    int fd() const { return fd_; }
+    bool is_tls() const { return ssl_; }
+
+    enum class Result { ok, again, closed };
+    struct Done {
+        Result result;
+        size_t bytes = 0;
+    };
+    Done read(void* to, size_t size) { return ssl_ ? tls(SSL_read(ssl_, to, int(size))) : plain(::recv(fd_, to, size, 0)); }
+    Done write(const void* from, size_t size) {
+        return ssl_ ? tls(SSL_write(ssl_, from, int(size))) : plain(::send(fd_, from, size, MSG_NOSIGNAL));
+    }
+    bool pending() const { return ssl_ && SSL_pending(ssl_) > 0; }     // bytes that the kernel no longer announces
+    bool wants_write() const { return wants_write_; }      // the TLS handshake waits for room
+
+private:
+    static Done plain(ssize_t n) {
+        if (n > 0) return {Result::ok, size_t(n)};
+        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) return {Result::again};
+        return {Result::closed};
+    }
+    Done tls(int n) {
+        wants_write_ = false;
+        if (n > 0) return {Result::ok, size_t(n)};
+        switch (SSL_get_error(ssl_, n)) {
+            case SSL_ERROR_WANT_WRITE: wants_write_ = true; [[fallthrough]];
+            case SSL_ERROR_WANT_READ: return {Result::again};
+            default: return {Result::closed};
+        }
+    }
+    int fd_;
+    SSL* ssl_;
+    bool wants_write_ = false;
+};
+
+}  // namespace hr::serve

@@ -1,0 +1,300 @@
+#include "version.h"
+
+#include <algorithm>
+#include <cstring>
+#include <random>
+
+namespace hr::serve {
+
+namespace {
+
+constexpr double kInlineSeconds = 300e-6;       // runs up to here do not hold the loop up
+constexpr int kInlineBatches = 8;               // a turn
+constexpr double kSmoothing = 0.2;
+
+std::string make_incident() {
+    static thread_local std::mt19937_64 random{std::random_device{}()};
+    char text[13];
+    std::snprintf(text, sizeof text, "%012llx", static_cast<unsigned long long>(random() & 0xffffffffffffull));
+    return text;
+}
+
+}  // namespace
+
+const char* text_of(Meaning meaning) {
+    switch (meaning) {
+        case Meaning::ok: return "ok";
+        case Meaning::unavailable: return "unavailable";
+        case Meaning::overloaded: return "overloaded";
+        case Meaning::expired: return "expired";
+        case Meaning::cancelled: return "cancelled";
+        case Meaning::internal: return "internal";
+    }
+    return "";
+}
+
+Version::Version(std::string name, std::string number, Interface interface, Policy policy, const hr_door* door, std::vector<double> seconds, std::vector<double> rows)
+    : name_(std::move(name)), number_(std::move(number)), interface_(std::move(interface)), policy_(policy), door_(door),
+      counters_(std::move(seconds), std::move(rows)) {}
+
+Version::~Version() { close(); }
+
+void Version::set_on_failure(OnFailure told) {
+    std::lock_guard guard(lock_);
+    on_failure_ = std::move(told);
+}
+
+size_t Version::pending() const {
+    std::lock_guard guard(lock_);
+    return queue_.size();
+}
+
+bool Version::submit(std::shared_ptr<Job> job, Meaning& why) {
+    std::lock_guard guard(lock_);
+    if (closed_) return why = Meaning::unavailable, false;
+    if (queue_.size() >= policy_.max_queue) drop_ended(job->arrived);
+    if (queue_.size() >= policy_.max_queue) return why = Meaning::overloaded, false;
+    if (policy_.timeout_s > 0)
+        job->deadline = std::min(job->deadline, job->arrived + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(policy_.timeout_s)));
+    inflight_++;
+    queue_.push_back(std::move(job));
+    return true;
+}
+
+void Version::pump(bool on_loop) {
+    std::unique_lock locked(lock_);
+    for (int n = 0; on_loop && policy_.inline_runs && policy_.max_delay_s == 0 && n < kInlineBatches; n++) {
+        if (queue_.empty() || busy_ >= policy_.instances || !is_short()) break;
+        Batch batch;
+        if (!pop(batch, locked, false)) break;
+        busy_++;
+        locked.unlock();
+        execute(batch);
+        locked.lock();
+        busy_--;
+    }
+    if (queue_.empty() || closed_) return idle_.notify_all();
+    if (int(workers_.size()) < policy_.instances && int(workers_.size()) <= busy_) workers_.emplace_back([this] { work(); });
+    arrived_.notify_one();
+}
+
+void Version::work() {
+    std::unique_lock locked(lock_);
+    for (;;) {
+        arrived_.wait(locked, [&] { return closed_ || (!queue_.empty() && busy_ < policy_.instances); });
+        if (closed_) return;
+        busy_++;
+        for (Batch batch; pop(batch, locked, true); batch = Batch()) {
+            locked.unlock();
+            execute(batch);
+            batch.jobs.clear();
+            locked.lock();
+        }
+        busy_--;
+        idle_.notify_all();
+        if (closed_) return;
+    }
+}
+
+void Version::close() {
+    std::deque<std::shared_ptr<Job>> waiting;
+    std::vector<std::thread> workers;
+    {
+        std::unique_lock locked(lock_);
+        closed_ = true;
+        waiting.swap(queue_);
+        arrived_.notify_all();
+        idle_.wait(locked, [&] { return busy_ == 0; });
+        workers.swap(workers_);
+    }
+    for (auto& job : waiting)
+        if (job->take()) end(*job, Meaning::unavailable, "the model was unloaded before the request ran", nullptr);
+    for (std::thread& worker : workers) worker.join();
+}
+
+// ---- batches (the lock is held) ----
+
+void Version::drop_ended(Time now) {
+    for (auto it = queue_.begin(); it != queue_.end();) {
+        Job& job = **it;
+        const bool late = job.deadline <= now;
+        if (!late && !job.gone()) {
+            ++it;
+            continue;
+        }
+        if (job.take()) end(job, job.gone() && job.deadline > now ? Meaning::cancelled : Meaning::expired, "the deadline passed before the request ran", nullptr);
+        it = queue_.erase(it);
+    }
+}
+
+bool Version::is_short() const {
+    if (run_seconds_ > kInlineSeconds) return false;
+    const int64_t limit = int64_t(kInlineSeconds / std::max(row_seconds_, 1e-9));
+    int64_t rows = 0;
+    for (const auto& job : queue_) {
+        rows += job->request.rows;
+        if (rows > limit) return false;
+        if (rows >= policy_.max_rows) break;
+    }
+    return true;
+}
+
+bool Version::alike(const Fitted& a, const Fitted& b) {
+    for (size_t i = 0; i < a.inputs.size(); i++) {
+        const hr_tensor &x = a.inputs[i], &y = b.inputs[i];
+        if (x.rank != y.rank || !std::equal(x.dims + 1, x.dims + x.rank, y.dims + 1)) return false;
+    }
+    return true;
+}
+
+int64_t Version::rows_waiting(const Fitted& head) const {
+    int64_t rows = 0;
+    for (const auto& job : queue_)
+        if (!job->gone() && alike(head, job->request)) rows += job->request.rows;
+    return rows;
+}
+
+bool Version::pop(Batch& batch, std::unique_lock<std::mutex>& locked, bool may_wait) {
+    bool waited = false;
+    for (;;) {
+        const Time now = Clock::now();
+        while (!queue_.empty() && (queue_.front()->gone() || queue_.front()->deadline <= now)) {
+            Job& job = *queue_.front();
+            if (job.take()) end(job, job.deadline <= now ? Meaning::expired : Meaning::cancelled, "the deadline passed before the request ran", nullptr);
+            queue_.pop_front();
+        }
+        if (queue_.empty() || closed_) return false;
+        const Job& head = *queue_.front();
+        if (!may_wait || policy_.max_delay_s == 0 || policy_.max_rows < 2 || waited) break;
+        Time until = head.arrived + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(policy_.max_delay_s));
+        if (head.deadline != kNever)
+            until = std::min(until, head.deadline - std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(run_seconds_)));
+        if (rows_waiting(head.request) >= policy_.max_rows) break;
+        if (now >= until) {
+            waited = true;
+            break;
+        }
+        arrived_.wait_until(locked, until);
+    }
+    const Time now = Clock::now();
+    std::shared_ptr<Job> head = std::move(queue_.front());
+    queue_.pop_front();
+    int64_t rows = head->request.rows;
+    batch.jobs.push_back(head);
+    bool full = false;
+    for (auto it = queue_.begin(); policy_.max_rows && !full && rows < policy_.max_rows && it != queue_.end();) {
+        Job& job = **it;
+        if (job.gone() || job.deadline <= now) {
+            if (job.take()) end(job, job.deadline <= now ? Meaning::expired : Meaning::cancelled, "the deadline passed before the request ran", nullptr);
+            it = queue_.erase(it);
+        } else if (!alike(head->request, job.request)) {
+            ++it;
+        } else if (rows + job.request.rows > policy_.max_rows) {
+            full = true;
+        } else {
+            rows += job.request.rows;
+            batch.jobs.push_back(std::move(*it));
+            it = queue_.erase(it);
+        }
+    }
+    batch.reason = full || (policy_.max_rows && rows == policy_.max_rows) ? "full" : waited ? "delay" : batch.jobs.size() > 1 ? "turn" : "alone";
+    return true;
+}
+
+// ---- running (without the lock) ----
+
+bool Version::merge(const std::vector<std::shared_ptr<Job>>& jobs, std::vector<hr_tensor>& inputs, std::vector<Bytes>& memory, int64_t& rows) const {
+    rows = 0;
+    for (const auto& job : jobs) rows += job->request.rows;
+    inputs = jobs[0]->request.inputs;
+    if (jobs.size() == 1) return true;
+    for (size_t i = 0; i < inputs.size(); i++) {
+        size_t row = interface_.inputs[i].item;
+        for (int d = 1; d < inputs[i].rank; d++) row *= size_t(inputs[i].dims[d]);
+        Bytes joined(std::max<size_t>(row * size_t(rows), 1));
+        char* at = joined.data();
+        for (const auto& job : jobs) {
+            const size_t bytes = row * size_t(job->request.rows);
+            if (bytes) std::memcpy(at, job->request.inputs[i].data, bytes);
+            at += bytes;
+        }
+        inputs[i].dims[0] = rows, inputs[i].data = joined.data();
+        memory.push_back(std::move(joined));
+    }
+    return true;
+}
+
+void Version::execute(Batch& batch) { run(batch.jobs, batch.reason); }
+
+void Version::run(std::vector<std::shared_ptr<Job>>& jobs, const char* reason) {
+    Execution execution;
+    execution.reason = reason, execution.started = Clock::now();
+    std::vector<hr_tensor> inputs;
+    std::vector<Bytes> memory;
+    merge(jobs, inputs, memory, execution.rows);
+    execution.assembled = Clock::now();
+    hr_outputs* outputs = nullptr;
+    char error[512] = "";
+    int outcome = door_->run(door_->program, inputs.data(), &outputs, error, sizeof error);
+    execution.computed = Clock::now();
+    if (outcome == HR_OK && interface_.max_batch_rows)
+        for (int k = 0; k < outputs->count; k++)        // a wrong hand-out must be impossible
+            if (outputs->tensors[k].rank == 0 || outputs->tensors[k].dims[0] != execution.rows) {
+                std::snprintf(error, sizeof error, "output %s does not have %lld rows", interface_.outputs[k].name.c_str(), static_cast<long long>(execution.rows));
+                outcome = HR_FAILED;
+            }
+    if (outcome == HR_DOES_NOT_FIT) std::snprintf(error, sizeof error, "the inputs do not fit the program");
+    {
+        std::lock_guard guard(lock_);
+        const double took = seconds_between(execution.assembled, execution.computed);
+        const double each = took / double(std::max<int64_t>(execution.rows, 1));
+        const bool first = run_seconds_ >= 1;
+        run_seconds_ = first ? took : run_seconds_ + kSmoothing * (took - run_seconds_);
+        row_seconds_ = first ? each : row_seconds_ + kSmoothing * (each - row_seconds_);
+    }
+    if (outcome != HR_OK && jobs.size() > 1) {          // find the guilty one: each alone, once
+        for (auto& job : jobs) {
+            std::vector<std::shared_ptr<Job>> one{job};
+            if (!job->ended()) run(one, "isolated");
+        }
+    } else if (outcome != HR_OK) {
+        execution.finished = Clock::now(), execution.failed = true;
+        counters_.observe(execution);
+        const std::string incident = make_incident();
+        OnFailure told;
+        {
+            std::lock_guard guard(lock_);
+            told = on_failure_;
+        }
+        if (told) told(incident, error);
+        if (jobs[0]->take()) end(*jobs[0], Meaning::internal, "internal error, incident " + incident, &execution);
+    } else {
+        execution.finished = Clock::now();
+        int64_t from = 0;
+        for (auto& job : jobs) {
+            if (job->take()) {
+                if (job->gone()) {
+                    end(*job, job->deadline <= execution.finished ? Meaning::expired : Meaning::cancelled, "", &execution);
+                } else {
+                    job->succeed(*outputs, from, execution);
+                    const Time done = Clock::now();
+                    execution.finished = done;
+                    if (job->counted()) counters_.finish("ok", seconds_between(job->arrived, done), seconds_between(job->arrived, execution.started), &execution);
+                    inflight_--;
+                }
+            }
+            from += job->request.rows;
+        }
+        execution.finished = Clock::now();
+        counters_.observe(execution);
+    }
+    if (outputs) door_->release(outputs);
+}
+
+void Version::end(Job& job, Meaning meaning, const std::string& text, const Execution* run) {
+    if (job.counted()) counters_.finish(text_of(meaning), seconds_between(job.arrived, Clock::now()), 0, run);
+    inflight_--;
+    job.fail(meaning, text, run);
+}
+
+}  // namespace hr::serve

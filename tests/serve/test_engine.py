@@ -1,0 +1,363 @@
+"""The native front and engine against their oracle, the same server behind grpcio with the queue in Python.
+
+Real models, so that requests run in the C++ queue: random and damaged requests get the same answer or the same status and
+text from both; batches never change a row; a guilty row fails alone; nothing is lost while versions are swapped.
+"""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from headrace.protos import inference_pb2 as pb
+from headrace.serve import Server, engine
+from headrace.serve.config import Listen, Settings
+from headrace.serve.errors import Meaning, ServeError
+
+pytestmark = pytest.mark.skipif(engine._native is None, reason="built without libnghttp2: there is no native front")
+
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+
+
+def save(root, name, nodes, inputs, outputs, constants=(), version=1):
+    tensor = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        name,
+        [tensor(*i) for i in inputs],
+        [tensor(*o) for o in outputs],
+        [onnx.numpy_helper.from_array(a, n) for n, a in constants],
+    )
+    folder = root / name / str(version)
+    folder.mkdir(parents=True)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), folder / "model.onnx"
+    )
+
+
+def repository(root):
+    node, f, i, b = helper.make_node, TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((6, 5)).astype(np.float32)
+    save(
+        root,
+        "dense",
+        [node("MatMul", ["x", "w"], ["h"]), node("Tanh", ["h"], ["y"])],
+        [("x", f, ["n", 6])],
+        [("y", f, ["n", 5])],
+        [("w", weight)],
+    )
+    save(
+        root, "pair", [node("Where", ["c", "a", "b"], ["y"]), node("Not", ["c"], ["z"])],
+        [("c", b, ["n", "k"]), ("a", f, ["n", "k"]), ("b", f, ["n", "k"])], [("y", f, ["n", "k"]), ("z", b, ["n", "k"])],
+    )  # fmt: skip
+    save(
+        root,
+        "single",
+        [node("ReduceSum", ["x", "axes"], ["y"], keepdims=0)],
+        [("x", f, [3, 4])],
+        [("y", f, [3])],
+        [("axes", np.array([1]))],
+    )
+    table = np.arange(10, dtype=np.float32)
+    save(
+        root, "lookup", [node("Gather", ["t", "i"], ["y"])], [("i", i, ["n", 2])], [("y", f, ["n", 2])], [("t", table)]
+    )
+    return root
+
+
+def start(root, front, **limits):
+    listen = Listen(grpc_port=0, http_port=0, metrics_port=-1, grpc_front=front)
+    return Server(root, settings=Settings(listen=listen, **limits))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return repository(tmp_path_factory.mktemp("engine"))
+
+
+@pytest.fixture(scope="module")
+def both(root):
+    """Callers of ModelInfer on the native front, and on grpcio with the queue in Python."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "make", lambda *_: None)
+        oracle = start(root, "grpcio").start()
+    native = start(root, "native").start()
+    channels = [grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") for server in (native, oracle)]
+    yield [channel.unary_unary(INFER) for channel in channels]
+    for channel in channels:
+        channel.close()
+    native.stop()
+    oracle.stop()
+
+
+def request_of(model, arrays, version="", name_of=None, **fields):
+    request = pb.ModelInferRequest(model_name=model, model_version=version, **fields)
+    for name, array in arrays.items():
+        datatype = {"f": "FP32", "i": "INT64", "b": "BOOL"}[array.dtype.kind]
+        request.inputs.add(name=name, datatype=datatype, shape=list(array.shape))
+        request.raw_input_contents.append(array.tobytes())
+    return request
+
+
+def ask(call, data):
+    try:
+        return pb.ModelInferResponse.FromString(call(data, timeout=20))
+    except grpc.RpcError as error:
+        return error.code(), error.details()
+
+
+def same(both, data):
+    mine, oracle = (ask(call, data) for call in both)
+    assert mine == oracle
+    return mine
+
+
+@st.composite
+def requests(draw):
+    rows, width = draw(st.integers(0, 4)), draw(st.integers(0, 5))
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    model = draw(st.sampled_from(["dense", "pair", "single", "lookup", "nobody"]))
+
+    def floats(*shape):
+        return rng.standard_normal(shape).astype(np.float32)
+
+    arrays = {
+        "dense": lambda: {"x": floats(rows, 6)},
+        "pair": lambda: {"b": floats(rows, width), "c": rng.random((rows, width)) > 0.5, "a": floats(rows, width)},
+        "single": lambda: {"x": floats(3, 4)},
+        "lookup": lambda: {"i": rng.integers(-10, 10, (rows, 2))},
+        "nobody": lambda: {},
+    }[model]()
+    request = request_of(
+        model, arrays, draw(st.sampled_from(["", "", "1", "2", "01", "x y"])), id=draw(st.sampled_from(["", "7", "é"]))
+    )
+    for _ in range(draw(st.integers(0, 2))):
+        damage = draw(
+            st.sampled_from(
+                [
+                    "dims",
+                    "rank",
+                    "dtype",
+                    "bytes",
+                    "name",
+                    "twice",
+                    "surplus",
+                    "output",
+                    "parameter",
+                    "typed",
+                    "truth",
+                    "huge",
+                ]
+            )
+        )
+        if damage == "output":
+            request.outputs.add(name=draw(st.sampled_from(["y", "z", "nothing"])))
+        elif damage == "parameter":
+            request.parameters["timeout"].int64_param = draw(st.sampled_from([0, 10**7]))
+        elif damage == "surplus":
+            request.raw_input_contents.append(b"1234")
+        elif request.inputs:
+            tensor = request.inputs[draw(st.integers(0, len(request.inputs) - 1))]
+            if damage == "dims" and tensor.shape:
+                tensor.shape[0] = draw(st.sampled_from([0, 1, 5, 300, -1, 2**40]))
+            elif damage == "huge":
+                tensor.shape[:] = [2**62, 2**62]
+            elif damage == "rank":
+                tensor.shape.append(1)
+            elif damage == "dtype":
+                tensor.datatype = "FP64"
+            elif damage == "name":
+                tensor.name = "other"
+            elif damage == "twice":
+                request.inputs.add().CopyFrom(tensor)
+            elif damage == "bytes" and request.raw_input_contents:
+                request.raw_input_contents[0] = request.raw_input_contents[0][:-1]
+            elif damage == "truth" and request.raw_input_contents:
+                request.raw_input_contents[-1] = bytes([2] * len(request.raw_input_contents[-1]))
+            elif damage == "typed" and tensor.datatype == "FP32":
+                tensor.contents.fp32_contents.extend([1.0] * 6)
+    data = request.SerializeToString()
+    if draw(st.integers(0, 9)) == 0 and data:
+        at = draw(st.integers(0, len(data) - 1))
+        data = data[:at] + bytes([data[at] ^ draw(st.integers(1, 255))]) + data[at + 1 :]
+    return data
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=requests())
+def test_every_request_as_the_oracle(both, data):
+    """Byte-equal outputs, or the same status and text. NaNs made by damaged bytes compare by their bits."""
+    mine, oracle = (ask(call, data) for call in both)
+    if isinstance(mine, tuple) and mine[0] is grpc.StatusCode.INTERNAL:
+        assert oracle[0] is grpc.StatusCode.INTERNAL and "incident" in mine[1]
+    elif isinstance(mine, tuple):
+        assert mine == oracle
+    else:
+        assert mine.SerializeToString(deterministic=True) == oracle.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_batches_change_no_bit(both, seed):
+    """Sixty callers at once: each answer equals the one that the request gets alone."""
+    rng = np.random.default_rng(seed)
+    datas = [
+        request_of(
+            "dense", {"x": rng.standard_normal((int(rng.integers(1, 5)), 6)).astype(np.float32)}
+        ).SerializeToString()
+        for _ in range(60)
+    ]
+    alone = [both[1](data) for data in datas]
+    with ThreadPoolExecutor(60) as pool:
+        together = list(pool.map(both[0], datas))
+    assert [pb.ModelInferResponse.FromString(a) for a in alone] == [
+        pb.ModelInferResponse.FromString(t) for t in together
+    ]
+
+
+def test_a_guilty_row_fails_alone(root):
+    """An index that no table has, in the middle of a batch that a delay forced together."""
+    (root / "lookup" / "config.toml").write_text("[batching]\nmax_batch_size = 8\nmax_delay_us = 50000\n")
+    try:
+        with start(root, "native") as server, grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+            call = channel.unary_unary(INFER)
+            indices = [np.array([[k % 10, 3]]) for k in range(7)] + [np.array([[3, 77]])]
+            for _ in range(5):
+                with ThreadPoolExecutor(8) as pool:
+                    answers = list(
+                        pool.map(lambda i: ask(call, request_of("lookup", {"i": i}).SerializeToString()), indices)
+                    )
+                for index, answer in zip(indices[:7], answers):
+                    assert np.frombuffer(answer.raw_output_contents[0], np.float32).tolist() == index.ravel().tolist()
+                assert answers[7][0] is grpc.StatusCode.INTERNAL
+                assert "incident" in answers[7][1]
+            rows = server._manager.versions()
+            (version,) = [v for v in rows if v.name == "lookup"]
+            counted = version.count()
+            assert counted.releases["isolated"] >= 8
+            assert counted.success.count == 35
+            assert counted.fail.count == 5
+    finally:
+        (root / "lookup" / "config.toml").unlink()
+
+
+def test_a_deadline_in_the_queue(tmp_path):
+    """A request whose deadline passes behind a long run never runs."""
+    node, f, n = helper.make_node, TensorProto.FLOAT, 12
+    chain = [node("MatMul", [f"h{k}", "w"], [f"h{k + 1}"]) for k in range(n)]
+    weight = np.eye(512, dtype=np.float32)
+    save(tmp_path, "long", chain, [("h0", f, ["n", 512])], [(f"h{n}", f, ["n", 512])], [("w", weight)])
+    (tmp_path / "long" / "config.toml").write_text("[batching]\nmax_batch_size = 0\n[instances]\ncount = 1\n")
+    large = [("grpc.max_receive_message_length", -1)]
+    with start(tmp_path, "native") as server, grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}", large) as channel:
+        call = channel.unary_unary(INFER)
+        first = call.future(request_of("long", {"h0": np.zeros((6000, 512), np.float32)}).SerializeToString())
+        (version,) = server._manager.versions()
+        until = time.monotonic() + 20
+        while not (version.inflight and not version.scheduler.pending) and time.monotonic() < until:
+            time.sleep(0.001)  # it runs now, for a tenth of a second at least
+        with pytest.raises(grpc.RpcError) as caught:
+            call(request_of("long", {"h0": np.zeros((1, 512), np.float32)}).SerializeToString(), timeout=0.005)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert first.code() is grpc.StatusCode.OK
+        until = time.monotonic() + 20
+        while not (counted := version.count()).expired_before_run and time.monotonic() < until:
+            time.sleep(0.01)
+        assert (counted.expired_before_run, counted.execution_count) == (1, 1)
+
+
+def test_a_full_queue(root):
+    (root / "dense" / "config.toml").write_text(
+        "[batching]\nmax_delay_us = 300000\nmax_batch_size = 100\n[queue]\nmax_size = 4\n"
+    )
+    try:
+        with start(root, "native") as server, grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+            data = request_of("dense", {"x": np.zeros((1, 6), np.float32)}).SerializeToString()
+            with ThreadPoolExecutor(12) as pool:
+                answers = list(pool.map(lambda _: ask(channel.unary_unary(INFER), data), range(12)))
+            refused = [a for a in answers if isinstance(a, tuple)]
+            assert len(refused) >= 6
+            assert {a[0] for a in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+            assert "queue" in refused[0][1]
+    finally:
+        (root / "dense" / "config.toml").unlink()
+
+
+def test_swaps_under_load(tmp_path):
+    """Two versions with answers of their own, swapped for seconds: no request fails, every answer is of one of them."""
+    node, f = helper.make_node, TensorProto.FLOAT
+    save(
+        tmp_path,
+        "m",
+        [node("Mul", ["x", "k"], ["y"])],
+        [("x", f, ["n", 4])],
+        [("y", f, ["n", 4])],
+        [("k", np.float32(2))],
+    )
+    with start(tmp_path, "native") as server, grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        call, stop, wrong, count = channel.unary_unary(INFER), threading.Event(), [], [0]
+        data = request_of("m", {"x": np.ones((2, 4), np.float32)}).SerializeToString()
+
+        def load():
+            while not stop.is_set():
+                answer = ask(call, data)
+                count[0] += 1
+                if isinstance(answer, tuple) or set(np.frombuffer(answer.raw_output_contents[0], np.float32)) not in (
+                    {2.0},
+                    {3.0},
+                ):
+                    wrong.append(answer)
+
+        threads = [threading.Thread(target=load) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for turn in range(6):
+            value = 3 if turn % 2 == 0 else 2
+            folder = tmp_path / "m" / "1"
+            (folder / "model.onnx").unlink()
+            folder.rmdir()
+            save(
+                tmp_path,
+                "m",
+                [node("Mul", ["x", "k"], ["y"])],
+                [("x", f, ["n", 4])],
+                [("y", f, ["n", 4])],
+                [("k", np.float32(value))],
+            )
+            server._manager.load("m")
+            time.sleep(0.1)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert not wrong
+        assert count[0] > 100
+
+
+def test_unload_lets_accepted_requests_finish(root):
+    with start(root, "native") as server, grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        call = channel.unary_unary(INFER)
+        data = request_of("dense", {"x": np.zeros((1, 6), np.float32)}).SerializeToString()
+        futures = [call.future(data) for _ in range(200)]
+        server._manager.unload("dense")
+        codes = {future.code() for future in futures}
+        assert codes <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+        assert ask(call, data)[0] is grpc.StatusCode.UNAVAILABLE
+
+
+def test_the_engine_refuses_after_its_end(root):
+    with start(root, "native") as server:
+        (version,) = [v for v in server._manager.versions() if v.name == "dense"]
+        scheduler = version.scheduler
+        server._manager.unload("dense")
+        from headrace.serve.scheduler import Job
+
+        with pytest.raises(ServeError) as caught:
+            scheduler.run(Job({"x": np.zeros((1, 6), np.float32)}, 1, None))
+        assert caught.value.meaning is Meaning.UNAVAILABLE
