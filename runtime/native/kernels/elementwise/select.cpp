@@ -151,6 +151,7 @@ std::unique_ptr<Kernel> cast(const NodeInfo& node) {
     return row ? std::make_unique<CastKernel>(row, to) : nullptr;
 }
 HR_KERNEL("Cast", cast);
+HR_KERNEL("CastLike", cast);
 
 }  // namespace
 }  // namespace hr

@@ -92,6 +92,25 @@ void fold_columns(const void* px, void* py, int64_t r, int64_t inner, int64_t fr
     for (int64_t i = 0; i < n; i++) static_cast<T*>(py)[from + i] = block[i];
 }
 
+// log(sum(exp(x))) by the largest element, so that nothing overflows; itself a fold: it may run over its own results.
+template <class T>
+T log_sum_exp(const T* x, int64_t r, int64_t step) {
+    T top = MaxOf<T>::start;
+    for (int64_t i = 0; i < r; i++) top = MaxOf<T>::of(top, x[i * step]);
+    if (!std::isfinite(top)) top = 0;
+    double total = 0;
+    for (int64_t i = 0; i < r; i++) total += std::exp(x[i * step] - top);
+    return T(std::log(total)) + top;
+}
+template <class T>
+void lse_rows(const void* px, void* py, int64_t n, int64_t r) {
+    for (int64_t row = 0; row < n; row++) static_cast<T*>(py)[row] = log_sum_exp(static_cast<const T*>(px) + row * r, r, 1);
+}
+template <class T>
+void lse_columns(const void* px, void* py, int64_t r, int64_t inner, int64_t from, int64_t to) {
+    for (int64_t i = from; i < to; i++) static_cast<T*>(py)[i] = log_sum_exp(static_cast<const T*>(px) + i, r, inner);
+}
+
 template <class T>
 void finish_mean(void* py, int64_t n, int64_t count) {
     T* y = static_cast<T*>(py);
@@ -131,7 +150,11 @@ bool reduction_of(const std::string& op, Reduction& out) {
     else if (op == "ReduceProd") out = fold_of<T, ProductOf<T>>();
     else if (std::is_floating_point_v<T> && op == "ReduceL2") out = sum_of<T, SquareOf<T>>(finish_root<T>);
     else if (std::is_floating_point_v<T> && op == "ReduceLogSum") out = sum_of<T, Id<T>>(finish_log<T>);
-    else return false;
+    else if constexpr (std::is_floating_point_v<T>) {
+        if (op != "ReduceLogSumExp") return false;
+        const Fold fold{lse_rows<T>, lse_columns<T>};
+        out = {fold, fold, nullptr, false, ""};
+    } else return false;
     out.spatial = op[0] == 'G';
     return true;
 }
@@ -148,7 +171,7 @@ std::unique_ptr<Kernel> reduction(const NodeInfo& node, const char* variant) {
 
 #define HR_REDUCTIONS(factory) \
     HR_KERNEL("ReduceSum", factory); HR_KERNEL("ReduceMean", factory); HR_KERNEL("ReduceL1", factory); \
-    HR_KERNEL("ReduceL2", factory); HR_KERNEL("ReduceSumSquare", factory); HR_KERNEL("ReduceLogSum", factory); \
+    HR_KERNEL("ReduceL2", factory); HR_KERNEL("ReduceSumSquare", factory); HR_KERNEL("ReduceLogSum", factory); HR_KERNEL("ReduceLogSumExp", factory); \
     HR_KERNEL("ReduceMax", factory); HR_KERNEL("ReduceMin", factory); HR_KERNEL("ReduceProd", factory); \
     HR_KERNEL("GlobalAveragePool", factory); HR_KERNEL("GlobalMaxPool", factory)
 

@@ -1,4 +1,4 @@
-// ArgMax, ArgMin, TopK, CumSum: places and running sums along one axis.
+// ArgMax, ArgMin, TopK, CumSum, Hardmax: places and running sums along one axis.
 #include <algorithm>
 #include <numeric>
 #include <vector>
@@ -135,20 +135,49 @@ private:
     bool exclusive_, reverse_;
 };
 
+// 1 at the first largest element along an axis, 0 elsewhere.
+template <class T>
+class Hardmax : public Kernel {
+public:
+    explicit Hardmax(const NodeInfo& node) : axis_(node.i("axis", -1)) {}
+    void shape(ShapeContext& c) const override { c.out(0, c.in(0).dtype, c.in(0).shape); }
+    void run(RunContext& c) const override {
+        const Along a = along(c.in(0).shape, resolve_axis(axis_, c.in(0).shape.rank));
+        T* y = c.out(0).template as<T>();
+        std::fill_n(y, c.out(0).count(), T(0));
+        if (!a.size) return;
+        for (int64_t at = 0; at < a.outer * a.inner; at++) {
+            const int64_t base = at / a.inner * a.size * a.inner + at % a.inner;
+            const T* x = c.in(0).as<T>() + base;
+            int64_t best = 0;
+            for (int64_t k = 1; k < a.size; k++)
+                if (x[k * a.inner] > x[best * a.inner] || (x[k * a.inner] != x[k * a.inner] && x[best * a.inner] == x[best * a.inner])) best = k;
+            y[base + best * a.inner] = T(1);
+        }
+    }
+
+private:
+    int64_t axis_;
+};
+
 template <template <class> class K, class... Ts>
 std::unique_ptr<Kernel> make(const NodeInfo& node) {
     std::unique_ptr<Kernel> found;
     ((node.inputs[0] == code_of<Ts> ? void(found = std::make_unique<K<Ts>>(node)) : void()), ...);
     return found;
 }
-std::unique_ptr<Kernel> arg_extreme(const NodeInfo& node) { return make<ArgExtreme, float, double, int8_t, uint8_t, int32_t, int64_t>(node); }
-std::unique_ptr<Kernel> top_k(const NodeInfo& node) { return make<TopK, float, double, int32_t, int64_t>(node); }
-std::unique_ptr<Kernel> cum_sum(const NodeInfo& node) { return make<CumSum, float, double, int32_t, int64_t>(node); }
+#define HR_INTEGERS int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+std::unique_ptr<Kernel> arg_extreme(const NodeInfo& node) { return make<ArgExtreme, float, double, HR_INTEGERS>(node); }
+std::unique_ptr<Kernel> top_k(const NodeInfo& node) { return make<TopK, float, double, HR_INTEGERS>(node); }
+std::unique_ptr<Kernel> cum_sum(const NodeInfo& node) { return make<CumSum, float, double, int32_t, int64_t, uint32_t, uint64_t>(node); }
+
+std::unique_ptr<Kernel> hardmax(const NodeInfo& node) { return make<Hardmax, float, double>(node); }
 
 HR_KERNEL("ArgMax", arg_extreme);
 HR_KERNEL("ArgMin", arg_extreme);
 HR_KERNEL("TopK", top_k);
 HR_KERNEL("CumSum", cum_sum);
+HR_KERNEL("Hardmax", hardmax);
 
 }  // namespace
 }  // namespace hr
