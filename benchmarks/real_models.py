@@ -10,8 +10,9 @@ DIR holds `index.json` (a list of cases with name, rtol, atol), and for each cas
     export   exported to ONNX, accepted by the checker, run in onnxruntime, and imported again
     grpc     the archive behind a server on the loopback, asked by the client
 
-Prints one row for each case and path: the largest absolute error, and the largest error in units of what the case
-allows (|a - b| / (atol + rtol * |b|), a miss above 1). Exits with 1 after a miss or an error.
+Prints a table with one row for each case: how many nodes run here and how many of them by the reference (none should),
+then for each path the largest error in units of what the case allows (|a - b| / (atol + rtol * |b|), a miss above 1).
+`export` shows two numbers: onnxruntime on the export, and headrace on it. Exits with 1 after a miss or an error.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import argparse
 import json
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,9 @@ from typing import Any
 import numpy as np
 
 from headrace import runtime
+from headrace.runtime.lower import lower
 from headrace.runtime.model import Golden
+from headrace.runtime.passes import optimize
 from headrace.serializer import archive
 from headrace.serializer.onnx import load as onnx_load
 from headrace.serializer.onnx import save as onnx_save
@@ -59,51 +61,54 @@ class Case:
     def _read(place: Path, side: str, names: list[str]) -> Arrays:
         return {name: np.load(place / f"{side}_{index}.npy", allow_pickle=False) for index, name in enumerate(names)}
 
-    def errors(self, run: Run) -> tuple[float, float]:
-        """The largest absolute error, and the largest in units of the tolerance, over all sets and outputs."""
-        absolute = relative = 0.0
+    def error(self, run: Run) -> float:
+        """The largest error in units of the tolerance, over all sets and outputs."""
+        worst = 0.0
         for feeds, wanted in self.sets:
             found = run(feeds)
             for name, value in wanted.items():
-                a, r = difference(found[name], value, self.rtol, self.atol)
-                absolute, relative = max(absolute, a), max(relative, r)
-        return absolute, relative
+                worst = max(worst, difference(found[name], value, self.rtol, self.atol))
+        return worst
+
+    def kernels(self) -> tuple[int, int]:
+        """How many nodes run, those of blocks included, and how many of them by the reference."""
+        rows = lower(optimize(self.program.main)).nodes()
+        return len(rows), sum(not kernel for _, _, kernel in rows)
 
     def save(self, path: Path) -> None:
         golden = Golden([feeds for feeds, _ in self.sets], [wanted for _, wanted in self.sets], self.rtol, self.atol)
         archive.save(self.program, path, golden=golden, properties={"name": self.name})
 
 
-def difference(found: np.ndarray, wanted: np.ndarray, rtol: float, atol: float) -> tuple[float, float]:
-    """Absolute error and error in units of the tolerance; infinite where shape or dtype differ."""
+def difference(found: np.ndarray, wanted: np.ndarray, rtol: float, atol: float) -> float:
+    """The largest error in units of the tolerance; infinite where shape or dtype differ."""
     if found.shape != wanted.shape or found.dtype != wanted.dtype:
-        return float("inf"), float("inf")
+        return float("inf")
     if wanted.size == 0 or wanted.dtype.kind not in "fc":
-        equal = bool((found == wanted).all())
-        return (0.0, 0.0) if equal else (float("inf"), float("inf"))
+        return 0.0 if bool((found == wanted).all()) else float("inf")
     gap = np.abs(found.astype(np.float64) - wanted)
     gap = np.where(np.isnan(gap), np.inf, gap)
-    return float(gap.max()), float((gap / (atol + rtol * np.abs(wanted))).max())
+    return float((gap / (atol + rtol * np.abs(wanted))).max())
 
 
-def runs(case: Case, path: str, folder: Path) -> Iterator[tuple[str, Run]]:
-    """What one path runs: labels and functions from feeds to answers."""
+def runs(case: Case, path: str, folder: Path) -> Iterator[Run]:
+    """What one path runs: functions from feeds to answers."""
     if path == "onnx":
-        yield path, runtime.load(case.model).run
+        yield runtime.load(case.model).run
     elif path == "hr":
         case.save(folder / f"{case.name}.hr")
         model = runtime.load(folder / f"{case.name}.hr")
         report = model.verify()
         if not report.ok:
             raise RuntimeError(f"verify: {report.message}")
-        yield path, model.run
+        yield model.run
     elif path == "export":
         yield from exported(case)
     else:
         yield from served(case, folder)
 
 
-def exported(case: Case) -> Iterator[tuple[str, Run]]:
+def exported(case: Case) -> Iterator[Run]:
     import onnx
     import onnxruntime
 
@@ -112,11 +117,11 @@ def exported(case: Case) -> Iterator[tuple[str, Run]]:
     data = proto.SerializeToString()
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    yield "export", lambda feeds: dict(zip(names, session.run(None, feeds)))
-    yield "reimport", runtime.load(data).run
+    yield lambda feeds: dict(zip(names, session.run(None, feeds)))
+    yield runtime.load(data).run
 
 
-def served(case: Case, folder: Path) -> Iterator[tuple[str, Run]]:
+def served(case: Case, folder: Path) -> Iterator[Run]:
     from headrace.serve import Client, Server
 
     place = folder / "models" / case.name / "1"
@@ -126,7 +131,7 @@ def served(case: Case, folder: Path) -> Iterator[tuple[str, Run]]:
         Server(folder / "models", http_port=-1, metrics_port=-1) as server,
         Client(f"127.0.0.1:{server.grpc_port}") as client,
     ):
-        yield "grpc", lambda feeds: asked(lambda **arrays: client.infer(case.name, **arrays), feeds)
+        yield lambda feeds: asked(lambda **arrays: client.infer(case.name, **arrays), feeds)
 
 
 def asked(infer: Callable[..., Arrays], feeds: Arrays) -> Arrays:
@@ -145,7 +150,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=Path, required=True)
     parser.add_argument("--only", default="", help="names of cases, joined by commas")
-    parser.add_argument("--paths", default="onnx,hr,export", help=f"joined by commas: {', '.join(PATHS)}")
+    parser.add_argument("--paths", default=",".join(PATHS), help=f"joined by commas: {', '.join(PATHS)}")
     arguments = parser.parse_args()
     index = json.loads((arguments.cases / "index.json").read_text())
     only = set(filter(None, arguments.only.split(",")))
@@ -153,36 +158,32 @@ def main() -> int:
     if unknown := (only - {facts["name"] for facts in index}) | (set(paths) - set(PATHS)):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     misses = 0
-    print(f"{'case':24}{'path':10}{'max error':>12}{'of allowed':>12}{'seconds':>9}")
+    print("| model | nodes | by the reference | " + " | ".join(paths) + " |")
+    print("|---|--:|--:|" + "--:|" * len(paths))
     for facts in index:
         if only and facts["name"] not in only:
             continue
+        case = Case(arguments.cases, facts)
+        print("| " + " | ".join([case.name, *map(str, case.kernels())]), end="", flush=True)
         for path in paths:
-            misses += report(arguments.cases, facts, path)
-    print("all within tolerance" if not misses else f"{misses} misses")
+            text, missed = cell(case, path)
+            misses += missed
+            print(f" | {text}", end="", flush=True)
+        print(" |")
+    print("\nall within tolerance" if not misses else f"\n{misses} misses")
     return 1 if misses else 0
 
 
-def report(folder: Path, facts: dict[str, Any], path: str) -> int:
-    """Print the rows of one case and path; answers the number of misses."""
-    misses = 0
-    label = path
-    start = time.perf_counter()
+def cell(case: Case, path: str) -> tuple[str, int]:
+    """What the table says of one case and path, and the number of misses."""
+    found: list[float] = []
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            for label, run in runs(Case(folder, facts), path, Path(scratch)):
-                absolute, relative = Case(folder, facts).errors(run)
-                miss = not relative <= 1
-                misses += miss
-                seconds = time.perf_counter() - start
-                print(
-                    f"{facts['name']:24}{label:10}{absolute:12.3g}{relative:12.3g}{seconds:9.2f}{'  MISS' if miss else ''}",
-                    flush=True,
-                )
+            found.extend(case.error(run) for run in runs(case, path, Path(scratch)))
     except Exception as error:  # one case must not hide the others
-        print(f"{facts['name']:24}{label:10}  {type(error).__name__}: {str(error)[:300]}", flush=True)
-        misses += 1
-    return misses
+        print(f"{case.name}, {path}: {type(error).__name__}: {str(error)[:300]}", file=sys.stderr)
+        return "error", 1
+    return ", ".join(f"{error:.2g}" for error in found), sum(not error <= 1 for error in found)
 
 
 if __name__ == "__main__":

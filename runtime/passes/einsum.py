@@ -40,8 +40,10 @@ def _einsum(node: Node, scope: Scope) -> Patch | None:
     if any(len(set(term)) != len(term) for term in terms):
         return None
     operands = [
-        _Operand(value, term, _sizes(term, known or ())) for value, term, known in zip(node.inputs, terms, shapes)
-    ]  # type: ignore[arg-type]
+        _Operand(value, term, dict(zip(term, known or ())))
+        for value, term, known in zip(node.inputs, terms, shapes)
+        if value is not None
+    ]
     chain = _Chain(node, scope)
     while len(operands) > 1:
         rest = set(output).union(*(operand.letters for operand in operands[2:]))
@@ -62,10 +64,6 @@ class _Operand:
 
     def __init__(self, value: Value, letters: str, sizes: dict[str, Dim]) -> None:
         self.value, self.letters, self.sizes = value, letters, sizes
-
-
-def _sizes(term: str, dims: Sequence[Dim]) -> dict[str, Dim]:
-    return dict(zip(term, dims))
 
 
 class _Chain:
