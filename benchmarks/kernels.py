@@ -83,6 +83,8 @@ def cases() -> Iterator[Case]:
         yield Case(
             f"gemm int8 {m}x{k}x{n}", "headrace.MatMulIntegerToFloat", levels, {}, 2.0 * m * k * n, constants=(1, 3, 5)
         )
+        attributes = {"precision": "bf16"}  # f32 on tiers without bf16
+        yield Case(f"gemm bf16 {m}x{k}x{n}", "headrace.cpu.MatMul", [f32(m, k), f32(k, n)], attributes, 2.0 * m * k * n)
     yield Case(
         "gemm f32 12x(128x32x128)",
         "MatMul",
@@ -101,6 +103,8 @@ def cases() -> Iterator[Case]:
         name = f"{size}x{size}x{c} -> {m}, {kernel}x{kernel}/{stride}"
         x, w = f32(1, size, size, c), f32(m, c, kernel, kernel)
         yield Case(f"conv f32 {name}", "headrace.cpu.Conv", [x, w, f32(m)], {**window, "activation": "Relu"}, work)
+        low = {**window, "activation": "Relu", "precision": "bf16"}
+        yield Case(f"conv bf16 {name}", "headrace.cpu.Conv", [x, w, f32(m)], low, work)
         levels = [
             u8(1, size, size, c),
             one(0.02),

@@ -32,3 +32,4 @@ double now() {
 HR_PEAK(peak_baseline, HR_SSE, "", 8)
 HR_PEAK(peak_avx2, HR_AVX2, "vzeroupper", 16)
 HR_PEAK(peak_avx512_vnni, HR_AVX512, "vzeroupper", 32)
+HR_PEAK(peak_avx512_bf16, HR_AVX512, "vzeroupper", 32)

@@ -29,8 +29,9 @@ _native.set_dtypes({row.onnx: row.numpy for row in dtypes.TABLE})
 OBJECT = 0  # the element type code of a value that is a Python object
 
 
-def lower(graph: Graph, threads: int = 0, *, machine: bool = True) -> _native.Program:
-    """The program that runs `graph`. threads=0: what the process may use; machine=False leaves the machine passes out.
+def lower(graph: Graph, threads: int = 0, *, machine: bool = True, precision: str | None = None) -> _native.Program:
+    """The program that runs `graph`. threads=0: what the process may use; machine=False leaves the machine passes out;
+    precision="bf16" allows products of rounded factors where the CPU has them.
 
     Raises LoadError for a bad HEADRACE_CPU_TIER, UnsupportedOperator listing every operator that does not exist here.
     """
@@ -40,7 +41,7 @@ def lower(graph: Graph, threads: int = 0, *, machine: bool = True) -> _native.Pr
         infer_graph(graph)
     if machine and importlib.util.find_spec("headrace.runtime.passes.machine") is not None:
         passes = importlib.import_module("headrace.runtime.passes.machine")
-        graph = passes.run(graph, capabilities())
+        graph = passes.run(graph, capabilities(), precision)
     missing = sorted({node.kind for node in graph.block.walk() if not _exists(node)})
     if missing:
         raise UnsupportedOperator("headrace has no operator " + ", ".join(missing))

@@ -111,6 +111,7 @@ class Model:
         optimize: bool = True,
         placed: Placed | None = None,
         program: Program | None = None,
+        precision: str | None = None,
     ) -> None:
         self.graph = graph
         self.golden = golden
@@ -125,7 +126,7 @@ class Model:
         self._lock = threading.Lock()
         device = None if placed is None else placed.device
         self._program: Any = (
-            _program(graph, threads, optimize) if device is None else _on_device(graph, device, optimize)
+            _program(graph, threads, optimize, precision) if device is None else _on_device(graph, device, optimize)
         )
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
@@ -285,7 +286,7 @@ class _Reference:
         return run_graph(self._graph, check_feeds(self._inputs, feeds))
 
 
-def _program(graph: Graph, threads: int, optimize: bool) -> Any:
+def _program(graph: Graph, threads: int, optimize: bool, precision: str | None) -> Any:
     """The program that runs `graph`: native where the extension is built."""
     try:
         from headrace.runtime.lower import lower
@@ -297,7 +298,7 @@ def _program(graph: Graph, threads: int, optimize: bool) -> Any:
         passes = importlib.import_module("headrace.runtime.passes")
         if hasattr(passes, "optimize"):
             graph = passes.optimize(graph)
-    return lower(graph, threads)
+    return lower(graph, threads, precision=precision)
 
 
 def _on_device(graph: Graph, device: Device, optimize: bool) -> Any:
@@ -431,20 +432,27 @@ def load(source: Any, *, device: str | Device = "auto", threads: int = 0, precis
     `device`: "cpu"; "cuda" or "cuda:N", an NVIDIA GPU, a LoadError with the cause where it cannot be used; "auto", the GPU
     where there is one, else the CPU, with the reason in `properties`; "emulated", the CUDA kernels on the CPU, for tests; or a
     Device of headrace.runtime.cuda.interface.
+    precision="bf16" lets products with constant weights and convolutions round their factors to bfloat16 (at most 2**-8, one
+    part in 256, each; sums stay float32) on CPUs that multiply it; elsewhere, and by default, all is float32.
     `threads=0` takes HEADRACE_THREADS, or else what the process may use (CPU affinity and cgroup quota). Raises LoadError for a file that is
     missing, broken or of an unknown kind, UnsupportedOperator (a LoadError) listing operators that do not exist here.
     """
     placed = devices.choose(device)
-    if precision not in (None, "float32"):
-        raise LoadError(f"precision {precision!r} is not available; allowed: None, 'float32'")
+    if precision not in (None, "float32", "bf16"):
+        raise LoadError(f"precision {precision!r} is not available; allowed: None, 'float32', 'bf16'")
+    if precision == "float32":
+        precision = None
     if isinstance(threads, bool) or not isinstance(threads, int) or not 0 <= threads <= 1024:
         raise LoadError(f"threads must be an integer from 0 (as many as allowed) to 1024, not {threads!r}")
     threads = threads or _threads_asked()
     if isinstance(source, Graph):
-        return Model(source, threads=threads, placed=placed)
+        return Model(source, threads=threads, placed=placed, precision=precision)
     opened = open_source(source)
     program, facts = opened.program, opened.properties
-    return Model(program.main, threads=threads, properties=facts, golden=opened.golden, placed=placed, program=program)
+    return Model(
+        program.main, threads=threads, properties=facts, golden=opened.golden, placed=placed, program=program,
+        precision=precision,
+    )  # fmt: skip
 
 
 def _threads_asked() -> int:

@@ -13,7 +13,7 @@
 namespace hr {
 
 const std::vector<std::string>& tier_names() {
-    static const std::vector<std::string> names = {"baseline", "avx2", "avx512_vnni"};
+    static const std::vector<std::string> names = {"baseline", "avx2", "avx512_vnni", "avx512_bf16"};
     return names;
 }
 
@@ -29,7 +29,7 @@ int detected_tier() {
         const bool wide = has(__builtin_cpu_supports("avx512f")) && has(__builtin_cpu_supports("avx512bw")) &&
                           has(__builtin_cpu_supports("avx512vl")) && has(__builtin_cpu_supports("avx512dq")) &&
                           has(__builtin_cpu_supports("avx512vnni"));
-        return int(wide ? kAvx512Vnni : kAvx2);
+        return int(!wide ? kAvx2 : has(__builtin_cpu_supports("avx512bf16")) ? kAvx512Bf16 : kAvx512Vnni);
     }();
     return tier;
 #else

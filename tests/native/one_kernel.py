@@ -11,7 +11,7 @@ from headrace.runtime import _native, dtypes
 from headrace.runtime.errors import RunError
 from headrace.runtime.lower import capabilities
 
-TIERS = ("baseline", "avx2", "avx512_vnni")
+TIERS = ("baseline", "avx2", "avx512_vnni", "avx512_bf16")
 
 
 def tiers() -> list[str]:

@@ -10,10 +10,13 @@ from collections.abc import Collection
 
 from headrace.runtime.graph import Graph
 from headrace.runtime.passes.machine.channels_last import channels_last
+from headrace.runtime.passes.machine.low_precision import low_precision
 
 PORTABLE = False
 
 
-def run(graph: Graph, caps: Collection[str]) -> Graph:
-    """The graph as this machine runs it best: convolutions and what lies between them with channels last."""
-    return channels_last(graph, caps)
+def run(graph: Graph, caps: Collection[str], precision: str | None = None) -> Graph:
+    """The graph as this machine runs it best: convolutions and what lies between them with channels last; products in
+    `precision` ("bf16") where the CPU has them."""
+    graph = channels_last(graph, caps)
+    return graph if precision is None else low_precision(graph, caps, precision)

@@ -17,13 +17,16 @@ from headrace.cli.output import common, print_json, progress, table
 @click.option("--batch", default=1, show_default=True, help="Batch size of inputs that are made.")
 @click.option("--threads", default=1, show_default=True, help="Threads (a file only).")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N or auto (a file only).")
+@click.option(
+    "--precision", type=click.Choice(["float32", "bf16"]), help="bf16: products of rounded factors (a file only)."
+)
 @click.option("--seconds", default=3.0, show_default=True, help="How long to measure.")
 @click.option("--clients", default=8, show_default=True, help="Concurrent callers (a server only).")
 @click.option("--compare", help="Also run this peer on the same .onnx file, in turns: onnxruntime.")
 @click.option("--profile", is_flag=True, help="Time per operator (a file only).")
 @common
 def command(
-    target: str, model: str | None, inputs: str | None, seed: int, batch: int, threads: int, device: str, seconds: float,
+    target: str, model: str | None, inputs: str | None, seed: int, batch: int, threads: int, device: str, precision: str | None, seconds: float,
     clients: int, compare: str | None, profile: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Time TARGET: a model file here, or MODEL on a running server (host:port, or http://host:port).
@@ -45,6 +48,7 @@ def command(
             batch=batch,
             threads=threads,
             device=device,
+            precision=precision,
             seconds=seconds,
             compare=compare,
             profile=profile,

@@ -27,14 +27,14 @@ def bench(target: str | Path, model: str | None = None, **options: Any) -> dict[
 
 def bench_file(
     path: str | Path, inputs: str | Path | Arrays | None = None, *, seed: int = 0, batch: int = 1, threads: int = 1,
-    device: str = "cpu", seconds: float = 3.0, compare: str | None = None, profile: bool = False,
+    device: str = "cpu", precision: str | None = None, seconds: float = 3.0, compare: str | None = None, profile: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Run a `.hr` or `.onnx` file over and over for `seconds`. With `compare="onnxruntime"` (an .onnx file), the peer
     runs in turns with us on the same inputs and the outputs are compared.
 
     Answers {"engines": {name: figures}, ...}; figures: calls, per_second, p50_ms, p90_ms, p99_ms, min_ms, failed.
     """
-    model = load(path, device=device, threads=threads)
+    model = load(path, device=device, threads=threads, precision=precision)
     feeds = random_feeds(model.inputs, seed, batch) if inputs is None else read_arrays(inputs)
     runs: dict[str, Callable[[], Any]] = {"headrace": lambda: model.run(feeds)}
     if compare:

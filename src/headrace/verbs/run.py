@@ -21,6 +21,7 @@ def run(
     output: str | Path | None = None,
     seed: int | None = None,
     threads: int = 0,
+    precision: str | None = None,
     device: str = "cpu",
 ) -> dict[str, np.ndarray]:
     """Load `model` (.hr or .onnx), run it once, and answer its outputs by name; `output` also writes them as .npz.
@@ -28,7 +29,7 @@ def run(
     `inputs`: arrays by name, or the path of an .npz file of them; None makes random ones from `seed`.
     Raises LoadError and InputError.
     """
-    loaded = load(model, device=device, threads=threads)
+    loaded = load(model, device=device, threads=threads, precision=precision)
     try:
         feeds = random_feeds(loaded.inputs, seed or 0) if inputs is None else read_arrays(inputs)
         outputs = loaded.run(feeds)

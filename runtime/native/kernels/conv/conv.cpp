@@ -6,6 +6,7 @@
 #include "kernels/conv/conv.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "kernels/conv/window.h"
 #include "kernels/gemm/tiers.h"
@@ -24,12 +25,12 @@ constexpr int64_t kMergeChannels = 15;  // up to so many channels taps are merge
 class ConvKernel final : public Kernel {
 public:
     ConvKernel(const NodeInfo& node, const Activation& act)
-        : gemm_(gemm_table()), conv_(conv_table()), attributes_(node), act_(act), group_(node.i("group", 1)) {
+        : gemm_(table_of(node)), conv_(conv_table()), attributes_(node), act_(act), group_(node.i("group", 1)) {
         last_ = node.op == "headrace.cpu.Conv";
         const auto constant = [&](size_t i) { return i < node.constants.size() ? node.constants[i] : nullptr; };
         if (const Tensor* w = constant(1); w && w->shape.rank >= 3) {
-            packed_ = Packed<float>(weight_floats(w->shape));
-            Packed<float> matrix(w->count());
+            packed_ = Packed<float>(weight_floats(inner(w->shape)));
+            Packed<float> matrix(inner(w->shape).count());
             pack_weights(*w, matrix.get(), packed_.get());
             if (const Tensor* b = constant(2)) {
                 bias_ = Packed<float>(bias_floats(w->shape));
@@ -70,19 +71,36 @@ public:
         }
         float* y = mem.y ? mem.y : c.out(0).as<float>();
         std::memset(mem.zeros, 0, size_t(w.c) * 4);
+        if (mem.low) narrow(x, w.n * w.in_pixels(), ws[1], mem.low, *c.pool), x = mem.low;
         if (depthwise(ws)) run_depthwise(w, x, weights, y, e, mem.zeros, *c.pool);
-        else run_gemms(w, ws, x, weights, y, e, mem, *c.pool);
+        else run_gemms(inner(w, ws), inner(ws), x, weights, y, e, mem, *c.pool);
         if (mem.y) to_first(mem.y, w.n, features, w.pixels(), c.out(0).as<float>(), *c.pool);
     }
 
     bool reads_data(int input) const override { return !(input == 1 && packed_) && !(input == 2 && bias_); }
     size_t packed_bytes() const override { return packed_.bytes() + bias_.bytes(); }
-    std::string variant() const override { return std::string("conv_f32_") + gemm_.tier; }
+    std::string variant() const override { return std::string(gemm_.narrow ? "conv_bf16_" : "conv_f32_") + gemm_.tier; }
 
 private:
     struct Memory {
-        float *x = nullptr, *r = nullptr, *y = nullptr, *image = nullptr, *weights = nullptr, *matrix = nullptr, *bias = nullptr, *zeros = nullptr;
+        float *x = nullptr, *low = nullptr, *r = nullptr, *y = nullptr, *image = nullptr, *weights = nullptr, *matrix = nullptr, *bias = nullptr, *zeros = nullptr;
     };
+
+    // bf16 products where the weight is constant and each group has whole pairs of channels.
+    static const GemmTable& table_of(const NodeInfo& node) {
+        const Tensor* w = node.constants.size() > 1 ? node.constants[1] : nullptr;
+        if (!w || w->shape.rank < 3 || (node.i("group", 1) > 1 && w->shape[1] % 2)) return gemm_table();
+        return gemm_table_for(node);
+    }
+    // Shapes as the products see them: with bf16, pairs of channels.
+    Shape inner(Shape w) const {
+        if (gemm_.narrow) w[1] = pairs_of(w[1]);
+        return w;
+    }
+    Window inner(Window w, const Shape& ws) const {
+        if (gemm_.narrow) w.c = group_ * pairs_of(ws[1]);
+        return w;
+    }
 
     bool depthwise(const Shape& w) const { return group_ > 1 && w[1] == 1 && w[0] == group_; }
     static int64_t taps(const Shape& w) { return w.count(2, w.rank); }
@@ -123,7 +141,9 @@ private:
             mem.y = s.take<float>(w.rows() * ws[0]);
             if (residual) mem.r = s.take<float>(w.rows() * ws[0]);
         }
-        if (merges(w)) mem.image = s.take<float>(w.n * padded(w).in_pixels() * w.c);
+        const Window v = inner(w, ws);
+        if (gemm_.narrow) mem.low = s.take<float>(w.n * w.in_pixels() * v.c);
+        if (merges(v)) mem.image = s.take<float>(w.n * padded(w).in_pixels() * v.c);
         if (!packed_) mem.weights = s.take<float>(weight_floats(ws)), mem.matrix = s.take<float>(ws.count());
         if (bias && !bias_) mem.bias = s.take<float>(bias_floats(ws));
         mem.zeros = s.take<float>(w.c);
@@ -132,7 +152,8 @@ private:
 
     // [features, c, *kernel] -> for each group the matrix [taps * c, features] in panels; depthwise: [taps, channels].
     void pack_weights(const Tensor& w, float* matrix, float* out) const {
-        const int64_t t = taps(w.shape), c = w.shape[1], n = w.shape[0] / group_;
+        const Shape shape = inner(w.shape);
+        const int64_t t = taps(shape), c = shape[1], n = shape[0] / group_;
         const float* from = w.as<float>();
         if (depthwise(w.shape)) {
             const int64_t ld = round_up(w.shape[0], 16);
@@ -141,11 +162,17 @@ private:
             return;
         }
         for (int64_t g = 0; g < group_; g++) {
-            for (int64_t j = 0; j < n; j++)
+            // [n, channels, taps] to [n, taps, c]
+            for (int64_t j = 0; gemm_.narrow && j < n; j++) {
+                const std::vector<float> pairs = paired(from + (g * n + j) * w.shape[1] * t, t, 1, w.shape[1], t);
+                for (int64_t i = 0; i < c; i++)
+                    for (int64_t k = 0; k < t; k++) std::memcpy(&matrix[((g * n + j) * t + k) * c + i], &pairs[size_t(i * t + k)], 4);
+            }
+            for (int64_t j = 0; !gemm_.narrow && j < n; j++)
                 for (int64_t i = 0; i < c; i++)
                     for (int64_t k = 0; k < t; k++) matrix[((g * n + j) * t + k) * c + i] = from[((g * n + j) * c + i) * t + k];
             // The ranges must be those of the GEMM that reads the panels, which depend on how taps are merged.
-            const Ranges ranges = ranges_of(w.shape);
+            const Ranges ranges = ranges_of(shape);
             pack_matrix(gemm_, ranges, matrix + g * n * t * c, 1, t * c, n, out + g * packed_floats(gemm_, 1, t * c, n), 0, ceil_div(n, gemm_.nr));
         }
     }
@@ -185,6 +212,16 @@ private:
                 const int64_t image = i / blocks, f = i % blocks * step;
                 gemm_.transpose32(y + image * c * pixels + f, c, pixels, std::min(step, c - f), out + (image * c + f) * pixels, pixels);
             }
+        });
+    }
+
+    // Pixels of whole pairs.
+    void narrow(const float* x, int64_t pixels, int64_t c, float* out, ThreadPool& pool) const {
+        const bool one = group_ * c % 2 == 0;   // no pixel ends within a pair: all are one row
+        const int64_t width = one ? group_ * c / 2 : pairs_of(c), step = one ? std::max<int64_t>(1, 4096 / (group_ * c)) : 1;
+        pool.parallel(ceil_div(pixels, step), std::max<int64_t>(1, 8192 / (group_ * c * step)), [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin * step; i < std::min(pixels, end * step); i += step)
+                gemm_.narrow(x + i * group_ * c, std::min(step, pixels - i) * group_ * c, out + i * width);
         });
     }
 

@@ -5,6 +5,7 @@
 
 #include "kernels/gemm/common.h"
 #include "cpu.h"
+#include "half.h"
 #include "pool.h"
 #include "kernels/gemm/tiers.h"
 
@@ -39,6 +40,18 @@ const GemmTable& gemm_table_of(int tier) { return HR_OF_TIER(gemm_kernels, tier)
 
 const GemmTable& gemm_table() { return gemm_table_of(cpu_tier()); }
 
+#if defined(__x86_64__) && !defined(HR_EMULATE_VNNI)
+#define HR_HAS_BF16
+namespace avx512_bf16 { extern const GemmTable gemm_kernels; }
+#endif
+
+const GemmTable& gemm_table_for(const NodeInfo& node) {
+#ifdef HR_HAS_BF16
+    if (node.s("precision", "") == "bf16" && cpu_tier() >= kAvx512Bf16) return avx512_bf16::gemm_kernels;
+#endif
+    return gemm_table();
+}
+
 Ranges::Ranges(const GemmTable& t, int64_t all, int64_t length) : segments(all), k(length) {
     pieces = k > t.depth ? ceil_div(k, t.depth) : 1;
     piece = ceil_div(k, pieces);
@@ -69,6 +82,16 @@ void pack_matrix(const GemmTable& t, const Ranges& ranges, const float* b, int64
         const int64_t rows = (r.s1 - r.s0) * (r.k1 - r.k0);
         t.pack(b + r.start * ldk, ldk, ldn, rows, n, out + r.start * panels * t.nr, rows * t.nr, panel0, panel1);
     }
+}
+
+std::vector<float> paired(const float* b, int64_t ldk, int64_t ldn, int64_t k, int64_t n) {
+    std::vector<float> out(size_t(pairs_of(k) * n));
+    for (int64_t i = 0; i < pairs_of(k); i++)
+        for (int64_t j = 0; j < n; j++) {
+            const BFloat16 pair[2] = {to_bfloat16(b[2 * i * ldk + j * ldn]), 2 * i + 1 < k ? to_bfloat16(b[(2 * i + 1) * ldk + j * ldn]) : BFloat16{}};
+            std::memcpy(&out[size_t(i * n + j)], pair, 4);
+        }
+    return out;
 }
 
 GemmPlan plan_gemm(const GemmTable& t, int64_t m, int64_t n, int64_t depth, int threads) {

@@ -10,6 +10,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "kernels/gemm/activation.h"
 
@@ -52,11 +53,17 @@ struct GemmTable {
     // out[c, r] = in[r, c] for a rows x cols block of 32-bit elements.
     void (*transpose32)(const void* in, int64_t ldi, int64_t rows, int64_t cols, void* out, int64_t ldo);
     void (*activate)(const Activation&, float* p, int64_t n);
+    // The table of bf16 products: n values rounded to bf16, in pairs; the second of a last, odd one is zero. Else null.
+    void (*narrow)(const float* x, int64_t n, float* out);
 };
 
 // The table of the tier in use (read when a kernel is made; see cpu_tier()).
 const GemmTable& gemm_table();
 const GemmTable& gemm_table_of(int tier);
+// Products of bf16 factors with f32 sums: the same machinery over 32-bit elements that are pairs of factors, neighbours
+// in k. For a node whose attribute `precision` is "bf16" where the tier has them, else the table of f32.
+const GemmTable& gemm_table_for(const NodeInfo& node);
+inline int64_t pairs_of(int64_t k) { return (k + 1) / 2; }
 
 // Where rows come from: fills table[(s - s0) * stride + (m - m0)] for rows [m0, m1) of segments [s0, s1).
 struct Rows {
@@ -99,6 +106,9 @@ struct Ranges {
 int64_t packed_floats(const GemmTable& t, int64_t segments, int64_t k, int64_t n);
 void pack_matrix(const GemmTable& t, const Ranges& ranges, const float* b, int64_t ldk, int64_t ldn, int64_t n, float* out,
                  int64_t panel0, int64_t panel1);
+
+// k x n values, element (k, n) at b[k * ldk + n * ldn], as the bf16 pairs [pairs_of(k), n] that gemm_table_for() multiplies.
+std::vector<float> paired(const float* b, int64_t ldk, int64_t ldn, int64_t k, int64_t n);
 
 // How the problem splits: blocks of rows times groups of panels. The cut never changes a bit of the result.
 struct GemmPlan {

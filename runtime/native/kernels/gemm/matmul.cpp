@@ -39,9 +39,9 @@ Addend addend_kind(const Tensor* t, const Shape& out, float factor) {
 
 class MatMulKernel final : public Kernel {
 public:
-    explicit MatMulKernel(const NodeInfo& node) : table_(gemm_table()) {
+    explicit MatMulKernel(const NodeInfo& node) : table_(gemm_table_for(node)) {
         gemm_ = node.op == "Gemm";
-        if (gemm_ || node.op == "headrace.FusedMatMul") {
+        if (gemm_ || node.op != "MatMul") {
             trans_a_ = node.i("transA", 0) != 0;
             trans_b_ = node.i("transB", 0) != 0;
             scale_ = float(node.f("alpha", 1));
@@ -51,7 +51,7 @@ public:
         if (b && b->shape.rank >= 2) {
             b_shape_ = b->shape;
             const int64_t count = b->shape.count(0, b->shape.rank - 2), rows = b->shape[-2], cols = b->shape[-1];
-            const int64_t k = trans_b_ ? cols : rows, n = trans_b_ ? rows : cols, size = packed_floats(table_, 1, k, n);
+            const int64_t k = trans_b_ ? cols : rows, n = trans_b_ ? rows : cols, size = packed_floats(table_, 1, units(k), n);
             packed_ = Packed<float>(count * size);
             for (int64_t i = 0; i < count; i++) pack(b->as<float>() + i * k * n, k, n, &packed_[i * size], 0, panels(n));
         }
@@ -77,7 +77,7 @@ public:
 
     void run(RunContext& c) const override {
         Shape out;
-        const Product p = product(c.in(0).shape, c.in(1).shape, out);
+        Product p = product(c.in(0).shape, c.in(1).shape, out);
         if (p.m == 0 || p.n == 0 || p.batch == 0) return;
         Scratch scratch(c.scratch);
         const Tensor* bias = c.has(2) ? &c.in(2) : nullptr;
@@ -91,6 +91,10 @@ public:
 
         const float* a = c.in(0).as<float>();
         if (trans_a_) a = transposed(a, p, mem.a, *c.pool);
+        if (mem.low) {
+            a = narrowed(a, p, mem.low, *c.pool);
+            p.k = units(p.k);
+        }
         float* y = c.out(0).as<float>();
         if (mem.direct) return run_direct(p, a, c.in(1).as<float>(), y, e, mem.b, *c.pool);
         if (packed_) return run_batches(p, a, packed_.get(), 0, p.batch, y, e, *c.pool);
@@ -114,13 +118,13 @@ public:
 
     bool reads_data(int input) const override { return input != 1 || !packed_; }
     size_t packed_bytes() const override { return packed_.bytes() + bias_.bytes(); }
-    std::string variant() const override { return std::string("gemm_f32_") + table_.tier; }
+    std::string variant() const override { return std::string(table_.narrow ? "gemm_bf16_" : "gemm_f32_") + table_.tier; }
 
     Activation act_;
 
 private:
     struct Memory {
-        float *a = nullptr, *b = nullptr, *bias = nullptr, *sum = nullptr;
+        float *a = nullptr, *low = nullptr, *b = nullptr, *bias = nullptr, *sum = nullptr;
         int64_t b_group = 0;
         bool direct = false;
         Addend bias_kind = Addend::none, residual_kind = Addend::none;
@@ -128,7 +132,14 @@ private:
 
     int64_t panels(int64_t n) const { return ceil_div(n, table_.nr); }
 
+    // What the table counts in: values of k, or pairs of them.
+    int64_t units(int64_t k) const { return table_.narrow ? pairs_of(k) : k; }
+
     void pack(const float* b, int64_t k, int64_t n, float* out, int64_t panel0, int64_t panel1) const {
+        if (table_.narrow) {    // only ahead of time: bf16 products take constant matrices
+            const std::vector<float> pairs = paired(b, trans_b_ ? 1 : n, trans_b_ ? k : 1, k, n);
+            return pack_matrix(table_, Ranges(table_, 1, pairs_of(k)), pairs.data(), n, 1, n, out, panel0, panel1);
+        }
         pack_matrix(table_, Ranges(table_, 1, k), b, trans_b_ ? 1 : n, trans_b_ ? k : 1, n, out, panel0, panel1);
     }
 
@@ -160,7 +171,8 @@ private:
         mem.bias_kind = addend_kind(bias, out, beta_);
         mem.residual_kind = addend_kind(residual, out, 1);
         if (trans_a_) mem.a = scratch.take<float>(p.a_count * p.m * p.k);
-        const int64_t size = packed_floats(table_, 1, p.k, p.n);
+        if (table_.narrow) mem.low = scratch.take<float>(p.a_count * p.m * units(p.k));
+        const int64_t size = packed_floats(table_, 1, units(p.k), p.n);
         if (!packed_) {
             // A few rows: reading B as it lies beats copying it first; only its last, narrow panel is packed.
             mem.direct = !trans_b_ && p.m <= table_.mr && p.batch == p.b_count;
@@ -206,6 +218,14 @@ private:
                 const int64_t matrix = i / ceil_div(p.m, 16), m0 = i % ceil_div(p.m, 16) * 16;
                 table_.transpose32(a + matrix * size + m0, p.m, p.k, std::min<int64_t>(16, p.m - m0), out + matrix * size + m0 * p.k, p.k);
             }
+        });
+        return out;
+    }
+
+    const float* narrowed(const float* a, const Product& p, float* out, ThreadPool& pool) const {
+        const int64_t width = units(p.k);
+        pool.parallel(p.a_count * p.m, std::max<int64_t>(1, 16384 / std::max<int64_t>(p.k, 1)), [&](int64_t begin, int64_t end) {
+            for (int64_t m = begin; m < end; m++) table_.narrow(a + m * p.k, p.k, out + m * width);
         });
         return out;
     }
@@ -270,7 +290,8 @@ private:
 std::unique_ptr<Kernel> make_matmul(const NodeInfo& node) {
     if (node.inputs.size() < 2 || node.inputs[0] != DType::f32 || node.inputs[1] != DType::f32) return nullptr;
     Activation act;
-    if (node.op == "headrace.FusedMatMul" && !read_activation(node, act)) return nullptr;
+    if (node.op.rfind("headrace.", 0) == 0 && !read_activation(node, act)) return nullptr;
+    if (node.op == "headrace.cpu.MatMul" && (!node.constants[1] || node.constants[1]->shape.rank < 2)) return nullptr;
     auto kernel = std::make_unique<MatMulKernel>(node);
     kernel->act_ = act;
     return kernel;
@@ -279,6 +300,7 @@ std::unique_ptr<Kernel> make_matmul(const NodeInfo& node) {
 HR_KERNEL("MatMul", make_matmul);
 HR_KERNEL("Gemm", make_matmul);
 HR_KERNEL("headrace.FusedMatMul", make_matmul);
+HR_KERNEL("headrace.cpu.MatMul", make_matmul);    // FusedMatMul of low precision
 
 }  // namespace
 

@@ -16,7 +16,7 @@
 
 namespace hr::HR_TIER {
 
-#if HR_TIER_RANK == 2
+#if HR_TIER_RANK >= 2
 constexpr int kLanes = 16;
 #elif HR_TIER_RANK == 1
 constexpr int kLanes = 8;
@@ -35,7 +35,7 @@ HR_INLINE vf splat(float x) { return x - vf{}; }
 HR_INLINE vi splat(int32_t x) { return x - vi{}; }
 
 // vmax(a, b): b where either is NaN (x86's rule), so vmax(limit, x) lets NaN through.
-#if HR_TIER_RANK == 2 && !defined(HR_EMULATE_VNNI)
+#if HR_TIER_RANK >= 2 && !defined(HR_EMULATE_VNNI)
 HR_INLINE vf fma(vf a, vf b, vf c) { return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
 HR_INLINE vf vmax(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
 HR_INLINE vf vmin(vf a, vf b) { return (vf)_mm512_min_ps((__m512)a, (__m512)b); }
