@@ -14,8 +14,9 @@ import numpy as np
 
 import headrace.runtime._native as _native
 from headrace.runtime import dtypes
+from headrace.runtime.errors import GraphError
 from headrace.runtime.graph import Graph, Value
-from headrace.runtime.infer import infer_graph
+from headrace.runtime.infer import Inference
 from headrace.runtime.passes.edit import clone, drop_dead
 from headrace.runtime.types import TensorType
 
@@ -27,15 +28,30 @@ def specialise(graph: Graph, shapes: Mapping[str, Sequence[int]]) -> Graph:
     for value in copy.inputs:
         if isinstance(value.type, TensorType) and value.name in shapes:
             value.type = value.type.with_shape(tuple(shapes[value.name]))
-    known = infer_graph(copy).known
-    copy.block.nodes = [
-        node for node in copy.nodes if not all(value is None or value in known for value in node.outputs)
-    ]
-    read = [value for node in copy.block.walk() for value in node.inputs if value is not None]
-    for value in (*read, *copy.outputs):
-        if value in known and value.name not in copy.constants:
-            copy.constants[value.name], copy.values[value.name] = known[value], value
+    known = _infer(copy)
+    folded = {id(node) for node in copy.nodes if all(value is None or value in known for value in node.outputs)}
+    for node in copy.nodes:
+        for value in node.outputs if id(node) in folded else ():
+            if value is not None:
+                copy.constants[value.name], copy.values[value.name] = known[value], value
+    copy.block.nodes = [node for node in copy.nodes if id(node) not in folded]
     return drop_dead(copy)
+
+
+def _infer(graph: Graph) -> dict[Value, np.ndarray]:
+    """Set the types of every value; answers the small values that are known. A branch that is not taken may be wrong for
+    these sizes: what comes out of its node is then of unknown shape."""
+    inference = Inference(graph)
+    for node in graph.nodes:
+        try:
+            inference.node(node)
+        except GraphError:
+            if not node.blocks:
+                raise
+            for value in node.outputs:
+                if value is not None and isinstance(value.type, TensorType):
+                    value.type = value.type.with_shape(None)
+    return inference.known
 
 
 def static_shape(value: Value) -> tuple[int, ...] | None:

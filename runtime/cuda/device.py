@@ -9,6 +9,7 @@ import ctypes
 import importlib
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -33,7 +34,6 @@ class Caps:
     cc: tuple[int, int]
     multiprocessors: int
     memory: int
-    shared_per_block: int  # bytes of shared memory that a block may ask for
     driver: int
     runtime: int
     cupy: str
@@ -78,7 +78,7 @@ def probe(index: int = 0) -> Caps:
         raise _unusable(str(error), "") from error
     return Caps(
         index, name, cc, int(facts["multiProcessorCount"]), int(facts["totalGlobalMem"]),
-        int(facts["sharedMemPerBlockOptin"]), *versions, str(cupy.__version__), version,
+        *versions, str(cupy.__version__), version,
     )  # fmt: skip
 
 
@@ -235,9 +235,13 @@ class CudaDevice:
             self._capturing = True
             try:
                 work()
+            except BaseException:
+                with suppress(RuntimeError):  # the stream must leave the capture, which may be broken already
+                    self.stream.end_capture()
+                raise
             finally:
                 self._capturing = False
-                graph = self.stream.end_capture()  # also after an error: the stream must leave the capture
+            graph = self.stream.end_capture()
             graph.upload(self.stream)
         return lambda: graph.launch(self.stream)
 

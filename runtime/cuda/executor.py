@@ -55,6 +55,9 @@ class Slot:
         return stream.view(buffer, self.offset, self.shape, self.dtype)
 
 
+PlanStep = Segment | OnHost | Upload | Download
+
+
 class Plan:
     """Everything fixed by one signature: addresses, commands, host steps."""
 
@@ -78,10 +81,8 @@ class Plan:
         self.staging = stream.Staging(program.device, used)
         self.steps = self._record(program, memory, blas)
 
-    def _record(
-        self, program: CudaProgram, memory: planning.MemoryPlan, blas: Any
-    ) -> list[Segment | OnHost | Upload | Download]:
-        steps: list[Segment | OnHost | Upload | Download] = []
+    def _record(self, program: CudaProgram, memory: planning.MemoryPlan, blas: Any) -> list[PlanStep]:
+        steps: list[PlanStep] = []
         returned = {slot.value for slot in self.outputs}
 
         def address(value: Value | None) -> int:
@@ -277,7 +278,11 @@ class CudaProgram:
             plan.fill(buffer, feeds)
             with self._lock:
                 self._use()
-                scope = plan.enqueue(buffer, feeds)
+                try:
+                    scope = plan.enqueue(buffer, feeds)
+                except BaseException:
+                    self.device.synchronize()  # what was enqueued may still read the buffer
+                    raise
                 wait = stream.mark(self.device)
             wait()
             return plan.results(buffer, scope)

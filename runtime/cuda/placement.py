@@ -128,14 +128,13 @@ class _Walk:
             return "sizes depend on data"
         if all(value is None or not byte_size(value) for value in node.outputs):
             return Work("nothing", lambda bound: None)
-        if any(not byte_size(value) for value in reads(node)):
+        if any(not byte_size(value) for value in reads(node) if self.graph.constant_of(value) is None):
             return "an input is empty"
         operator = find(node.operator, node.domain) or find(node.operator, "headrace") or find(node.operator)
         attributes = operator.complete(node.attributes) if operator is not None else node.attributes
         try:
             work = rule(Site(node, self.graph, attributes, self.derive, self.blas))
-            if not self.blas:
-                _rehearse(node, work)
+            _rehearse(node, work)
         except NoKernel as none:
             return str(none)
         return work
@@ -159,13 +158,21 @@ class _Walk:
             at.on_host.add(value)
 
 
+class _NoLibrary:
+    """In the place of lt.Lt: plans nothing."""
+
+    @staticmethod
+    def plan(*operands: Any) -> Callable[[int], None]:
+        return lambda stream: None
+
+
 def _rehearse(node: Node, work: Work) -> None:
     """Emit once for made-up addresses: what launch functions refuse (a ValueError) is no kernel either."""
     addresses = [ALIGNMENT * (1 + i) if value is not None else 0 for i, value in enumerate(node.inputs)]
     results = [ALIGNMENT * (100 + i) if value is not None else 0 for i, value in enumerate(node.outputs)]
     nowhere = Recorder("rehearsal")
     try:
-        work.emit(Bound(nowhere, addresses, results, ALIGNMENT, ALIGNMENT, lambda array: ALIGNMENT))
+        work.emit(Bound(nowhere, addresses, results, ALIGNMENT, ALIGNMENT, lambda array: ALIGNMENT, _NoLibrary))
     except ValueError as error:
         raise NoKernel(str(error)) from error
 

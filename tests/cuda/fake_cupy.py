@@ -122,7 +122,6 @@ def make(emulator: EmulDevice, cc: tuple[int, int] = (9, 0), free: int = 1 << 30
         runtimeGetVersion=lambda: 13000,
         getDeviceProperties=lambda index: {
             "name": b"Fake GPU", "major": cc[0], "minor": cc[1], "multiProcessorCount": 4, "totalGlobalMem": free,
-            "sharedMemPerBlockOptin": 99 << 10,
         },
     )  # fmt: skip
     graphs: list[Graph] = []

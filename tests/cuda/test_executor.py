@@ -22,7 +22,7 @@ from headrace.runtime.cuda.emul import EmulationError, EmulDevice
 from headrace.runtime.cuda.placement import Download, OnDevice, OnHost, Upload
 from headrace.runtime.errors import InputError, RunError
 from headrace.runtime.executor import run_graph
-from headrace.runtime.graph import Graph, Value
+from headrace.runtime.graph import Block, Graph, Value
 from headrace.runtime.model import Model, load
 from headrace.runtime.plan import Step, byte_size, plan_memory, specialise
 from headrace.runtime.types import TensorType
@@ -197,9 +197,6 @@ def test_empty_tensors(device: EmulDevice) -> None:
 
 
 def test_blocks_run_on_the_cpu_with_what_they_capture(device: EmulDevice) -> None:
-    from headrace.runtime.builder import Builder
-    from headrace.runtime.graph import Block
-
     def body(F: Any, x: Value, yes: Value) -> Value:
         y = F.Tanh(x)
         branches = []
@@ -210,7 +207,6 @@ def test_blocks_run_on_the_cpu_with_what_they_capture(device: EmulDevice) -> Non
         return F.Abs(F.If(yes, then_branch=branches[0], else_branch=branches[1]))
 
     graph = make(body, x=("float32", (3,)), yes=("bool", ()))
-    assert isinstance(Builder, type)
     model = load(graph, device=device)
     x = np.array([-1, 0, 2], np.float32)
     for yes in (True, False):
@@ -228,6 +224,22 @@ def test_an_index_outside_is_an_error_that_names_the_node(device: EmulDevice) ->
         with pytest.raises(RunError, match=r"Gather -> gather.*: an index lies outside axis 0 of size 4"):
             model.run({"x": x, "i": np.array([0, wrong])})
     assert model.run({"x": x, "i": np.array([1, 1])})["relu"].tolist() == [[2, 3], [2, 3]]
+
+
+def test_a_branch_that_is_not_taken_may_be_wrong_for_the_sizes(device: EmulDevice) -> None:
+    def body(F: Any, x: Value, yes: Value) -> Value:
+        branches = []
+        for axes in ([0], [1]):
+            block = Block([], [], [])
+            block.outputs = F.builder.inner(block).node("Squeeze", [F.Relu(x), F.const(np.array(axes))])
+            branches.append(block)
+        return F.Neg(F.If(yes, then_branch=branches[0], else_branch=branches[1]))
+
+    graph = make(body, x=("float32", ("n", "m")), yes=("bool", ()))
+    model = load(graph, device=device)
+    for shape, yes in (((1, 3), True), ((3, 1), False)):
+        feeds = {"x": np.arange(3, dtype=np.float32).reshape(shape), "yes": np.array(yes)}
+        assert model.run(feeds)["neg"].tolist() == [0, -1, -2]
 
 
 # ---- memory

@@ -95,6 +95,18 @@ def test_a_minilm_runs_whole_on_the_device(device: EmulDevice) -> None:
     assert [plan["segments"] for plan in model._program.plans()] == [1, 1, 1]
 
 
+def test_a_dynamically_quantized_minilm_runs_whole_on_the_device(device: EmulDevice) -> None:
+    """Rows are quantized while running: the integers of a row are the CPU's where its float32 values are."""
+    from headrace.runtime.quant.dynamic import quantize_dynamic
+
+    graph = quantize_dynamic(runtime.model.open_source(minilm(1, 4, 16)).program.main)
+    assert any(node.kind == "headrace.DynamicMatMul" for node in graph.nodes)
+    model, feeds = runtime.load(graph, device=device), minilm_feeds()
+    want = runtime.load(graph, device="cpu").run(feeds)["embedding"]
+    np.testing.assert_allclose(model.run(feeds)["embedding"], want, rtol=0.02, atol=0.01)
+    assert "fallbacks" not in model.properties
+
+
 @pytest.mark.skipif(
     not (CASES / "sentence_embedding").is_dir(), reason="HEADRACE_CASES names no folder with sentence_embedding"
 )

@@ -10,7 +10,9 @@ from headrace.runtime import dtypes
 from headrace.runtime.cuda.kernels import elementwise, move
 from headrace.runtime.cuda.kernels._launch import broadcast_steps, contiguous_steps
 from headrace.runtime.cuda.rules.base import Bound, NoKernel, Rule, Site, Work
+from headrace.runtime.ops.move._resample import coordinates, weights
 from headrace.runtime.ops.move.pad import numpy_fill, pad_widths
+from headrace.runtime.ops.move.resize import plan
 from headrace.runtime.ops.move.slice import slices
 
 SIZES = (1, 2, 4, 8)  # bytes of an item
@@ -116,7 +118,29 @@ def _gather(site: Site) -> Work:
     return Work("gather", emit, scratch=8 * count if narrow else 0, failure=failure)
 
 
+def _resize(site: Site) -> Work:
+    """Nearest neighbour where every item is repeated a whole number of times: a copy that stands still."""
+    site.need(site.attributes["mode"] == "nearest", f"the mode {site.attributes['mode']}")
+    item, shape = _item(site), site.shape()
+    roi, scales, sizes = (site.fixed(i) if site.has(i) and site.size(i) else None for i in (1, 2, 3))
+    times = [1] * len(shape)
+    for axis, count, scale, region in plan(shape, roi, scales, sizes, site.attributes):
+        mode = site.attributes["coordinate_transformation_mode"]
+        place, outside = coordinates(mode, shape[axis], count, scale, region)
+        found = weights(place, shape[axis], scale, site.attributes)[0][:, 0]
+        times[axis] = count // shape[axis]
+        repeated = np.repeat(np.arange(shape[axis]), times[axis])
+        site.need(np.array_equal(found, repeated) and not outside.any(), "items that are not repeated evenly")
+    walked = [size for pair in zip(shape, times) for size in pair]
+    walk = [step for own in contiguous_steps(shape) for step in (own, 0)]
+
+    def emit(at: Bound) -> None:
+        move.copy(at.device, item, at.inputs[0], at.outputs[0], walked, walk)
+
+    return Work("repeat", emit)
+
+
 RULES: dict[str, Rule] = {
     "Transpose": _transpose, "Expand": _expand, "Slice": _slice, "Concat": _concat, "Split": _split, "Pad": _pad,
-    "Gather": _gather,
+    "Gather": _gather, "Resize": _resize,
 }  # fmt: skip
