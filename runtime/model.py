@@ -223,8 +223,11 @@ class Model:
             raise HeadraceError(f"runs is {runs}; allowed: 1 and more")
         self.run(feeds)
         program = self._program
+        if hasattr(program, "profile_feeds"):
+            on_device: list[ProfileRow] = program.profile_feeds(feeds, runs)
+            return on_device
         if not hasattr(program, "profile_rows"):
-            raise HeadraceError("a profile needs an open model, the native extension, and the CPU as device")
+            raise HeadraceError("a profile needs an open model and the native extension")
         with self._lock:  # one profile at a time
             before = program.profile_rows()
             program.profile(True)

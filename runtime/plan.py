@@ -25,9 +25,9 @@ def specialise(graph: Graph, shapes: Mapping[str, Sequence[int]]) -> Graph:
     """The graph for inputs of these shapes, with types as exact as they can be; what shape arithmetic computes from them
     is a constant now. The given graph is not touched; arrays are shared. GraphError where a rule breaks."""
     copy = clone(graph)
-    for value in copy.inputs:
-        if isinstance(value.type, TensorType) and value.name in shapes:
-            value.type = value.type.with_shape(tuple(shapes[value.name]))
+    for given in copy.inputs:
+        if isinstance(given.type, TensorType) and given.name in shapes:
+            given.type = given.type.with_shape(tuple(shapes[given.name]))
     known = _infer(copy)
     folded = {id(node) for node in copy.nodes if all(value is None or value in known for value in node.outputs)}
     for node in copy.nodes:

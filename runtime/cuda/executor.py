@@ -11,7 +11,8 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,12 +22,16 @@ from headrace.runtime.cuda import graphs, stream
 from headrace.runtime.cuda.arena import ALIGNMENT, Arena, Weights
 from headrace.runtime.cuda.interface import Device
 from headrace.runtime.cuda.placement import Download, OnDevice, OnHost, Placement, Upload, listing, place
+from headrace.runtime.cuda.profile import profile
 from headrace.runtime.cuda.rules.base import Bound
 from headrace.runtime.errors import HeadraceError, RunError
 from headrace.runtime.executor import Run
 from headrace.runtime.graph import Graph, Value
 from headrace.runtime.passes.machine import cuda as machine
 from headrace.runtime.types import TensorType
+
+if TYPE_CHECKING:
+    from headrace.runtime.model import ProfileRow
 
 log = logging.getLogger("headrace")
 
@@ -36,10 +41,14 @@ ARENAS = 4 << 30  # bytes of activations that all plans of a model may hold toge
 
 @dataclass
 class Segment:
-    """Device work between two host steps."""
+    """Device work between two host steps, node by node, and what enqueues it all."""
 
-    commands: list[graphs.Command] = field(default_factory=list)
+    nodes: list[tuple[OnDevice, list[graphs.Command]]] = field(default_factory=list)
     run: Callable[[], None] = lambda: None
+
+    @property
+    def commands(self) -> list[graphs.Command]:
+        return [command for _, commands in self.nodes for command in commands]
 
 
 @dataclass
@@ -55,6 +64,7 @@ class Slot:
         return stream.view(buffer, self.offset, self.shape, self.dtype)
 
 
+Timer = Callable[[OnDevice | OnHost, Callable[[], None]], None]
 PlanStep = Segment | OnHost | Upload | Download
 
 
@@ -112,28 +122,34 @@ class Plan:
                     blas,
                 )
             )
-            steps[-1].commands += recorder.commands  # type: ignore[union-attr]
-        segments = [step for step in steps if isinstance(step, Segment)]
-        if self._watched:
-            segments[0].commands.insert(0, graphs.Fill(self._status.base, 0, self._status.bytes))
-        for segment in segments:
-            segment.run = graphs.eager(program.device, segment.commands)
+            if step.work.failure and step is self._watched[0]:
+                recorder.commands.insert(0, graphs.Fill(self._status.base, 0, self._status.bytes))
+            steps[-1].nodes.append((step, recorder.commands))  # type: ignore[union-attr]
+        for segment in steps:
+            if isinstance(segment, Segment):
+                segment.run = graphs.eager(program.device, segment.commands)
         return steps
 
     def fill(self, buffer: np.ndarray, feeds: Mapping[str, Any]) -> None:
         for slot in self.inputs:
             slot.of(buffer)[...] = feeds[slot.value.name]
 
-    def enqueue(self, buffer: np.ndarray, feeds: Mapping[str, Any]) -> dict[Value, Any]:
-        """Upload, run, and start the download of the outputs. Answers what host steps made."""
+    def enqueue(self, buffer: np.ndarray, feeds: Mapping[str, Any], timed: Timer | None = None) -> dict[Value, Any]:
+        """Upload, run, and start the download of the outputs. Answers what host steps made. With `timed` every node is
+        run by it, alone."""
         device, host = self.device, Run(self.graph)
         host.scope.update((value, feeds[value.name]) for value in self.graph.inputs)
         for slot in self.inputs:
             stream.upload(device, self._addresses[slot.value], slot.of(buffer))
         for step in self.steps:
             match step:
+                case Segment(nodes=nodes) if timed is not None:
+                    for node_step, commands in nodes:
+                        timed(node_step, graphs.eager(device, commands))
                 case Segment():
                     step.run()
+                case OnHost(node=node) if timed is not None:
+                    timed(step, partial(host.node, node))
                 case OnHost(node=node):
                     host.node(node)
                 case Upload(value=value):
@@ -265,13 +281,16 @@ class CudaProgram:
         from headrace.runtime.model import check_feeds
 
         arrays = check_feeds(self._specs, feeds)
-        key = tuple(np.shape(arrays[spec.name]) if isinstance(spec.type, TensorType) else None for spec in self._specs)
+        key = self._key(arrays)
         with self._lock:
             plan = self._plans.get(key)
             if plan is None:
                 return self._first(key, arrays)
             self._plans.move_to_end(key)
         return self._call(plan, arrays)
+
+    def _key(self, arrays: Mapping[str, Any]) -> tuple[Any, ...]:
+        return tuple(np.shape(arrays[spec.name]) if isinstance(spec.type, TensorType) else None for spec in self._specs)
 
     def _call(self, plan: Plan, feeds: Mapping[str, Any]) -> dict[str, Any]:
         with plan.staging.slot() as buffer:
@@ -312,9 +331,14 @@ class CudaProgram:
         if use is not None:
             use()
 
-    def nodes(self) -> list[tuple[str, str, str]]:
-        """(operator, node, kernel) of the newest plan; "reference" where the CPU runs it."""
-        return [(row["operator"], row["node"], row["kernel"]) for row in self.kernels()]
+    def profile_feeds(self, feeds: Mapping[str, Any], runs: int) -> list[ProfileRow]:
+        """The time of every node for feeds that were run before."""
+        from headrace.runtime.model import check_feeds
+
+        arrays = check_feeds(self._specs, feeds)
+        with self._lock:
+            self._use()
+            return profile(self._plans[self._key(arrays)], arrays, runs)
 
     def kernels(self) -> list[dict[str, str]]:
         """The nodes of the plan used last: operator, node, kernel, reason. Before the first call: as they would be placed

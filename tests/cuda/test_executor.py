@@ -348,6 +348,16 @@ def test_a_replay_that_differs_is_not_used(
     np.testing.assert_array_equal(model.run(feeds)["add"], np.maximum(feeds["x"], 0) - feeds["x"])
 
 
+def test_a_profile_has_every_node_once(device: EmulDevice) -> None:
+    model, feeds = on(device, make(lambda F, x: F.Relu(F.Det(F.Tanh(F.Neg(x)))), x=("float32", (2, 3, 3))))
+    rows = model.profile(feeds, runs=2)
+    assert {row["operator"]: row["kernel"] for row in rows} == {
+        "Neg": "unary_f32 neg", "Tanh": "unary_f32 tanh", "Det": "reference", "Relu": "unary_f32 relu",
+    }  # fmt: skip
+    assert all(row["ms"] > 0 for row in rows) and abs(sum(row["share"] for row in rows) - 1) < 1e-6
+    assert [row["ms"] for row in rows] == sorted((row["ms"] for row in rows), reverse=True)
+
+
 def test_what_may_not_be_recorded_is_refused(device: EmulDevice) -> None:
     recorder = graphs.Recorder(device.name)
     array = np.zeros(1, np.uint8)
