@@ -23,10 +23,9 @@ from headrace.jit.sizes import symbolic_len
 from headrace.jit.state import Buffer, State
 from headrace.jit.tracer import Tracer
 from headrace.runtime import graph as ir
-from headrace.runtime.graph import Graph, Program, Value
+from headrace.runtime.graph import Graph, Node, Program, Value
 from headrace.runtime.shapes import symbol
 from headrace.runtime.types import TensorType
-from headrace.tensors import Tensor
 
 _RUNS = 8
 
@@ -92,41 +91,39 @@ class _Run:
                 self.tree = arguments.call(call, inputs)
                 leaves = output_leaves(self.tree)
                 leaves += [(cell.output, cell.buffer.tensor) for cell in cells]
-                values = _outputs(tracer, leaves)
+                values = [tracer.value(leaf) for _, leaf in leaves]
             finally:
                 MODE.tracer = None
-        tracer.graph.block.outputs.extend(values)
+        tracer.graph.block.outputs.extend(value for value in values if value is not None)
         self.written = written
         self.notes: list[str] = [] if compiler is None else list(dict.fromkeys(compiler.notes))
-        self.graph = prune(tracer.graph)
+        self.graph = _named(prune(tracer.graph), unique([name for name, _ in leaves]))
 
 
-def _outputs(tracer: Tracer, leaves: list[tuple[str, Tensor]]) -> list[Value]:
-    """One value for each output, called as the output is."""
-    values: list[Value] = []
-    names = _free(tracer, unique([n for n, _ in leaves]))
-    tracer.operators.path = ""
-    for name, (_, leaf) in zip(names, leaves):
-        value = tracer.value(leaf)
-        assert value is not None
-        made_by_node = any(value in node.outputs for node in reversed(tracer.graph.nodes))
-        if not made_by_node or any(value is other for other in values):
-            (value,) = tracer.builder.node("Identity", [value])
+def _named(graph: Graph, names: list[str]) -> Graph:
+    """The graph with its outputs called so; inner values that have such a name take another one. What is an input, a
+    constant or an output already is passed on by an Identity."""
+    taken = {value.name for value in graph.inputs} | set(graph.constants)
+    fresh = [next(n for n in (name, *(f"{name}_{i}" for i in range(2, 10_000))) if n not in taken) for name in names]
+    inner = [value for node in graph.block.walk() for value in node.outputs if value is not None]
+    inner += [v for node in graph.block.walk() for block in node.blocks.values() for v in block.inputs]
+    made = {id(value) for node in graph.nodes for value in node.outputs}
+    outputs: list[Value] = []
+    for value in graph.outputs:
+        if id(value) not in made or value in outputs:
+            passed = Value("", value.type)
+            graph.nodes.append(Node("Identity", [value], [passed]))
+            value = passed
+        outputs.append(value)
+    used = {value.name for value in inner} | taken | set(fresh)
+    for value in inner:
+        if value.name in fresh and value not in outputs:
+            value.name = next(n for i in range(2, 10_000) if (n := f"{value.name}_{i}") not in used)
+            used.add(value.name)
+    for name, value in zip(fresh, outputs):
         value.name = name
-        values.append(value)
-    return values
-
-
-def _free(tracer: Tracer, names: list[str]) -> list[str]:
-    """The names, taken from inner values that have them; where an input or a constant has one, it stays there."""
-    inner = {value.name: value for node in tracer.graph.block.walk() for value in node.outputs if value is not None}
-    inner |= {v.name: v for n in tracer.graph.block.walk() for block in n.blocks.values() for v in block.inputs}
-    for name in names:
-        if name in inner:
-            inner[name].name = tracer.builder.fresh(name)
-            tracer.builder.names.discard(name)
-            tracer.builder._counts.pop(name, None)
-    return [tracer.builder.fresh(name) for name in names]
+    graph.block.outputs = outputs
+    return graph
 
 
 # -------------------------------------------------------------------- states

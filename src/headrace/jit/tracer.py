@@ -48,6 +48,7 @@ class Tracer:
         self._sizes: dict[Dim, Value] = {}
         self.position: tuple[str, int] | None = None  # file and line of the source that is compiled now
         self.depth = 0  # how many blocks are open
+        self.negated: dict[int, tuple[Any, Any]] = {}  # id of a number -> the number and its `not`
         self.compiler: Any = None  # what compiles forward of Modules from source, if anything does
 
     def input(self, name: str, array: np.ndarray, shape: tuple[Dim, ...]) -> Tensor:
@@ -126,11 +127,18 @@ class Tracer:
 
     # ---------------------------------------------------------------- blocks
 
+    def _learnt(self) -> tuple[dict[Any, Any], ...]:
+        """What is known about values that were made so far."""
+        return self._known, self._symbols, self._sizes, self.negated
+
+    def _relearn(self, tables: tuple[dict[Any, Any], ...]) -> None:
+        self._known, self._symbols, self._sizes, self.negated = tables
+
     @contextlib.contextmanager
     def scope(self, block: Block) -> Iterator[None]:
         """Nodes recorded inside go to a block. What is computed there is not known outside, constants are."""
-        builder, known, symbols_, sizes = self.builder, self._known, self._symbols, self._sizes
-        self._known, self._symbols, self._sizes = dict(known), dict(symbols_), dict(sizes)
+        builder, before = self.builder, self._learnt()
+        self._relearn(tuple(map(dict, before)))
         self.builder = self.operators.builder = builder.inner(block)
         self.depth += 1
         try:
@@ -139,18 +147,18 @@ class Tracer:
             self.depth -= 1
             self.builder = self.operators.builder = builder
             constants = {k: v for k, v in self._known.items() if self.graph.constant_of(v[3]) is not None}
-            self._known, self._symbols, self._sizes = {**constants, **known}, symbols_, sizes
+            self._relearn(({**constants, **before[0]}, *before[1:]))
 
     @contextlib.contextmanager
     def attempt(self) -> Iterator[Attempt]:
         """Nodes recorded inside are dropped again unless the attempt is kept, and their names are free."""
         attempt, count, builder = Attempt(), len(self.builder.nodes), self.builder
-        known, symbols_, sizes = dict(self._known), dict(self._symbols), dict(self._sizes)
+        before = tuple(map(dict, self._learnt()))
         names, counts = set(builder.names), dict(builder._counts)
         yield attempt
         if not attempt.kept:
             del builder.nodes[count:]
-            self._known, self._symbols, self._sizes = known, symbols_, sizes
+            self._relearn(before)
             builder.release(names | set(self.graph.constants), counts)
 
     def node(

@@ -149,10 +149,14 @@ def negate(value: Any) -> Any:
     value = truth(value)
     if not isinstance(value, Number):
         return not value
-    if value.opposite is None:
-        value.opposite = Number("bool", F.logical_not(value.tensor))
-        value.opposite.opposite = value
-    return value.opposite
+    if value.opposite is not None:
+        return value.opposite
+    negated = MODE.tracer.negated  # what is known where the tracer stands
+    if id(value) not in negated:
+        found = Number("bool", F.logical_not(value.tensor))
+        found.opposite = value
+        negated[id(value)] = value, found
+    return negated[id(value)][1]
 
 
 def convert(kind: str, value: Any) -> Any:
