@@ -4,9 +4,9 @@ files, and what headrace does.
     python benchmarks/makers.py [--only REGEX] [--part torch|sklearn|zipmap]
 
 Each model goes through its maker's exporter (torch.onnx.export at operator sets 18, 20 and 23; skl2onnx and onnxmltools in
-float32) and is packed by `headrace.torch.pack` or `headrace.sklearn.pack`. Prints one Markdown row each: the largest
-difference to the maker, and to onnxruntime on the same file, relative to the largest value of the output (or to 1, where
-that is less). Labels must be equal. Exits with 1 where one is above BOUND.
+float32) and is packed by `headrace.torch.pack` or `headrace.sklearn.pack`. Prints one Markdown row each, then one a family:
+the largest difference to the maker, and to onnxruntime on the same file, relative to the largest value of the output.
+Labels must be equal. Exits with 1 where one is above BOUND, or CONVERTERS is not true any more.
 """
 
 from __future__ import annotations
@@ -26,15 +26,27 @@ from headrace.runtime.errors import HeadraceError
 
 BOUND = 1e-4
 OPSETS = (18, 20, 23)
+# Files that do not do what the estimator does: onnxruntime's answers differ from it too, and ours are onnxruntime's.
+CONVERTERS = {
+    "Normalizer, max": "divides by the largest value; scikit-learn by the largest magnitude",
+    "CountVectorizer, pairs": "words of one letter are words; scikit-learn's pattern wants two",
+    "TfidfVectorizer, sublinear": "log(1 + n) for 1 + log(n)",
+    "KNeighborsClassifier, by distance": "all neighbors weigh the same",
+    "XGBRFClassifier, 3 classes": "counts tree i for class i mod 3; a forest has them class by class",
+    "XGBRegressor, reg:logistic": "gives the margin, without the logistic function",
+    "TunedThresholdClassifierCV": "labels by 0.5, not by the tuned threshold",
+    "GaussianProcessClassifier": "writes com.microsoft.Solve, which onnxruntime does not have either",
+}
 Rows = tuple[str, str, Callable[[], dict[str, Any]]]  # maker, model, what runs it
 
 
 def difference(ours: Any, theirs: Any) -> float:
     """Relative to the largest finite value; inf for other shapes, strings, integers or keys."""
-    if isinstance(theirs, list | tuple):
-        return max(map(difference, ours, theirs), default=0.0) if len(ours) == len(theirs) else float("inf")
-    if isinstance(theirs, dict):
-        return max((difference(ours[k], v) for k, v in theirs.items()), default=0.0) if set(ours) == set(theirs) else float("inf")  # fmt: skip
+    if isinstance(theirs, list):  # one map a row
+        if len(ours) != len(theirs) or any(set(a) != set(b) for a, b in zip(ours, theirs)):
+            return float("inf")
+        ours, theirs = ([[row[key] for key in theirs[0]] for row in rows] for rows in (ours, theirs))
+        ours, theirs = np.array(ours, np.float64), np.array(theirs, np.float64)
     ours, theirs = np.asarray(ours), np.asarray(theirs)
     if ours.shape != theirs.shape:
         return float("inf")
@@ -42,7 +54,8 @@ def difference(ours: Any, theirs: Any) -> float:
         return 0.0 if np.array_equal(ours, theirs) else float("inf")
     a, b = ours.astype(np.float64), theirs.astype(np.float64)
     gap = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
-    return float(np.where(np.isnan(gap), np.inf, gap).max(initial=0.0)) / max(1.0, float(np.abs(b[np.isfinite(b)]).max(initial=0.0)))  # fmt: skip
+    scale = float(np.abs(b[np.isfinite(b)]).max(initial=0.0))
+    return float(np.where(np.isnan(gap), np.inf, gap).max(initial=0.0)) / (scale or 1.0)
 
 
 def to_onnxruntime(proto: Any, cases: list[dict[str, np.ndarray]]) -> float:
@@ -87,7 +100,7 @@ def torch_rows() -> Iterator[Rows]:
         "TransformerEncoder": (nets.encoder, lambda: torch.randn(2, 5, 32), None),
         "LSTM, bidirectional, 2 layers": (lambda: nets.Recurrent("lstm"), lambda: torch.randn(2, 7, 8), None),
         "GRU": (lambda: nets.Recurrent("gru"), lambda: torch.randn(2, 7, 8), None),
-        "GPT block with KV cache": (nets.Cached, lambda: cache(5), past),
+        "GPT with KV cache, 1 layer": (nets.Cached, lambda: cache(5), past),
         "torch.cond": (nets.Branch, lambda: torch.randn(2, 8), None),
     }
     for name, (make, example, dynamic) in models.items():
@@ -206,8 +219,9 @@ def main() -> int:
     parser.add_argument("--part", choices=["torch", "sklearn", "zipmap"])
     options = parser.parse_args()
     parts = {"torch": torch_rows, "sklearn": sklearn_rows, "zipmap": zipmap_rows}
+    worst: dict[str, list[dict[str, Any]]] = {}
     bad = 0
-    print("| maker | model | to the maker | to onnxruntime |\n|---|---|--:|--:|")
+    print("| family | model | to the maker | to onnxruntime |\n|---|---|--:|--:|")
     for part, make in parts.items():
         for family, name, run in make() if options.part in (None, part) else ():
             if not re.search(options.only, f"{family} {name}"):
@@ -216,13 +230,22 @@ def main() -> int:
                 found = run()
             except Exception as error:
                 found = {"maker": f"{type(error).__name__}: {reason(error)}", "onnxruntime": float("nan")}
-            bad += any(isinstance(error, str) or error > BOUND for error in found.values())
-            shown = (
-                error if isinstance(error, str) else "not run" if error != error else f"{error:.1e}"
-                for error in found.values()
-            )
-            print(f"| {family} | {name} | {' | '.join(shown)} |", flush=True)
+            wrong = isinstance(found["maker"], str) or found["maker"] > BOUND
+            if name in CONVERTERS and wrong:
+                found["maker"] = f"the file: {CONVERTERS[name]}"
+            bad += wrong != (name in CONVERTERS) or found["onnxruntime"] > BOUND
+            worst.setdefault(family, []).append(found)
+            print(f"| {family} | {name} | {_shown(found['maker'])} | {_shown(found['onnxruntime'])} |", flush=True)
+    print("\n| family | models | equal to the maker | to the maker | to onnxruntime |\n|---|--:|--:|--:|--:|")
+    for family, rows in worst.items():
+        equal = [row["maker"] for row in rows if not isinstance(row["maker"], str)]
+        peer = [row["onnxruntime"] for row in rows if row["onnxruntime"] == row["onnxruntime"]]
+        print(f"| {family} | {len(rows)} | {len(equal)} | {_shown(max(equal, default=np.nan))} | {_shown(max(peer, default=np.nan))} |")  # fmt: skip
     return 1 if bad else 0
+
+
+def _shown(error: Any) -> str:
+    return error if isinstance(error, str) else "not run" if error != error else f"{error:.1e}"
 
 
 if __name__ == "__main__":

@@ -120,7 +120,8 @@ def _others() -> Iterator[Row]:
         X,
         THREE,
     )
-    yield "neighbors", "KNeighborsClassifier, by distance, Manhattan", lambda: neighbors.KNeighborsClassifier(weights="distance", metric="manhattan"), X, NAMES  # fmt: skip
+    yield "neighbors", "KNeighborsClassifier, Manhattan", lambda: neighbors.KNeighborsClassifier(metric="manhattan"), X, NAMES  # fmt: skip
+    yield "neighbors", "KNeighborsClassifier, by distance", lambda: neighbors.KNeighborsClassifier(weights="distance"), X, NAMES  # fmt: skip
     yield from _rows("neighbors", neighbors, "KNeighborsRegressor", X, REAL)
     yield from _rows("neighbors", neighbors, "RadiusNeighborsRegressor", X, REAL, radius=8.0)
     yield from _rows("neighbors", neighbors, "KNeighborsTransformer", X, None)
@@ -162,6 +163,7 @@ def _transformers() -> Iterator[Row]:
     yield from _rows("imputers", impute, "KNNImputer", GAPS, None, n_neighbors=3)
     yield from _rows("decomposition", decomposition, "PCA IncrementalPCA TruncatedSVD", X, None, n_components=2)
     yield from _rows("decomposition", decomposition, "KernelPCA", X[:60], None, n_components=2, kernel="rbf")
+    yield "decomposition", "KernelCenterer", preprocessing.KernelCenterer, X[:60] @ X[:60].T, None
     yield from _rows("decomposition", projection, "GaussianRandomProjection", X, None, n_components=2, random_state=0)
     yield from _rows("selection", selection, "SelectFdr SelectFpr SelectFwe SelectPercentile GenericUnivariateSelect", X, THREE)  # fmt: skip
     yield from _rows("selection", selection, "SelectKBest", X, THREE, k=2)
@@ -179,9 +181,9 @@ def _text_and_compositions() -> Iterator[Row]:
     import sklearn.multioutput as multioutput
     import sklearn.preprocessing as preprocessing
     from sklearn.decomposition import PCA
-    from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+    from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer, TfidfVectorizer
     from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
-    from sklearn.model_selection import GridSearchCV
+    from sklearn.model_selection import GridSearchCV, TunedThresholdClassifierCV
     from sklearn.naive_bayes import GaussianNB, MultinomialNB
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.pipeline import FeatureUnion, make_pipeline
@@ -191,7 +193,9 @@ def _text_and_compositions() -> Iterator[Row]:
     yield "text", "CountVectorizer", CountVectorizer, TEXTS, None
     yield "text", "CountVectorizer, pairs", lambda: CountVectorizer(ngram_range=(1, 2)), TEXTS, None
     yield "text", "TfidfVectorizer", TfidfVectorizer, TEXTS, None
-    yield "text", "TfidfVectorizer, stop words, sublinear", lambda: TfidfVectorizer(stop_words=["red", "sky"], sublinear_tf=True), TEXTS, None  # fmt: skip
+    yield "text", "TfidfVectorizer, stop words", lambda: TfidfVectorizer(stop_words=["red", "sky"]), TEXTS, None
+    yield "text", "TfidfVectorizer, sublinear", lambda: TfidfVectorizer(sublinear_tf=True), TEXTS, None
+    yield "text", "TfidfTransformer", TfidfTransformer, WHOLE, None
     yield "text", "TfidfVectorizer, own token pattern", lambda: TfidfVectorizer(token_pattern="[a-z]+"), TEXTS, None
     yield "text", "Tfidf + LinearSVC", lambda: make_pipeline(TfidfVectorizer(), LinearSVC()), TEXTS, TOPICS
     yield "text", "Tfidf + LogisticRegression", lambda: make_pipeline(TfidfVectorizer(), LogisticRegression()), TEXTS, TOPICS  # fmt: skip
@@ -205,6 +209,7 @@ def _text_and_compositions() -> Iterator[Row]:
     yield "pipelines", "GridSearchCV", lambda: GridSearchCV(Ridge(), {"alpha": [0.1, 1.0]}), X, REAL
     yield "meta", "OneVsRestClassifier", lambda: multiclass.OneVsRestClassifier(LogisticRegression()), X, THREE
     yield "meta", "OneVsOneClassifier", lambda: multiclass.OneVsOneClassifier(LogisticRegression()), X, THREE
+    yield "meta", "TunedThresholdClassifierCV", lambda: TunedThresholdClassifierCV(LogisticRegression()), X, TWO
     yield "meta", "CalibratedClassifierCV", lambda: calibration.CalibratedClassifierCV(GaussianNB()), X, THREE
     yield "meta", "VotingClassifier", lambda: ensemble.VotingClassifier([("a", LogisticRegression()), ("b", GaussianNB())], voting="soft", flatten_transform=False), X, THREE  # fmt: skip
     yield (

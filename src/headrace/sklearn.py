@@ -272,6 +272,8 @@ def _answers(estimator: Any, rows: Any, outputs: Sequence[Value]) -> dict[str, n
     """What the estimator answers for each output of the graph, in its type and rank."""
     if len(outputs) == 1:
         found = [_single(estimator, rows)]
+    elif len(outputs) != 2 or not hasattr(estimator, "predict"):
+        raise InputError(f"{type(estimator).__name__} gives {', '.join(value.name for value in outputs)}; packed is what predicts or transforms")  # fmt: skip
     else:
         shape = outputs[1].type.shape if isinstance(outputs[1].type, TensorType) else None
         two_columns = shape is not None and len(shape) == 2 and shape[1] == 2
