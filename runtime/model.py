@@ -15,8 +15,9 @@ import numpy as np
 
 from headrace.runtime import devices, dtypes
 from headrace.runtime.errors import HeadraceError, InputError, LoadError
+from headrace.runtime.foreign import model_advice
 from headrace.runtime.graph import Graph, Program, Value
-from headrace.runtime.hints import shape_hint
+from headrace.runtime.hints import nearest, shape_hint
 from headrace.runtime.shapes import LIMIT, Expr, Shape, shape_text, substitute
 from headrace.runtime.types import TensorType, Type
 
@@ -318,7 +319,10 @@ def check_feeds(specs: tuple[TensorSpec, ...], feeds: Mapping[str, Any]) -> dict
     Raises InputError naming the input and what is allowed.
     """
     if not isinstance(feeds, Mapping):
-        raise InputError(f"feeds must be a mapping from input name to array, not {type(feeds).__name__}")
+        wanted = ", ".join(f"{spec.name!r}: array" for spec in specs)
+        raise InputError(
+            f"feeds must be a mapping from input name to array, not {type(feeds).__name__}; write run({{{wanted}}})"
+        )
     known = {spec.name for spec in specs}
     for name in feeds:
         if name not in known:
@@ -350,10 +354,12 @@ def _as_array(spec: TensorSpec, feed: Any) -> np.ndarray:
         try:  # Python values carry no dtype of their own
             array = np.asarray(feed, dtype=wanted.numpy)
         except (ValueError, TypeError, OverflowError) as error:
-            raise InputError(f"input {spec} cannot be made from the given list: {error}") from error
+            reason = "its rows differ in length" if "inhomogeneous" in str(error) else str(error)
+            raise InputError(f"input {spec} cannot be made from the given list: {reason}") from error
         return array
     if not isinstance(feed, np.ndarray | np.generic):
-        raise InputError(f"input {spec} takes a NumPy array, not {type(feed).__name__}")
+        hint = "; give tensor.detach().numpy()" if hasattr(feed, "detach") else ""
+        raise InputError(f"input {spec} takes a NumPy array, not {type(feed).__name__}{hint}")
     array = np.asarray(feed)
     try:
         given = dtypes.of(array).name
@@ -472,6 +478,17 @@ def open_source(source: Any) -> Opened:
     return opened
 
 
+def _kind(path: Path) -> str:
+    return "a folder" if path.is_dir() else f"a {path.suffix} file" if path.suffix else "a file without suffix"
+
+
+def _beside(path: Path) -> str:
+    """The file that may have been meant by a path where there is none."""
+    folder = path.parent
+    names = [one.name for one in folder.iterdir() if one.suffix in READERS] if folder.is_dir() else []
+    return f"; {nearest(path.name, names)}" if names else ""
+
+
 def _suffix(source: Any) -> str:
     """Which reader a source needs."""
     if isinstance(source, bytes | bytearray | memoryview):
@@ -479,9 +496,10 @@ def _suffix(source: Any) -> str:
     if isinstance(source, str | os.PathLike):
         path = Path(source)
         if path.suffix not in READERS:
-            raise LoadError(f"{path}: unknown suffix {path.suffix!r}; allowed: {', '.join(READERS)}")
+            advice = model_advice(path) or f"allowed: {', '.join(READERS)}"
+            raise LoadError(f"{path}: {_kind(path)} is no model that headrace reads; {advice}")
         if not path.is_file():
-            raise LoadError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
+            raise LoadError(f"{path}: {'is not a file' if path.exists() else 'no such file'}{_beside(path)}")
         return path.suffix
     if hasattr(source, "SerializeToString"):
         return ".onnx"

@@ -33,6 +33,7 @@ GRAPH, WEIGHTS = "graph.pb", "weights.safetensors"
 _OWN = frozenset({manifest.NAME, GRAPH, WEIGHTS, interface.NAME, golden_file.NAME})
 _REQUIRED = _OWN - {golden_file.NAME}
 _FREE = frozenset({"calibration.json", "quant_report.json", "README", "LICENSE"})
+AGAIN = "an archive is used only as it was written: copy it again, or pack the model again"
 # Declared pre- and post-processing, as data.
 _FOLDER = re.compile(r"(pre|post)/.+\.(json|jsonl|txt|csv|tsv|md|toml|model|vocab)")
 
@@ -133,7 +134,8 @@ def open_program(source: Any) -> Opened:
     try:
         return _open(_bytes(source))
     except LoadError as error:
-        raise type(error)(f"{name}: {error}") from error.__cause__
+        again = "" if isinstance(error, UnsupportedOperator) else f"; {AGAIN}"
+        raise type(error)(f"{name}: {error}{again}") from error.__cause__
     except HeadraceError as error:
         raise LoadError(f"{name}: {GRAPH}: {error}") from error
     except OSError as error:
@@ -242,7 +244,7 @@ def _bytes(source: Any) -> memoryview:
     try:
         facts = os.fstat(file)
         if not stat.S_ISREG(facts.st_mode) or facts.st_size == 0:
-            raise LoadError(f"{source}: is empty or no regular file")
+            raise LoadError("it is empty or no regular file")
         return memoryview(mmap.mmap(file, facts.st_size, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE))
     finally:
         os.close(file)

@@ -59,7 +59,9 @@ def _scan(data: bytes, position: int, end: int, descriptor: Any, depth: int, lef
             raise LoadError(f"a field has the wire type {kind}")
         length, position = _varint(data, position, end)
         if length > end - position:
-            raise LoadError("a field is longer than its message")
+            raise LoadError(
+                "a field is longer than its message: the file is cut off, damaged or of another kind; export or copy it again"
+            )
         counted, text, inner = table.get(tag >> 3, (False, False, None))
         if text:
             _check_text(data[position : position + length])

@@ -153,7 +153,8 @@ def convert(kind: type[S], data: Mapping[str, Any], where: str) -> S:
     try:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{where}: {error}") from None
+        text, _, place = str(error).partition(" - at `$.")
+        raise ConfigError(f"{where}: {place.rstrip('`')}: {text}" if place else f"{where}: {text}") from None
 
 
 def settings_from(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Settings:

@@ -17,7 +17,7 @@ from headrace.serve.dataplane import DataPlane
 from headrace.serve.errors import ServeError
 from headrace.serve.grpc_codes import CODES
 from headrace.serve.grpc_methods import Method, Methods, Streaming, Unary
-from headrace.serve.sockets import close_sockets
+from headrace.serve.sockets import close_sockets, taken
 
 FLUSH_SECONDS = 0.1  # for the last answers to leave
 
@@ -60,7 +60,7 @@ class GrpcFront:
         try:
             self.port: int = self._server.add_insecure_port(f"{host}:{listen.grpc_port}")
         except RuntimeError:
-            raise OSError(f"gRPC port {listen.grpc_port} of {listen.host} cannot be taken") from None
+            raise OSError(taken("gRPC", listen.host, listen.grpc_port)) from None
 
     def start(self) -> None:
         """Begin to accept."""

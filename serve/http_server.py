@@ -14,12 +14,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal
 
 import h11
 
 from headrace.serve.config import Limits
 from headrace.serve.http_connection import Application, Connection, HttpRequest, HttpResponse, send
+from headrace.serve.sockets import taken
 
 log = logging.getLogger("headrace.serve")
 
@@ -35,12 +36,22 @@ class HttpServer:
     """Listens at once; `start` begins to accept. OSError when the port cannot be taken."""
 
     def __init__(
-        self, application: Application, host: str, port: int, limits: Limits, threads: int | None = None
+        self,
+        application: Application,
+        host: str,
+        port: int,
+        limits: Limits,
+        threads: int | None = None,
+        name: Literal["REST", "metrics"] = "REST",
     ) -> None:
         self._application = application
         self._limits = limits
         self._pool = ThreadPoolExecutor(threads or limits.http_threads, thread_name_prefix="headrace-http")
-        self._listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            self._listener = socket.create_server((host, port), family=family)
+        except OSError:
+            raise OSError(taken(name, host, port)) from None
         self._listener.setblocking(False)
         self.port: int = self._listener.getsockname()[1]
         self._selector = selectors.DefaultSelector()

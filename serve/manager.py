@@ -147,8 +147,8 @@ class Manager:
         for name in self._repository.names():
             try:
                 self.load(name)
-            except ServeError as error:
-                log.error("model %s: %s", name, error.text)
+            except ServeError:
+                continue  # logged there
 
     def load(self, name: str) -> None:
         """Bring the wanted versions of `name` up; returns when they are ready. Joins a load that is under way."""
@@ -166,6 +166,8 @@ class Manager:
             if not joined or record.loads == before:
                 record.failure = self._load(name, record)
                 record.loads += 1
+                if record.failure is not None:
+                    log.error("%s", record.failure.text)
             if record.failure is not None:
                 raise record.failure
 
@@ -237,7 +239,7 @@ class Manager:
             record.error = str(error) if isinstance(error, ConfigError) else "its folder cannot be read"
             return unavailable(f"model {quoted(name)}: {record.error}")
         if entry is None or not wanted:
-            record.error = "no version with a model.hr or model.onnx"
+            record.error = self._repository.layout(name)
             return not_found(f"model {quoted(name)}: {record.error}")
         record.entry, record.desired, record.error = entry, wanted, ""
         with self._lock:  # asked again: failed ones get another try, gone ones are forgotten
@@ -270,7 +272,8 @@ class Manager:
             except Exception as error:
                 version.reason = _reason(error, record.entry.files[key])
                 version.state = State.ERROR
-                log.error("model %s version %s: %s", name, version.number, version.reason, exc_info=True)
+                if not isinstance(error, HeadraceError):
+                    log.error("model %s version %s", name, version.number, exc_info=True)
                 return
         with self._lock:
             version.state = State.READY

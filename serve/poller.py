@@ -11,7 +11,6 @@ import threading
 from typing import Any
 
 from headrace.runtime.errors import HeadraceError
-from headrace.serve.config import ConfigError
 from headrace.serve.errors import ServeError
 from headrace.serve.manager import Manager
 from headrace.serve.repository import Repository
@@ -74,10 +73,8 @@ class Poller:
                 self._manager.unload(name)
             return
         self._applied[name] = mark
-        try:
+        with contextlib.suppress(ServeError):  # logged there
             self._manager.load(name)
-        except (ServeError, ConfigError) as error:
-            log.error("model %s: %s", name, error)
 
     def _loop(self) -> None:
         while not self._stopping.wait(self._seconds):

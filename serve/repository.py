@@ -13,6 +13,8 @@ from pathlib import Path
 import msgspec
 
 from headrace.runtime.errors import HeadraceError
+from headrace.runtime.foreign import model_advice
+from headrace.runtime.hints import nearest
 from headrace.serve.config import ConfigError, ModelConfig, Versions, read
 from headrace.serve.errors import ServeError
 from headrace.serve.policy import VersionKey
@@ -68,7 +70,7 @@ class Repository:
             elif Path(item).is_file():
                 self._add(model_name or Path(item).stem, Path(item))
             else:
-                raise RepositoryError(f"repository {item!s}: no such file or folder")
+                raise RepositoryError(f"repository {item!s}: no such file or folder{_beside(Path(item))}")
 
     def names(self) -> list[str]:
         """Names of all models, sorted. A folder whose name is no model name is passed over."""
@@ -99,15 +101,36 @@ class Repository:
                     files[VersionKey(int(folder.name), _fingerprint(path, mark))] = path
         return Entry(name, files, config)
 
+    def layout(self, name: str) -> str:
+        """What is wrong with the folder of a model that has no version: what is expected and what is there."""
+        root = next((root for root in self._roots if (root / name).is_dir()), None)
+        expected = f"expected {name}/VERSION/model.hr (or model.onnx), VERSION a number from 1"
+        if root is None:
+            return expected
+        for path in sorted((root / name).iterdir()):
+            inside = sorted(one.name for one in path.iterdir()) if path.is_dir() else []
+            models = [one for one in inside if Path(one).suffix in SUFFIXES]
+            if path.is_file() and path.suffix in SUFFIXES:
+                return f"{expected}; found {name}/{path.name}: move it to {name}/1/model{path.suffix}"
+            if _NUMBER.fullmatch(path.name) and models:
+                found = f"{name}/{path.name}/{models[0]}"
+                return f"{expected}; found {found}: call it model{Path(models[0]).suffix}"
+            if models:
+                return f"{expected}; found the folder {name}/{path.name}: call it 1"
+            if any(_NUMBER.fullmatch(one) for one in inside):
+                return f"{expected}; found {name}/{path.name}/{inside[0]}: {name} is a repository, serve that folder"
+        return expected
+
     def _add(self, name: str, path: Path) -> None:
         try:
             check_model_name(name)
         except ServeError as error:
             raise RepositoryError(error.text) from None
         if not path.exists():
-            raise RepositoryError(f"model {name!r}: {path!s}: no such file or folder")
+            raise RepositoryError(f"model {name!r}: {path!s}: no such file or folder{_beside(path)}")
         if path.is_file() and path.suffix not in SUFFIXES:
-            raise RepositoryError(f"model {name!r}: {path.name} is not one of {', '.join(SUFFIXES)}")
+            advice = model_advice(path) or f"allowed are {', '.join(SUFFIXES)}"
+            raise RepositoryError(f"model {name!r}: {path.name} is no model that headrace serves; {advice}")
         if name in self._fixed:
             raise RepositoryError(f"model {name!r} is given twice")
         self._fixed[name] = path
@@ -117,10 +140,19 @@ class Repository:
         files = [path for path in folder.iterdir() if path.is_file() and path.suffix in SUFFIXES]
         if len(files) == 1:
             self._add(model_name or files[0].stem, files[0])
+        elif advice := model_advice(folder):
+            raise RepositoryError(f"repository {folder!s}: a folder of another framework; {advice}")
         elif len(files) > 1:
             raise RepositoryError(f"repository {folder!s}: several model files at the top; give name=path for each")
         else:
             self._roots.append(folder)
+
+
+def _beside(path: Path) -> str:
+    """A folder or model file that may have been meant by a path where there is nothing."""
+    around = path.parent.iterdir() if path.parent.is_dir() else ()
+    near = nearest(path.name, [one.name for one in around if one.is_dir() or one.suffix in SUFFIXES])
+    return f"; {near}" if near.startswith("did") else ""
 
 
 def _is_name(name: str) -> bool:

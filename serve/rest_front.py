@@ -53,7 +53,7 @@ class RestFront:
             path = request.target.split("?", 1)[0]
             routes = self._routes([unquote(part) for part in path.strip("/").split("/")])
             if routes is None:
-                return self.refuse(404, "the path is unknown")
+                return self.refuse(404, "the path is unknown; a model is run by POST /v2/models/NAME/infer")
             handler = routes.get("GET" if request.method == "HEAD" else request.method)
             if handler is None:
                 response = self.refuse(405, f"the method is not allowed here; allowed: {', '.join(routes)}")

@@ -119,14 +119,16 @@ class Server:
             from headrace.serve.http_server import HttpServer
             from headrace.serve.rest_front import RestFront
 
-            rest = HttpServer(RestFront(self._plane, limits), listen.host, listen.http_port, limits)
+            rest = HttpServer(RestFront(self._plane, limits), listen.host, listen.http_port, limits, name="REST")
             self._fronts.append(rest)
             self.http_port = rest.port
         if listen.metrics_port >= 0:
             from headrace.serve.http_server import HttpServer
             from headrace.serve.metrics_page import MetricsPage
 
-            page = HttpServer(MetricsPage(self._plane), listen.host, listen.metrics_port, limits, threads=2)
+            page = HttpServer(
+                MetricsPage(self._plane), listen.host, listen.metrics_port, limits, threads=2, name="metrics"
+            )
             self._fronts.append(page)
             self.metrics_port = page.port
 
@@ -149,7 +151,7 @@ class Server:
         for name, number, state, reason in self._manager.index():
             detail = reason or f"batching {batching.get((name, number), 'unknown')}"
             lines.append(f"{name} {number} {state}: {detail}".replace("  ", " "))
-        return lines
+        return lines or ["no model yet: expected NAME/VERSION/model.hr (or model.onnx) in the repository"]
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until the server has stopped; False when `timeout` seconds passed before."""

@@ -55,7 +55,8 @@ def within(
         best = max(best, outcome, key=lambda found: found.score)
     raise HeadraceError(
         f"accuracy drops by {float_score - best.score:.2f} points at best ({float_score:.2f} % to {best.score:.2f} %), with"
-        f" {len(best.kept)} of {len(layers)} layers in float32; the limit is {max_drop:g}. Nothing was written"
+        f" {len(best.kept)} of {len(layers)} layers in float32; the limit is {max_drop:g}. Nothing was written; give more"
+        " calibration data, try another observer, or allow a larger drop"
     )
 
 

@@ -63,7 +63,7 @@ def _map_beside(folder: Path, name: str, where: str) -> memoryview:
         file = os.open(name, flags, dir_fd=directory)
     except OSError as error:
         raise LoadError(
-            f"{where}: external data file {name!r} cannot be opened ({error.strerror}); allowed: a plain file beside the model, no link"
+            f"{where}: external data file {name!r} cannot be opened ({error.strerror}); put it beside the model, as a plain file and no link"
         ) from None
     finally:
         os.close(directory)

@@ -9,6 +9,7 @@ from headrace.runtime.errors import UnsupportedOperator
 from headrace.runtime.ops import find
 from headrace.serializer.onnx.functions import Functions, domain_of, has_schema_function, inner_graphs
 
+_NEXT = "; export the model again with standard operators (ai.onnx), or add the operator (CONTRIBUTING.md)"
 _SHOWN = 3  # places per operator
 
 
@@ -24,7 +25,7 @@ def require_operators(model: Any, functions: Functions, opsets: Mapping[str, int
         more = f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
         lines.append(f"{kind}: {', '.join(places[:_SHOWN])}{more}")
     count = f"{len(missing)} operator{'s' if len(missing) > 1 else ''}"
-    raise UnsupportedOperator(f"uses {count} that headrace does not have: " + "; ".join(lines))
+    raise UnsupportedOperator(f"uses {count} that headrace does not have: " + "; ".join(lines) + _NEXT)
 
 
 def called(node: Any, functions: Functions) -> Any:

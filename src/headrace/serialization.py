@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from headrace.runtime.errors import LoadError
+from headrace.runtime.foreign import weights_advice
 from headrace.tensors import Tensor, wrap
 
 _LEAF = "headrace.leaf"  # marks tensors that require a gradient
@@ -31,6 +34,8 @@ def load(f: str | os.PathLike[str], map_location: Any = None, *, weights_only: b
 
     if isinstance(map_location, str):
         check_device(map_location)
+    if advice := weights_advice(Path(f)):
+        raise LoadError(f"{f}: {advice}")
     return _to_tensors(checkpoint.load(f))
 
 

@@ -29,7 +29,7 @@ def test_defaults():
         ({"listen": {"grpc-port": 1}}, "unknown key 'listen.grpc-port'; did you mean 'grpc_port'"),
         ({"lisen": {}}, "did you mean 'listen'"),
         ({"limits": {"qqq": 1}}, "known are 'max_message_bytes'"),
-        ({"listen": {"grpc_port": "x"}}, r"Expected `int`, got `str` - at `\$.listen.grpc_port`"),
+        ({"listen": {"grpc_port": "x"}}, "listen.grpc_port: Expected `int`, got `str`"),
         ({"listen": 3}, "Expected `object`"),
     ],
 )

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import serve_fake
-from conftest import start
+from serve_start import start
 
 from headrace.protos import health_pb2 as health
 from headrace.protos import inference_pb2 as pb

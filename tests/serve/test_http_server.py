@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from conftest import LIMITS
+from serve_start import LIMITS
 
 from headrace.serve.config import Limits
 from headrace.serve.http_connection import HttpResponse

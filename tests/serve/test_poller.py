@@ -5,7 +5,7 @@ import time
 
 import pytest
 import serve_fake
-from conftest import LIMITS
+from serve_start import LIMITS
 
 from headrace.serve import Client
 from headrace.serve.config import Drain, Listen, RepositorySettings, Settings

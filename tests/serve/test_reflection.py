@@ -3,9 +3,9 @@
 import grpc
 import pytest
 import serve_fake
-from conftest import LIMITS
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from serve_start import LIMITS
 
 from headrace.protos import reflection_pb2 as pb
 from headrace.serve.config import Listen, Settings

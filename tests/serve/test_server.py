@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import serve_fake
-from conftest import start
+from serve_start import start
 
 from headrace.serve import Client
 from headrace.serve.errors import Meaning, ServeError

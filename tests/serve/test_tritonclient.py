@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import serve_fake
-from conftest import MODELS, start
+from serve_start import MODELS, start
 
 PYTHON = os.environ.get("HEADRACE_TRITON_PYTHON")
 HERE = Path(__file__).parent

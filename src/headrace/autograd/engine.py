@@ -139,7 +139,10 @@ def _roots(outputs: list[Tensor], gradients: list[Any], create_graph: bool) -> l
         given = gradients[i] if gradients else None
         if given is None:
             if output._data.size != 1:
-                raise RuntimeError("grad can be implicitly created only for scalar outputs")
+                raise RuntimeError(
+                    f"grad can be implicitly created only for scalar outputs; this one has shape {list(output.shape)}: "
+                    "reduce it (loss.mean().backward()), or give backward(gradient=...)"
+                )
             given = np.ones(output._data.shape, output._data.dtype)
         else:
             given = given if isinstance(given, Tensor) else wrap(np.asarray(given))

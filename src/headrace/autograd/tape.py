@@ -394,13 +394,18 @@ def region(chain: Sequence[Any], array: np.ndarray) -> np.ndarray:
     return array
 
 
+IN_PLACE = "Make a new tensor (x = x + 1), or change it inside `with torch.no_grad():`"
+
+
 def check_write(tensor: Tensor) -> None:
     """RuntimeError where a write would lose a leaf's gradient."""
     if MODE.grad and tensor._node is not None and type(tensor._node) is Accumulate:
-        raise RuntimeError("a leaf Variable that requires grad is being used in an in-place operation.")
+        raise RuntimeError(f"a leaf Variable that requires grad is being used in an in-place operation. {IN_PLACE}")
     base = tensor._base
     if MODE.grad and base is not None and type(base._node) is Accumulate:
-        raise RuntimeError("a view of a leaf Variable that requires grad is being used in an in-place operation.")
+        raise RuntimeError(
+            f"a view of a leaf Variable that requires grad is being used in an in-place operation. {IN_PLACE}"
+        )
     if tensor._inference and not MODE.inference and MODE.grad:
         raise RuntimeError("Inplace update to inference tensor outside InferenceMode is not allowed.")
 

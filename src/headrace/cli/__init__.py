@@ -35,6 +35,15 @@ class Verbs(click.Group):
     def list_commands(self, context: click.Context) -> list[str]:
         return list(VERBS)
 
+    def resolve_command(
+        self, context: click.Context, arguments: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if arguments and arguments[0] not in VERBS and not arguments[0].startswith("-"):
+            from headrace.runtime.hints import nearest
+
+            context.fail(f"no command {arguments[0]!r}; {nearest(arguments[0], VERBS)}")
+        return super().resolve_command(context, arguments)
+
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in VERBS:
             return None

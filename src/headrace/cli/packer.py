@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import inspect
 import json
 import sys
 import traceback
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.runtime.errors import InputError
+from headrace.runtime.hints import nearest
 from headrace.verbs.pack import PackReport, pack
 from headrace.verbs.run import read_arrays
 
@@ -51,14 +53,17 @@ def load_object(file: str, name: str) -> Any:
     if not path.is_file():
         raise InputError(f"no such file: {file}")
     sys.path.insert(0, str(path.parent))
+    sys.argv = [file]
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
     if not hasattr(module, name):
-        public = [key for key, value in vars(module).items() if not key.startswith("_") and callable(value)]
-        raise InputError(f"{file} defines no {name!r}; it has {', '.join(public) or 'nothing public'}")
+        own = [
+            k for k, value in vars(module).items() if door_of(value) or getattr(value, "__module__", "") == path.stem
+        ]
+        raise InputError(f"{file} defines no {name!r}; {nearest(name, own)}")
     return getattr(module, name)
 
 
@@ -83,29 +88,60 @@ def door_of(made: Any) -> Door | None:
 
 def model_and_example(found: Any) -> tuple[Any, Any, Door]:
     """A model stands for itself; any other callable is a factory of a model or of (model, example inputs)."""
-    made = found if door_of(found) or not callable(found) else found()
+    made = found if door_of(found) or not callable(found) else _made(found)
     model, example = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     door = door_of(model)
     if door is None:
+        hint = "; a state_dict is weights alone: name the Module they belong to" if isinstance(made, dict) else ""
         raise InputError(
-            f"expected a Module, a torch module, an estimator, a factory of one, or of (model, inputs); got {type(made).__name__}"
+            "expected a Module, a torch module, an estimator, a factory of one, or of (model, inputs); got "
+            f"{type(made).__name__}{hint}"
         )
     return model, example, door
+
+
+def _made(factory: Any) -> Any:
+    needed = [
+        parameter.name
+        for parameter in inspect.signature(factory).parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    if needed:
+        raise InputError(
+            f"{factory.__name__}({', '.join(needed)}) needs arguments, and pack gives none: give them defaults, or name a "
+            "function without arguments that calls it"
+        )
+    return factory()
 
 
 def main() -> int:
     job = json.load(sys.stdin)
     try:
         model, example, door = model_and_example(load_object(job["file"], job["name"]))
+        if example is None and not job["options"]["example"]:
+            raise InputError(
+                "a model is captured by running it: give --example FILE.npz with its inputs, or name a function "
+                "without arguments that answers (model, inputs)"
+            )
         answer = pack_file(model, job["options"], example, door)
-    except Exception as error:
-        frames = [
-            f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(Path(job["file"]).resolve())
-        ]
-        where = f"{job['file']}:{frames[-1].lineno}: " if frames else ""
-        answer = {"error": f"{where}{type(error).__name__ if frames else ''}{': ' if frames else ''}{error}"}
+    except (Exception, SystemExit) as error:
+        answer = {"error": _told(error, job["file"])}
     print(json.dumps(answer), flush=True)
     return 1 if "error" in answer else 0
+
+
+def _told(error: BaseException, file: str) -> str:
+    """The error, with the line of the user's file that it comes from."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(Path(file).resolve())]
+    if not frames:
+        return str(error)
+    ended = isinstance(error, SystemExit)
+    text = f"{file}:{frames[-1].lineno}: " + ("the program ends here" if ended else f"{type(error).__name__}: {error}")
+    if all(frame.name != "<module>" for frame in frames):
+        return text
+    main = 'if __name__ == "__main__":'
+    return f"{text}; pack imports the file to find its model: put what reads data, arguments or trains under `{main}`"
 
 
 if __name__ == "__main__":

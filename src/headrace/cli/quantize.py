@@ -55,6 +55,12 @@ def command(model: str, output: str, as_json: bool, **options: Any) -> None:
         if "labels" not in data:
             raise click.UsageError(f"{options['labels']} has no array 'labels'; it has {', '.join(data)}")
         labels = (data, data.pop("labels"))
+    if options["max_drop"] is not None and labels is None:
+        raise click.UsageError(
+            "--max-drop needs --labels FILE.npz (inputs by name, and 'labels') to measure accuracy on"
+        )
+    if options["method"] == "static" and not options["calibration"]:
+        raise click.UsageError("--method static needs --calibration FILE.npz (inputs by name); dynamic needs no data")
     method = options["method"] or ("static" if options["calibration"] else "dynamic")
     with progress("calibrating", quiet=as_json) as step:
         result = quantize(

@@ -23,8 +23,8 @@ def compare(exported: Exported, expected: Sequence[np.ndarray]) -> str:
     if (more := _one_row_more(exported.graph.inputs, examples)) is not None:
         try:
             expected = exported.eager(*more)
-        except Exception:
-            expected = ()  # the original itself takes no other batch
+        except Exception as error:
+            expected, exported.fixed_batch = (), f"{type(error).__name__}: {error}"
         if expected:
             found = _worst(exported, more, expected, "the example inputs with one row more")
             (worst, where), sizes = max((worst, where), found), "the example and one row more"

@@ -78,6 +78,7 @@ class Exported:
         self, program: Program, structure: Arguments, tree: Any, origin: Origin, cells: Sequence[Cell] = ()
     ) -> None:
         self.program, self.structure, self.origin, self.report = program, structure, origin, ""
+        self.fixed_batch = ""  # how the original fails with one row more than the example has, where it does
         (self._name,) = program.entries
         self._tree, self._cells = tree, tuple(cells)
         self.entries: dict[str, Exported] = {self._name: self}

@@ -67,6 +67,12 @@ class Module:
         try:
             with np.errstate(all="ignore"):
                 return self._run(args, kwargs)
+        except AttributeError as error:
+            if error.name == "_data" and isinstance(error.obj, np.ndarray):
+                raise TypeError(
+                    f"{type(self).__name__} takes tensors, not NumPy arrays; give torch.from_numpy(array)"
+                ) from error
+            raise
         finally:
             mode.quiet = False
 

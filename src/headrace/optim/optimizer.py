@@ -36,7 +36,10 @@ class Optimizer:
         self._post_hooks: dict[int, Any] = OrderedDict()
         groups = list(params)
         if not groups:
-            raise ValueError("optimizer got an empty parameter list")
+            raise ValueError(
+                "optimizer got an empty parameter list: give model.parameters(); layers in a plain list or dict are not "
+                "found, put them into nn.ModuleList or nn.ModuleDict"
+            )
         for group in groups if isinstance(groups[0], dict) else [{"params": groups}]:
             self.add_param_group(dict(group))
 

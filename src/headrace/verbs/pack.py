@@ -149,6 +149,12 @@ def _capture(
     else:
         inputs = tuple(example) if isinstance(example, tuple | list) else (example,)
         exported = model.capture(inputs) if isinstance(model, Scripted) else trace(model, inputs)
+        if exported.fixed_batch:
+            raise InputError(
+                f"the model takes no other batch than the example's: with one row more it ends with {exported.fixed_batch}. "
+                "Take sizes from the input (x.shape[0], or -1 in reshape); or fix the batch on purpose: "
+                "headrace.pack(torch.jit.trace(model, example_inputs, dynamic={name: {0: None}}), path=...)"
+            )
     names = [value.name for value in exported.graph.inputs]
     outputs = [value.name for value in exported.graph.outputs]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -47,7 +48,10 @@ def read_arrays(source: str | Path | Mapping[str, np.ndarray]) -> dict[str, np.n
     if isinstance(source, Mapping):
         return {name: np.asarray(array) for name, array in source.items()}
     try:
-        with np.load(source, allow_pickle=False) as archive:
+        archive = np.load(source, allow_pickle=False)
+        with archive if hasattr(archive, "files") else contextlib.nullcontext():
+            if isinstance(archive, np.ndarray):
+                raise ValueError("one array without a name")
             return {name: archive[name] for name in archive.files}
     except (ValueError, AttributeError) as error:
         raise InputError(

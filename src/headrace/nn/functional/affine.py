@@ -17,7 +17,10 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """input @ weight.T + bias; input [..., in], weight [out, in], bias [out]."""
     x, w = input._data, weight._data
     if x.dtype is not w.dtype and x.dtype != w.dtype:
-        raise RuntimeError(f"mat1 and mat2 must have the same dtype, but got {input.dtype} and {weight.dtype}")
+        raise RuntimeError(
+            f"mat1 and mat2 must have the same dtype, but got {input.dtype} and {weight.dtype}; convert the input: "
+            "x.to(layer.weight.dtype)"
+        )
     if x.ndim == 0 or (x.shape[-1] != w.shape[-1] and not is_symbolic(x.shape[-1])):
         raise RuntimeError(
             f"mat1 and mat2 shapes cannot be multiplied ({'x'.join(map(str, x.shape))} and {'x'.join(map(str, reversed(w.shape)))})"

@@ -238,7 +238,8 @@ def _picked(rows: Tensor, places: Tensor, ignore_index: int) -> Tensor:
         ignored = data == ignore_index
         safe: Any = np.where(ignored, 0, data).astype(np.int64)
         if safe.size and (safe.min() < 0 or safe.max() >= classes):
-            raise IndexError(f"Target {int(safe.max() if safe.max() >= classes else safe.min())} is out of bounds.")
+            wrong = int(safe.max() if safe.max() >= classes else safe.min())
+            raise IndexError(f"Target {wrong} is out of bounds. The input has {classes} classes: 0 to {classes - 1}")
         index: Any = safe[:, None]
     else:
         safe = cast(places, scalar_types.int64)
@@ -319,7 +320,8 @@ def _soft_cross_entropy(
 ) -> Tensor:
     if tuple(input._data.shape) != tuple(target._data.shape):
         raise RuntimeError(
-            "Expected floating point type for target with class probabilities, got a target of another shape than the input"
+            f"Expected floating point type for target with class probabilities, of the input's shape {list(input.shape)}; "
+            f"got {target.dtype} of shape {list(target.shape)}. Class numbers are whole numbers: target.long()"
         )
     axis = 0 if input._data.ndim == 1 else 1
     classes = input._data.shape[axis]
