@@ -3,6 +3,7 @@
 Handlers are registered with raw bytes. grpc.aio is never used: one header with a non-UTF-8 byte ends its accept loop.
 """
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ from headrace.serve.dataplane import DataPlane
 from headrace.serve.errors import ServeError
 from headrace.serve.grpc_codes import CODES
 from headrace.serve.grpc_methods import Method, Methods, Streaming, Unary
-from headrace.serve.sockets import close_sockets, taken
+from headrace.serve.sockets import close_sockets
 
 FLUSH_SECONDS = 0.1  # for the last answers to leave
 
@@ -60,7 +61,7 @@ class GrpcFront:
         try:
             self.port: int = self._server.add_insecure_port(f"{host}:{listen.grpc_port}")
         except RuntimeError:
-            raise OSError(taken("gRPC", listen.host, listen.grpc_port)) from None
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)) from None
 
     def start(self) -> None:
         """Begin to accept."""

@@ -14,13 +14,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any
 
 import h11
 
 from headrace.serve.config import Limits
 from headrace.serve.http_connection import Application, Connection, HttpRequest, HttpResponse, send
-from headrace.serve.sockets import taken
 
 log = logging.getLogger("headrace.serve")
 
@@ -36,22 +35,12 @@ class HttpServer:
     """Listens at once; `start` begins to accept. OSError when the port cannot be taken."""
 
     def __init__(
-        self,
-        application: Application,
-        host: str,
-        port: int,
-        limits: Limits,
-        threads: int | None = None,
-        name: Literal["REST", "metrics"] = "REST",
+        self, application: Application, host: str, port: int, limits: Limits, threads: int | None = None
     ) -> None:
         self._application = application
         self._limits = limits
         self._pool = ThreadPoolExecutor(threads or limits.http_threads, thread_name_prefix="headrace-http")
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            self._listener = socket.create_server((host, port), family=family)
-        except OSError:
-            raise OSError(taken(name, host, port)) from None
+        self._listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         self._listener.setblocking(False)
         self.port: int = self._listener.getsockname()[1]
         self._selector = selectors.DefaultSelector()

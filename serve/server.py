@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -112,25 +112,39 @@ class Server:
     def _open_fronts(self) -> None:
         listen, limits = self.settings.listen, self.settings.limits
         if listen.grpc_port >= 0:
-            grpc_front = grpc_front_class(listen)(self._plane, listen, limits)
-            self._fronts.append(grpc_front)
-            self.grpc_port = grpc_front.port
+            front = grpc_front_class(listen)
+            self.grpc_port = self._open("gRPC", listen.grpc_port, lambda: front(self._plane, listen, limits))
         if listen.http_port >= 0:
             from headrace.serve.http_server import HttpServer
             from headrace.serve.rest_front import RestFront
 
-            rest = HttpServer(RestFront(self._plane, limits), listen.host, listen.http_port, limits, name="REST")
-            self._fronts.append(rest)
-            self.http_port = rest.port
+            rest = RestFront(self._plane, limits)
+            self.http_port = self._open(
+                "REST", listen.http_port, lambda: HttpServer(rest, listen.host, listen.http_port, limits)
+            )
         if listen.metrics_port >= 0:
             from headrace.serve.http_server import HttpServer
             from headrace.serve.metrics_page import MetricsPage
 
-            page = HttpServer(
-                MetricsPage(self._plane), listen.host, listen.metrics_port, limits, threads=2, name="metrics"
+            page = MetricsPage(self._plane)
+            self.metrics_port = self._open(
+                "metrics",
+                listen.metrics_port,
+                lambda: HttpServer(page, listen.host, listen.metrics_port, limits, threads=2),
             )
-            self._fronts.append(page)
-            self.metrics_port = page.port
+
+    def _open(self, name: str, port: int, make: Callable[[], Any]) -> int:
+        """The port that a front listens on; OSError naming the flag that chooses another."""
+        try:
+            front = make()
+        except OSError as error:
+            flag = {"gRPC": "--grpc-port", "REST": "--http-port", "metrics": "--metrics-port"}[name]
+            why = error.strerror or "another process has it, or it is not allowed"
+            raise OSError(
+                f"{name} port {port} of {self.host} cannot be taken ({why}); choose another with {flag} (0: any free one)"
+            ) from None
+        self._fronts.append(front)
+        return int(front.port)
 
     def __enter__(self) -> "Server":
         return self.start()

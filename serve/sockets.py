@@ -5,15 +5,6 @@ import os
 import socket
 
 
-def taken(what: str, host: str, port: int) -> str:
-    """The text of an error about a port that cannot be listened on."""
-    flag = {"gRPC": "--grpc-port", "REST": "--http-port", "metrics": "--metrics-port"}[what]
-    return (
-        f"{what} port {port} of {host} cannot be taken: another process has it, or it is not allowed; "
-        f"choose another with {flag} (0: any free one)"
-    )
-
-
 def close_sockets(port: int) -> None:
     """Shut down the TCP sockets of this process on its own `port`, the listening one first, so that no client comes
     back before the server is gone (Linux; elsewhere a no-op)."""

@@ -119,7 +119,7 @@ def main() -> int:
     job = json.load(sys.stdin)
     try:
         model, example, door = model_and_example(load_object(job["file"], job["name"]))
-        if example is None and not job["options"]["example"]:
+        if example is None and not job["options"]["example"] and not _captured(model):
             raise InputError(
                 "a model is captured by running it: give --example FILE.npz with its inputs, or name a function "
                 "without arguments that answers (model, inputs)"
@@ -129,6 +129,12 @@ def main() -> int:
         answer = {"error": _told(error, job["file"])}
     print(json.dumps(answer), flush=True)
     return 1 if "error" in answer else 0
+
+
+def _captured(model: Any) -> bool:
+    from headrace.jit import Exported, Scripted
+
+    return isinstance(model, Exported | Scripted)
 
 
 def _told(error: BaseException, file: str) -> str:
