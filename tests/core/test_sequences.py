@@ -137,3 +137,43 @@ def test_transformer_is_torchs() -> None:
     got = ours(torch.from_numpy(src), torch.from_numpy(tgt))
     want = theirs(peer.from_numpy(src), peer.from_numpy(tgt))
     np.testing.assert_allclose(got.detach().numpy(), want.detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "lstm-plain"])
+def test_gradients_of_whole_sequences(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of the steps written out, against differences, packed, twice, and with the graph kept."""
+    torch.manual_seed(0)
+    layer = LAYERS[name](torch).double()
+    x = torch.randn(3, 3, 3, dtype=torch.float64)
+    weights = list(layer.parameters())
+
+    def run(x, *weights):
+        return tuple(flat(layer(x)))
+
+    x.requires_grad_()
+    whole = torch.autograd.grad([t.sin().sum() for t in run(x)], [x, *weights])
+    with monkeypatch.context() as written_out:
+        written_out.setattr("headrace.nn.recurrent.WIDE", ())
+        steps = torch.autograd.grad([t.sin().sum() for t in run(x)], [x, *weights])
+    for a, b in zip(whole, steps):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-9, atol=1e-12)
+    rows = [torch.randn(n, 3, dtype=torch.float64, requires_grad=True) for n in (1, 3, 2)]
+
+    def packed(*rows):
+        y, final = layer(pack_sequence(list(rows), enforce_sorted=False))
+        return (y.data, *flat(final))
+
+    assert torch.autograd.gradcheck(packed, tuple(rows))
+    small = x.detach()[:2, :1].requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda v: flat(layer(v))[0], (small,))
+    loss = sum((t * t).sum() for t in run(x))
+    first = torch.autograd.grad(loss, weights, retain_graph=True)
+    again = torch.autograd.grad(loss, weights)
+    assert all(torch.equal(a, b) for a, b in zip(first, again))
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
+    loss = run(x)[0].sum()
+    with torch.no_grad():
+        layer.weight_hh_l0.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()

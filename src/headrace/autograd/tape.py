@@ -30,6 +30,11 @@ ndarray = np.ndarray
 _sequence = itertools.count(1)
 _CONSTANT = Storage()  # of arrays that are no tensors: nobody writes them
 Edge = tuple[Any, int] | None
+FREED = (
+    "Trying to backward through the graph a second time (or directly access saved tensors after they have"
+    " already been freed). Saved intermediate values of the graph are freed when you call .backward() or"
+    " autograd.grad(). Specify retain_graph=True if you need to backward through the graph a second time."
+)
 
 
 class Call:
@@ -270,11 +275,7 @@ class Node(TapeNode):
     def saved(self) -> tuple[list[Any], list[Any]]:
         """Inputs and outputs as they were. RuntimeError where the graph was freed; what was overwritten since is `Stale`."""
         if self.inputs is None:
-            raise RuntimeError(
-                "Trying to backward through the graph a second time (or directly access saved tensors after they have"
-                " already been freed). Saved intermediate values of the graph are freed when you call .backward() or"
-                " autograd.grad(). Specify retain_graph=True if you need to backward through the graph a second time."
-            )
+            raise RuntimeError(FREED)
         if self.versions == [store.version for store in self.stores]:
             return self.inputs, self.outputs
         arrays = [*self.inputs, *self.outputs]

@@ -1,7 +1,7 @@
 """RNN, LSTM and GRU: layers over sequences, and their cells for one step.
 
-Under recording a layer is written out step by step in tensor operations; elsewhere (evaluation, tracing) each layer is one
-recurrent operator of ONNX.
+Under recording a layer is one product for the inputs of all steps and one tape node over the steps (see scan); in evaluation
+and tracing each layer is one recurrent operator of ONNX. With a projection it is written out step by step.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 
 from headrace.autograd.tape import ops
-from headrace.functional.base import axes_input, recorded
+from headrace.eager.registry import WIDE
+from headrace.functional.base import axes_input, eager, recorded
 from headrace.functional.creation import empty, zeros
 from headrace.functional.shape import cat, slice_axes, stack
 from headrace.nn import functional as F
 from headrace.nn import init
 from headrace.nn.module import Module
 from headrace.nn.parameter import Parameter
+from headrace.nn.scan import scan
 from headrace.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from headrace.tensors import Tensor, wrap
 
@@ -183,6 +185,21 @@ class RNNBase(Module):
     def _direction(self, suffix: str, x: Tensor, states: State, lengths: Any) -> tuple[Tensor, State]:
         w_ih, w_hh, b_ih, b_hh, w_hr = self._weights(suffix)
         gates = F.linear(x, w_ih, b_ih)
+        if w_hr is None and x._data.dtype in WIDE and eager(x) and x._data.shape[0]:
+            live = None if lengths is None else (np.arange(x._data.shape[0])[:, None] < lengths)[:, :, None]
+
+            def again() -> tuple[Tensor, ...]:
+                y, last = self._steps(gates, states, w_hh, b_hh, None, lengths)
+                return (y, *last)
+
+            y, *last = scan(self.mode, gates, states, w_hh, b_hh, live, again)
+            return y, tuple(last)
+        return self._steps(gates, states, w_hh, b_hh, w_hr, lengths)
+
+    def _steps(
+        self, gates: Tensor, states: State, w_hh: Tensor, b_hh: Tensor | None, w_hr: Tensor | None, lengths: Any
+    ) -> tuple[Tensor, State]:
+        """Written out step by step in operators."""
         outputs = []
         for t, part in enumerate(gates.unbind(0)):
             new = self._step(part, states, w_hh, b_hh)
@@ -190,7 +207,7 @@ class RNNBase(Module):
                 new = (F.linear(new[0], w_hr), *new[1:])
             if lengths is not None and not (lengths > t).all():
                 live = (lengths > t)[:, None]
-                outputs.append(ops.Where(live, new[0], np.zeros((), x._data.dtype)))
+                outputs.append(ops.Where(live, new[0], np.zeros((), gates._data.dtype)))
                 states = tuple(ops.Where(live, a, b) for a, b in zip(new, states))
             else:
                 outputs.append(new[0])
