@@ -1,10 +1,6 @@
-"""Device memory that a model owns: constants, uploaded once, and one arena of activations for each plan."""
+"""The device memory of a plan: one allocation that its values lie in, at offsets of runtime/plan.py."""
 
 from __future__ import annotations
-
-import threading
-
-import numpy as np
 
 from headrace.runtime.cuda.interface import Device
 from headrace.runtime.errors import RunError
@@ -30,32 +26,3 @@ class Arena:
     def __del__(self) -> None:
         if self.__dict__.get("base"):
             self.device.free(self.base)
-
-
-class Weights:
-    """The constants of one model on the device. An array is uploaded when it is first asked for, into an allocation of
-    its own (so that a kernel that reads past its end is found by the emulator); it stays as long as this object."""
-
-    def __init__(self, device: Device) -> None:
-        self.device, self.bytes = device, 0
-        self._lock = threading.Lock()
-        self._kept: dict[int, tuple[np.ndarray, int]] = {}
-
-    def address(self, array: np.ndarray) -> int:
-        """Where the array's bytes are. The same array object has one address."""
-        with self._lock:
-            found = self._kept.get(id(array))
-            if found is not None:
-                return found[1]
-            dense = np.ascontiguousarray(array)
-            at = self.device.alloc(max(dense.nbytes, 1))
-            if dense.nbytes:
-                self.device.h2d(at, dense)
-            self.device.synchronize()  # `dense` may be a copy that nobody else holds
-            self._kept[id(array)] = (array, at)
-            self.bytes += dense.nbytes
-            return at
-
-    def __del__(self) -> None:
-        for _, at in self.__dict__.get("_kept", {}).values():
-            self.device.free(at)

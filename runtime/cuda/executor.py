@@ -19,7 +19,8 @@ import numpy as np
 from headrace.runtime import dtypes
 from headrace.runtime import plan as planning
 from headrace.runtime.cuda import graphs, stream
-from headrace.runtime.cuda.arena import ALIGNMENT, Arena, Weights
+from headrace.runtime.cuda.arena import ALIGNMENT, Arena
+from headrace.runtime.cuda.constants import Constants
 from headrace.runtime.cuda.interface import Device
 from headrace.runtime.cuda.placement import Download, OnDevice, OnHost, Placement, Upload, listing, place
 from headrace.runtime.cuda.profile import profile
@@ -74,7 +75,8 @@ class Plan:
     def __init__(self, program: CudaProgram, graph: Graph) -> None:
         self.graph, self.device, self.replayed = graph, program.device, 0
         blas = getattr(program.device, "blas", None)
-        self.placement = place(graph, program.derive, blas is not None)
+        self.constants = program.constants.inner()
+        self.placement = place(graph, self.constants.derive, blas is not None)
         memory = _memory(self.placement, graph)
         self.arena = Arena(program.device, memory.bytes)
         self._addresses = {
@@ -99,7 +101,7 @@ class Plan:
             if value is None:
                 return 0
             array = self.graph.constant_of(value)
-            return program.weights.address(array) if array is not None else self._addresses[value]
+            return self.constants.address(array) if array is not None else self._addresses[value]
 
         for number, step in enumerate(self.placement.steps):
             if isinstance(step, Download) and step.value in returned and not _read_later(self.placement, number):
@@ -118,7 +120,7 @@ class Plan:
                     [address(value) for value in step.node.outputs],
                     scratch,
                     self._status.at(4 * self._watched.index(step), 4) if step.work.failure else 0,
-                    program.weights.address,
+                    self.constants.address,
                     blas,
                 )
             )
@@ -262,19 +264,11 @@ class CudaProgram:
         from headrace.runtime.model import TensorSpec
 
         self.graph, self.device, self.replay = graph, device, replay
-        self.weights = Weights(device)
+        self.constants = Constants(device, graph.constants.values())
         self._specs = tuple(TensorSpec.of(value) for value in graph.inputs)
         self._lock = threading.RLock()
         self._plans: OrderedDict[tuple[Any, ...], Plan] = OrderedDict()
         self._trial: list[dict[str, str]] | None = None
-        self._derived: dict[tuple[Any, ...], tuple[Any, np.ndarray]] = {}
-
-    def derive(self, what: str, sources: Sequence[np.ndarray], make: Callable[[], np.ndarray]) -> np.ndarray:
-        """An array made from constants of the graph, once for every plan."""
-        key = (what, *map(id, sources))
-        if key not in self._derived:
-            self._derived[key] = (tuple(sources), make())
-        return self._derived[key][1]
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """Inputs by name to outputs by name, as Model.run says."""
@@ -361,7 +355,9 @@ class CudaProgram:
             graph = machine.run(planning.specialise(self.graph, shapes))
         except HeadraceError:
             return []
-        return listing(place(graph, self.derive, getattr(self.device, "blas", None) is not None).steps)
+        return listing(
+            place(graph, self.constants.inner().derive, getattr(self.device, "blas", None) is not None).steps
+        )
 
     def plans(self) -> list[dict[str, Any]]:
         with self._lock:

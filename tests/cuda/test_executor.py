@@ -17,7 +17,8 @@ from cuda_models import minilm, minilm_feeds
 from graph_cases import feeds_of, make
 
 from headrace.runtime.cuda import executor, graphs
-from headrace.runtime.cuda.arena import ALIGNMENT, Arena, Weights
+from headrace.runtime.cuda.arena import ALIGNMENT, Arena
+from headrace.runtime.cuda.constants import Constants
 from headrace.runtime.cuda.emul import EmulationError, EmulDevice
 from headrace.runtime.cuda.placement import Download, OnDevice, OnHost, Upload
 from headrace.runtime.errors import InputError, RunError
@@ -94,6 +95,16 @@ def test_the_signature_used_longest_ago_goes_and_its_memory_with_it(
     assert len(device._sizes) == held
 
 
+def test_what_a_signature_made_constant_goes_with_its_plan(device: EmulDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor, "PLANS", 1)
+    model = load(minilm(), device=device)
+    model.run(minilm_feeds(2, 5))
+    held = sorted(device._sizes.values())
+    for length in (3, 4, 5):
+        model.run(minilm_feeds(2, length))
+    assert sorted(device._sizes.values()) == held
+
+
 def test_plans_together_keep_to_the_memory_limit(device: EmulDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executor, "ARENAS", 3 * ALIGNMENT)
     model = load(make(lambda F, x: F.Relu(x), x=("float32", ("n",))), device=device)
@@ -109,7 +120,7 @@ def test_constants_are_uploaded_once_for_all_signatures(device: EmulDevice) -> N
     model = load(make(lambda F, x: F.Mul(x, F.const(weight)), x=("float32", ("n", 3))), device=device)
     for n in (1, 2):
         model.run({"x": np.ones((n, 3), np.float32)})
-    assert model._program.weights.bytes == weight.nbytes
+    assert model._program.constants.bytes == weight.nbytes
 
 
 def test_inputs_that_do_not_fit_are_named(device: EmulDevice) -> None:
@@ -318,10 +329,21 @@ def test_memory_is_freed_with_its_owner(device: EmulDevice) -> None:
     assert device._sizes
     model.close()
     del model
-    weights = Weights(device)
-    weights.address(np.ones(3))
-    del weights
     assert not device._sizes
+
+
+def test_constants_are_uploaded_and_derived_once_by_the_model_or_by_the_plan(device: EmulDevice) -> None:
+    weight, special = np.ones(3), np.zeros(2)
+    model = Constants(device, [weight])
+    first, second = model.inner(), model.inner()
+    assert first.address(weight) == second.address(weight) == model.address(weight)
+    assert first.derive("twice", [weight], lambda: weight * 2) is second.derive("twice", [weight], lambda: weight * 3)
+    assert first.address(special) != second.address(special) and model.bytes == weight.nbytes
+    first.derive("both", [weight, special], lambda: weight[:2] + special)
+    assert not model.owns(special)
+    held = len(device._sizes)
+    del first
+    assert len(device._sizes) == held - 1
 
 
 # ---- commands and replay
