@@ -9,8 +9,8 @@ import numpy as np
 
 from headrace.runtime import dtypes
 from headrace.runtime.ops.axes import axis_of, kept_rows, known_shape
-from headrace.runtime.ops.base import Accuracy, Attr, Context, In, Operator, Out, Sample
-from headrace.runtime.ops.common import draw, name_of, numpy_dtype, scalar, widen
+from headrace.runtime.ops.base import MIXED, Accuracy, Attr, Context, In, Operator, Out, Sample
+from headrace.runtime.ops.common import broadcast_rows, draw, name_of, numpy_dtype, scalar, widen
 from headrace.runtime.ops.nn._statistics import (
     inverse_deviation,
     mean_of,
@@ -80,11 +80,17 @@ class LayerNormalization(Operator):
             yield Sample([draw(rng, shape, "float32"), scale], {"axis": axis, "epsilon": 1e-3})
         yield Sample([draw(rng, (3, 8), "float16"), draw(rng, (8,), "float16")])
         yield Sample([draw(rng, (3, 8), "float32"), draw(rng, (8,), "float32")], outputs=3)
+        for scale in ((2, 3, 4), (3, 1), (2, 1, 4), (1,)):  # anything that broadcasts to X
+            yield Sample([draw(rng, (2, 3, 4), "float32"), draw(rng, scale, "float32"), draw(rng, (4,), "float32")])
 
     def rows(self, tags: Sequence[int | None], context: Context) -> list[int | None]:
         shape = context.shape()
         blocked = None if shape is None else range(axis_of(context.attributes["axis"], len(shape)), len(shape))
-        return kept_rows(tags, blocked, context.n_outputs)
+        found = kept_rows(tags, blocked, context.n_outputs)
+        scales = [i for i in range(len(context.inputs)) if i == 0 or context.has(i)]
+        if broadcast_rows([tags[i] for i in scales], [context.shape(i) for i in scales]) != found[0]:
+            return [MIXED] * context.n_outputs  # a scale with a row for each entry of this batch
+        return found
 
 
 class RMSNormalization(Operator):
@@ -123,5 +129,7 @@ class RMSNormalization(Operator):
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
         for shape, axis in (((2, 3, 8), -1), ((2, 3, 4), 1), ((5, 7), 0)):
             yield Sample([draw(rng, shape, "float32"), draw(rng, shape[axis:], "float32")], {"axis": axis})
+        for scale in ((2, 3, 4), (3, 1), (2, 1, 4), (1,)):  # anything that broadcasts to X, as exporters write it
+            yield Sample([draw(rng, (2, 3, 4), "float32"), draw(rng, scale, "float32")])
 
     rows = LayerNormalization.rows

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <vector>
 
+#include "buffer.h"
 #include "kernels/elementwise/broadcast.h"
 #include "kernels/reduce/folds.inc.h"
 #include "kernels/shape/strided.h"
@@ -53,12 +54,24 @@ float variance_of(const float* x, int64_t n, float mean) {
     return float(total / double(n));
 }
 
-// A scale or bias must be one number, or cover the last dimensions of the normalized part.
-void check_vector(const Tensor& v, const Shape& x, int axis, const char* name) {
-    const int tail = v.shape.rank;
-    bool fits = v.count() == 1 || tail <= x.rank - axis;
-    for (int i = 1; v.count() != 1 && fits && i <= tail; i++) fits = v.shape[-i] == x[-i];
-    if (!fits) throw std::invalid_argument(std::string(name) + " " + text(v.shape) + " does not cover the last dimensions of " + text(x));
+// Whether a scale or bias repeats as it lies in memory: one number, or the last dimensions of x.
+bool repeats(const Shape& v, const Shape& x) {
+    bool fits = v.rank <= x.rank;
+    for (int i = 1; fits && i <= v.rank; i++) fits = v[-i] == x[-i];
+    return fits || v.count() == 1;
+}
+
+// v stretched over the shape of x.
+void stretch(const Tensor& v, const Shape& x, float* to, ThreadPool& pool) {
+    View view;
+    int64_t strides[kMaxRank];
+    strides_of(v.shape, sizeof(float), strides);
+    for (int i = 0; i < x.rank; i++) {
+        const int own = i - x.rank + v.shape.rank;
+        view.push(x.d[i], 0, own < 0 || v.shape.d[own] == 1 ? 0 : strides[own]);
+    }
+    view.pack(sizeof(float));
+    copy_strided(to, v.data, view, sizeof(float), pool);
 }
 
 // Outputs: Y, Mean?, InvStdDev?. RMS: no mean, no bias.
@@ -71,9 +84,9 @@ public:
     void shape(ShapeContext& c) const override {
         const Shape& x = c.in(0).shape;
         const int axis = resolve_axis(axis_, x.rank);
-        check_vector(c.in(1), x, axis, "Scale");
-        if (c.has(2)) check_vector(c.in(2), x, axis, "B");
-        if (c.has(2) && c.in(2).count() != c.in(1).count()) throw std::invalid_argument("Scale " + text(c.in(1).shape) + " and B " + text(c.in(2).shape) + " differ");
+        for (int i = 1; i < 3; i++)
+            if (c.has(i) && broadcast_shapes(c.in(i).shape, x) != x) throw std::invalid_argument((i == 1 ? "Scale " : "B ") + text(c.in(i).shape) + " does not fit " + text(x));
+        if (!plain(c.inputs, c.n_inputs)) c.scratch = aligned(size_t(x.count()) * sizeof(float)) * (c.has(2) ? 2 : 1);
         c.out(0, DType::f32, x);
         Shape kept = x;
         for (int i = axis; i < x.rank; i++) kept.d[i] = 1;
@@ -85,15 +98,22 @@ public:
         const int axis = resolve_axis(axis_, s.rank);
         const int64_t n = s.count(axis, s.rank), rows = s.count(0, axis);
         const float *x = c.in(0).as<float>(), *scale = c.in(1).as<float>(), *bias = c.has(2) ? c.in(2).as<float>() : nullptr;
-        const int64_t period = std::max<int64_t>(1, c.in(1).count());
+        int64_t period = std::max<int64_t>(1, c.in(1).count());
+        if (!n) return;
+        if (!plain(c.inputs, c.n_inputs)) {
+            float* wide = static_cast<float*>(c.scratch);
+            stretch(c.in(1), s, wide, *c.pool), scale = wide;
+            if (bias) wide += aligned(size_t(s.count()) * sizeof(float)) / sizeof(float), stretch(c.in(2), s, wide, *c.pool), bias = wide;
+            period = s.count();
+        }
         float* means = c.n_outputs > 1 ? c.out(1).template as<float>() : nullptr;
         float* inverses = c.n_outputs > 2 ? c.out(2).template as<float>() : nullptr;
-        if (!n) return;
         c.pool->parallel(rows, std::max<int64_t>(1, 8192 / n), [&](int64_t begin, int64_t end) {
             for (int64_t row = begin; row < end; row++) {
                 const float mean = kRms ? 0.0f : mean_of(x + row * n, n);
                 const float inverse = 1.0f / std::sqrt(variance_of(x + row * n, n, mean) + epsilon_);
-                apply(x + row * n, c.out(0).template as<float>() + row * n, n, mean, inverse, scale, bias, period);
+                const int64_t from = row * n % period;      // not 0 where they cover more than what is normalized
+                apply(x + row * n, c.out(0).template as<float>() + row * n, n, mean, inverse, scale + from, bias ? bias + from : nullptr, period);
                 if (means) means[row] = mean;
                 if (inverses) inverses[row] = inverse;
             }
@@ -101,6 +121,12 @@ public:
     }
 
 private:
+    // Whether scale and bias are read where they lie: both repeat, with one period.
+    static bool plain(const Tensor* in, int n) {
+        const bool bias = n > 2 && in[2];
+        return repeats(in[1].shape, in[0].shape) && (!bias || (repeats(in[2].shape, in[0].shape) && in[2].count() == in[1].count()));
+    }
+
     int64_t axis_;
     float epsilon_;
 };
