@@ -11,14 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+sys.path += [str(Path(__file__).parents[2] / "benchmarks"), str(Path(__file__).parents[1] / "passes")]
 from cuda_models import digits, minilm, minilm_feeds
 from gpu_check import check_operator, checked_operators
+from graph_cases import Ops, make
 from real_models import Case
 
 import headrace.runtime as runtime
 from headrace.runtime.cuda.emul import EmulDevice
 from headrace.runtime.cuda.rules import rules
+from headrace.runtime.executor import run_graph
+from headrace.runtime.graph import Value
 from headrace.runtime.ops.base import Operator
 
 CASES = Path(os.environ.get("HEADRACE_CASES") or "/nonexistent")
@@ -132,3 +135,44 @@ def test_serving_from_the_device(archives: tuple[Path, Path]) -> None:
         Client(f"127.0.0.1:{server.grpc_port}") as client,
     ):
         assert client.infer("digits", x=images)["output"].tobytes() == want.tobytes()
+
+
+def test_integer_convolutions_go_channels_last_and_keep_every_bit(device: EmulDevice) -> None:
+    """Groups, depthwise, one spatial axis, a residual, unsigned weights, a pool and an addition between them."""
+    rng = np.random.default_rng(5)
+
+    def conv(
+        o: Ops, x: Value, shape: tuple[int, ...], r: Value | None = None, kind: str = "int8", **extra: Any
+    ) -> Value:
+        info = np.iinfo(kind)
+        w = rng.integers(info.min, info.max + 1, shape).astype(kind)
+        scales = rng.uniform(0.001, 0.01, shape[0]).astype(np.float32)
+        w_zero = o.const(np.asarray(128 if kind == "uint8" else 0, kind))
+        bias = o.const(rng.integers(-500, 500, shape[0]).astype(np.int32))
+        rest = [] if r is None else [r, o.const(np.float32(0.03)), o.const(np.uint8(7))]
+        scale, zero, out = o.const(np.float32(0.05)), o.const(np.uint8(9)), o.const(np.float32(0.4))
+        return o.domain(
+            "headrace", "QConv", x, scale, zero, o.const(w), o.const(scales), w_zero, out, o.const(np.uint8(100)), bias,
+            *rest, **extra,
+        )  # fmt: skip
+
+    def image(o: Ops, x: Value) -> list[Value]:
+        a = conv(o, x, (32, 16, 3, 3), pads=(1, 1, 1, 1), strides=(2, 2), activation="Relu")
+        b = conv(o, a, (32, 1, 3, 3), pads=(1, 1, 1, 1), group=32)
+        c = conv(o, b, (32, 8, 3, 3), a, pads=(1, 1, 1, 1), group=4, kind="uint8")
+        scale, zero = o.const(np.float32(0.02)), o.const(np.uint8(3))
+        d = o.domain("headrace", "QAdd", a, scale, zero, c, scale, zero, o.const(np.float32(0.05)), zero)
+        return [b, c, conv(o, o.MaxPool(d, kernel_shape=(2, 2), strides=(1, 2)), (5, 32, 1, 1))]
+
+    def line(o: Ops, x: Value) -> list[Value]:
+        return [conv(o, conv(o, x, (8, 16, 5), pads=(2, 2)), (3, 8, 2), dilations=(2,))]
+
+    for body, shape in ((image, ("n", 16, 9, 7)), (line, ("n", 16, 11))):
+        graph = make(body, x=("uint8", shape))
+        feeds = {"x": rng.integers(0, 256, (2, *shape[1:])).astype(np.uint8)}
+        model = runtime.load(graph, device=device)
+        for name, array in model.run(feeds).items():
+            assert array.tobytes() == run_graph(graph, feeds)[name].tobytes()
+        assert "fallbacks" not in model.properties
+        kinds = [row["operator"] for row in model.kernels()]
+        assert "headrace.cuda.QConv" in kinds and "headrace.QConv" not in kinds
