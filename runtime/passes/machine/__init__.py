@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from headrace.runtime.graph import Graph
+from headrace.runtime.passes.machine.attention import attention
 from headrace.runtime.passes.machine.channels_last import channels_last
 from headrace.runtime.passes.machine.low_precision import low_precision
 
@@ -16,7 +17,7 @@ PORTABLE = False
 
 
 def run(graph: Graph, caps: Collection[str], precision: str | None = None) -> Graph:
-    """The graph as this machine runs it best: convolutions and what lies between them with channels last; products in
+    """The graph as this machine runs it best: attentions in one node, convolutions and what lies between them with channels last; products in
     `precision` ("bf16") where the CPU has them."""
-    graph = channels_last(graph, caps)
+    graph = channels_last(attention(graph, caps), caps)
     return graph if precision is None else low_precision(graph, caps, precision)
