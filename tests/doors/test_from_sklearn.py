@@ -100,13 +100,13 @@ def test_lightgbm(tmp_path: Path) -> None:
     assert packed(lightgbm.LGBMRegressor(n_estimators=10, verbose=-1), X, X[:, 0], tmp_path / "m.hr").deviation < 1e-5
 
 
-def test_a_deviation_names_a_node_and_says_what_may_help(tmp_path: Path) -> None:
+def test_a_deviation_says_what_may_help(tmp_path: Path) -> None:
     """Squares of large numbers: float32 keeps seven digits of them."""
-    rows = 1e4 + X
+    rows = 3e4 + X
     model = make_pipeline(PolynomialFeatures(2), Ridge(alpha=1e-3)).fit(rows, X[:, 0])
     with pytest.raises(
         PackError,
-        match=r"output 'output' of golden case 0 deviates by .* value that deviates is .*node .*dtype='float64' keeps more",
+        match=r"output 'output' of golden case 0 deviates by .*dtype='float64' keeps more",
     ):
         headrace.sklearn.pack(model, rows, tmp_path / "m.hr")
     assert not (tmp_path / "m.hr").exists()
