@@ -10,7 +10,7 @@ from headrace.runtime.cuda.interface import Device
 from headrace.runtime.cuda.placement import OnDevice, OnHost
 
 if TYPE_CHECKING:
-    from headrace.runtime.cuda.executor import Plan
+    from headrace.runtime.cuda.plan import Plan
     from headrace.runtime.model import ProfileRow
 
 

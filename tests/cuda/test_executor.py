@@ -21,6 +21,7 @@ from headrace.runtime.cuda.arena import ALIGNMENT, Arena
 from headrace.runtime.cuda.constants import Constants
 from headrace.runtime.cuda.emul import EmulationError, EmulDevice
 from headrace.runtime.cuda.placement import Download, OnDevice, OnHost, Upload
+from headrace.runtime.cuda.plan import Plan
 from headrace.runtime.errors import InputError, RunError
 from headrace.runtime.executor import run_graph
 from headrace.runtime.graph import Block, Graph, Value
@@ -45,7 +46,7 @@ def on(device: EmulDevice, graph: Graph, **sizes: int) -> tuple[Model, dict[str,
     return model, feeds
 
 
-def newest(model: Model) -> executor.Plan:
+def newest(model: Model) -> Plan:
     return next(reversed(model._program._plans.values()))
 
 
