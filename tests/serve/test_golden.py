@@ -1,31 +1,11 @@
 """Golden re-verification, on real packages: what does not reproduce here is not ready, and says by how much."""
 
-import numpy as np
 import pytest
+from serve_packages import X, package
 
 from headrace.runtime import load
-from headrace.runtime.builder import Builder
-from headrace.runtime.graph import Block, Graph, Program
-from headrace.runtime.model import Golden
-from headrace.runtime.shapes import symbol
-from headrace.runtime.types import TensorType
-from headrace.serializer import archive
 from headrace.serve import Client, Server
 from headrace.serve.errors import Meaning, ServeError
-
-X = np.array([[1.0, 2.0], [3.0, 4.0]], np.float32)
-
-
-def package(path, factor, off=0.0, bound=1e-3):
-    """y = factor * x, with golden outputs that are `off` by so much."""
-    graph = Graph(Block([], [], []))
-    build = Builder(graph)
-    x = build.input("x", TensorType("float32", (symbol("batch"), 2)))
-    (y,) = build.node("Mul", [x, build.constant(np.float32(factor))], outputs=["y"])
-    graph.block.outputs.append(y)
-    golden = Golden([{"x": X}], [{"y": X * np.float32(factor) + np.float32(off)}], rtol=0.0, atol=bound)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    archive.save(Program({"main": graph}), path, golden=golden)
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:{0.grpc_port}", "http://127.0.0.1:{0.http_port}"])

@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import serve_fake
-from serve_start import start
+from serve_packages import X, package
+from serve_start import FRONTS, start
 
-from headrace.serve import Client
+from headrace.serve import Client, engine
+from headrace.serve.config import Drain, Listen, Settings
 from headrace.serve.errors import Meaning, ServeError
 from headrace.serve.server import Server
 
@@ -115,33 +117,48 @@ def test_stop_waits_for_a_request_in_flight(tmp_path):
     client.close()
 
 
-def test_swaps_under_load_never_fail_or_mix(tmp_path):
-    serve_fake.repository(tmp_path, {"m/1": "scale 1"})
-    with start(tmp_path) as server:
-        bad, stop = [], threading.Event()
+@pytest.mark.parametrize("front", FRONTS)
+def test_swaps_under_load_never_fail_or_mix(tmp_path, front):
+    """28 swaps of real packages under unary gRPC, streams and REST: no request fails, every answer is of one version, and
+    versions only go forward."""
+    if front == "native" and engine._native is None:
+        pytest.skip("built without libnghttp2: there is no native front")
+    package(tmp_path / "m/1/model.hr", 1)
+    settings = Settings(listen=Listen("127.0.0.1", 0, 0, -1, grpc_front=front), drain=Drain(0, 10))
+    with Server(tmp_path, settings=settings) as server:
+        bad, counts, stop = [], [0, 0, 0], threading.Event()
+        grpc_url, rest_url = f"127.0.0.1:{server.grpc_port}", f"http://127.0.0.1:{server.http_port}"
 
-        def load():
-            x = np.arange(8, dtype=np.float32).reshape(2, 4) + 1
-            with Client(f"127.0.0.1:{server.grpc_port}") as client:
-                while not stop.is_set():
-                    try:
-                        factors = np.unique(client.infer("m", x=x)["y"] / x)
-                        if len(factors) != 1:
-                            bad.append(factors)
-                    except ServeError as error:
-                        bad.append(error)
+        def unary(client):
+            while not stop.is_set():
+                yield client.infer("m", x=X)
 
-        threads = [threading.Thread(target=load) for _ in range(4)]
+        def streamed(client):
+            return client.stream("m", ({"x": X} for _ in iter(stop.is_set, True)))
+
+        def load(index, url, answers):
+            last = 0
+            try:
+                with Client(url) as client:
+                    for outputs in answers(client):
+                        (factor,) = set((outputs["y"] / X).ravel().tolist())
+                        assert factor >= last, f"{factor} after {last}"
+                        last, counts[index] = factor, counts[index] + 1
+            except (ServeError, ValueError, AssertionError) as error:
+                bad.append((index, repr(error)))
+
+        jobs = [(0, grpc_url, unary), (0, grpc_url, unary), (1, grpc_url, streamed), (2, rest_url, unary)]
+        threads = [threading.Thread(target=load, args=job) for job in jobs]
         for thread in threads:
             thread.start()
-        with Client(f"127.0.0.1:{server.grpc_port}") as client:
+        with Client(grpc_url) as client:
             for version in range(2, 30):
-                serve_fake.repository(tmp_path, {f"m/{version}": f"scale {version}"})
+                package(tmp_path / f"m/{version}/model.hr", version)
                 client.load("m")
         stop.set()
         for thread in threads:
             thread.join(20)
-        assert not bad
+        assert not bad and all(counts), (bad, counts)
         assert [row[1:3] for row in server._manager.index() if row[2] == "READY"] == [("29", "READY")]
 
 

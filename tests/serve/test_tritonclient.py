@@ -6,17 +6,21 @@ from pathlib import Path
 
 import pytest
 import serve_fake
-from serve_start import MODELS, start
+from serve_start import FRONTS, MODELS, start
+
+from headrace.serve import engine
 
 PYTHON = os.environ.get("HEADRACE_TRITON_PYTHON")
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.skipif(not PYTHON, reason="HEADRACE_TRITON_PYTHON names no Python with tritonclient")
 
 
-@pytest.fixture(scope="module")
-def ports(tmp_path_factory):
+@pytest.fixture(scope="module", params=FRONTS)
+def ports(request, tmp_path_factory):
+    if request.param == "native" and engine._native is None:
+        pytest.skip("built without libnghttp2: there is no native front")
     good = {name: text for name, text in MODELS.items() if name not in ("bad", "wrong")}
-    with start(serve_fake.repository(tmp_path_factory.mktemp("triton"), good)) as server:
+    with start(serve_fake.repository(tmp_path_factory.mktemp("triton"), good), request.param) as server:
         yield server.grpc_port, server.http_port
 
 
