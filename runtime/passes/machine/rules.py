@@ -251,6 +251,7 @@ RULES: dict[str, Rule] = {
     "GlobalAveragePool": _global("ReduceMean"),
     "GlobalMaxPool": _global("ReduceMax"),
     "headrace.QAdd": _quantized_add,
+    "headrace.QLookup": lambda node, at: _broadcast(node, at, (0,)),
     "QuantizeLinear": _along_axis(1),
     "DequantizeLinear": _along_axis(1),
     "Softmax": _along_axis(-1),
