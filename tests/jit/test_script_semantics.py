@@ -253,6 +253,35 @@ def test_a_scripted_function_runs_for_each_kind_of_arguments() -> None:
     assert torch.equal(double_until(X, limit=99.0), double_until.__headrace_script__(X, 99.0))
 
 
+class Method(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((3,), 2.0))
+
+    @jit.script
+    def forward(self, x: Any, power: int = 2) -> Any:
+        for _ in range(power):
+            if x.abs().max() < 100:
+                x = x * self.scale
+        return x
+
+
+def test_a_scripted_method_follows_its_weights() -> None:
+    model = Method().eval()
+    with torch.no_grad():
+        assert torch.equal(model(X), X * 4)
+        model.scale.fill_(3.0)
+        assert torch.allclose(model(X), X * 9)
+        assert torch.allclose(model(X[:2], power=1), X[:2] * 3)
+    assert model.forward is model.forward
+    programs = model.forward._captured
+    assert len(programs) == 3
+    with torch.no_grad():
+        model(X * 2, 1), model(X * 3, 3)
+    assert len(programs) == 3, "a number that is an input of the graph needs no other program"
+    assert torch.allclose(jit.script(model, (X,)).entry("main")(X), X * 9)
+
+
 def test_gradients_flow_through_the_original() -> None:
     @jit.script
     def gate(x: Any) -> Any:

@@ -30,7 +30,7 @@ class Arguments:
         self._numbers = {
             name: kind
             for name, parameter in self._signature.parameters.items()
-            if numbers and (kind := _NUMBERS.get(parameter.annotation)) is not None
+            if numbers and (kind := NUMBERS.get(parameter.annotation)) is not None
         }
         self._bound = self._bind(examples)
         leaves = self._leaves(self._bound)
@@ -130,7 +130,7 @@ class Arguments:
         raise TraceError(f"dynamic: there is no input {key!r}; the inputs: {', '.join(self.names)}")
 
 
-_NUMBERS = {key: kind.__name__ for kind in (bool, int, float) for key in (kind, kind.__name__)}  # as annotated
+NUMBERS = {key: kind.__name__ for kind in (bool, int, float) for key in (kind, kind.__name__)}  # as annotated
 
 
 def as_array(value: Any) -> np.ndarray:

@@ -59,6 +59,10 @@ class State:
         name = self._names.get(id(array))
         return name if name is not None and self._tensors[name]._data is array else None
 
+    def stamp(self) -> tuple[Any, ...]:
+        """Something that differs after any of these tensors was written or replaced."""
+        return tuple((id(tensor._data), tensor._storage.version) for tensor in self._tensors.values())
+
     def path(self, module: Module) -> str:
         """Where a module is in the tree. One that was made elsewhere goes by its class."""
         if id(module) not in self._paths:

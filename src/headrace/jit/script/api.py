@@ -15,17 +15,20 @@ that are called are compiled too, those of the library, and those not written in
 from __future__ import annotations
 
 import functools
+import inspect
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, overload
 
 from headrace.autograd.mode import MODE
-from headrace.jit.arguments import Dynamic
+from headrace.jit.arguments import NUMBERS, Dynamic
 from headrace.jit.capture import Request, capture
 from headrace.jit.errors import TraceError
 from headrace.jit.exported import Exported
 from headrace.jit.script.calls import IGNORED
 from headrace.jit.script.compiler import Compiler, check_source
 from headrace.jit.script.errors import ScriptError
+from headrace.jit.state import State
 from headrace.nn.module import Module
 from headrace.runtime.graph import Program
 from headrace.tensors import Tensor
@@ -35,12 +38,15 @@ _EXPORTED = "__headrace_export__"
 
 
 class Scripted:
-    """A Module or function that is compiled when it is first called, once for each kind of arguments (dtypes, numbers of
-    dimensions, values that are no tensors). Where gradients are asked for, the original itself runs."""
+    """A Module or function that is compiled when it is called, once for each kind of arguments (dtypes, numbers of
+    dimensions, values that are no inputs of the graph) and each state of its weights. Where gradients are asked for, the
+    original itself runs."""
 
     def __init__(self, original: Callable[..., Any]) -> None:
         self.__headrace_script__ = original
+        self._signature = inspect.signature(original.forward if isinstance(original, Module) else original)
         self._captured: dict[Any, Exported] = {}
+        self._bound: weakref.WeakKeyDictionary[Any, Scripted] = weakref.WeakKeyDictionary()
         functools.update_wrapper(self, original if not isinstance(original, Module) else type(original).forward)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -50,12 +56,24 @@ class Scripted:
             return compiler.entry(original)(*args, **kwargs)
         if MODE.grad and _differentiates(original, args, kwargs):
             return original(*args, **kwargs)
-        key = tuple(map(_kind, [*args, *sorted(kwargs.items())]))
+        given = self._signature.bind(*args, **kwargs).arguments
+        key = (self._state.stamp(), *((name, self._kind(name, value)) for name, value in given.items()), _shared(given))
         if key not in self._captured:
-            self._captured[key] = _capture(
-                original, (kwargs and {**dict(zip(_names(original), args)), **kwargs}) or args
-            )
+            if len(self._captured) >= _KEPT:
+                self._captured.pop(next(iter(self._captured)))
+            self._captured[key] = _capture(original, {**dict(zip(given, args)), **kwargs} if kwargs else args)
         return self._captured[key](*args, **kwargs)
+
+    @functools.cached_property
+    def _state(self) -> State:
+        return State(self.__headrace_script__)
+
+    def _kind(self, name: str, value: Any) -> Any:
+        """What a program is compiled for."""
+        number = isinstance(value, bool | int | float)
+        if number and self._signature.parameters[name].annotation in NUMBERS:
+            return type(value)
+        return _kind(value)
 
     def capture(self, example_inputs: Any, *, dynamic: Dynamic = None, name: str = "main") -> Exported:
         """The program for these arguments. See script."""
@@ -63,33 +81,39 @@ class Scripted:
 
     def __get__(self, owner: Any, kind: Any = None) -> Any:
         """As a method of an object."""
-        return self if owner is None else Scripted(self.__headrace_script__.__get__(owner, kind))
+        if owner is None:
+            return self
+        if owner not in self._bound:
+            function: Any = self.__headrace_script__
+            self._bound[owner] = Scripted(function.__get__(owner, kind))
+        return self._bound[owner]
 
     def __repr__(self) -> str:
         return f"Scripted({getattr(self, '__qualname__', self.__headrace_script__)})"
 
 
-def _names(original: Callable[..., Any]) -> list[str]:
-    import inspect
-
-    return list(inspect.signature(original.forward if isinstance(original, Module) else original).parameters)
+_KEPT = 64  # programs of one Scripted
 
 
 def _differentiates(original: Any, args: Any, kwargs: Mapping[str, Any]) -> bool:
     owner = original if isinstance(original, Module) else getattr(original, "__self__", None)
-    given = [*args, *kwargs.values()]
     if isinstance(owner, Module) and owner.training:
         return True
-    return any(isinstance(value, Tensor) and value.requires_grad for value in given)
+    return any(isinstance(value, Tensor) and value.requires_grad for value in [*args, *kwargs.values()])
 
 
 def _kind(value: Any) -> Any:
-    """What a program is compiled for."""
     if isinstance(value, Tensor):
         return value.dtype, value.dim(), tuple(value.shape)[1:]
     if isinstance(value, tuple | list):
         return type(value), *map(_kind, value)
     return (type(value), value) if isinstance(value, bool | int | float | str | None) else id(value)
+
+
+def _shared(given: Mapping[str, Any]) -> tuple[bool, ...]:
+    """Which tensors have the batch of the first."""
+    sizes = [value.shape[0] for value in given.values() if isinstance(value, Tensor) and value.dim()]
+    return tuple(size == sizes[0] for size in sizes)
 
 
 @overload

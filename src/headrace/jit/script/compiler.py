@@ -49,6 +49,7 @@ class Compiler(Statements, Expressions, Branches, Loops, Calls):
 def check_source(function: Any) -> None:
     """ScriptError where a Module's forward, or a function, is not written in the subset or has no source."""
     target = function.forward if isinstance(function, Module) else function
+    target = getattr(target, "__headrace_script__", target)
     if is_library(target):
         return
     plain = target.__func__ if isinstance(target, MethodType) else target
