@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from headrace.runtime.errors import GraphError, HeadraceError, InputError, LoadError, RunError, UnsupportedOperator
     from headrace.runtime.model import Model, load
+    from headrace.runtime.session import Session
 
 _HOME = {
     "GraphError": "errors",
@@ -19,11 +20,22 @@ _HOME = {
     "LoadError": "errors",
     "Model": "model",
     "RunError": "errors",
+    "Session": "session",
     "UnsupportedOperator": "errors",
     "load": "model",
 }
 
-__all__ = ["GraphError", "HeadraceError", "InputError", "LoadError", "Model", "RunError", "UnsupportedOperator", "load"]
+__all__ = [
+    "GraphError",
+    "HeadraceError",
+    "InputError",
+    "LoadError",
+    "Model",
+    "RunError",
+    "Session",
+    "UnsupportedOperator",
+    "load",
+]
 
 
 def __getattr__(name: str) -> object:

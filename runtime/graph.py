@@ -1,8 +1,8 @@
 """The graph: values, nodes, blocks for If/Loop/Scan, symbolic dimensions, state.
 
 A graph is a program in single-assignment form over ONNX operators and those of the domain "headrace". It never
-aliases and has no hidden state. Its text form (`str(graph)`) is its repr, the golden form of tests, and what the graph
-hash is taken over. Passes do not mutate while they walk: they answer with a new list of nodes (see `passes`).
+aliases and has no hidden state. Its text form (`str(graph)`) is its repr and the golden form of tests; the hash is taken
+over the `canonical` text. Passes do not mutate while they walk: they answer with a new list of nodes (see `passes`).
 """
 
 from __future__ import annotations

@@ -59,6 +59,19 @@ def test_hash_sees_constants() -> None:
     assert one.hash() != other.hash()
 
 
+def test_hash_sees_what_is_computed_not_how_it_is_called() -> None:
+    one, other = example(), example()
+    for node in other.nodes:
+        node.outputs[0].name += "_renamed"
+    other.outputs[0].name = "total"
+    assert one.hash() == other.hash() and str(one) != str(other)
+    other.outputs[0].name = "sum"
+    assert one.hash() != other.hash()
+    other = example()
+    other.nodes[1].attributes["alpha"] = 0.5
+    assert one.hash() != other.hash()
+
+
 def test_run() -> None:
     x = np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4)
     y = x @ np.arange(12, dtype=np.float32).reshape(4, 3)
