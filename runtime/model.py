@@ -188,7 +188,7 @@ class Model:
 
     def kernels(self) -> list[KernelRow]:
         """Which kernel runs each node here. On another device than the CPU: for the input shapes planned last, or before the
-        first call for symbolic dimensions of 1."""
+        first call for small sizes that fit the model."""
         program = self._program
         if program is None:
             raise HeadraceError("the model is closed")

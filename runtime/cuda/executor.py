@@ -18,7 +18,7 @@ from headrace.runtime import plan as planning
 from headrace.runtime.cuda import stream
 from headrace.runtime.cuda.constants import Constants
 from headrace.runtime.cuda.interface import Device
-from headrace.runtime.cuda.placement import listing, place
+from headrace.runtime.cuda.placement import EMPTY, listing, place
 from headrace.runtime.cuda.plan import Plan
 from headrace.runtime.cuda.profile import profile
 from headrace.runtime.errors import HeadraceError
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("headrace")
 
 PLANS = 16  # signatures kept; the one used longest ago goes first
+TRIAL_SIZES = (1, 8, 32, 64, 224)
 ARENAS = 4 << 30  # bytes of activations that all plans of a model may hold together
 
 
@@ -114,28 +115,31 @@ class CudaProgram:
 
     def kernels(self) -> list[dict[str, str]]:
         """The nodes of the plan used last: operator, node, kernel, reason. Before the first call: as they would be placed
-        for symbolic dimensions of 1; empty where those sizes do not fit."""
+        for symbolic dimensions of the first of TRIAL_SIZES (the batch: 1) that fits; empty where none does."""
         with self._lock:
             plan = next(reversed(self._plans.values()), None)
             if plan is not None:
                 return listing(plan.placement.steps)
             if self._trial is None:
-                self._trial = self._place_ones()
+                self._trial = self._place_trial()
             return self._trial
 
-    def _place_ones(self) -> list[dict[str, str]]:
-        shapes = {
-            spec.name: [dim if isinstance(dim, int) else 1 for dim in spec.shape]
-            for spec in self._specs
-            if spec.shape is not None
-        }
-        try:
-            graph = machine.run(planning.specialise(self.graph, shapes))
-        except HeadraceError:
-            return []
-        return listing(
-            place(graph, self.constants.inner().derive, getattr(self.device, "blas", None) is not None).steps
-        )
+    def _place_trial(self) -> list[dict[str, str]]:
+        for size in TRIAL_SIZES:
+            shapes = {
+                spec.name: [dim if isinstance(dim, int) else size if axis else 1 for axis, dim in enumerate(spec.shape)]
+                for spec in self._specs
+                if spec.shape is not None
+            }
+            try:
+                graph = machine.run(planning.specialise(self.graph, shapes))
+            except HeadraceError:
+                continue
+            blas = getattr(self.device, "blas", None) is not None
+            rows = listing(place(graph, self.constants.inner().derive, blas).steps)
+            if all(row["reason"] != EMPTY for row in rows):
+                return rows
+        return []
 
     def plans(self) -> list[dict[str, Any]]:
         with self._lock:

@@ -48,6 +48,7 @@ class Download:
     value: Value
 
 
+EMPTY = "an input is empty"
 Step = OnDevice | OnHost | Upload | Download
 
 
@@ -129,7 +130,7 @@ class _Walk:
         if all(value is None or not byte_size(value) for value in node.outputs):
             return Work("nothing", lambda bound: None)
         if any(not byte_size(value) for value in reads(node) if self.graph.constant_of(value) is None):
-            return "an input is empty"
+            return EMPTY
         operator = find(node.operator, node.domain) or find(node.operator, "headrace") or find(node.operator)
         attributes = operator.complete(node.attributes) if operator is not None else node.attributes
         try:

@@ -162,6 +162,14 @@ def test_fallbacks_are_listed_before_the_first_call(device: EmulDevice) -> None:
     assert model.properties["fallbacks"] == "Det (no CUDA kernel)"
 
 
+def test_the_listing_takes_sizes_that_fit_the_model(device: EmulDevice) -> None:
+    def body(F: Any, x: Value) -> Value:
+        return F.GlobalAveragePool(F.MaxPool(x, kernel_shape=(3, 3), strides=(3, 3)))
+
+    model = load(make(body, x=("float32", ("n", 2, "h", "w"))), device=device)
+    assert [(row["operator"], row["reason"]) for row in model.kernels()] == [("MaxPool", ""), ("GlobalAveragePool", "")]
+
+
 def test_a_value_is_copied_once_each_way(device: EmulDevice) -> None:
     def body(F: Any, x: Value) -> list[Value]:
         a = F.Relu(x)
