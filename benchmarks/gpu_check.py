@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -221,57 +221,50 @@ def _median(work: Callable[[], Any], repeats: int = 200) -> float:
 # ---- ceilings
 
 
-def ceilings(device: Any) -> Iterator[Row]:
-    size = 1 << 30
+def ceilings(device: Any, size: int = 1 << 30, n: int = 8192, own: int = 4096) -> Iterator[Row]:
+    """Copies of `size` bytes; products n^3 by cuBLASLt and own^3 by our kernel, on random bytes."""
     a, b = device.alloc(size), device.alloc(size)
     try:
-        device.memset(a, 1, size)
-        seconds = _device_seconds(device, lambda: device.d2d(b, a, size))
-        yield Row("ceilings", "copy", f"{2 * size / seconds / 1e12:.2f} TB/s", "1 GiB read and written", None)
         rng = np.random.default_rng(0)
-        noise = rng.integers(0, 256, 64 << 20, np.uint8)
+        noise = rng.integers(0, 256, min(size, 64 << 20), np.uint8)
         for at in (a, b):
             for offset in range(0, size, noise.nbytes):
                 device.h2d(at + offset, noise)
-        for dtype, out, n in (
-            ("bfloat16", "bfloat16", 8192),
-            ("int8", "int32", 8192),
-            ("float8_e4m3fn", "bfloat16", 8192),
-        ):
-            yield _product(device, dtype, out, n, a, b)
-        yield _own_int8(device, 4096, a, b)
+        seconds = _device_seconds(device, lambda: device.d2d(b, a, size))
+        yield Row("ceilings", "copy", f"{2 * size / seconds / 1e12:.2f} TB/s", f"{size:,} bytes read and written", None)
+        yield _own_int8(device, own, a, b, size)
+        for dtype, out in (("bfloat16", "bfloat16"), ("int8", "int32"), ("float8_e4m3fn", "bfloat16")):
+            yield _product(device, dtype, out, n, a, b, b + size // 2)
     finally:
         device.free(a)
         device.free(b)
 
 
-def _own_int8(device: Any, n: int, a: int, b: int) -> Row:
+def _own_int8(device: Any, n: int, a: int, b: int, size: int) -> Row:
     """The product of our kernel with its requantization to uint8, which cuBLASLt does not have."""
-    vectors = b + (512 << 20)
-    device.h2d(vectors, np.full(n, 1e-4, np.float32))
-    epilogue = Epilogue("uint8", scale=vectors, zero=128)
-    seconds = _device_seconds(device, lambda: gemm.gemm_s8(device, "uint8", a, b, b + (768 << 20), n, n, n, epilogue))
+    vector = b + size // 2
+    device.h2d(vector, np.full(n, 1e-4, np.float32))
+    epilogue = Epilogue("uint8", scale=vector, zero=128)
+    result = b + size // 4 * 3
+    seconds = _device_seconds(device, lambda: gemm.gemm_s8(device, "uint8", a, b, result, n, n, n, epilogue))
     note = f"own kernel with requantization, {seconds * 1e6:.0f} us"
     return Row("ceilings", f"uint8 x int8 {n}^3", f"{2 * n**3 / seconds / 1e12:.0f} TOPS", note, None)
 
 
-def _product(device: Any, dtype: str, out: str, n: int, a: int, b: int) -> Row:
-    """n^3, A and B at the beginnings of two buffers of random bytes, D behind B."""
+def _product(device: Any, dtype: str, out: str, n: int, a: int, b: int, d: int) -> Row:
+    """n^3 by cuBLASLt; addresses of A, B and the result."""
     name = f"{dtype} {n}^3"
     problem = lt.Problem(n, n, n, a=dtype, out=out, trans_b=True)
-    scales = None
-    if dtype.startswith("float8"):
-        one = device.alloc(4)
-        device.h2d(one, np.ones(1, np.float32))
-        scales = (one, one)
+    one = device.alloc(4)
+    device.h2d(one, np.ones(1, np.float32))
+    scales = (one, one) if dtype.startswith("float8") else None
     try:
-        call = device.blas.plan(problem, a, b, b + (512 << 20), scales=scales)
+        call = device.blas.plan(problem, a, b, d, scales=scales)
         seconds = _device_seconds(device, lambda: call(device.stream_handle))
     except HeadraceError as error:
         return Row("ceilings", name, "none", str(error), None)
     finally:
-        if scales is not None:
-            device.free(scales[0])
+        device.free(one)
     unit = "TOPS" if dtype == "int8" else "TFLOP/s"
     return Row("ceilings", name, f"{2 * n**3 / seconds / 1e12:.0f} {unit}", f"cuBLASLt, {seconds * 1e6:.0f} us", None)
 
@@ -290,12 +283,12 @@ def facts(device: Any) -> dict[str, Any]:
     return {"device": device.name, **(asdict(caps) if caps is not None else {})}
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--emulated", action="store_true", help="the correctness part, kernels run on the CPU")
     parser.add_argument("--only", default=",".join(SECTIONS), help=f"some of {','.join(SECTIONS)}")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     wanted = options.only.split(",")
     if set(wanted) - set(SECTIONS):
         parser.error(f"--only takes {','.join(SECTIONS)}")
