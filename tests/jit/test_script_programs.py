@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from jit_models import cases
 from script_check import arrays, check, compiled_again, same
-from script_models import programs
+from script_models import programs, stateful
 
+import headrace.onnx
 import headrace.runtime
 from headrace import jit
 from headrace.runtime.canonical import canonical_text
@@ -59,6 +60,17 @@ def test_onnxruntime(name: str, program: Any, example: tuple[Any, ...], others: 
         wanted = exported.eager(*feeds.values())
         same([np.asarray(found) for found in session.run(None, feeds)], wanted)
         same(list(again.run(feeds).values()), wanted)
+
+
+@pytest.mark.peer
+def test_the_public_export_takes_scripted_programs(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="the peer that the export compares with")
+    _, program, example, _ = next(p for p in PROGRAMS if p[0] == "gated")
+    report = headrace.onnx.export(jit.script(program), example, tmp_path / "net.onnx")
+    assert set(report.errors) == {"headrace", "onnxruntime"}
+    counter, x = stateful()[0][1:]
+    report = headrace.onnx.export(jit.script(counter, x), x, tmp_path / "state.onnx")
+    assert set(report.errors) == {"headrace", "onnxruntime"}
 
 
 @pytest.mark.parametrize(("model", "example"), [c[1:] for c in cases()], ids=[c[0] for c in cases()])

@@ -74,6 +74,27 @@ def test_a_session_begins_where_it_is_told_and_keeps_its_state_over_errors() -> 
         session.reset({"other": np.zeros(1)})
 
 
+MEMORY = Counter()
+
+
+def remember(x: Any) -> Any:
+    return MEMORY(x) + 1
+
+
+def through_a_helper(x: Any) -> Any:
+    return remember(x) if x.sum() > 0 else x.mean(0)
+
+
+def test_states_of_modules_that_a_helper_reads() -> None:
+    exported = jit.script(through_a_helper, (torch.ones(2, 3),))
+    assert [state.input for state in exported.graph.states] == ["MEMORY_total", "MEMORY_count"]
+    assert MEMORY.total.tolist() == [0, 0, 0]
+    session = exported.model.session()
+    for x in (np.ones((2, 3), np.float32), -np.ones((2, 3), np.float32), np.full((1, 3), 4, np.float32)):
+        (want,) = (through_a_helper(torch.from_numpy(x)).numpy(),)
+        np.testing.assert_allclose(session.run({"x": x})["output"], want, rtol=1e-6)
+
+
 def test_declared_states() -> None:
     def cell(x: Any, h: Any) -> Any:
         new = torch.tanh(x + h)
@@ -100,6 +121,39 @@ def test_a_state_that_changes_its_dtype() -> None:
 
     with pytest.raises(jit.TraceError, match="the state 'n' is int64 with 0 dimensions, and float32"):
         jit.script(Wrong(), (torch.ones(2),))
+
+
+def test_buffers_of_inner_modules(tmp_path: Path) -> None:
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.ModuleList([Counter(), StatefulRNN()])
+
+        def forward(self, x: Any) -> Any:
+            for layer in self.inner:
+                if x.sum() > -100:
+                    x = layer(x)[:, :3] if x.dim() == 2 and x.shape[1] == 5 else layer(x)
+                    x = x.reshape(1, -1)
+            return x
+
+    exported = jit.script(Outer(), (torch.ones(1, 3),), dynamic={})
+    names = [state.input for state in exported.graph.states]
+    assert names == ["inner_0_total", "inner_0_count", "inner_1_hidden"]
+    check(exported, [exported.examples], tmp_path)
+
+
+def test_parameters_are_no_states() -> None:
+    class Wrong(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(3))
+
+        def forward(self, x: Any) -> Any:
+            self.scale.mul_(2)
+            return x * self.scale
+
+    with pytest.raises(jit.TraceError, match="forward writes to 'scale'"):
+        jit.script(Wrong(), (torch.ones(2, 3),))
 
 
 def test_a_trace_says_how_to_get_states() -> None:

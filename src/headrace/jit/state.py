@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from headrace.jit.errors import TraceError
+from headrace.jit.errors import TraceError, is_library
 from headrace.nn.module import Module
 from headrace.tensors import Tensor
 
@@ -96,6 +96,7 @@ class State:
         copies = {n: t._data.copy() for n, (t, d, _) in before.items() if id(t) in buffers and type(d) is np.ndarray}
         written: list[Buffer] = []
         names: list[str] = []
+        parameters: list[str] = []
         try:
             yield written
         finally:
@@ -108,14 +109,16 @@ class State:
                     data[...] = copies[name]
                 if id(tensor) in buffers:
                     written.append(buffers[id(tensor)])
+                else:
+                    parameters.append(name)
             for owner, now, table in owners:
                 replaced = [key for key, value in table.items() if now.get(key) is not value]
                 names += replaced
                 written += [buffer for key in replaced if (buffer := Buffer(owner, key)) not in written]
                 now.update(table)
-        if names and (strict or len(written) < len(set(names))):
+        if parameters or (names and strict):
             raise TraceError(
-                f"forward writes to {names[0]!r}: a graph has no memory of its own. Rewrite: capture with headrace.jit.script,"
+                f"forward writes to {(parameters or names)[0]!r}: a graph has no memory of its own. Rewrite: capture with headrace.jit.script,"
                 " which makes a buffer that forward writes a state of the program; or take the state as an argument of forward"
                 " and return the new one."
             )
@@ -145,9 +148,11 @@ class Buffer:
         return hash((id(self.owner), self.key))
 
 
-def _surroundings(function: Callable[..., Any]) -> dict[str, Any]:
-    """What a function reads from around itself: closure first, then globals, then what partial objects and methods hold."""
+def _surroundings(function: Callable[..., Any], seen: frozenset[int] = frozenset()) -> dict[str, Any]:
+    """What a function reads from around itself: closure first, then globals, then what partial objects and methods hold;
+    and what the functions of the program read that it finds there."""
     found: dict[str, Any] = {}
+    function = getattr(function, "__headrace_script__", function)
     inner = inspect.unwrap(getattr(function, "func", function))
     if inspect.ismethod(inner):
         found.update(getattr(inner.__self__, "__dict__", {}))
@@ -155,6 +160,11 @@ def _surroundings(function: Callable[..., Any]) -> dict[str, Any]:
     if inspect.isfunction(inner):
         variables = inspect.getclosurevars(inner)
         found.update({**variables.globals, **variables.nonlocals})
+        seen |= {id(inner)}
     for key, value in getattr(function, "keywords", {}).items():
         found[key] = value
+    for value in list(found.values()):
+        called = getattr(value, "__headrace_script__", value)
+        if inspect.isfunction(called) and id(called) not in seen and not is_library(called):
+            found = {**_surroundings(called, seen), **found}
     return found
