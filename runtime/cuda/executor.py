@@ -10,12 +10,14 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from headrace.runtime import plan as planning
 from headrace.runtime.cuda import stream
+from headrace.runtime.cuda.buckets import cut, padded
 from headrace.runtime.cuda.constants import Constants
 from headrace.runtime.cuda.interface import Device
 from headrace.runtime.cuda.placement import EMPTY, listing, place
@@ -23,7 +25,9 @@ from headrace.runtime.cuda.plan import Plan
 from headrace.runtime.cuda.profile import profile
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.graph import Graph
+from headrace.runtime.passes.edit import clone
 from headrace.runtime.passes.machine import cuda as machine
+from headrace.runtime.rows import prove_rows
 from headrace.runtime.types import TensorType
 
 if TYPE_CHECKING:
@@ -51,9 +55,22 @@ class CudaProgram:
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """Inputs by name to outputs by name, as Model.run says."""
+        arrays, rows = self._prepared(feeds)
+        results = self._run(arrays)
+        return results if rows is None else cut(results, rows)
+
+    def _prepared(self, feeds: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
+        """The feeds, checked; where rows are independent, padded, with the number of rows that were given."""
         from headrace.runtime.model import check_feeds
 
         arrays = check_feeds(self._specs, feeds)
+        return padded(arrays) if self._rows_are_independent else (arrays, None)
+
+    @cached_property
+    def _rows_are_independent(self) -> bool:
+        return prove_rows(clone(self.graph)).independent
+
+    def _run(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
         key = self._key(arrays)
         with self._lock:
             plan = self._plans.get(key)
@@ -106,12 +123,12 @@ class CudaProgram:
 
     def profile_feeds(self, feeds: Mapping[str, Any], runs: int) -> list[ProfileRow]:
         """The time of every node for feeds that were run before."""
-        from headrace.runtime.model import check_feeds
-
-        arrays = check_feeds(self._specs, feeds)
+        arrays, _ = self._prepared(feeds)
         with self._lock:
+            plan = self._plans[self._key(arrays)]
+        with plan.staging.slot() as buffer, self._lock:  # in this order, as calls do
             self._use()
-            return profile(self._plans[self._key(arrays)], arrays, runs)
+            return profile(plan, buffer, arrays, runs)
 
     def kernels(self) -> list[dict[str, str]]:
         """The nodes of the plan used last: operator, node, kernel, reason. Before the first call: as they would be placed

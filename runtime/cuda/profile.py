@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from headrace.runtime.cuda.interface import Device
 from headrace.runtime.cuda.placement import OnDevice, OnHost
 
@@ -14,19 +16,18 @@ if TYPE_CHECKING:
     from headrace.runtime.model import ProfileRow
 
 
-def profile(plan: Plan, feeds: Mapping[str, Any], runs: int) -> list[ProfileRow]:
+def profile(plan: Plan, buffer: np.ndarray, feeds: Mapping[str, Any], runs: int) -> list[ProfileRow]:
     """Mean milliseconds of every node over `runs` runs, longest first; copies between host and device are left out. The
-    caller holds the program's lock."""
+    caller holds the program's lock and a slot of the plan."""
     times: dict[int, float] = {}
 
     def timed(step: OnDevice | OnHost, work: Callable[[], None]) -> None:
         times[id(step)] = times.get(id(step), 0.0) + _seconds(plan.device, step, work)
 
+    plan.fill(buffer, feeds)
     for _ in range(runs):
-        with plan.staging.slot() as buffer:
-            plan.fill(buffer, feeds)
-            plan.enqueue(buffer, feeds, timed)
-            plan.device.synchronize()
+        plan.enqueue(buffer, feeds, timed)
+        plan.device.synchronize()
     nodes = [step for step in plan.placement.steps if isinstance(step, OnDevice | OnHost)]
     whole = sum(times.values()) or 1.0
     rows: list[ProfileRow] = [

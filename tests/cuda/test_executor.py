@@ -18,6 +18,7 @@ from graph_cases import feeds_of, make
 
 from headrace.runtime.cuda import executor, graphs
 from headrace.runtime.cuda.arena import ALIGNMENT, Arena
+from headrace.runtime.cuda.buckets import bucket
 from headrace.runtime.cuda.constants import Constants
 from headrace.runtime.cuda.emul import EmulationError, EmulDevice
 from headrace.runtime.cuda.placement import Download, OnDevice, OnHost, Upload
@@ -75,9 +76,9 @@ def test_a_signature_is_planned_once_and_a_new_one_anew(device: EmulDevice) -> N
     first = newest(model)
     model.run(feeds)
     assert newest(model) is first and len(model._program.plans()) == 1
-    model.run({"x": np.ones((7, 3), np.float32)})
+    model.run({"x": np.ones((8, 3), np.float32)})
     assert newest(model) is not first
-    assert [plan["inputs"] for plan in model._program.plans()] == [{"x": "float32[7, 3]"}, {"x": "float32[4, 3]"}]
+    assert [plan["inputs"] for plan in model._program.plans()] == [{"x": "float32[8, 3]"}, {"x": "float32[4, 3]"}]
     model.run(feeds)
     assert newest(model) is first
 
@@ -88,11 +89,11 @@ def test_the_signature_used_longest_ago_goes_and_its_memory_with_it(
     monkeypatch.setattr(executor, "PLANS", 2)
     graph = make(lambda F, x: F.Relu(x), x=("float32", ("n",)))
     model = load(graph, device=device)
-    for n in (1, 2, 1, 3):
+    for n in (1, 2, 1, 4):
         model.run({"x": np.ones(n, np.float32)})
-    assert [plan["inputs"]["x"] for plan in model._program.plans()] == ["float32[3]", "float32[1]"]
+    assert [plan["inputs"]["x"] for plan in model._program.plans()] == ["float32[4]", "float32[1]"]
     held = len(device._sizes)
-    model.run({"x": np.ones(4, np.float32)})
+    model.run({"x": np.ones(8, np.float32)})
     assert len(device._sizes) == held
 
 
@@ -107,13 +108,34 @@ def test_what_a_signature_made_constant_goes_with_its_plan(device: EmulDevice, m
 
 
 def test_plans_together_keep_to_the_memory_limit(device: EmulDevice, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executor, "ARENAS", 3 * ALIGNMENT)
+    monkeypatch.setattr(executor, "ARENAS", 2 * ALIGNMENT)
     model = load(make(lambda F, x: F.Relu(x), x=("float32", ("n",))), device=device)
-    for n in (1, 2, 3):
+    for n in (1, 2, 4):
         model.run({"x": np.ones(n, np.float32)})
-    assert [plan["inputs"]["x"] for plan in model._program.plans()] == ["float32[3]", "float32[2]"] or (
-        sum(plan["arena_bytes"] for plan in model._program.plans()) <= 3 * ALIGNMENT
-    )
+    assert [plan["inputs"]["x"] for plan in model._program.plans()] == ["float32[4]", "float32[2]"]
+
+
+def test_batches_of_independent_rows_share_the_plan_of_their_bucket(device: EmulDevice) -> None:
+    model = load(make(lambda F, x: F.Softmax(F.Relu(x)), x=("float32", ("n", 3))), device=device)
+    rng = np.random.default_rng(0)
+    for n in (3, 4, 5, 8, 7, 1):
+        x = rng.standard_normal((n, 3)).astype(np.float32)
+        found = model.run({"x": x})["softmax"]
+        np.testing.assert_allclose(found, run_graph(model.graph, {"x": x})["softmax"], rtol=1e-5)
+    assert {plan["inputs"]["x"] for plan in model._program.plans()} == {f"float32[{n}, 3]" for n in (1, 4, 8)}
+
+
+def test_batches_whose_rows_meet_keep_their_size(device: EmulDevice) -> None:
+    graph = make(lambda F, x: F.Sub(x, F.ReduceMean(x, F.const(np.array([0])))), x=("float32", ("n", 3)))
+    model, _ = on(device, graph, n=3)
+    assert [plan["inputs"]["x"] for plan in model._program.plans()] == ["float32[3, 3]"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "wanted"), [(0, 0), (1, 1), (2, 2), (3, 4), (5, 8), (33, 64), (64, 64), (65, 128), (129, 192)]
+)
+def test_buckets(rows: int, wanted: int) -> None:
+    assert bucket(rows) == wanted
 
 
 def test_constants_are_uploaded_once_for_all_signatures(device: EmulDevice) -> None:
@@ -193,7 +215,7 @@ def test_reshapes_are_views_and_cost_no_command(device: EmulDevice) -> None:
         return F.Reshape(F.Relu(F.Reshape(x, F.const(np.array([2, 6])))), F.const(np.array([4, 3])))
 
     model, _ = on(device, make(body, x=("float32", (3, 4))))
-    assert steps(model) == ["Relu", "down reshape"] or "Relu" in steps(model)
+    assert [word for word in steps(model) if not word.startswith("down")] == ["Relu"]
     assert model._program.plans()[0]["commands"] == 1
 
 
