@@ -23,11 +23,12 @@ import numpy as np
 from headrace.runtime.cuda.interface import Arg, Array, Dim3, Ptr
 from headrace.runtime.cuda.sources import cache_folder, digest, texts
 
+HOST = "hr_host.cpp"
 ORDERS = ("forward", "reverse", "shuffled")
 # No contraction: a fused multiply-add would round once where the reference rounds twice. No STB_GNU_UNIQUE symbols: two
 # libraries (a mutant beside the real one) must not share their statics.
 OPTIONS = (
-    "-std=c++17", "-O2", "-fPIC", "-ffp-contract=off", "-fno-gnu-unique", "-U_FORTIFY_SOURCE", "-fcf-protection=none",
+    "-std=c++17", "-fPIC", "-ffp-contract=off", "-fno-gnu-unique", "-U_FORTIFY_SOURCE", "-fcf-protection=none",
     "-DHR_HOST", "-Wall", "-Wextra", "-Wno-unknown-pragmas",
 )  # fmt: skip
 
@@ -42,16 +43,18 @@ def compiler() -> str | None:
     return next((path for name in names if name and (path := shutil.which(name))), None)
 
 
-def build(files: Mapping[str, str] | None = None, only: Sequence[str] | None = None) -> Path:
+def build(files: Mapping[str, str] | None = None, only: Sequence[str] | None = None, optimise: str = "-O2") -> Path:
     """The library of all kernels (or of the .cu files `only`), compiled where the cache has it not yet. `files`: csrc's
-    texts by name, where other than those on disk."""
+    texts by name, where other than those on disk; `optimise`: how much, -O0 compiles fastest."""
     sources = dict(files or texts())
     found = compiler()
     if found is None:
         raise EmulationError("the emulator needs a C++17 compiler: install g++, or name one in $CXX")
     version = subprocess.run([found, "--version"], capture_output=True, text=True, check=True).stdout
-    units = ["hr_host.cpp", *(only or sorted(name for name in sources if name.endswith(".cu")))]
-    keys = {unit: digest(unit, sources, version, *OPTIONS)[:24] for unit in units}
+    units = [HOST, *(only or sorted(name for name in sources if name.endswith(".cu")))]
+    # The emulator's own part is always optimised: it is the same file for every variant of the kernels.
+    options = {unit: (*OPTIONS, "-O2" if unit == HOST else optimise) for unit in units}
+    keys = {unit: digest(unit, sources, version, *options[unit])[:24] for unit in units}
     folder = cache_folder("emulator")
     library = folder / f"{digest('', {}, *keys.values())[:24]}.so"
     if library.exists():
@@ -64,7 +67,7 @@ def build(files: Mapping[str, str] | None = None, only: Sequence[str] | None = N
             target = folder / f"{keys[unit]}.o"
             if not target.exists():
                 fresh = Path(scratch) / f"{unit}.o"
-                _run([found, *OPTIONS, "-x", "c++", "-c", str(Path(scratch) / unit), "-o", str(fresh)], unit)
+                _run([found, *options[unit], "-x", "c++", "-c", str(Path(scratch) / unit), "-o", str(fresh)], unit)
                 fresh.replace(target)
             return str(target)
 

@@ -20,12 +20,10 @@ extern "C" __global__ void __launch_bounds__(256) conv_f32(const float* x, const
             return inside(g, h, at) ? x[x_at(g, p.n, first_channel + c, h, at)] : 0.0f;
         },
         [&](int k, int n) { return weights[static_cast<long long>(n) * depth + k]; }, pixels(g), features, depth);
-    f32_tile::finish(sums, pixels(g), features, [&](long long m, int n, float sum) {
-        const int feature = first_feature + n;
-        const long long at = y_at(g, pixel(g, m), feature);
-        if (bias) sum += bias[feature];
-        if (r) sum += r[at];
-        y[at] = apply_unary(function, sum, a, b);
+    const auto at = [&](long long m, int n) { return y_at(g, pixel(g, m), first_feature + n); };
+    f32_tile::finish(sums, pixels(g), features, y, function, a, b, at, [&](long long m, int n, float sum) {
+        if (bias) sum += bias[first_feature + n];
+        return r ? sum + r[at(m, n)] : sum;
     });
 }
 HR_EXPORT(conv_f32)

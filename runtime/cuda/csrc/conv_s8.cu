@@ -29,15 +29,15 @@ struct ImageRows {
         const int t = k / channels, kh = t / g.kernel_w;
         return tap(p, kh, t - kh * g.kernel_w, k - t * channels);
     }
-    HR_DEVICE uint32_t word(long long m, int k, int depth_of_all) const {
-        const Pixel p = pixel(g, m);
-        uint32_t value = 0;
-        for (int i = 0; i < 4; i++)
-            if (k + i < depth_of_all) value |= uint32_t(*depth(p, k + i)) << (8 * i);
-        return value;
-    }
     using Row = Pixel;
     HR_DEVICE Row row(long long m) const { return pixel(g, m); }
+    HR_DEVICE uint32_t word(const Row& row, int k, int depth_of_all) const {
+        uint32_t value = 0;
+#pragma unroll 1
+        for (int i = 0; i < 4; i++)
+            if (k + i < depth_of_all) value |= uint32_t(*depth(row, k + i)) << (8 * i);
+        return value;
+    }
     HR_DEVICE const uint8_t* chunk(const Row& row, int k) const { return depth(row, k); }
     HR_DEVICE long long at(long long m, int n) const { return y_at(g, pixel(g, m), first_feature + n); }
     HR_DEVICE long long r_at(long long m, int n) const { return at(m, n); }
@@ -63,6 +63,7 @@ template <bool SIGNED> HR_DEVICE void depthwise(const uint8_t* x, const int8_t* 
     e.w_zero = nullptr;
     const long long at = y_at(g, p, feature);
     finish(e, sum, m, feature, y, at, at);
+    if (activates(e)) activate(e, y, at);
 }
 
 }  // namespace hr

@@ -27,11 +27,13 @@ extern "C" __global__ void __launch_bounds__(256) gemm_f32(const float* a, const
     }
     float sums[4][4] = {};
     f32_tile::sum(sums, [&](long long m, int k) { return a[m * p.a_m + k * p.a_k]; }, [&](int k, int n) { return b[k * p.b_k + n * p.b_n]; }, p.m, p.n, p.k);
-    f32_tile::finish(sums, p.m, p.n, [&](long long m, int n, float sum) {
-        float v = p.alpha * sum;
-        if (bias) v += bias[n * p.bias_n];
-        if (r) v += p.beta * r[m * p.r_m + n * p.r_n];
-        y[m * p.y_m + n] = apply_unary(p.function, v, p.f_a, p.f_b);
-    });
+    f32_tile::finish(
+        sums, p.m, p.n, y, p.function, p.f_a, p.f_b, [&](long long m, int n) { return m * p.y_m + n; },
+        [&](long long m, int n, float sum) {
+            float v = p.alpha * sum;
+            if (bias) v += bias[n * p.bias_n];
+            if (r) v += p.beta * r[m * p.r_m + n * p.r_n];
+            return v;
+        });
 }
 HR_EXPORT(gemm_f32)

@@ -38,15 +38,27 @@ template <class A, class B> HR_DEVICE void sum(float (&sums)[4][4], const A& a, 
     }
 }
 
-// Calls use(row, column, sum) for the elements of this thread that exist.
-template <class Use> HR_DEVICE void finish(const float (&sums)[4][4], long long m, int n, const Use& use) {
+// Calls at(row, column), which answers where in y the element lies, and value(row, column, sum) for the elements of this
+// thread that exist, stores the value, and then the function of it (in a second pass: inlined sixteen times it would be most
+// of the program).
+template <class At, class Value> HR_DEVICE void finish(const float (&sums)[4][4], long long m, int n, float* y, int function, float a, float b, At at, Value value) {
     const long long m0 = static_cast<long long>(blockIdx.x) * kSize + threadIdx.x / 16;
     const int n0 = int(blockIdx.y) * kSize + int(threadIdx.x) % 16;
 #pragma unroll
     for (int i = 0; i < 4; i++)
 #pragma unroll
         for (int j = 0; j < 4; j++)
-            if (m0 + 16 * i < m && n0 + 16 * j < n) use(m0 + 16 * i, n0 + 16 * j, sums[i][j]);
+            if (m0 + 16 * i < m && n0 + 16 * j < n) y[at(m0 + 16 * i, n0 + 16 * j)] = value(m0 + 16 * i, n0 + 16 * j, sums[i][j]);
+    if (function == identity) return;
+#pragma unroll 1
+    for (int i = 0; i < 16; i++) {
+        const long long row = m0 + i / 4 * 16;
+        const int column = n0 + i % 4 * 16;
+        if (row < m && column < n) {
+            float* const to = y + at(row, column);
+            *to = apply_unary(function, *to, a, b);
+        }
+    }
 }
 
 }  // namespace hr::f32_tile

@@ -82,16 +82,22 @@ HR_DEVICE void run(const Rows& rows, const uint8_t* b, long long ldb, void* y, l
         }
     }
 
+    const auto each = [&](int i, int j, int c, auto use) {
+        const long long row = m0 + warp_m + 16 * i + lane / 4 + c / 2 * 8;
+        const int column = n0 + warp_n + 8 * j + lane % 4 * 2 + c % 2;
+        if (row < m && column < n) use(row, column, rows.at(row, column));
+    };
 #pragma unroll
     for (int i = 0; i < kTilesM; i++)
 #pragma unroll
         for (int j = 0; j < kTilesN; j++)
 #pragma unroll
-            for (int c = 0; c < 4; c++) {
-                const long long row = m0 + warp_m + 16 * i + lane / 4 + c / 2 * 8;
-                const int column = n0 + warp_n + 8 * j + lane % 4 * 2 + c % 2;
-                if (row < m && column < n) finish(e, sums[i][j][c], row, feature + column, y, rows.at(row, column), rows.r_at(row, column));
-            }
+            for (int c = 0; c < 4; c++)
+                each(i, j, c, [&](long long row, int column, long long at) { finish(e, sums[i][j][c], row, feature + column, y, at, rows.r_at(row, column)); });
+    if (activates(e))
+#pragma unroll 1
+        for (int i = 0; i < kTilesM * kTilesN * 4; i++)
+            each(i / 4 / kTilesN, i / 4 % kTilesN, i % 4, [&](long long, int, long long at) { activate(e, y, at); });
 }
 
 }  // namespace hr::mma_tile

@@ -53,17 +53,13 @@ HR_DEVICE void cp_async16(void* to, const void* from, int bytes) {
 #if __CUDA_ARCH__ >= 800
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(__cvta_generic_to_global(from)), "r"(bytes) : "memory");
 #else
-    uint4 value = {0, 0, 0, 0};
     if (bytes == 16) {
-        value = *static_cast<const uint4*>(from);
+        *static_cast<uint4*>(to) = *static_cast<const uint4*>(from);
     } else {
-        uint32_t words[4] = {0, 0, 0, 0};
-#pragma unroll
-        for (int i = 0; i < 16; i++)
-            if (i < bytes) words[i / 4] |= uint32_t(static_cast<const uint8_t*>(from)[i]) << (8 * (i % 4));
-        value = {words[0], words[1], words[2], words[3]};
+        *static_cast<uint4*>(to) = {0, 0, 0, 0};
+#pragma unroll 1
+        for (int i = 0; i < bytes; i++) static_cast<uint8_t*>(to)[i] = static_cast<const uint8_t*>(from)[i];
     }
-    *static_cast<uint4*>(to) = value;
 #endif
 }
 HR_DEVICE void cp_async_commit() {

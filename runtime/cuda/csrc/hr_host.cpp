@@ -189,23 +189,30 @@ bool run_block(unsigned threads, Order order, std::mt19937& random) {
         f.started = f.done = false, f.gate = nullptr;
         f.groups.clear(), f.open.clear();
     }
+    // Forward and reverse: each warp runs as far as it can before the next one, so that a missing barrier between warps
+    // shows; shuffled: every thread takes its turn.
+    const unsigned group = order == kShuffled ? threads : 32;
     for (unsigned done = 0; done < threads;) {
         if (order == kShuffled) std::shuffle(turn.begin(), turn.end(), random);
         bool progress = false;
-        for (unsigned index : turn) {
-            Fiber& f = m.fibers[index];
-            if (f.done || (f.gate && *f.gate == f.seen)) continue;
-            if (!f.started) {
-                if (!(f.stack = take_stack())) return m.error = "no memory for the stack of a fiber", false;
-                prepare(f.context, f.stack, kStack - index % 32 * 128, fiber_main);
-                f.started = true;
+        for (unsigned first = 0; first < threads; first += group)
+            for (bool again = true; again;) {
+                again = false;
+                for (unsigned i = first; i < first + group; i++) {
+                    Fiber& f = m.fibers[turn[i]];
+                    if (f.done || (f.gate && *f.gate == f.seen)) continue;
+                    if (!f.started) {
+                        if (!(f.stack = take_stack())) return m.error = "no memory for the stack of a fiber", false;
+                        prepare(f.context, f.stack, kStack - turn[i] % 32 * 128, fiber_main);
+                        f.started = true;
+                    }
+                    set_thread(turn[i]);
+                    go(m.scheduler, f.context);
+                    if (!m.error.empty()) return false;
+                    if (f.done) m.stacks.push_back(f.stack), f.stack = nullptr, done++;
+                    progress = true, again = order != kShuffled;
+                }
             }
-            set_thread(index);
-            go(m.scheduler, f.context);
-            progress = true;
-            if (!m.error.empty()) return false;
-            if (f.done) m.stacks.push_back(f.stack), f.stack = nullptr, done++;
-        }
         if (!progress) {
             unsigned waiting = 0;
             const char* where = "";

@@ -36,7 +36,8 @@ HR_DEVICE int saturate(float x, int zero, bool is_signed) {
     return int(rintf(fminf(hi, fmaxf(lo, is_nan(x) ? 0.0f : x)))) + zero;
 }
 
-// The sum of row m and column n becomes y[at]; its residual is r[r_at].
+// The sum of row m and column n becomes y[at]; its residual is r[r_at]. The function is left to `activate`: inlined for
+// every sum that a thread holds, it would be most of the program.
 HR_DEVICE void finish(const Epilogue& e, int sum, long long m, long long n, void* y, long long at, long long r_at) {
     if (e.col) sum += e.col[n];
     if (e.w_zero) sum -= e.w_zero[n] * e.row_sum[m];
@@ -49,12 +50,18 @@ HR_DEVICE void finish(const Epilogue& e, int sum, long long m, long long n, void
     if (e.row_scale) v = mul_rn(v, e.row_scale[m]);
     v = mul_rn(v, e.scale[n]);
     if (e.r) v = add_rn(v, mul_rn(float(level(e.r, r_at, e.r_signed) - e.r_zero), e.r_scale));
-    if (e.out == out_f32) {
-        if (e.bias) v = add_rn(v, e.bias[n]);
-        static_cast<float*>(y)[at] = apply_unary(e.function, fminf(e.hi, fmaxf(e.lo, v)), e.a, e.b);
-    } else {
-        static_cast<uint8_t*>(y)[at] = uint8_t(int(rintf(fminf(e.hi, fmaxf(e.lo, v)))) + e.zero);
-    }
+    if (e.out == out_f32 && e.bias) v = add_rn(v, e.bias[n]);
+    v = fminf(e.hi, fmaxf(e.lo, v));
+    if (e.out == out_f32) static_cast<float*>(y)[at] = v;
+    else static_cast<uint8_t*>(y)[at] = uint8_t(int(rintf(v)) + e.zero);
+}
+
+HR_DEVICE bool activates(const Epilogue& e) { return e.out == out_f32 && e.function != identity; }
+
+// The function of what the same thread has stored at y[at].
+HR_DEVICE void activate(const Epilogue& e, void* y, long long at) {
+    float* const to = static_cast<float*>(y) + at;
+    *to = apply_unary(e.function, *to, e.a, e.b);
 }
 
 HR_DEVICE int item_size(const Epilogue& e) { return e.out == out_s32 || e.out == out_f32 ? 4 : 1; }

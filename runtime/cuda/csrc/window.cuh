@@ -13,10 +13,10 @@ struct Window {
 
 struct Pixel { int n, h, w; };
 
-// Pixel m of the output, images first.
+// Pixel m of the output, images first. The host keeps their number below 2^31: 64-bit divisions are long.
 HR_DEVICE Pixel pixel(const Window& g, long long m) {
-    const long long row = m / g.out_w;
-    return {int(row / g.out_h), int(row % g.out_h), int(m - row * g.out_w)};
+    const uint32_t row = uint32_t(m) / uint32_t(g.out_w), n = row / uint32_t(g.out_h);
+    return {int(n), int(row - n * g.out_h), int(uint32_t(m) - row * g.out_w)};
 }
 
 HR_DEVICE long long pixels(const Window& g) { return static_cast<long long>(g.n) * g.out_h * g.out_w; }
