@@ -86,11 +86,15 @@ class Settings(Section, frozen=True):
 
 
 class Batching(Section, frozen=True):
-    """`max_batch_size` -1: the default for models whose rows are proven independent, 0: never batch."""
+    """`max_batch_size` -1: the default for models whose rows are proven independent, 0: never batch.
+
+    `strict`: a model that cannot be batched is refused where `max_batch_size` asks for it; else it is served without.
+    """
 
     max_batch_size: int = -1
     max_delay_us: int = 0
     preserve_ordering: bool = False
+    strict: bool = True
 
 
 class Queue(Section, frozen=True):
@@ -114,13 +118,24 @@ class Instances(Section, frozen=True):
     count: int = 0
 
 
+class Declared(Section, frozen=True):
+    """An input or output as the configuration has it: wire datatype, and dims (-1: any), without the batch where
+    `max_batch_size` is above 0. It must agree with the model."""
+
+    name: str
+    datatype: str
+    dims: tuple[int, ...]
+
+
 class ModelConfig(Section, frozen=True):
-    """name/config.toml."""
+    """name/config.toml, or what a name/config.pbtxt says."""
 
     batching: Batching = Batching()
     queue: Queue = Queue()
     versions: Versions = Versions()
     instances: Instances = Instances()
+    inputs: tuple[Declared, ...] = ()
+    outputs: tuple[Declared, ...] = ()
 
 
 S = TypeVar("S", bound=Section)

@@ -242,6 +242,8 @@ class Manager:
             record.error = self._repository.layout(name)
             return not_found(f"model {quoted(name)}: {record.error}")
         record.entry, record.desired, record.error = entry, wanted, ""
+        if entry.ignored:
+            log.warning("model %s: without effect in its configuration: %s", name, ", ".join(entry.ignored))
         with self._lock:  # asked again: failed ones get another try, gone ones are forgotten
             for key, version in list(record.versions.items()):
                 if version.state is State.ERROR or (version.state is State.DISABLED and key not in wanted):

@@ -15,6 +15,7 @@ import msgspec
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.foreign import model_advice
 from headrace.runtime.hints import nearest
+from headrace.serve import pbtxt
 from headrace.serve.config import ConfigError, ModelConfig, Versions, read
 from headrace.serve.errors import ServeError
 from headrace.serve.policy import VersionKey
@@ -35,6 +36,7 @@ class Entry:
     name: str
     files: dict[VersionKey, Path] = field(default_factory=dict)
     config: ModelConfig = field(default_factory=ModelConfig)
+    ignored: tuple[str, ...] = ()  # parts of its configuration that have no effect
 
     def wanted(self) -> frozenset[VersionKey]:
         """The versions the version policy asks for. ConfigError when a specific one does not exist."""
@@ -44,12 +46,12 @@ class Entry:
             return frozenset(keys)
         if policy == "latest":
             if not isinstance(keep, int) or keep < 1:
-                raise ConfigError(f"config.toml: versions.keep is {keep!r}, policy 'latest' takes a number from 1")
+                raise ConfigError(f"versions.keep is {keep!r}, policy 'latest' takes a number from 1")
             return frozenset(keys[-keep:])
         numbers = {keep} if isinstance(keep, int) else set(keep)
         missing = numbers - {key.number for key in keys}
         if missing:
-            raise ConfigError(f"config.toml: versions.keep names version {min(missing)}, which is not in the folder")
+            raise ConfigError(f"the version policy names version {min(missing)}, which is not in the folder")
         return frozenset(key for key in keys if key.number in numbers)
 
 
@@ -91,15 +93,14 @@ class Repository:
             return None
         if place.is_file():
             return Entry(name, {VersionKey(1, _fingerprint(place, "")): place})
-        file = place / "config.toml"
-        config = read(ModelConfig, file) if file.is_file() else ModelConfig()
+        config, ignored = _configuration(place)
         files, mark = {}, _load_mark(config)
         for folder in place.iterdir():
             if folder.is_dir() and _NUMBER.fullmatch(folder.name):
                 path = next((folder / f"model{s}" for s in SUFFIXES if (folder / f"model{s}").is_file()), None)
                 if path is not None:
                     files[VersionKey(int(folder.name), _fingerprint(path, mark))] = path
-        return Entry(name, files, config)
+        return Entry(name, files, config, tuple(ignored))
 
     def layout(self, name: str) -> str:
         """What is wrong with the folder of a model that has no version: what is expected and what is there."""
@@ -160,6 +161,15 @@ def _is_name(name: str) -> bool:
         return bool(check_model_name(name)) and not name.startswith(".")
     except ServeError:
         return False
+
+
+def _configuration(place: Path) -> tuple[ModelConfig, list[str]]:
+    """The settings of the model in `place`, and what in them has no effect. config.toml goes before config.pbtxt."""
+    if (file := place / "config.toml").is_file():
+        return read(ModelConfig, file), []
+    if (file := place / pbtxt.NAME).is_file():
+        return pbtxt.read(file, place.name)
+    return ModelConfig(), []
 
 
 def _load_mark(config: ModelConfig) -> str:

@@ -91,6 +91,7 @@ class ModelVersion:
                 raise GoldenError(f"the golden data of the package do not come out on this machine: {report.message}")
             rows, why = batch_rows(model, config)
             self.interface = Interface(model.inputs, model.outputs, rows)
+            check_declared(self.interface, config)
             count = config.instances.count or (1 if rows else min(4, os.cpu_count() or 1))
             policy = BatchPolicy(rows, config.batching.max_delay_us / 1e6, count, config.queue.max_size)
             self.engine = engine.make(self, model, policy, config.queue.timeout_ms / 1000)
@@ -136,11 +137,36 @@ def batch_rows(model: Model, config: ModelConfig) -> tuple[int, str]:
     why = _obstacle(model)
     if asked == 0:
         return 0, "batching.max_batch_size is 0"
-    if why and asked > 0:
-        raise ConfigError(f"config.toml: batching.max_batch_size is {asked}, but the model cannot be batched: {why}")
+    if why and asked > 0 and config.batching.strict:
+        raise ConfigError(f"batching.max_batch_size is {asked}, but the model cannot be batched: {why}")
     if why:
         return 0, why
     return (asked if asked > 0 else DEFAULT_MAX_BATCH), ""
+
+
+def check_declared(interface: Interface, config: ModelConfig) -> None:
+    """ConfigError where the configuration and the model differ about an input or output, with both values."""
+    skip = 1 if config.batching.max_batch_size > 0 else 0
+    for kind, ports, declared in (
+        ("input", interface.inputs, config.inputs),
+        ("output", interface.outputs, config.outputs),
+    ):
+        known = {port.name: port for port in ports}
+        for item in declared:
+            port = known.get(item.name)
+            if port is None:
+                raise ConfigError(f"the configuration has an {kind} {item.name!r}; the model has {', '.join(known)}")
+            if item.datatype != port.datatype.name:
+                raise ConfigError(
+                    f"{kind} {item.name!r} is {item.datatype} in the configuration, {port.datatype.name} in the model"
+                )
+            dims = port.wire_shape[skip:]
+            fits = len(dims) == len(item.dims) and all(a == b or -1 in (a, b) for a, b in zip(dims, item.dims))
+            if port.shape is not None and not fits:
+                raise ConfigError(
+                    f"{kind} {item.name!r} has dims {list(item.dims)} in the configuration, {dims} in the model"
+                    + (" (without the batch)" if skip else "")
+                )
 
 
 def _obstacle(model: Model) -> str:

@@ -1,0 +1,123 @@
+"""config.pbtxt: a model's configuration in the text form of the protocol's ModelConfig, as Triton repositories have it.
+
+What it says about versions, batches, queues and instances becomes ours; names, datatypes and shapes are checked against
+the model; a field that would change answers and does not exist here is an error; any other is named, without effect.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from headrace.serve.config import Batching, ConfigError, Declared, Instances, ModelConfig, Queue, Versions
+from headrace.serve.datatypes import DATATYPES
+
+NAME = "config.pbtxt"
+MAX_BYTES = 1024 * 1024
+BACKENDS = ("", "onnxruntime", "onnxruntime_onnx", "headrace")
+FILES = ("", "model.onnx", "model.hr")
+_REFUSED = {
+    "sequence_batching": "sequences are not supported",
+    "ensemble_scheduling": "ensembles are not supported",
+    "batch_input": "ragged batches are not supported",
+    "batch_output": "ragged batches are not supported",
+    "model_operations": "no code is loaded for a model",
+    "model_repository_agents": "no code is loaded for a model",
+}
+_USED = {
+    "name", "platform", "backend", "max_batch_size", "input", "output", "version_policy", "dynamic_batching",
+    "instance_group", "default_model_filename", "model_transaction_policy",
+}  # fmt: skip
+_DATATYPES = {row.config: row.name for row in DATATYPES.values()}
+
+
+def read(path: Path, model: str) -> tuple[ModelConfig, list[str]]:
+    """The settings in the file of `model`, and the fields in it that have no effect. ConfigError names field and value."""
+    message = _parse(path)
+    given = {field.name for field, _ in message.ListFields()}
+    for name in sorted(given & _REFUSED.keys()):
+        raise ConfigError(f"{NAME}: {name}: {_REFUSED[name]}")
+    for name, value, allowed in (
+        ("name", message.name, ("", model)),
+        ("platform", message.platform, BACKENDS),
+        ("backend", message.backend, BACKENDS),
+        ("default_model_filename", message.default_model_filename, FILES),
+    ):
+        if value not in allowed:
+            raise ConfigError(f"{NAME}: {name} is {value!r}; allowed are {', '.join(filter(None, allowed))}")
+    if message.model_transaction_policy.decoupled:
+        raise ConfigError(f"{NAME}: model_transaction_policy.decoupled: models answer once a request")
+    ignored = sorted(given - _USED)
+    config = ModelConfig(
+        batching=_batching(message),
+        queue=_queue(message.dynamic_batching, ignored),
+        versions=_versions(message.version_policy),
+        instances=_instances(message.instance_group, ignored),
+        inputs=tuple(_declared(tensor, "input", ignored) for tensor in message.input),
+        outputs=tuple(_declared(tensor, "output", ignored) for tensor in message.output),
+    )
+    return config, list(dict.fromkeys(ignored))
+
+
+def _parse(path: Path) -> Any:
+    from google.protobuf import text_format
+
+    from headrace.protos import inference_pb2
+
+    if path.stat().st_size > MAX_BYTES:
+        raise ConfigError(f"{NAME}: longer than {MAX_BYTES} bytes")
+    kind: Any = inference_pb2
+    try:
+        return text_format.Parse(path.read_bytes(), kind.ModelConfig())
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{NAME}: {str(error).splitlines()[0]}") from None
+
+
+def _batching(message: Any) -> Batching:
+    if message.max_batch_size < 0:
+        raise ConfigError(f"{NAME}: max_batch_size is {message.max_batch_size}; allowed are numbers from 0")
+    dynamic = message.dynamic_batching
+    return Batching(
+        message.max_batch_size, dynamic.max_queue_delay_microseconds, dynamic.preserve_ordering, strict=False
+    )
+
+
+def _queue(dynamic: Any, ignored: list[str]) -> Queue:
+    used = {"max_queue_delay_microseconds", "preserve_ordering", "default_queue_policy"}
+    ignored += [f"dynamic_batching.{field.name}" for field, _ in dynamic.ListFields() if field.name not in used]
+    policy, default = dynamic.default_queue_policy, Queue()
+    if policy.timeout_action or (policy.default_timeout_microseconds and not policy.allow_timeout_override):
+        ignored.append("dynamic_batching.default_queue_policy (timeout_action, allow_timeout_override)")
+    return Queue(
+        max_size=policy.max_queue_size or default.max_size,
+        timeout_ms=-(-policy.default_timeout_microseconds // 1000),
+    )
+
+
+def _versions(policy: Any) -> Versions:
+    match policy.WhichOneof("policy_choice"):
+        case "all":
+            return Versions("all")
+        case "specific":
+            return Versions("specific", tuple(policy.specific.versions))
+        case "latest":
+            return Versions("latest", policy.latest.num_versions or 1)
+    return Versions()
+
+
+def _instances(groups: Any, ignored: list[str]) -> Instances:
+    used = {"name", "count", "kind"}
+    ignored += [f"instance_group.{field.name}" for g in groups for field, _ in g.ListFields() if field.name not in used]
+    ignored += ["instance_group.kind (KIND_GPU)" for group in groups if group.kind == group.KIND_GPU]
+    return Instances(sum(max(1, group.count) for group in groups))
+
+
+def _declared(tensor: Any, kind: str, ignored: list[str]) -> Declared:
+    where = f"{kind} {tensor.name!r}"
+    if tensor.HasField("reshape"):
+        raise ConfigError(f"{NAME}: {where}: reshape is not supported; give the model's own dims")
+    number = tensor.DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number[tensor.data_type].name
+    if number not in _DATATYPES:
+        raise ConfigError(f"{NAME}: {where}: data_type is {number}; allowed are {', '.join(_DATATYPES)}")
+    ignored += [
+        f"{kind}.{field.name}" for field, _ in tensor.ListFields() if field.name not in ("name", "data_type", "dims")
+    ]
+    return Declared(tensor.name, _DATATYPES[number], tuple(tensor.dims))
