@@ -26,6 +26,7 @@ from headrace.runtime.errors import HeadraceError
 
 BOUND = 1e-4
 OPSETS = (18, 20, 23)
+OLD = {"": 21, "ai.onnx.ml": 3}  # what skl2onnx writes
 # Files that do not do what the estimator does: onnxruntime's answers differ from it too, and ours are onnxruntime's.
 CONVERTERS = {
     "Normalizer, max": "divides by the largest value; scikit-learn by the largest magnitude",
@@ -42,6 +43,8 @@ Rows = tuple[str, str, Callable[[], dict[str, Any]]]  # maker, model, what runs 
 
 def difference(ours: Any, theirs: Any) -> float:
     """Relative to the largest finite value; inf for other shapes, strings, integers or keys."""
+    if isinstance(theirs, list) and isinstance(theirs[0], np.ndarray):
+        return max(map(difference, ours, theirs)) if len(ours) == len(theirs) else float("inf")
     if isinstance(theirs, list):  # one map a row
         if len(ours) != len(theirs) or any(set(a) != set(b) for a, b in zip(ours, theirs)):
             return float("inf")
@@ -186,7 +189,51 @@ def zipmap_rows() -> Iterator[Rows]:
             for zipmap in (True, "columns"):
                 estimator = make().fit(X, target)  # type: ignore[operator]
                 name = f"{type(estimator).__name__} of {'names' if target is NAMES else 'numbers'}, zipmap={zipmap}"
-                yield "ZipMap", name, lambda estimator=estimator, zipmap=zipmap: zipmap_row(estimator, zipmap, X[:50])  # type: ignore[misc]  # fmt: skip
+                yield "maps and lists", name, lambda estimator=estimator, zipmap=zipmap: zipmap_row(estimator, zipmap, X[:50])  # type: ignore[misc]  # fmt: skip
+
+    yield "maps and lists", "DictVectorizer", dictionary_row
+    yield "maps and lists", "MultiOutputClassifier", multi_row
+
+
+def dictionary_row() -> dict[str, Any]:
+    """A map in: one row a call."""
+    from skl2onnx import convert_sklearn
+    from skl2onnx.common.data_types import DictionaryType, FloatTensorType, StringTensorType
+    from sklearn.feature_extraction import DictVectorizer
+
+    from headrace.runtime.model import load
+
+    rows = [{"a": 1.0, "b": 2.0}, {"a": 3.0, "c": 1.5}]
+    estimator = DictVectorizer(sparse=False).fit(rows)
+    kinds = [("X", DictionaryType(StringTensorType([1]), FloatTensorType([1])))]
+    proto = convert_sklearn(estimator, initial_types=kinds, target_opset=OLD)
+    with load(proto) as model:
+        found = [next(iter(model.run({"X": row}).values())) for row in rows]
+    cases: list[Any] = [{"X": row} for row in rows]
+    maker = difference(np.concatenate(found), estimator.transform(rows).astype(np.float32))
+    return {"maker": maker, "onnxruntime": to_onnxruntime(proto, cases)}
+
+
+def multi_row() -> dict[str, Any]:
+    """A list out: the probabilities of each target."""
+    from makers_estimators import THREE, TWO, X
+    from skl2onnx import convert_sklearn
+    from skl2onnx.common.data_types import FloatTensorType
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multioutput import MultiOutputClassifier
+
+    from headrace.runtime.model import load
+
+    estimator = MultiOutputClassifier(LogisticRegression()).fit(X, np.stack([THREE, TWO], 1))
+    kinds = [("X", FloatTensorType([None, X.shape[1]]))]
+    proto = convert_sklearn(
+        estimator, initial_types=kinds, options={id(estimator): {"zipmap": False}}, target_opset=OLD
+    )
+    feeds = {"X": X[:50].astype(np.float32)}
+    with load(proto) as model:
+        label, scores = model.run(feeds).values()
+    maker = max(difference(label, estimator.predict(X[:50])), *map(difference, scores, estimator.predict_proba(X[:50])))
+    return {"maker": maker, "onnxruntime": to_onnxruntime(proto, [feeds])}
 
 
 def zipmap_row(estimator: Any, zipmap: Any, rows: np.ndarray) -> dict[str, Any]:
@@ -196,7 +243,7 @@ def zipmap_row(estimator: Any, zipmap: Any, rows: np.ndarray) -> dict[str, Any]:
     from headrace.runtime.model import load
 
     kinds = [("X", FloatTensorType([None, rows.shape[1]]))]
-    proto = convert_sklearn(estimator, initial_types=kinds, options={id(estimator): {"zipmap": zipmap}}, target_opset={"": 21, "ai.onnx.ml": 3})  # fmt: skip
+    proto = convert_sklearn(estimator, initial_types=kinds, options={id(estimator): {"zipmap": zipmap}}, target_opset=OLD)  # fmt: skip
     feeds = {"X": rows.astype(np.float32)}
     with load(proto) as model:
         label, *scores = model.run(feeds).values()

@@ -181,6 +181,7 @@ def _text_and_compositions() -> Iterator[Row]:
     import sklearn.multioutput as multioutput
     import sklearn.preprocessing as preprocessing
     from sklearn.decomposition import PCA
+    from sklearn.feature_extraction import FeatureHasher
     from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer, TfidfVectorizer
     from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
     from sklearn.model_selection import GridSearchCV, TunedThresholdClassifierCV
@@ -195,6 +196,7 @@ def _text_and_compositions() -> Iterator[Row]:
     yield "text", "TfidfVectorizer", TfidfVectorizer, TEXTS, None
     yield "text", "TfidfVectorizer, stop words", lambda: TfidfVectorizer(stop_words=["red", "sky"]), TEXTS, None
     yield "text", "TfidfVectorizer, sublinear", lambda: TfidfVectorizer(sublinear_tf=True), TEXTS, None
+    yield "text", "FeatureHasher", lambda: FeatureHasher(16, input_type="string"), CITIES, None
     yield "text", "TfidfTransformer", TfidfTransformer, WHOLE, None
     yield "text", "TfidfVectorizer, own token pattern", lambda: TfidfVectorizer(token_pattern="[a-z]+"), TEXTS, None
     yield "text", "Tfidf + LinearSVC", lambda: make_pipeline(TfidfVectorizer(), LinearSVC()), TEXTS, TOPICS
