@@ -47,6 +47,7 @@ class _Encoder:
         self.source, self.stored, self.opsets = graph, stored, program.opsets
         self.rows: dict[int, int] = {}
         self.values: Any = None
+        self.depth = -1  # of the block that is written
 
     def graph(self, out: Any, key: str) -> None:
         graph = self.source
@@ -91,10 +92,16 @@ class _Encoder:
         self.stored[weight], out.weight = array, weight
 
     def _block(self, out: Any, block: Block) -> None:
+        self.depth += 1
+        if self.depth > DEPTH_LIMIT:
+            raise GraphError(
+                f"blocks are nested more than {DEPTH_LIMIT} deep (if inside if, or early returns one after another)"
+            )
         out.inputs.extend([self._define(value) for value in block.inputs])
         for node in block.nodes:
             self._node(out.nodes.add(), node)
         out.outputs.extend([self._row(value) for value in block.outputs])
+        self.depth -= 1
 
     def _node(self, out: Any, node: Node) -> None:
         out.operator, out.domain, out.name, out.path = node.operator, node.domain, node.name, node.path

@@ -139,7 +139,26 @@ def enumerate_and_zip(x: Any) -> Any:
 def arithmetic(x: Any, a: int, b: float) -> Any:
     lo, hi = min(a, b), max(a, b)
     q, r = a // 3, a % 3
-    return x.clamp(lo, hi), q, r, -a // 3, -a % 3, a**2, a / 2, b // 1, int(b), float(a), round(2.5)
+    return (
+        x.clamp(lo, hi),
+        q,
+        r,
+        -a // 3,
+        -a % 3,
+        a**2,
+        a / 2,
+        b // 1,
+        int(b),
+        float(a),
+        round(2.5),
+        abs(b - 3),
+        abs(-a),
+        abs(a > b),
+        -b,
+        +a,
+        ~a,
+        b**2,
+    )
 
 
 def flags(x: Any) -> Any:

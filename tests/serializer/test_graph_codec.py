@@ -224,3 +224,18 @@ def test_types_are_their_text(type: Type) -> None:
 def test_texts_that_are_no_types(text: str) -> None:
     with pytest.raises(ValueError):
         type_text.read_type(text)
+
+
+def test_what_could_not_be_read_is_not_written() -> None:
+    def nested(depth: int) -> Graph:
+        graph = one_node({})
+        for level in range(depth):
+            inner = Block([], [Node("Whatever", [], [Value(f"v{level}")], domain="custom")], [])
+            inner.nodes += [node for node in graph.nodes if node.blocks]
+            graph.nodes[:] = [Node("Holder", [], [], {"body": inner}, domain="custom")]
+        graph.block.outputs = []
+        return graph
+
+    assert str(around(Program({"main": nested(24)})).main) == str(nested(24))
+    with pytest.raises(GraphError, match="blocks are nested more than 24 deep"):
+        graph_codec.encode(Program({"main": nested(25)}))

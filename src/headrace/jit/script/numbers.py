@@ -179,8 +179,10 @@ def extreme(name: str, values: list[Any]) -> Any:
     return Number(kind, total)
 
 
-def absolute(value: Any) -> Any:
-    return Number(value.kind if value.kind != "bool" else "int", F.abs(tensor_of(value, max(value.kind, "int"))))
+def absolute(value: Number) -> Number:
+    """abs() of a number."""
+    kind = "int" if value.kind == "bool" else value.kind
+    return Number(kind, F.abs(tensor_of(value, kind)))
 
 
 # math.* on numbers: the function of tensors, and whether the answer is a whole number.
