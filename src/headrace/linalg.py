@@ -10,10 +10,9 @@ import headrace.functional  # noqa: F401  attaches the tensor methods
 from headrace import scalar_types
 from headrace.autograd.mode import MODE
 from headrace.autograd.tape import ops
-from headrace.functional.base import axes_input, cast, derived, named_tuple
+from headrace.functional.base import axes_input, cast, category, derived, named_tuple
 from headrace.functional.linear import cross as _cross
 from headrace.functional.linear import matmul
-from headrace.functional.pointwise import category
 from headrace.functional.reduction import amax, amin, sum_, vector_norm
 from headrace.functional.shape import movedim, transpose, unsqueeze
 from headrace.tensors import Tensor, concrete, wrap

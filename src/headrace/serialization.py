@@ -34,9 +34,12 @@ def load(f: str | os.PathLike[str], map_location: Any = None, *, weights_only: b
 
     if isinstance(map_location, str):
         check_device(map_location)
-    if advice := weights_advice(Path(f)):
-        raise LoadError(f"{f}: {advice}")
-    return _to_tensors(checkpoint.load(f))
+    try:
+        return _to_tensors(checkpoint.load(f))
+    except LoadError as error:  # many programs name what they save "net.pt": only its content tells whose it is
+        if Path(f).exists() and (advice := weights_advice(Path(f))):
+            raise LoadError(f"{f}: {advice}") from error
+        raise
 
 
 def _to_arrays(value: Any) -> Any:

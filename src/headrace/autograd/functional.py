@@ -70,7 +70,7 @@ def jacobian(
     strategy: str = "reverse-mode",
 ) -> Any:
     """The Jacobian: for one output and input a tensor [*output, *input], else (nested) tuples of them."""
-    from headrace.functional.shape import stack
+    from headrace.functional.joins import stack
 
     with enable_grad():
         given, many = _leaves(inputs, create_graph)

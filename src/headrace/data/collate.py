@@ -15,7 +15,7 @@ def default_collate(batch: Sequence[Any]) -> Any:
     collated part by part; text stays a list. TypeError for anything else, naming it."""
     first = batch[0]
     if isinstance(first, Tensor):
-        from headrace.functional.shape import stack
+        from headrace.functional.joins import stack
 
         return stack(list(batch), 0)
     if isinstance(first, np.ndarray | np.generic):

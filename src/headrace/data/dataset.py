@@ -126,7 +126,7 @@ class Subset(Dataset[Any]):
 
 def random_split(dataset: Any, lengths: Sequence[float], generator: Any = None) -> list[Subset]:
     """The data set cut at random into parts of the lengths listed; fractions must add up to 1."""
-    from headrace.functional.creation import randperm
+    from headrace.functional.sampling import randperm
 
     if math.isclose(sum(lengths), 1) and sum(lengths) <= 1:
         sizes = []

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from headrace.eager.gradients import kept
 from headrace.eager.registry import KERNELS, WIDE, Kernel
 from headrace.runtime.ops import find
 from headrace.runtime.ops.nn._pooling import arranged
@@ -59,11 +60,15 @@ def max_pool_grad(inputs: list[Any], attributes: Mapping[str, Any], n: int) -> S
     best = _best(full, window, counts)
     dx = np.zeros(full.shape, dy.dtype)
     open_ = np.ones(best.shape, np.bool_)
+    apart = all(s >= e for s, e in zip(window.strides, window.extents))  # no element is in two windows
     for part in _taps(window, counts):
         here = full[part] == best
         here &= open_
         open_ ^= here
-        dx[part] += dy * here
+        if apart:
+            dx[part] = kept(dy, here)
+        else:
+            dx[part] += kept(dy, here)
     inside = tuple(slice(b, b + size) for b, size in zip(window.begin, x.shape[2:]))
     return (dx[(slice(None), slice(None), *inside)] if full is not x else dx,)
 

@@ -306,3 +306,13 @@ def shape_args(args: tuple[Any, ...]) -> tuple[Any, ...]:
     if len(args) == 1 and isinstance(args[0], tuple | list):
         args = tuple(args[0])
     return tuple(plain_size(d) for d in args)
+
+
+def category(x: Any) -> int:
+    """0 truth, 1 whole, 2 floating, 3 complex."""
+    return _CATEGORY[(x._data if isinstance(x, Tensor) else x).dtype]
+
+
+def result(x: Any) -> Tensor:
+    """A constant as a tensor; a tensor as it is."""
+    return x if isinstance(x, Tensor) else wrap(x)

@@ -136,7 +136,7 @@ def view_as_real(input: Tensor) -> Tensor:
     """[*, 2]: real and imaginary parts as a last dimension."""
     if not is_complex(input):
         raise RuntimeError("view_as_real is only supported for complex tensors")
-    from headrace.functional.shape import stack
+    from headrace.functional.joins import stack
 
     return stack([real(input), imag(input)], -1)
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from headrace import scalar_types
 from headrace.autograd.tape import ops
-from headrace.functional.base import METHODS, axes_input, both, convert, function, inplace
-from headrace.functional.pointwise import add, category, mul
+from headrace.functional.arithmetic import add, mul
+from headrace.functional.base import METHODS, axes_input, both, category, convert, function, inplace
 from headrace.functional.shape import expand, permute, reshape, unsqueeze
 from headrace.tensors import Tensor, check_dim, wrap
 
@@ -260,8 +260,9 @@ def kron(input: Tensor, other: Tensor) -> Tensor:
 @both
 def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
     """The cross product along a dimension of size 3."""
-    from headrace.functional.pointwise import sub
-    from headrace.functional.shape import broadcast_tensors, roll
+    from headrace.functional.arithmetic import sub
+    from headrace.functional.moves import roll
+    from headrace.functional.shape import broadcast_tensors
 
     if input._data.ndim != other._data.ndim:
         raise RuntimeError("inconsistent tensors dimensions")
@@ -279,7 +280,7 @@ def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
 @function
 def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str | None = None) -> Tensor:
     """p-norm distances of all pairs of rows."""
-    from headrace.functional.pointwise import sub
+    from headrace.functional.arithmetic import sub
     from headrace.functional.reduction import vector_norm
 
     if x1._data.ndim < 2 or x2._data.ndim < 2:

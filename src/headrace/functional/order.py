@@ -8,8 +8,7 @@ import numpy as np
 
 from headrace import scalar_types
 from headrace.autograd.tape import ops
-from headrace.functional.base import both, function, named_tuple, recorded, scalar
-from headrace.functional.pointwise import category
+from headrace.functional.base import both, category, function, named_tuple, recorded, scalar
 from headrace.functional.shape import reshape
 from headrace.tensors import Tensor, check_dim, wrap
 
@@ -338,8 +337,10 @@ def diff(
     input: Tensor, n: int = 1, dim: int = -1, prepend: Tensor | None = None, append: Tensor | None = None
 ) -> Tensor:
     """n-th differences along a dimension."""
-    from headrace.functional.pointwise import logical_xor, sub
-    from headrace.functional.shape import cat, slice_axes
+    from headrace.functional.arithmetic import sub
+    from headrace.functional.joins import cat
+    from headrace.functional.logic import logical_xor
+    from headrace.functional.shape import slice_axes
 
     if input._data.ndim == 0:
         raise RuntimeError("diff expects input to be at least one-dimensional")

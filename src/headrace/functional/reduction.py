@@ -15,6 +15,7 @@ from headrace.functional.base import (
     axes_of,
     both,
     cast,
+    category,
     constant,
     eager,
     floating,
@@ -25,7 +26,8 @@ from headrace.functional.base import (
     scalar,
     tensor_of,
 )
-from headrace.functional.pointwise import category, isnan, truth
+from headrace.functional.logic import truth
+from headrace.functional.unary import isnan
 from headrace.scalar_types import dtype as Dtype
 from headrace.tensors import Tensor, check_dim, wrap
 
@@ -126,7 +128,7 @@ def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> 
 
 
 def _max_or_min(input: Tensor, dim: Any, keepdim: bool, largest: bool) -> Any:
-    from headrace.functional.pointwise import maximum, minimum
+    from headrace.functional.binary import maximum, minimum
 
     if isinstance(dim, Tensor):
         return maximum(input, dim) if largest else minimum(input, dim)
@@ -239,8 +241,9 @@ def _spread(x: Tensor, dim: Any, correction: Any, keepdim: bool) -> tuple[Tensor
     count: Any = 1
     for axis in axes:
         count = count * x._data.shape[axis]
+    from headrace.functional.arithmetic import sub
     from headrace.functional.base import is_symbolic, size_tensor
-    from headrace.functional.pointwise import clamp_min, sub
+    from headrace.functional.binary import clamp_min
 
     if is_symbolic(count):
         divisor: Any = clamp_min(sub(cast(size_tensor(count), x.dtype), correction), 0)

@@ -10,7 +10,7 @@ from headrace.autograd.tape import ops
 from headrace.functional.base import both, function
 from headrace.functional.complexes import is_complex, view_as_real
 from headrace.functional.fourier import fft, ifft, irfft, rfft
-from headrace.functional.indexing import unfold
+from headrace.functional.masks import unfold
 from headrace.functional.shape import reshape, slice_axes, transpose
 from headrace.tensors import Tensor, concrete, wrap
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from headrace.functional.base import category
 from headrace.functional.creation import empty, zeros
-from headrace.functional.pointwise import category
-from headrace.functional.shape import cat
+from headrace.functional.joins import cat
 from headrace.nn import functional as F
 from headrace.nn import init
 from headrace.nn.containers import ModuleList

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, namedtuple
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -11,24 +10,15 @@ import numpy as np
 from headrace import scalar_types
 from headrace.autograd.hooks import Handle
 from headrace.autograd.mode import MODE, no_grad
-from headrace.nn.parameter import Buffer, Parameter, UninitializedParameter
+from headrace.nn.backward_hooks import BackwardMarker
+from headrace.nn.parameter import Buffer, Parameter
+from headrace.nn.state import Stateful
 from headrace.tensors import Tensor
 
 T = TypeVar("T", bound="Module")
 
 
-class IncompatibleKeys(namedtuple("IncompatibleKeys", "missing_keys unexpected_keys")):
-    """What load_state_dict did not find, and what it found too much."""
-
-    def __repr__(self) -> str:
-        return (
-            "<All keys matched successfully>"
-            if not self.missing_keys and not self.unexpected_keys
-            else super().__repr__()
-        )
-
-
-class Module:
+class Module(Stateful):
     """Base of all layers. Assigned Parameters, Modules and registered buffers are found by name."""
 
     training: bool
@@ -87,7 +77,7 @@ class Module:
                     args, kwargs = answer
                 else:
                     args = answer if isinstance(answer, tuple) else (answer,)
-        marker = _BackwardMarker(self) if self._backward_hooks or self._backward_pre_hooks else None
+        marker = BackwardMarker(self) if self._backward_hooks or self._backward_pre_hooks else None
         if marker is not None:
             args = marker.inputs(args)
         result = forward(*args, **kwargs)
@@ -420,122 +410,6 @@ class Module:
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Nothing to compile: operators run as they are."""
 
-    # ---------------------------------------------------------------- state
-
-    def get_extra_state(self) -> Any:
-        """More state for the state_dict; override together with set_extra_state."""
-        raise RuntimeError("get_extra_state() is not implemented")
-
-    def set_extra_state(self, state: Any) -> None:
-        raise RuntimeError("set_extra_state() is not implemented")
-
-    def state_dict(
-        self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False
-    ) -> dict[str, Any]:
-        """Parameters and persistent buffers by dotted name (sharing memory with the module)."""
-        found: Any = OrderedDict() if destination is None else destination
-        for name, value in [
-            *self._parameters.items(),
-            *((n, v) for n, v in self._buffers.items() if n not in self._transient),
-        ]:
-            if value is not None:
-                found[prefix + name] = value if keep_vars else value.detach()
-        if type(self).get_extra_state is not Module.get_extra_state:
-            found[prefix + "_extra_state"] = self.get_extra_state()
-        for name, module in self._modules.items():
-            if module is not None:
-                module.state_dict(destination=found, prefix=f"{prefix}{name}.", keep_vars=keep_vars)
-        for hook in list(self._state_hooks.values()):
-            hook(self, found, prefix, {})
-        return found
-
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> IncompatibleKeys:
-        """Copy values by dotted name into parameters and buffers (assign: take the tensors themselves).
-
-        RuntimeError for shapes that differ, and with strict also for missing and unexpected names; all are listed.
-        """
-        if not isinstance(state_dict, Mapping):
-            raise TypeError(f"Expected state_dict to be dict-like, got {type(state_dict).__name__}.")
-        state = OrderedDict(state_dict)
-        missing: list[str] = []
-        errors: list[str] = []
-        known: set[str] = set()
-        with no_grad():
-            self._load(state, "", known, missing, errors, assign)
-        unexpected = [key for key in state if key not in known]
-        keys = IncompatibleKeys(missing, unexpected)
-        for hook in list(self._load_post_hooks.values()):
-            hook(self, keys)
-        if strict and unexpected:
-            errors.insert(0, "Unexpected key(s) in state_dict: " + ", ".join(f'"{k}"' for k in unexpected) + ". ")
-        if strict and missing:
-            errors.insert(0, "Missing key(s) in state_dict: " + ", ".join(f'"{k}"' for k in missing) + ". ")
-        if errors:
-            raise RuntimeError(f"Error(s) in loading state_dict for {type(self).__name__}:\n\t" + "\n\t".join(errors))
-        return keys
-
-    def _load(
-        self, state: dict[str, Any], prefix: str, known: set[str], missing: list[str], errors: list[str], assign: bool
-    ) -> None:
-        for hook in list(self._load_pre_hooks.values()):
-            hook(self, state, prefix, {}, True, missing, [], errors)
-        self._load_from_state_dict(state, prefix, known, missing, errors, assign)
-        for name, module in self._modules.items():
-            if module is not None:
-                module._load(state, f"{prefix}{name}.", known, missing, errors, assign)
-
-    def _load_from_state_dict(
-        self, state: dict[str, Any], prefix: str, known: set[str], missing: list[str], errors: list[str], assign: bool
-    ) -> None:
-        own = [*self._parameters.items(), *((n, v) for n, v in self._buffers.items() if n not in self._transient)]
-        for name, value in own:
-            key = prefix + name
-            known.add(key)
-            if value is None:
-                continue
-            if key not in state:
-                missing.append(key)
-                continue
-            self._load_one(name, value, key, state[key], errors, assign)
-        extra = prefix + "_extra_state"
-        if type(self).set_extra_state is not Module.set_extra_state:
-            known.add(extra)
-            if extra in state:
-                self.set_extra_state(state[extra])
-            else:
-                missing.append(extra)
-
-    def _load_one(self, name: str, value: Tensor, key: str, given: Any, errors: list[str], assign: bool) -> None:
-        if isinstance(given, np.ndarray):
-            from headrace.tensors import wrap
-
-            given = wrap(given)
-        if not isinstance(given, Tensor):
-            errors.append(
-                f'While copying the parameter named "{key}", expected torch.Tensor or Tensor-like object from checkpoint but received {type(given).__name__}'
-            )
-            return
-        if isinstance(value, UninitializedParameter):
-            value.materialize(given._data.shape)
-        if given._data.shape == (1,) and value._data.shape == ():
-            given = given.reshape(())
-        if given._data.shape != value._data.shape:
-            errors.append(
-                f"size mismatch for {key}: copying a param with shape {given.shape} from checkpoint, the shape in current model is {value.shape}."
-            )
-            return
-        if assign:
-            new = (
-                Parameter(given, value.requires_grad)
-                if isinstance(value, Parameter) and not isinstance(given, Parameter)
-                else given
-            )
-            (self._parameters if isinstance(value, Parameter) else self._buffers)[name] = new
-        else:
-            value.copy_(given)
-
     # ---------------------------------------------------------------- text
 
     def extra_repr(self) -> str:
@@ -564,59 +438,3 @@ def _remove(fields: dict[str, Any], name: str, *tables: dict[str, Any]) -> None:
     fields.pop(name, None)
     for table in tables:
         table.pop(name, None)
-
-
-class _BackwardMarker:
-    """Puts a node behind the inputs and one before the outputs of a module, so that its gradients can be seen."""
-
-    def __init__(self, module: Module) -> None:
-        self.module = module
-        self.grad_output: tuple[Any, ...] = ()
-
-    def inputs(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        tensors = [a for a in args if isinstance(a, Tensor) and a._node is not None]
-        if not tensors or not MODE.grad:
-            return args
-
-        def backward(grads: list[Tensor | None]) -> list[Tensor | None]:
-            given = tuple(grads)
-            for hook in list(self.module._backward_hooks.values()):
-                answer = hook(self.module, given, self.grad_output)
-                if answer is not None:
-                    given = answer if isinstance(answer, tuple) else (answer,)
-            return list(given)
-
-        marked = iter(_pass_through("BackwardHook", tensors, backward))
-        return tuple(next(marked) if isinstance(a, Tensor) and a._node is not None else a for a in args)
-
-    def outputs(self, result: Any) -> Any:
-        many = isinstance(result, tuple)
-        values = list(result) if many else [result]
-        tensors = [v for v in values if isinstance(v, Tensor) and v._node is not None]
-        if not tensors or not MODE.grad:
-            return result
-
-        def backward(grads: list[Tensor | None]) -> list[Tensor | None]:
-            given = tuple(grads)
-            for hook in list(self.module._backward_pre_hooks.values()):
-                answer = hook(self.module, given)
-                if answer is not None:
-                    given = answer if isinstance(answer, tuple) else (answer,)
-            self.grad_output = given
-            return list(given)
-
-        marked = iter(_pass_through("BackwardPreHook", tensors, backward))
-        values = [next(marked) if isinstance(v, Tensor) and v._node is not None else v for v in values]
-        return tuple(values) if many else values[0]
-
-
-def _pass_through(name: str, tensors: list[Tensor], backward: Any) -> list[Tensor]:
-    from headrace.autograd.tape import PythonNode, edge_of
-
-    node = PythonNode(name, [edge_of(t) for t in tensors], len(tensors), backward)
-    found = []
-    for index, tensor in enumerate(tensors):
-        twin = tensor.detach()
-        twin._node, twin._index = node, index
-        found.append(twin)
-    return found

@@ -15,7 +15,8 @@ from headrace.autograd.tape import ops
 from headrace.eager.registry import WIDE
 from headrace.functional.base import axes_input, eager, recorded
 from headrace.functional.creation import empty, zeros
-from headrace.functional.shape import cat, slice_axes, stack
+from headrace.functional.joins import cat, stack
+from headrace.functional.shape import slice_axes
 from headrace.nn import functional as F
 from headrace.nn import init
 from headrace.nn.module import Module
@@ -101,7 +102,7 @@ class RNNBase(Module):
     def _suffixes(self, layer: int) -> list[str]:
         return [f"l{layer}", f"l{layer}_reverse"][: self.directions]
 
-    def _weights(self, suffix: str) -> tuple[Any, Any, Any, Any, Any]:
+    def _weights(self, suffix: str) -> tuple[Any, ...]:
         return tuple(
             self._parameters.get(f"{name}_{suffix}")
             for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")

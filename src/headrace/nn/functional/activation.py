@@ -8,9 +8,8 @@ import numpy as np
 
 from headrace import scalar_types
 from headrace.autograd.tape import adopt, ops
-from headrace.functional.base import cast, is_symbolic, scalar, shadow
+from headrace.functional.base import cast, category, is_symbolic, scalar, shadow
 from headrace.functional.exports import exported
-from headrace.functional.pointwise import category
 from headrace.tensors import Tensor, check_dim
 
 

@@ -7,9 +7,8 @@ import numpy as np
 from headrace import scalar_types
 from headrace.autograd.mode import MODE
 from headrace.autograd.tape import ops
-from headrace.functional.base import cast, is_symbolic
+from headrace.functional.base import cast, category, is_symbolic
 from headrace.functional.exports import exported
-from headrace.functional.pointwise import category
 from headrace.tensors import Tensor, wrap
 
 

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from headrace.autograd.tape import ops
-from headrace.functional.base import scalar
+from headrace.functional.base import category, scalar
 from headrace.functional.exports import exported
-from headrace.functional.pointwise import category
 from headrace.nn.functional.dropping import dropout
 from headrace.tensors import Tensor, wrap
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from headrace.autograd.tape import ops
+from headrace.functional.arithmetic import add
 from headrace.functional.base import FUNCTIONS, axes_input, axes_of, scalar
 from headrace.functional.exports import exported
-from headrace.functional.pointwise import add
 from headrace.functional.reduction import vector_norm
 from headrace.functional.shape import broadcast_tensors
 from headrace.tensors import Tensor

@@ -10,9 +10,9 @@ import numpy as np
 
 from headrace import scalar_types
 from headrace.autograd.tape import ops
-from headrace.functional.base import FUNCTIONS, axes_input, cast, pair, scalar
+from headrace.functional.base import FUNCTIONS, axes_input, cast, category, pair, scalar
+from headrace.functional.binary import clamp_min
 from headrace.functional.exports import exported
-from headrace.functional.pointwise import category, clamp_min
 from headrace.functional.shape import expand
 from headrace.tensors import Tensor, wrap
 
@@ -346,7 +346,7 @@ def kl_div(
     log_target: bool = False,
 ) -> Tensor:
     """target * (log(target) - input), for log-probabilities."""
-    from headrace.functional.pointwise import xlogy
+    from headrace.functional.binary import xlogy
 
     if log_target:
         loss = ops.Mul(ops.Exp(target), ops.Sub(target, input))

@@ -23,7 +23,7 @@ def pad_sequence(
     sequences: Sequence[Tensor], batch_first: bool = False, padding_value: float = 0.0, padding_side: str = "right"
 ) -> Tensor:
     """Sequences [L_i, *] as one tensor [max L, N, *] ([N, max L, *] with batch_first)."""
-    from headrace.functional.shape import stack
+    from headrace.functional.joins import stack
     from headrace.nn.functional.padding import pad
 
     if padding_side not in ("left", "right"):

@@ -9,7 +9,7 @@ from headrace.tensors import Tensor
 
 def parameters_to_vector(parameters: Iterable[Tensor]) -> Tensor:
     """All parameters joined as one vector."""
-    from headrace.functional.shape import cat
+    from headrace.functional.joins import cat
 
     return cat([p.reshape(-1) for p in parameters])
 
