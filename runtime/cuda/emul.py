@@ -43,18 +43,22 @@ def compiler() -> str | None:
     return next((path for name in names if name and (path := shutil.which(name))), None)
 
 
-def build(files: Mapping[str, str] | None = None, only: Sequence[str] | None = None, optimise: str = "-O2") -> Path:
+def build(
+    files: Mapping[str, str] | None = None, only: Sequence[str] | None = None, options: Sequence[str] = ("-O2",)
+) -> Path:
     """The library of all kernels (or of the .cu files `only`), compiled where the cache has it not yet. `files`: csrc's
-    texts by name, where other than those on disk; `optimise`: how much, -O0 compiles fastest."""
+    texts by name, where other than those on disk. Options: -O0 compiles fastest; -DHR_ARCH=750 has Turing's instructions;
+    -DHR_PORTABLE switches stacks by ucontext, as processors other than x86-64 do."""
     sources = dict(files or texts())
     found = compiler()
     if found is None:
         raise EmulationError("the emulator needs a C++17 compiler: install g++, or name one in $CXX")
     version = subprocess.run([found, "--version"], capture_output=True, text=True, check=True).stdout
     units = [HOST, *(only or sorted(name for name in sources if name.endswith(".cu")))]
-    # The emulator's own part is always optimised: it is the same file for every variant of the kernels.
-    options = {unit: (*OPTIONS, "-O2" if unit == HOST else optimise) for unit in units}
-    keys = {unit: digest(unit, sources, version, *options[unit])[:24] for unit in units}
+    # The emulator's own part is always optimised, so that it is compiled once for all mutants.
+    defines = [option for option in options if option.startswith("-D")]
+    given = {unit: (*OPTIONS, *(("-O2", *defines) if unit == HOST else options)) for unit in units}
+    keys = {unit: digest(unit, sources, version, *given[unit])[:24] for unit in units}
     folder = cache_folder("emulator")
     library = folder / f"{digest('', {}, *keys.values())[:24]}.so"
     if library.exists():
@@ -67,7 +71,7 @@ def build(files: Mapping[str, str] | None = None, only: Sequence[str] | None = N
             target = folder / f"{keys[unit]}.o"
             if not target.exists():
                 fresh = Path(scratch) / f"{unit}.o"
-                _run([found, *options[unit], "-x", "c++", "-c", str(Path(scratch) / unit), "-o", str(fresh)], unit)
+                _run([found, *given[unit], "-x", "c++", "-c", str(Path(scratch) / unit), "-o", str(fresh)], unit)
                 fresh.replace(target)
             return str(target)
 

@@ -161,6 +161,7 @@ class Mutant:
     new: str
     unit: str
     check: Check
+    options: tuple[str, ...] = ()
 
 
 MMA, DP4A, CONV = product("mma64"), product("dp4a"), convolution("mma64")
@@ -171,6 +172,7 @@ MUTANTS = [
     Mutant("too few stages ahead", "gemm_s8_mma.cuh", "load((step + kStages - 1) % kStages,", "load(step % kStages,", "gemm_s8.cu", MMA),
     Mutant("wrong chunk of A", "gemm_s8_mma.cuh", "lane % 16, 2 * half + lane / 16)", "lane % 16, 2 * half + lane / 8 % 2)", "gemm_s8.cu", MMA),
     Mutant("wrong chunk of B", "gemm_s8_mma.cuh", "2 * half + lane / 8 % 2)", "2 * half + lane / 16)", "gemm_s8.cu", MMA),
+    Mutant("Turing's products in the wrong order", "hr.cuh", "(upper, a[2], b[1])", "(upper, a[1], b[1])", "gemm_s8.cu", MMA, ("-DHR_ARCH=750",)),
     Mutant("wrong rows of the result", "gemm_s8_mma.cuh", "lane / 4 + c / 2 * 8", "lane / 4 + c % 2 * 8", "gemm_s8.cu", MMA),
     Mutant("wrong columns of the result", "gemm_s8_mma.cuh", "lane % 4 * 2 + c % 2", "lane % 4 + c % 2 * 4", "gemm_s8.cu", MMA),
     Mutant("mma without the guard of depth", "gemm_s8_mma.cuh", "left < 0 ? 0 : left < 16 ? left : 16", "16", "gemm_s8.cu", MMA),
@@ -216,9 +218,21 @@ def test_the_true_kernels_pass(check):
     assert passes(emul.build(), check)
 
 
+@pytest.mark.parametrize("define", ["-DHR_ARCH=750", "-DHR_PORTABLE"])
+def test_variants_of_the_emulator_pass(define):
+    """Turing's instructions, and stacks switched by ucontext."""
+    for unit, checks in (
+        ("gemm_s8.cu", (MMA, DP4A, requantizing)),
+        ("conv_s8.cu", (CONV,)),
+        ("norm.cu", (sums_of_rows,)),
+    ):
+        library = emul.build(only=[unit], options=["-O1", define])
+        assert all(passes(library, check) for check in checks)
+
+
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_mutants_are_caught(mutant):
     files = sources.texts()
     assert files[mutant.file].count(mutant.old) == 1, "the text to change is not there once"
     files[mutant.file] = files[mutant.file].replace(mutant.old, mutant.new)
-    assert not passes(emul.build(files, [mutant.unit], "-O0"), mutant.check)
+    assert not passes(emul.build(files, [mutant.unit], ["-O0", *mutant.options]), mutant.check)

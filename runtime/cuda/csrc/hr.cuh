@@ -24,6 +24,7 @@ using uint64_t = unsigned long long;
 #include <stdint.h>
 #endif
 
+#define HR_ARCH __CUDA_ARCH__
 #define HR_EXPORT(name)
 #define HR_DEVICE __device__ __forceinline__
 #define HR_SHARED(T, name)                                   \
@@ -47,31 +48,13 @@ HR_DEVICE void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(row)) : "memory");
 }
 
-// 16 bytes from global to shared memory, of which the first `bytes` are read and the rest is zero. The copy is done when
-// cp_async_wait<N> has left at most N newer groups open.
+#if HR_ARCH >= 800
 HR_DEVICE void cp_async16(void* to, const void* from, int bytes) {
-#if __CUDA_ARCH__ >= 800
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(__cvta_generic_to_global(from)), "r"(bytes) : "memory");
-#else
-    if (bytes == 16) {
-        *static_cast<uint4*>(to) = *static_cast<const uint4*>(from);
-    } else {
-        *static_cast<uint4*>(to) = {0, 0, 0, 0};
-#pragma unroll 1
-        for (int i = 0; i < bytes; i++) static_cast<uint8_t*>(to)[i] = static_cast<const uint8_t*>(from)[i];
-    }
-#endif
 }
-HR_DEVICE void cp_async_commit() {
-#if __CUDA_ARCH__ >= 800
-    asm volatile("cp.async.commit_group;" ::: "memory");
+HR_DEVICE void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int N> HR_DEVICE void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
 #endif
-}
-template <int N> HR_DEVICE void cp_async_wait() {
-#if __CUDA_ARCH__ >= 800
-    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
-#endif
-}
 
 // c += a . b of four 8-bit values; b signed, a as SIGNED_A says.
 template <bool SIGNED_A> HR_DEVICE int dp4a(uint32_t a, uint32_t b, int c) {
@@ -81,38 +64,57 @@ template <bool SIGNED_A> HR_DEVICE int dp4a(uint32_t a, uint32_t b, int c) {
     return d;
 }
 
-#if __CUDA_ARCH__ < 800
-template <bool SIGNED_A> HR_DEVICE void mma_8816(int& c0, int& c1, uint32_t a, uint32_t b) {
-    if constexpr (SIGNED_A)
-        asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0, %1}, {%2}, {%3}, {%0, %1};" : "+r"(c0), "+r"(c1) : "r"(a), "r"(b));
-    else
-        asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.u8.s8.s32 {%0, %1}, {%2}, {%3}, {%0, %1};" : "+r"(c0), "+r"(c1) : "r"(a), "r"(b));
-}
-#endif
-
-// c [16, 8] += a [16, 32] . b [32, 8], 8-bit factors, exact 32-bit sums. With group = lane / 4, t = lane % 4: a[i] holds row
-// group + 8 * (i % 2), k = 16 * (i / 2) + 4 t ..+3; b[i] column group, k = 16 i + 4 t ..+3; c[i] row group + 8 * (i / 2),
-// column 2 t + i % 2 (PTX ISA, "matrix fragments for mma.m16n8k32").
+#if HR_ARCH >= 800
 template <bool SIGNED_A> HR_DEVICE void mma_16832(int (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-#if __CUDA_ARCH__ >= 800
     if constexpr (SIGNED_A)
         asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
     else
         asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-#else
-    mma_8816<SIGNED_A>(c[0], c[1], a[0], b[0]);
-    mma_8816<SIGNED_A>(c[0], c[1], a[2], b[1]);
-    mma_8816<SIGNED_A>(c[2], c[3], a[1], b[0]);
-    mma_8816<SIGNED_A>(c[2], c[3], a[3], b[1]);
-#endif
 }
+#else
+template <bool SIGNED_A> HR_DEVICE void mma_8816(int (&c)[2], uint32_t a, uint32_t b) {
+    if constexpr (SIGNED_A)
+        asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0, %1}, {%2}, {%3}, {%0, %1};" : "+r"(c[0]), "+r"(c[1]) : "r"(a), "r"(b));
+    else
+        asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.u8.s8.s32 {%0, %1}, {%2}, {%3}, {%0, %1};" : "+r"(c[0]), "+r"(c[1]) : "r"(a), "r"(b));
+}
+#endif
 
 }  // namespace hr
 #endif  // HR_HOST
 
 namespace hr {
+
+// What both sides offer above:
+//
+// cp_async16(to, from, bytes): 16 bytes from global to shared memory, of which the first `bytes` are read and the rest is
+// zero. cp_async_commit() ends a group of copies; cp_async_wait<N>() returns when at most the N newest groups are open.
+//
+// mma_16832<SIGNED_A>(c, a, b): c [16, 8] += a [16, 32] . b [32, 8], 8-bit factors, exact 32-bit sums. With group = lane / 4,
+// t = lane % 4: a[i] holds row group + 8 * (i % 2), k = 16 * (i / 2) + 4 t ..+3; b[i] column group, k = 16 i + 4 t ..+3; c[i]
+// row group + 8 * (i / 2), column 2 t + i % 2 (PTX ISA, "matrix fragments for mma.m16n8k32").
+#if HR_ARCH < 800
+// Turing copies at once, and has the quarter product mma_8816: c [8, 8] += a [8, 16] . b [16, 8].
+HR_DEVICE void cp_async16(void* to, const void* from, int bytes) {
+    if (bytes == 16) {
+        *static_cast<uint4*>(to) = *static_cast<const uint4*>(from);
+    } else {
+        *static_cast<uint4*>(to) = {0, 0, 0, 0};
+#pragma unroll 1
+        for (int i = 0; i < bytes; i++) static_cast<uint8_t*>(to)[i] = static_cast<const uint8_t*>(from)[i];
+    }
+}
+HR_DEVICE void cp_async_commit() {}
+template <int N> HR_DEVICE void cp_async_wait() {}
+template <bool SIGNED_A> HR_DEVICE void mma_16832(int (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    int upper[2] = {c[0], c[1]}, lower[2] = {c[2], c[3]};
+    mma_8816<SIGNED_A>(upper, a[0], b[0]), mma_8816<SIGNED_A>(upper, a[2], b[1]);
+    mma_8816<SIGNED_A>(lower, a[1], b[0]), mma_8816<SIGNED_A>(lower, a[3], b[1]);
+    c[0] = upper[0], c[1] = upper[1], c[2] = lower[0], c[3] = lower[1];
+}
+#endif
 
 HR_DEVICE int lane_id() { return int(threadIdx.x) & 31; }
 HR_DEVICE int warp_id() { return int(threadIdx.x) >> 5; }

@@ -15,7 +15,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 #include <vector>
-#ifndef __x86_64__
+#if !defined(__x86_64__) || defined(HR_PORTABLE)
+#define HR_UCONTEXT
 #include <ucontext.h>
 #endif
 
@@ -31,7 +32,7 @@ size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
 // ---- switching between stacks -------------------------------------------------------------------------------------------
 
-#ifdef __x86_64__
+#ifndef HR_UCONTEXT
 struct Context { void* sp = nullptr; };
 extern "C" void hr_switch_stack(void** from, void* to);
 asm(R"(

@@ -7,6 +7,9 @@
 #include <type_traits>
 #include <utility>
 
+#ifndef HR_ARCH
+#define HR_ARCH 800    // the instructions that are emulated; below: Turing's
+#endif
 #define __global__
 #define __device__
 #define __forceinline__ inline __attribute__((always_inline))
@@ -112,11 +115,12 @@ inline void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
     memcpy(r, out, sizeof r);
 }
 
+template <bool SIGNED_A> int dp4a(uint32_t a, uint32_t b, int c) { return c + host::dot4(SIGNED_A, a, b); }
+
+#if HR_ARCH >= 800
 inline void cp_async16(void* to, const void* from, int bytes) { host::cp_async(to, from, bytes); }
 inline void cp_async_commit() { host::cp_commit(); }
 template <int N> void cp_async_wait() { host::cp_wait(N); }
-
-template <bool SIGNED_A> int dp4a(uint32_t a, uint32_t b, int c) { return c + host::dot4(SIGNED_A, a, b); }
 
 template <bool SIGNED_A> void mma_16832(int (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     struct In { uint32_t a[4], b[2]; int c[4]; } in;
@@ -135,5 +139,22 @@ template <bool SIGNED_A> void mma_16832(int (&c)[4], const uint32_t (&a)[4], con
     });
     memcpy(c, out, sizeof c);
 }
+#else
+// a: row lane / 4, b: column lane / 4, k = 4 * (lane % 4) ..+3; c: row lane / 4, columns 2 * (lane % 4) ..+1.
+template <bool SIGNED_A> void mma_8816(int (&c)[2], uint32_t a, uint32_t b) {
+    struct In { uint32_t a, b; int c[2]; } in{a, b, {c[0], c[1]}};
+    const unsigned char* out = host::meet("mma", &in, sizeof in, [](host::Slots given, host::Slots answers) {
+        const auto at = [&](int lane) { return reinterpret_cast<const In*>(given[lane]); };
+        for (int lane = 0; lane < 32; lane++)
+            for (int i = 0; i < 2; i++) {
+                const int column = 2 * (lane % 4) + i;
+                int sum = at(lane)->c[i];
+                for (int t = 0; t < 4; t++) sum += host::dot4(SIGNED_A, at(lane / 4 * 4 + t)->a, at(4 * column + t)->b);
+                memcpy(answers[lane] + 4 * i, &sum, 4);
+            }
+    });
+    memcpy(c, out, sizeof c);
+}
+#endif
 
 }  // namespace hr
