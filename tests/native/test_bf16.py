@@ -127,3 +127,39 @@ def test_the_option_and_its_bound(tier: str, monkeypatch: pytest.MonkeyPatch) ->
 def test_an_unknown_precision_is_an_error_of_loading() -> None:
     with pytest.raises(LoadError, match="precision 'fp4' is not available; allowed: None, 'float32', 'bf16'"):
         load(two_layers(), precision="fp4")
+
+
+@needs_bf16
+@pytest.mark.parametrize("size, hidden", [(5, 3), (16, 16), (33, 20)])
+def test_lstm_rounds_its_factors_and_nothing_else(size: int, hidden: int) -> None:
+    seq, batch = 4, 3
+    x, w, r = array(seq, batch, size), array(1, 4 * hidden, size) * 0.3, array(1, 4 * hidden, hidden) * 0.3
+    bias = array(1, 8 * hidden)
+    found = run("headrace.cpu.LSTM", [x, w, r, bias], {"hidden_size": hidden}, constants=[1, 2, 3])
+    h, c = np.zeros((batch, hidden)), np.zeros((batch, hidden))
+
+    def sigmoid(v: np.ndarray) -> np.ndarray:
+        return 1 / (1 + np.exp(-v))
+
+    for time in range(seq):
+        total = rounded(x[time]) @ rounded(w[0]).T + rounded(h.astype(np.float32)) @ rounded(r[0]).T
+        i, o, f, g = np.split(total + bias[0, : 4 * hidden] + bias[0, 4 * hidden :], 4, axis=1)
+        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+        h = sigmoid(o) * np.tanh(c)
+        np.testing.assert_allclose(found[time, 0], h, rtol=0, atol=2e-3)  # a state on the edge rounds either way
+    alone = run("headrace.cpu.LSTM", [x[:, 1:2].copy(), w, r, bias], {"hidden_size": hidden}, constants=[1, 2, 3])
+    assert alone.tobytes() == found[:, :, 1:2].tobytes()
+
+
+@pytest.mark.parametrize("unusual", [{}, {"clip": 1.0}])
+def test_recurrent_layers_by_the_option(unusual: dict[str, Any]) -> None:
+    """A layer that its kernel does not take runs as without the option."""
+    graph = Graph(Block([], [], []))
+    x = Value("x", TensorType("float32", (3, 2, 8)))
+    graph.block.inputs.append(x)
+    weights = [graph.constant("w", array(1, 24, 8)), graph.constant("r", array(1, 24, 6))]
+    graph.outputs.extend(Builder(graph).node("LSTM", [x, *weights], {"hidden_size": 6, **unusual}))
+    feeds = {"x": array(3, 2, 8)}
+    (a,), (b,) = (load(graph, precision=precision).run(feeds).values() for precision in (None, "bf16"))
+    assert (a.tobytes() == b.tobytes()) == (not HAS_BF16 or bool(unusual))
+    np.testing.assert_allclose(a, b, rtol=0, atol=0.05)

@@ -2,6 +2,7 @@
 // pairs of bf16, neighbours in k, and `k` counts pairs; all else is the same.
 #pragma once
 #include "kernels/gemm/activation.inc.h"
+#include "kernels/gemm/bf16.inc.h"
 #include "kernels/gemm/gemm.h"
 #include "kernels/gemm/simd.h"
 
@@ -17,13 +18,6 @@ constexpr int kRows = 4, kVecs = 2;     // 8 of 16; the product needs a register
 constexpr int kCols = kVecs * kLanes;
 constexpr int64_t kSmallB = 192 << 10;  // bytes: a fifth of L2
 constexpr int kDepth = 5120 / kCols;    // a packed panel of 20 KiB leaves a third of a 32 KiB L1 to rows of A
-
-#ifdef HR_BF16
-// In assembly, as integer tiles are: g++ 12 spills sums that go through the intrinsic.
-HR_INLINE vf step(vf a, vf b, vf sum) { asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(b), "v"(a)); return sum; }
-#else
-HR_INLINE vf step(vf a, vf b, vf sum) { return fma(a, b, sum); }
-#endif
 
 // What a tile asks for while it computes, so that no later one waits: one address for every k, `step` floats apart.
 struct Ahead {
@@ -57,9 +51,7 @@ static void tile(const GemmBlock& g, int64_t m, const float* b, float* c, int64_
                 ahead.from += ahead.step;
             }
             HR_UNROLL for (int i = 0; i < MR; i++) {
-                int32_t bits;
-                memcpy(&bits, a[i] + k, 4);
-                const vf x = (vf)splat(bits);
+                const vf x = spread(a[i] + k);
                 HR_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = step(x, bv[j], acc[i][j]);
             }
         }

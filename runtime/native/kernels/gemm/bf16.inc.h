@@ -1,0 +1,39 @@
+// One multiply-add of a tile, in f32 or over pairs of bf16: with HR_BF16 a 32-bit element holds two factors, neighbours in k.
+#pragma once
+#include "half.h"
+#include "kernels/gemm/simd.h"
+
+namespace hr::HR_TIER {
+
+#ifdef HR_BF16
+// In assembly, as integer tiles are: g++ 12 spills sums that go through the intrinsic.
+HR_INLINE vf step(vf a, vf b, vf sum) { asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(b), "v"(a)); return sum; }
+
+// n values rounded to nearest even, in pairs; the second of a last, odd one is zero. Like the products, the instruction
+// takes subnormal numbers for zero.
+static void narrow(const float* x, int64_t n, float* out) {
+    uint16_t* to = reinterpret_cast<uint16_t*>(out);
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+        const __m256bh low = _mm512_cvtneps_pbh((__m512)load(x + i));
+        memcpy(to + i, &low, sizeof low);
+    }
+    if (i < n) {
+        float last[kLanes] = {};
+        memcpy(last, x + i, size_t(n - i) * 4);
+        const __m256bh low = _mm512_cvtneps_pbh((__m512)load(last));
+        memcpy(to + i, &low, size_t((n - i + 1) / 2 * 4));
+    }
+}
+#else
+HR_INLINE vf step(vf a, vf b, vf sum) { return fma(a, b, sum); }
+#endif
+
+// A 32-bit element of A for every lane, whatever it holds.
+HR_INLINE vf spread(const float* p) {
+    int32_t bits;
+    memcpy(&bits, p, 4);
+    return (vf)splat(bits);
+}
+
+}  // namespace hr::HR_TIER

@@ -1,0 +1,290 @@
+// LSTM, GRU and RNN of float32 with constant weights and the standard activations. With HR_BF16 the factors of both products
+// are rounded to bf16.
+//
+// Weights are packed once: transposed, each gate padded to whole vectors, in panels of four vectors. The inputs of all
+// steps are projected in one product; a step adds the state times the recurrent weights and applies the gates. Every sum
+// runs over k in order, so a row's result does not depend on its batch.
+#pragma once
+#include <algorithm>
+#include <cctype>
+#include <string>
+#include <vector>
+
+#include "kernels/elementwise/broadcast.h"
+#include "kernels/elementwise/vector_math.inc.h"
+#include "kernels/gemm/bf16.inc.h"
+#include "pool.h"
+
+namespace hr::HR_TIER {
+namespace {
+
+constexpr int64_t kPanel = 4 * kLanes;
+#ifdef HR_BF16
+constexpr int64_t kPair = 2;        // values of k in one 32-bit element
+constexpr const char* kFactors = "_bf16_";
+#else
+constexpr int64_t kPair = 1;
+constexpr const char* kFactors = "_f32_";
+#endif
+int64_t round_up(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
+
+// A constant matrix [gates * hidden, k] as panels of its transpose; columns are padded gate by gate.
+struct Packed {
+    int64_t k = 0, columns = 0;     // k in elements; columns: a multiple of kPanel
+    std::vector<float> data;
+
+    Packed() = default;
+    static float element(const float* row, int64_t i, [[maybe_unused]] int64_t depth) {
+#ifdef HR_BF16
+        const BFloat16 pair[2] = {to_bfloat16(row[2 * i]), 2 * i + 1 < depth ? to_bfloat16(row[2 * i + 1]) : BFloat16{}};
+        float both;
+        memcpy(&both, pair, 4);
+        return both;
+#else
+        return row[i];
+#endif
+    }
+    Packed(const float* w, int64_t gates, int64_t hidden, int64_t depth) : k((depth + kPair - 1) / kPair), columns(round_up(gates * round_up(hidden, kLanes), kPanel)) {
+        data.assign(static_cast<size_t>(columns * k), 0.0f);
+        const int64_t padded = round_up(hidden, kLanes);
+        for (int64_t g = 0; g < gates; g++)
+            for (int64_t h = 0; h < hidden; h++) {
+                const int64_t column = g * padded + h;
+                for (int64_t i = 0; i < k; i++) data[size_t((column / kPanel * k + i) * kPanel + column % kPanel)] = element(w + (g * hidden + h) * depth, i, depth);
+            }
+    }
+};
+
+// One row of factors as the product reads it.
+const float* factors(const float* x, int64_t n, [[maybe_unused]] float* out) {
+#ifdef HR_BF16
+    narrow(x, n, out);
+    return out;
+#else
+    return (void)n, x;
+#endif
+}
+
+template <int kRows>
+void block(const float* x, int64_t xs, int64_t k, const float* panel, const float* start, float* y, int64_t ys) {
+    vf sum[kRows][4];
+    HR_UNROLL for (int r = 0; r < kRows; r++)
+        HR_UNROLL for (int v = 0; v < 4; v++) sum[r][v] = start ? load(start + v * kLanes) : vf{};
+    for (int64_t i = 0; i < k; i++, panel += kPanel) {
+        vf w[4];
+        HR_UNROLL for (int v = 0; v < 4; v++) w[v] = load(panel + v * kLanes);
+        HR_UNROLL for (int r = 0; r < kRows; r++) {
+            const vf a = spread(x + r * xs + i);
+            HR_UNROLL for (int v = 0; v < 4; v++) sum[r][v] = step(a, w[v], sum[r][v]);
+        }
+    }
+    HR_UNROLL for (int r = 0; r < kRows; r++)
+        HR_UNROLL for (int v = 0; v < 4; v++) store(y + r * ys + v * kLanes, sum[r][v]);
+}
+
+// y [m, columns] = start + x [m, k] times the packed matrix. `low` has room for x in elements; k: the values of a row.
+void product(const float* x, int64_t xs, int64_t m, int64_t k, const Packed& w, const float* start, float* y, float* low, ThreadPool& pool) {
+    if (kPair > 1) {
+        for (int64_t r = 0; r < m; r++) factors(x + r * xs, k, low + r * w.k);
+        x = low, xs = w.k;
+    }
+    const int64_t panels = w.columns / kPanel;
+    pool.parallel(panels, std::max<int64_t>(1, 65536 / std::max<int64_t>(1, w.k * kPanel * m)), [&](int64_t begin, int64_t end) {
+        for (int64_t p = begin; p < end; p++) {
+            const float *panel = w.data.data() + p * w.k * kPanel, *from = start ? start + p * kPanel : nullptr;
+            float* to = y + p * kPanel;
+            int64_t r = 0;
+            for (; r + 3 <= m; r += 3) block<3>(x + r * xs, xs, w.k, panel, from, to + r * w.columns, w.columns);
+            if (m - r == 2) block<2>(x + r * xs, xs, w.k, panel, from, to + r * w.columns, w.columns);
+            if (m - r == 1) block<1>(x + r * xs, xs, w.k, panel, from, to + r * w.columns, w.columns);
+        }
+    });
+}
+
+enum class Cell { rnn, gru, lstm };
+
+// Sizes of one call.
+struct Sizes {
+    int64_t seq, batch, input, hidden, padded;
+};
+
+class Recurrent : public Kernel {
+public:
+    Recurrent(const NodeInfo& node, Cell cell)
+        : cell_(cell), gates_(cell == Cell::lstm ? 4 : cell == Cell::gru ? 3 : 1), layout_(node.i("layout", 0)), reset_first_(!node.i("linear_before_reset", 0)),
+          backward_(node.s("direction", "forward") == "reverse") {
+        const Shape &w = node.constants[1]->shape, &r = node.constants[2]->shape;
+        directions_ = w[0], hidden_ = r[2], input_ = w[2], padded_ = round_up(hidden_, kLanes);
+        const float *pw = node.constants[1]->as<float>(), *pr = node.constants[2]->as<float>();
+        const float* pb = node.constants.size() > 3 && node.constants[3] ? node.constants[3]->as<float>() : nullptr;
+        for (int64_t d = 0; d < directions_; d++) {
+            Direction one;
+            const float* rd = pr + d * gates_ * hidden_ * hidden_;
+            one.w = Packed(pw + d * gates_ * hidden_ * input_, gates_, hidden_, input_);
+            const int64_t together = cell == Cell::gru && reset_first_ ? 2 : gates_;
+            one.r = Packed(rd, together, hidden_, hidden_);
+            if (together < gates_) one.candidate = Packed(rd + together * hidden_ * hidden_, 1, hidden_, hidden_);
+            one.bias.assign(static_cast<size_t>(one.w.columns), 0.0f);
+            one.inner.assign(static_cast<size_t>(one.r.columns), 0.0f);
+            for (int64_t g = 0; pb && g < gates_; g++)
+                for (int64_t h = 0; h < hidden_; h++) {
+                    const float* b = pb + d * 2 * gates_ * hidden_ + g * hidden_ + h;
+                    const float recurrent = b[gates_ * hidden_];
+                    const bool inside = cell == Cell::gru && !reset_first_ && g == 2;     // the reset gate scales this bias as well
+                    one.bias[size_t(g * padded_ + h)] = b[0] + (inside ? 0.0f : recurrent);
+                    if (inside) one.inner[size_t(g * padded_ + h)] = recurrent;
+                }
+            directions.push_back(std::move(one));
+        }
+    }
+
+    std::string variant() const override { return std::string(cell_ == Cell::lstm ? "lstm" : cell_ == Cell::gru ? "gru" : "rnn") + kFactors + tier_name(); }
+    size_t packed_bytes() const override {
+        size_t total = 0;
+        for (const Direction& d : directions) total += (d.w.data.size() + d.r.data.size() + d.candidate.data.size()) * sizeof(float);
+        return total;
+    }
+
+    void shape(ShapeContext& c) const override {
+        const Shape& x = c.in(0).shape;
+        if (x.rank != 3 || x.d[2] != input_) throw std::invalid_argument("X must be [.., .., " + std::to_string(input_) + "], not " + text(x));
+        const Sizes s = sizes(x);
+        if (c.has(4) && c.in(4).count() != s.batch) throw std::invalid_argument("sequence_lens must have " + std::to_string(s.batch) + " numbers");
+        const Shape every = layout_ ? Shape{s.batch, s.seq, directions_, hidden_} : Shape{s.seq, directions_, s.batch, hidden_};
+        const Shape last = layout_ ? Shape{s.batch, directions_, hidden_} : Shape{directions_, s.batch, hidden_};
+        for (int i = 5; i < 7; i++)
+            if (c.has(i) && c.in(i).shape != last) throw std::invalid_argument("an initial state must be " + text(last) + ", not " + text(c.in(i).shape));
+        c.out(0, DType::f32, every);
+        c.out(1, DType::f32, last);
+        c.out(2, DType::f32, last);
+        c.scratch = size_t(s.seq * s.batch * directions[0].w.columns + s.batch * (directions[0].r.columns + directions[0].candidate.columns + 3 * padded_) +
+                           std::max(s.seq * s.batch * directions[0].w.k, s.batch * directions[0].r.k)) * sizeof(float);
+    }
+
+    void run(RunContext& c) const override {
+        const Sizes s = sizes(c.in(0).shape);
+        float* y = c.out(0).as<float>();
+        for (int64_t b = 0; c.has(4) && b < s.batch; b++) {
+            const int32_t length = c.in(4).as<int32_t>()[b];
+            if (length < 0 || length > s.seq) throw std::invalid_argument("a sequence length is " + std::to_string(length) + "; allowed: 0 to " + std::to_string(s.seq));
+        }
+        if (y) std::fill_n(y, c.out(0).count(), 0.0f);
+        for (int64_t d = 0; d < directions_; d++) unroll(c, s, d, y);
+    }
+
+private:
+    struct Direction {
+        Packed w, r, candidate;             // candidate: GRU's third gate where the reset comes first
+        std::vector<float> bias, inner;     // added to the projected input; to the projected state
+    };
+
+    Sizes sizes(const Shape& x) const { return {x.d[layout_ ? 1 : 0], x.d[layout_ ? 0 : 1], input_, hidden_, padded_}; }
+
+    void unroll(RunContext& c, const Sizes& s, int64_t d, float* y) const {
+        const Direction& w = directions[size_t(d)];
+        const bool backward = backward_ || d == 1;
+        float* projected = static_cast<float*>(c.scratch);
+        float* recurrent = projected + s.seq * s.batch * w.w.columns;
+        float* candidate = recurrent + s.batch * w.r.columns;
+        float* h = candidate + s.batch * w.candidate.columns;
+        float *cell = h + s.batch * padded_, *reset = cell + s.batch * padded_, *low = reset + s.batch * padded_;
+        const auto state_at = [&](int64_t b) { return (layout_ ? b * directions_ + d : d * s.batch + b) * hidden_; };
+        std::fill_n(h, 3 * s.batch * padded_, 0.0f);
+        for (int64_t b = 0; b < s.batch; b++) {
+            if (c.has(5)) std::copy_n(c.in(5).as<float>() + state_at(b), hidden_, h + b * padded_);
+            if (c.has(6)) std::copy_n(c.in(6).as<float>() + state_at(b), hidden_, cell + b * padded_);
+        }
+        product(c.in(0).as<float>(), input_, s.seq * s.batch, input_, w.w, w.bias.data(), projected, low, *c.pool);
+        for (int64_t step = 0; step < s.seq; step++) {
+            product(h, padded_, s.batch, hidden_, w.r, w.inner.data(), recurrent, low, *c.pool);
+            const auto row_of = [&](int64_t b, int64_t& time) {      // false: this sequence is over
+                const int64_t length = c.has(4) ? c.in(4).as<int32_t>()[b] : s.seq;
+                time = backward ? length - 1 - step : step;
+                return step < length;
+            };
+            int64_t time;
+            if (w.candidate.columns) {
+                for (int64_t b = 0; b < s.batch; b++)
+                    if (row_of(b, time)) reset_state(projected + row(s, time, b) * w.w.columns, recurrent + b * w.r.columns, h + b * padded_, reset + b * padded_);
+                product(reset, padded_, s.batch, hidden_, w.candidate, nullptr, candidate, low, *c.pool);
+            }
+            for (int64_t b = 0; b < s.batch; b++) {
+                if (!row_of(b, time)) continue;
+                const float *p = projected + row(s, time, b) * w.w.columns, *r = recurrent + b * w.r.columns;
+                if (cell_ == Cell::lstm) lstm(p, r, h + b * padded_, cell + b * padded_);
+                else if (cell_ == Cell::gru) gru(p, r, w.candidate.columns ? candidate + b * w.candidate.columns : nullptr, h + b * padded_);
+                else rnn(p, r, h + b * padded_);
+                if (y) std::copy_n(h + b * padded_, hidden_, y + (layout_ ? ((b * s.seq + time) * directions_ + d) : ((time * directions_ + d) * s.batch + b)) * hidden_);
+            }
+        }
+        for (int i = 1; i < c.n_outputs && i < 3; i++)
+            for (int64_t b = 0; c.out(i).data && b < s.batch; b++) std::copy_n((i == 1 ? h : cell) + b * padded_, hidden_, c.out(i).as<float>() + state_at(b));
+    }
+
+    int64_t row(const Sizes& s, int64_t time, int64_t b) const { return layout_ ? b * s.seq + time : time * s.batch + b; }
+
+    void rnn(const float* p, const float* r, float* h) const {
+        for (int64_t i = 0; i < padded_; i += kLanes) store(h + i, tanh(load(p + i) + load(r + i)));
+    }
+
+    // Gates i, o, f, c.
+    void lstm(const float* p, const float* r, float* h, float* cell) const {
+        for (int64_t i = 0; i < padded_; i += kLanes) {
+            const auto gate = [&](int64_t g) { return load(p + g * padded_ + i) + load(r + g * padded_ + i); };
+            const vf next = sigmoid(gate(2)) * load(cell + i) + sigmoid(gate(0)) * tanh(gate(3));
+            store(cell + i, next);
+            store(h + i, sigmoid(gate(1)) * tanh(next));
+        }
+    }
+
+    // Gates z, r, h.
+    void reset_state(const float* p, const float* r, const float* h, float* out) const {
+        for (int64_t i = 0; i < padded_; i += kLanes) store(out + i, sigmoid(load(p + padded_ + i) + load(r + padded_ + i)) * load(h + i));
+    }
+    void gru(const float* p, const float* r, const float* candidate, float* h) const {
+        for (int64_t i = 0; i < padded_; i += kLanes) {
+            const auto gate = [&](int64_t g) { return load(p + g * padded_ + i) + load(r + g * padded_ + i); };
+            const vf z = sigmoid(gate(0));
+            const vf inner = candidate ? load(candidate + i) : sigmoid(gate(1)) * load(r + 2 * padded_ + i);
+            const vf fresh = tanh(load(p + 2 * padded_ + i) + inner);
+            store(h + i, (splat(1.0f) - z) * fresh + z * load(h + i));
+        }
+    }
+
+    Cell cell_;
+    int64_t gates_;
+    bool layout_, reset_first_, backward_;
+    int64_t directions_ = 1, hidden_ = 0, input_ = 0, padded_ = 0;
+    std::vector<Direction> directions;
+};
+
+bool standard_activations(const NodeInfo& node, std::vector<std::string> wanted) {
+    if (!node.has("activations")) return true;
+    auto* given = std::get_if<std::vector<std::string>>(&node.attrs.at("activations").value);
+    if (!given) return false;
+    for (size_t i = 0; i < given->size(); i++) {
+        std::string name = (*given)[i];
+        for (char& letter : name) letter = char(std::tolower(static_cast<unsigned char>(letter)));
+        if (name != wanted[i % wanted.size()]) return false;
+    }
+    return true;
+}
+
+std::unique_ptr<Kernel> recurrent(const NodeInfo& node) {
+    const auto is = [&](const char* name) { return node.op == name || node.op == std::string("headrace.cpu.") + name; };
+    const Cell cell = is("LSTM") ? Cell::lstm : is("GRU") ? Cell::gru : Cell::rnn;
+    const int64_t gates = cell == Cell::lstm ? 4 : cell == Cell::gru ? 3 : 1;
+    const auto given = [&](size_t i) { return i < node.inputs.size() && node.inputs[i] != DType::none; };
+    if (node.inputs[0] != DType::f32 || node.inputs.size() < 3 || !node.constants[1] || !node.constants[2] || (given(3) && !node.constants[3])) return nullptr;
+    if (given(7) || node.has("clip") || node.i("input_forget", 0)) return nullptr;      // peepholes and other rarities
+    if (!standard_activations(node, cell == Cell::rnn ? std::vector<std::string>{"tanh"} : std::vector<std::string>{"sigmoid", "tanh", "tanh"}) &&
+        !(cell == Cell::gru && standard_activations(node, {"sigmoid", "tanh"}))) return nullptr;
+    const Shape &w = node.constants[1]->shape, &r = node.constants[2]->shape;
+    const int64_t directions = node.s("direction", "forward") == "bidirectional" ? 2 : 1;
+    if (w.rank != 3 || r.rank != 3 || w[0] != directions || r[0] != directions || r[2] < 1 || w[1] != gates * r[2] || r[1] != gates * r[2]) return nullptr;
+    if (given(3) && node.constants[3]->count() != directions * 2 * gates * r[2]) return nullptr;
+    return std::make_unique<Recurrent>(node, cell);
+}
+
+}  // namespace
+}  // namespace hr::HR_TIER
