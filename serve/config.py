@@ -29,13 +29,14 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Listen(Section, frozen=True):
     """Where the server listens. Port 0 takes a free one, a negative port switches the listener off.
 
+    `front`: the native one, or grpcio and h11 (`portable`); `auto` is the native one where it was built.
     `reflection`: the gRPC port answers which services and messages it has."""
 
     host: str = "127.0.0.1"
     grpc_port: int = 8001
     http_port: int = 8000
     metrics_port: int = 8002
-    grpc_front: Literal["auto", "native", "grpcio"] = "auto"
+    front: Literal["auto", "native", "portable"] = "auto"
     reflection: bool = True
 
 

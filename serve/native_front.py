@@ -1,9 +1,11 @@
-"""The native gRPC front: HTTP/2 on one thread of its own in C++ (`serve/native/`), the same table of methods behind it.
+"""The native front: gRPC and HTTP/1.1 on one thread of its own in C++ (`serve/native/`), the same table of methods and the
+same applications behind it as behind grpcio and h11.
 
 Inferences that fit a published version without doubt never come here. The rest arrives as lists of events, one list a
 turn of the loop: quick methods are answered at once, others on threads.
 """
 
+import http
 import logging
 import queue
 import threading
@@ -13,47 +15,66 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from headrace.serve import _native
-from headrace.serve.config import Limits, Listen
-from headrace.serve.dataplane import DataPlane
+from headrace.serve.config import Limits
 from headrace.serve.errors import Meaning, ServeError, overloaded
 from headrace.serve.grpc_codes import CODES
 from headrace.serve.grpc_methods import INFER_PATH, Method, Methods, Streaming, Unary
+from headrace.serve.http_connection import Application, HttpRequest, HttpResponse
 from headrace.serve.manager import Published
 
 log = logging.getLogger("headrace.serve")
 
 FLUSH_SECONDS = 0.1  # for the last answers to leave
-CALL, MESSAGE, HALF_CLOSE, GONE, FAILURE = range(5)  # kinds of events: `Event::Kind` in plane.h
+CALL, MESSAGE, HALF_CLOSE, GONE, FAILURE, HTTP, REFUSAL = range(7)  # kinds of events: `Event::Kind` in plane.h
 
 _INTERNAL = ServeError(Meaning.INTERNAL, "internal error")
+_PHRASES = {status.value: status.phrase for status in http.HTTPStatus}
 
 
 class NativeFront:
-    """One listening gRPC server."""
+    """One loop with the listeners that `listen_grpc` and `listen_http` open. OSError where a port cannot be taken.
 
-    def __init__(self, plane: DataPlane, listen: Listen, limits: Limits) -> None:
-        self._methods = Methods(plane, listen, limits)
-        self._table = self._methods.table
-        self._threads = ThreadPoolExecutor(limits.grpc_threads, thread_name_prefix="headrace-grpc")
-        self._free = threading.BoundedSemaphore(limits.grpc_threads)
+    `methods` None: HTTP only."""
+
+    def __init__(self, methods: Methods | None, limits: Limits, threads: int) -> None:
+        self._methods = methods
+        self._table: dict[str, Method] = methods.table if methods is not None else {}
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="headrace-front")
+        self._free = threading.BoundedSemaphore(threads)
+        self._applications: dict[int, Application] = {}  # by listener
+        self._listeners = 0
         self._calls: dict[int, _Call] = {}
         self._front = _native.Front(
-            listen.host,
-            listen.grpc_port,
             {
                 "max_message_bytes": limits.max_message_bytes,
                 "max_metadata_bytes": limits.max_metadata_bytes,
                 "max_connections": limits.max_connections,
                 "max_concurrent_streams": limits.max_concurrent_streams,
                 "handshake_timeout_s": float(limits.header_timeout_s),
+                "max_header_bytes": limits.max_header_bytes,
+                "max_headers": limits.max_header_count,
+                "header_timeout_s": float(limits.header_timeout_s),
+                "http_idle_timeout_s": float(limits.idle_timeout_s),
             },
             [(path, method.streaming is not None) for path, method in self._table.items()],
             INFER_PATH,
             self._turn,
-            None,
         )
-        self.port: int = self._front.port
-        plane.manager.subscribe(self._publish)
+
+    def listen_grpc(self, host: str, port: int) -> int:
+        """Take a port for gRPC; its number."""
+        return self._listen(host, port, None)
+
+    def listen_http(self, host: str, port: int, application: Application) -> int:
+        """Take a port for an application; its number."""
+        return self._listen(host, port, application)
+
+    def _listen(self, host: str, port: int, application: Application | None) -> int:
+        taken = self._front.listen(host, port, application is not None, None)
+        if application is not None:
+            self._applications[self._listeners] = application
+        self._listeners += 1
+        return taken
 
     def start(self) -> None:
         """Begin to accept."""
@@ -65,14 +86,23 @@ class NativeFront:
 
     def stop(self, grace: float) -> None:
         """Refuse new calls, let the last answers leave, close every connection."""
-        self._methods.stop()
+        if self._methods is not None:
+            self._methods.stop()
         self._front.refuse_new()
+        end = time.monotonic() + grace
         time.sleep(min(grace, FLUSH_SECONDS))
+        while self._calls and time.monotonic() < end:
+            time.sleep(0.005)
         self._front.stop()
         self._threads.shutdown(wait=False)
-        self._methods.close()
+        if self._methods is not None:
+            self._methods.close()
 
-    def _publish(self, model: str, published: Published) -> None:
+    @property
+    def open_connections(self) -> int:
+        return self._front.connections
+
+    def publish(self, model: str, published: Published) -> None:
         """The manager swapped in what is ready of a model: versions with an engine take requests without us."""
         engines = {key: version.engine for key, version in published.versions.items() if version.engine is not None}
         self._front.publish(model, list(engines.items()), published.preferred if published.preferred in engines else "")
@@ -84,6 +114,11 @@ class NativeFront:
             kind = event[0]
             if kind == CALL:
                 self._begin(*event[1:])
+            elif kind == HTTP:
+                self._begin_http(*event[1:])
+            elif kind == REFUSAL:
+                _, number, listener, status, text = event
+                self._respond(number, self._applications[listener].refuse(status, text), True)
             elif kind == FAILURE:
                 log.error("incident %s, model %s version %s: %s", event[3], event[1], event[2], event[4])
             elif (call := self._calls.get(event[1])) is not None:
@@ -105,23 +140,48 @@ class NativeFront:
         method, call = self._table[path], _Call(left, local, metadata)
         if method.quick and method.unary is not None and data is not None:
             self._unary(number, method.unary, data, call)
-        elif not self._free.acquire(blocking=False):
+        elif not self._submit(number, call, self._work, method, data):
             self._fail(number, overloaded("all threads of the server are taken"))
-        else:
-            self._calls[number] = call
-            self._threads.submit(self._work, number, method, data, call)
+
+    def _begin_http(
+        self,
+        number: int,
+        listener: int,
+        method: str,
+        target: str,
+        headers: list[tuple[bytes, bytes]],
+        body: bytearray,
+        local: bool,
+    ) -> None:
+        call, application = _Call(None, local, ()), self._applications[listener]
+        request = HttpRequest(method, target, dict(headers), body, local, call.watch)
+        if not self._submit(number, call, self._answer_http, application, request):
+            self._respond(number, application.refuse(429, "all threads of the server are taken"), False)
+
+    def _submit(self, number: int, call: "_Call", step: Callable[..., None], *rest: Any) -> bool:
+        """Run `step(number, call, *rest)` on a thread; False: none is free."""
+        if not self._free.acquire(blocking=False):
+            return False
+        self._calls[number] = call
+        self._threads.submit(self._run, number, call, step, rest)
+        return True
 
     # ---- calls, on threads ----
 
-    def _work(self, number: int, method: Method, data: bytes | None, call: "_Call") -> None:
+    def _run(self, number: int, call: "_Call", step: Callable[..., None], rest: tuple[Any, ...]) -> None:
         try:
-            if method.unary is not None:
-                self._unary(number, method.unary, data or b"", call)
-            elif method.streaming is not None:
-                self._stream(number, method.streaming, call)
+            step(number, call, *rest)
+        except Exception:
+            log.exception("an answer failed")
         finally:
             self._free.release()
             self._calls.pop(number, None)
+
+    def _work(self, number: int, call: "_Call", method: Method, data: bytes | None) -> None:
+        if method.unary is not None:
+            self._unary(number, method.unary, data or b"", call)
+        elif method.streaming is not None:
+            self._stream(number, method.streaming, call)
 
     def _unary(self, number: int, method: Unary, data: bytes, call: "_Call") -> None:
         try:
@@ -148,6 +208,14 @@ class NativeFront:
     def _fail(self, number: int, error: ServeError) -> None:
         retry = -1 if error.retry_after_ms is None else error.retry_after_ms
         self._front.finish(number, CODES[error.meaning], error.text, retry)
+
+    def _answer_http(self, number: int, call: "_Call", application: Application, request: HttpRequest) -> None:
+        self._respond(number, application(request), application.closing)
+
+    def _respond(self, number: int, response: HttpResponse, close: bool) -> None:
+        lines = [b"HTTP/1.1 %d %s" % (response.status, _PHRASES.get(response.status, "").encode())]
+        lines += [name + b": " + value for name, value in response.headers]
+        self._front.respond(number, b"\r\n".join(lines) + b"\r\n", list(response.body), close)
 
 
 class _Call:

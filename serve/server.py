@@ -3,23 +3,22 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from google.protobuf.internal import api_implementation
 
-from headrace.serve.config import ConfigError, Drain, Listen, Settings
+from headrace.serve.config import Drain, Listen, Settings
 from headrace.serve.dataplane import DataPlane
+from headrace.serve.fronts import RESERVED_THREADS, open_fronts
 from headrace.serve.manager import Manager
 from headrace.serve.poller import Poller
 from headrace.serve.repository import Repository
 from headrace.serve.version import Loader
 
 log = logging.getLogger("headrace.serve")
-
-RESERVED_THREADS = 16  # of each front, never taken by inferences, so that health and metadata do not wait behind them
 
 
 def runtime_loader(device: str = "auto", threads: int = 0) -> Loader:
@@ -31,21 +30,6 @@ def runtime_loader(device: str = "auto", threads: int = 0) -> Loader:
         return runtime.load(path, device=device, threads=threads)
 
     return load
-
-
-def grpc_front_class(listen: Listen) -> type[Any]:
-    """The gRPC front that `listen.grpc_front` asks for: "auto" is the native one where it was built."""
-    if listen.grpc_front != "grpcio":
-        try:
-            from headrace.serve.native_front import NativeFront
-
-            return NativeFront
-        except ImportError as error:
-            if listen.grpc_front == "native":
-                raise ConfigError("listen.grpc_front is native, but this build has no native front") from error
-    from headrace.serve.grpc_front import GrpcFront
-
-    return GrpcFront
 
 
 class Server:
@@ -110,41 +94,9 @@ class Server:
         return self
 
     def _open_fronts(self) -> None:
-        listen, limits = self.settings.listen, self.settings.limits
-        if listen.grpc_port >= 0:
-            front = grpc_front_class(listen)
-            self.grpc_port = self._open("gRPC", listen.grpc_port, lambda: front(self._plane, listen, limits))
-        if listen.http_port >= 0:
-            from headrace.serve.http_server import HttpServer
-            from headrace.serve.rest_front import RestFront
-
-            rest = RestFront(self._plane, limits)
-            self.http_port = self._open(
-                "REST", listen.http_port, lambda: HttpServer(rest, listen.host, listen.http_port, limits)
-            )
-        if listen.metrics_port >= 0:
-            from headrace.serve.http_server import HttpServer
-            from headrace.serve.metrics_page import MetricsPage
-
-            page = MetricsPage(self._plane)
-            self.metrics_port = self._open(
-                "metrics",
-                listen.metrics_port,
-                lambda: HttpServer(page, listen.host, listen.metrics_port, limits, threads=2),
-            )
-
-    def _open(self, name: str, port: int, make: Callable[[], Any]) -> int:
-        """The port that a front listens on; OSError naming the flag that chooses another."""
-        try:
-            front = make()
-        except OSError as error:
-            flag = {"gRPC": "--grpc-port", "REST": "--http-port", "metrics": "--metrics-port"}[name]
-            why = error.strerror or "another process has it, or it is not allowed"
-            raise OSError(
-                f"{name} port {port} of {self.host} cannot be taken ({why}); choose another with {flag} (0: any free one)"
-            ) from None
-        self._fronts.append(front)
-        return int(front.port)
+        opened = open_fronts(self._plane, self.settings)
+        self._fronts = opened.fronts
+        self.grpc_port, self.http_port, self.metrics_port = opened.grpc_port, opened.http_port, opened.metrics_port
 
     def __enter__(self) -> "Server":
         return self.start()

@@ -28,13 +28,15 @@ struct Status {
     int64_t retry_ms = -1;      // trailer grpc-retry-pushback-ms where >= 0
 };
 
-enum class Shape : uint8_t { unary, stream };   // stream: any number of messages either way
+enum class Shape : uint8_t { unary, stream, http };     // stream: any number of messages either way; http: an HTTP/1.1 request
 
 struct Call {
     uint64_t id = 0;
-    std::string path;
+    std::string path;                           // of an HTTP request: the target
+    std::string method;                         // of an HTTP request
     Shape shape = Shape::unary;
     bool local = false;                         // the client is on this machine
+    int listener = 0;                           // which listener it came through
     Time deadline = kNever;
     std::vector<std::pair<std::string, std::string>> metadata;
     Bytes message;                              // of a unary call
@@ -52,6 +54,7 @@ public:
     virtual void half_close(const std::shared_ptr<Call>& call) = 0;         // the client sends no more
     virtual void gone(const std::shared_ptr<Call>& call) = 0;               // cancelled, expired or disconnected
     virtual void turn() = 0;                                                // after each turn of the loop
+    virtual void refuse(const std::shared_ptr<Call>& call, int status, const char* text) = 0;      // what came is no HTTP request
 };
 
 struct Limits {
@@ -65,6 +68,12 @@ struct Limits {
     double age_s = 3600, age_grace_s = 30;
     double keepalive_s = 60, keepalive_timeout_s = 20;
     int control_frames_per_second = 200;        // pings, settings, resets: more is abuse
+
+    // HTTP/1.1
+    size_t max_target_bytes = 8 << 10, max_header_bytes = 32 << 10;
+    int max_headers = 100;
+    double header_timeout_s = 10, http_idle_timeout_s = 60, body_window_s = 10;
+    size_t body_window_bytes = 10 << 10;        // at least so much of a body in every window
 };
 
 }  // namespace hr::serve

@@ -23,7 +23,7 @@ double seconds(Clock::duration d) { return std::chrono::duration<double>(d).coun
 
 }  // namespace
 
-struct Connection::Stream {
+struct Http2Connection::Stream {
     int32_t id = 0;
     std::shared_ptr<Call> call = std::make_shared<Call>();
 
@@ -47,7 +47,7 @@ struct Connection::Stream {
     bool headers_sent = false, finished = false, over = false;      // over: the call has ended for its handler
 };
 
-Connection::Connection(Hub& hub, Socket socket, bool local) : hub_(hub), socket_(std::move(socket)), local_(local) {
+Http2Connection::Http2Connection(Hub& hub, Socket socket, bool local) : Connection(hub, std::move(socket), local) {
     nghttp2_session_callbacks* callbacks;
     nghttp2_session_callbacks_new(&callbacks);
     nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks, on_begin_headers);
@@ -58,7 +58,7 @@ Connection::Connection(Hub& hub, Socket socket, bool local) : hub_(hub), socket_
     nghttp2_session_callbacks_set_on_frame_send_callback(callbacks, [](nghttp2_session* session, const nghttp2_frame* frame, void* user) {
         const bool last = (frame->hd.type == NGHTTP2_HEADERS || frame->hd.type == NGHTTP2_DATA) && frame->hd.flags & NGHTTP2_FLAG_END_STREAM;
         if (!last) return 0;
-        auto& streams = static_cast<Connection*>(user)->streams_;
+        auto& streams = static_cast<Http2Connection*>(user)->streams_;
         const auto found = streams.find(frame->hd.stream_id);   // answered before the request ended: the rest is not wanted
         if (found != streams.end() && !found->second->input_ended) nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id, NGHTTP2_NO_ERROR);
         return 0;
@@ -76,7 +76,7 @@ Connection::Connection(Hub& hub, Socket socket, bool local) : hub_(hub), socket_
     opened_ = last_read_ = idle_since_ = window_start_ = hub.now();
 }
 
-Connection::~Connection() {
+Http2Connection::~Http2Connection() {
     for (auto& [id, stream] : streams_) {
         hub_.buffered() -= stream->charged;
         if (!stream->started || stream->over) continue;
@@ -89,7 +89,7 @@ Connection::~Connection() {
 
 // ---- reading ----
 
-bool Connection::on_readable() {
+bool Http2Connection::on_readable() {
     uint8_t buffer[64 << 10];
     for (int turn = 0; turn < 16 || socket_.pending(); turn++) {       // others wait: at most a megabyte a turn
         const auto [result, bytes] = socket_.read(buffer, sizeof buffer);
@@ -103,8 +103,8 @@ bool Connection::on_readable() {
     return true;
 }
 
-int Connection::on_begin_headers(nghttp2_session*, const nghttp2_frame* frame, void* user) {
-    auto& self = *static_cast<Connection*>(user);
+int Http2Connection::on_begin_headers(nghttp2_session*, const nghttp2_frame* frame, void* user) {
+    auto& self = *static_cast<Http2Connection*>(user);
     if (frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_REQUEST) return 0;
     auto stream = std::make_unique<Stream>();
     stream->id = frame->hd.stream_id;
@@ -113,9 +113,9 @@ int Connection::on_begin_headers(nghttp2_session*, const nghttp2_frame* frame, v
     return 0;
 }
 
-int Connection::on_header(nghttp2_session*, const nghttp2_frame* frame, const uint8_t* name_bytes, size_t name_size, const uint8_t* value_bytes,
+int Http2Connection::on_header(nghttp2_session*, const nghttp2_frame* frame, const uint8_t* name_bytes, size_t name_size, const uint8_t* value_bytes,
                           size_t value_size, uint8_t, void* user) {
-    auto& self = *static_cast<Connection*>(user);
+    auto& self = *static_cast<Http2Connection*>(user);
     const auto found = self.streams_.find(frame->hd.stream_id);
     if (found == self.streams_.end() || found->second->started) return 0;       // trailers of a request mean nothing
     Stream& stream = *found->second;
@@ -131,8 +131,8 @@ int Connection::on_header(nghttp2_session*, const nghttp2_frame* frame, const ui
     return 0;
 }
 
-int Connection::on_frame(nghttp2_session* session, const nghttp2_frame* frame, void* user) {
-    auto& self = *static_cast<Connection*>(user);
+int Http2Connection::on_frame(nghttp2_session* session, const nghttp2_frame* frame, void* user) {
+    auto& self = *static_cast<Http2Connection*>(user);
     const uint8_t flags = frame->hd.flags;
     switch (frame->hd.type) {
         case NGHTTP2_SETTINGS:
@@ -161,13 +161,13 @@ int Connection::on_frame(nghttp2_session* session, const nghttp2_frame* frame, v
     return 0;
 }
 
-bool Connection::control_frame() {
+bool Http2Connection::control_frame() {
     const Time now = hub_.now();
     if (now - window_start_ > std::chrono::seconds(1)) window_start_ = now, controls_ = 0;
     return controls_ <= hub_.limits().control_frames_per_second * kControlLimit;
 }
 
-void Connection::begin(Stream& stream) {
+void Http2Connection::begin(Stream& stream) {
     Call& call = *stream.call;
     if (stream.header_bytes > hub_.limits().max_metadata_bytes)
         return fail(stream, Code::resource_exhausted, "the metadata is larger than " + std::to_string(hub_.limits().max_metadata_bytes) + " bytes");
@@ -189,14 +189,14 @@ void Connection::begin(Stream& stream) {
     if (call.shape == Shape::stream) hub_.handler().call(stream.call);
 }
 
-int Connection::on_data(nghttp2_session*, uint8_t, int32_t id, const uint8_t* bytes, size_t size, void* user) {
-    auto& self = *static_cast<Connection*>(user);
+int Http2Connection::on_data(nghttp2_session*, uint8_t, int32_t id, const uint8_t* bytes, size_t size, void* user) {
+    auto& self = *static_cast<Http2Connection*>(user);
     const auto found = self.streams_.find(id);
     if (found != self.streams_.end() && found->second->started && !found->second->finished) self.data(*found->second, bytes, size);
     return 0;
 }
 
-void Connection::data(Stream& stream, const uint8_t* bytes, size_t size) {
+void Http2Connection::data(Stream& stream, const uint8_t* bytes, size_t size) {
     const Limits& limits = hub_.limits();
     while (size && !stream.finished) {
         if (stream.have < kPrefix) {
@@ -243,7 +243,7 @@ void Connection::data(Stream& stream, const uint8_t* bytes, size_t size) {
     }
 }
 
-void Connection::end_of_input(Stream& stream) {
+void Http2Connection::end_of_input(Stream& stream) {
     stream.input_ended = true;
     if (!stream.started || stream.finished) return;
     if (stream.have) return fail(stream, Code::invalid_argument, "the request ends inside a message");
@@ -252,8 +252,8 @@ void Connection::end_of_input(Stream& stream) {
     hub_.handler().call(stream.call);
 }
 
-int Connection::on_close(nghttp2_session*, int32_t id, uint32_t, void* user) {
-    auto& self = *static_cast<Connection*>(user);
+int Http2Connection::on_close(nghttp2_session*, int32_t id, uint32_t, void* user) {
+    auto& self = *static_cast<Http2Connection*>(user);
     const auto found = self.streams_.find(id);
     if (found == self.streams_.end()) return 0;
     const std::unique_ptr<Stream> stream = std::move(found->second);
@@ -270,14 +270,14 @@ int Connection::on_close(nghttp2_session*, int32_t id, uint32_t, void* user) {
 
 // ---- writing ----
 
-void Connection::send(int32_t id, Bytes framed) {
+void Http2Connection::send(int32_t id, Bytes framed) {
     const auto found = streams_.find(id);
     if (found == streams_.end() || found->second->finished) return;
     found->second->out.push_back(std::move(framed));
-    respond(*found->second);
+    start_answer(*found->second);
 }
 
-void Connection::finish(int32_t id, Status status) {
+void Http2Connection::finish(int32_t id, Status status) {
     const auto found = streams_.find(id);
     if (found == streams_.end() || found->second->finished) return;
     Stream& stream = *found->second;
@@ -288,16 +288,16 @@ void Connection::finish(int32_t id, Status status) {
         hub_.closed(*stream.call);
     }
     hub_.buffered() -= stream.charged, stream.charged = 0;
-    respond(stream);
+    start_answer(stream);
 }
 
-void Connection::fail(Stream& stream, Code code, std::string text) {
+void Http2Connection::fail(Stream& stream, Code code, std::string text) {
     if (stream.started && !stream.over && stream.call->shape == Shape::stream) hub_.handler().gone(stream.call);
     stream.body = Bytes();
     finish(stream.id, {code, std::move(text)});
 }
 
-void Connection::expire(int32_t id) {
+void Http2Connection::expire(int32_t id) {
     const auto found = streams_.find(id);
     if (found == streams_.end()) return;
     Stream& stream = *found->second;
@@ -319,7 +319,7 @@ size_t trailers(const Status& status, std::string& code, std::string& message, s
 
 }  // namespace
 
-void Connection::respond(Stream& stream) {
+void Http2Connection::start_answer(Stream& stream) {
     dirty = true;
     if (stream.headers_sent) {
         nghttp2_session_resume_data(session_, stream.id);
@@ -339,7 +339,7 @@ void Connection::respond(Stream& stream) {
     nghttp2_submit_response(session_, stream.id, headers, 2, &provider);
 }
 
-ssize_t Connection::read_body(nghttp2_session* session, int32_t id, uint8_t* to, size_t size, uint32_t* flags, nghttp2_data_source* source, void*) {
+ssize_t Http2Connection::read_body(nghttp2_session* session, int32_t id, uint8_t* to, size_t size, uint32_t* flags, nghttp2_data_source* source, void*) {
     Stream& stream = *static_cast<Stream*>(source->ptr);
     size_t written = 0;
     while (written < size && !stream.out.empty()) {
@@ -361,7 +361,7 @@ ssize_t Connection::read_body(nghttp2_session* session, int32_t id, uint8_t* to,
     return ssize_t(written);
 }
 
-bool Connection::flush() {
+bool Http2Connection::flush() {
     dirty = false;
     for (;;) {
         while (out_.size() - out_at_ < kOutputMark) {
@@ -375,24 +375,21 @@ bool Connection::flush() {
             out_.clear(), out_at_ = 0;
             return nghttp2_session_want_read(session_) || nghttp2_session_want_write(session_);
         }
-        const auto [result, bytes] = socket_.write(out_.data() + out_at_, out_.size() - out_at_);
-        if (result == Socket::Result::closed) return false;
-        if (result == Socket::Result::again) return true;
-        out_at_ += bytes;
-        if (out_at_ == out_.size()) out_.clear(), out_at_ = 0;
+        if (!write_out()) return false;
+        if (out_at_ < out_.size()) return true;         // the kernel takes no more now
     }
 }
 
 // ---- life ----
 
-void Connection::refuse_new() {
+void Http2Connection::refuse_new() {
     if (leaving_) return;
     leaving_ = true, goaway_at_ = hub_.now();
     nghttp2_submit_goaway(session_, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(session_), NGHTTP2_NO_ERROR, nullptr, 0);
     dirty = true;
 }
 
-bool Connection::tick() {
+bool Http2Connection::tick() {
     const Limits& limits = hub_.limits();
     const Time now = hub_.now();
     if (!greeted_) return seconds(now - opened_) < limits.handshake_timeout_s;

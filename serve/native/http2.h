@@ -7,47 +7,23 @@
 #include <string>
 #include <unordered_map>
 
-#include "call.h"
+#include "connection.h"
 #include "grpc.h"
-#include "socket.h"
 
 namespace hr::serve {
 
-class Connection;
-
-// What a connection needs of the loop around it.
-class Hub {
+class Http2Connection : public Connection {
 public:
-    virtual ~Hub() = default;
-    virtual Handler& handler() = 0;
-    virtual const Limits& limits() const = 0;
-    virtual void opened(const std::shared_ptr<Call>& call, Connection& connection, int32_t stream) = 0;    // gives it an id
-    virtual void closed(Call& call) = 0;
-    virtual size_t& buffered() = 0;             // bytes of incomplete requests
-    virtual Time now() const = 0;
-};
+    Http2Connection(Hub& hub, Socket socket, bool local);
+    ~Http2Connection() override;
 
-class Connection {
-public:
-    Connection(Hub& hub, Socket socket, bool local);
-    ~Connection();
-    Connection(const Connection&) = delete;
-
-    bool on_readable();                         // false: close it
-    bool flush();                               // frames what is ready and writes; false: close it
-    bool wants_write() const { return out_.size() > out_at_ || socket_.wants_write(); }
-    int fd() const { return socket_.fd(); }
-
-    // Answers of a call; unknown streams are ignored (the client left).
-    void send(int32_t stream, Bytes framed);                    // a message with its five-byte prefix
-    void finish(int32_t stream, Status status);
-    void expire(int32_t stream);                                // the deadline passed
-
-    void refuse_new();                          // GOAWAY; accepted calls go on
-    bool tick();                                // timers; false: close it
-    bool idle() const { return streams_.empty(); }
-    bool dirty = false;                         // something to flush
-    bool watched_for_writing = false;           // the loop's
+    bool on_readable() override;
+    bool flush() override;
+    void send(int32_t stream, Bytes framed) override;
+    void finish(int32_t stream, Status status) override;
+    void expire(int32_t stream) override;
+    void refuse_new() override;                 // GOAWAY
+    bool tick() override;
 
 private:
     struct Stream;
@@ -56,7 +32,7 @@ private:
     void end_of_input(Stream& stream);
     void deliver(Stream& stream, std::string_view body, bool compressed);
     void fail(Stream& stream, Code code, std::string text);
-    void respond(Stream& stream);
+    void start_answer(Stream& stream);
     bool control_frame();
 
     static int on_begin_headers(nghttp2_session*, const nghttp2_frame*, void*);
@@ -66,13 +42,8 @@ private:
     static int on_close(nghttp2_session*, int32_t, uint32_t, void*);
     static ssize_t read_body(nghttp2_session*, int32_t, uint8_t*, size_t, uint32_t*, nghttp2_data_source*, void*);
 
-    Hub& hub_;
-    Socket socket_;
     nghttp2_session* session_ = nullptr;
-    bool local_;
     std::unordered_map<int32_t, std::unique_ptr<Stream>> streams_;
-    std::string out_;                           // framed, not yet taken by the kernel
-    size_t out_at_ = 0;
     Time opened_, last_read_, idle_since_, goaway_at_ = kNever, ping_sent_ = kNever, window_start_;
     int controls_ = 0;
     bool greeted_ = false;                      // the client's SETTINGS came

@@ -56,20 +56,30 @@ void watch(int epoll, int operation, int fd, uint32_t events) {
 
 }  // namespace
 
-Loop::Loop(const std::string& host, int port, const Limits& limits, SSL_CTX* tls) : limits_(limits), tls_(tls) {
-    listener_ = listen_on(host, port);
-    port_ = port_of(listener_);
+Loop::Loop(const Limits& limits) : limits_(limits) {
     epoll_ = epoll_create1(EPOLL_CLOEXEC);
     event_ = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    watch(epoll_, EPOLL_CTL_ADD, listener_, EPOLLIN);
     watch(epoll_, EPOLL_CTL_ADD, event_, EPOLLIN);
 }
 
 Loop::~Loop() {
     stop();
-    for (int fd : {listener_, epoll_, event_})
-        if (fd >= 0) ::close(fd);
-    if (tls_) SSL_CTX_free(tls_);
+    close_listeners();
+    for (const Listener& listener : listeners_)
+        if (listener.tls) SSL_CTX_free(listener.tls);
+    ::close(epoll_), ::close(event_);
+}
+
+int Loop::listen(const std::string& host, int port, Protocol protocol, SSL_CTX* tls) {
+    const int fd = listen_on(host, port);
+    listeners_.push_back({fd, protocol, tls});
+    watch(epoll_, EPOLL_CTL_ADD, fd, EPOLLIN);
+    return port_of(fd);
+}
+
+void Loop::close_listeners() {
+    for (Listener& listener : listeners_)
+        if (listener.fd >= 0) ::close(std::exchange(listener.fd, -1));
 }
 
 void Loop::start(Handler& handler) {
@@ -86,7 +96,7 @@ void Loop::stop() {
 
 void Loop::refuse_new() {
     post([this] {
-        if (listener_ >= 0) ::close(std::exchange(listener_, -1));
+        close_listeners();
         for (auto& [fd, connection] : connections_) connection->refuse_new(), dirty_.push_back(connection.get());
     });
 }
@@ -105,9 +115,10 @@ void Loop::put(Answer answer) {
     if (!std::exchange(woken_, true)) wake();
 }
 
-void Loop::answer(uint64_t call, Bytes framed) { put({call, true, true, std::move(framed), {}}); }
-void Loop::send(uint64_t call, Bytes framed) { put({call, true, false, std::move(framed), {}}); }
-void Loop::finish(uint64_t call, Status status) { put({call, false, true, {}, std::move(status)}); }
+void Loop::answer(uint64_t call, Bytes framed) { put({Answer::whole, call, std::move(framed), {}, {}}); }
+void Loop::send(uint64_t call, Bytes framed) { put({Answer::part, call, std::move(framed), {}, {}}); }
+void Loop::finish(uint64_t call, Status status) { put({Answer::end, call, {}, {}, std::move(status)}); }
+void Loop::respond(uint64_t call, Bytes head, Bytes body, bool close) { put({Answer::http, call, std::move(body), std::move(head), {}, close}); }
 
 void Loop::post(std::function<void()> task) {
     std::lock_guard guard(lock_);
@@ -121,17 +132,16 @@ void Loop::apply(Answer& answer) {
     const auto found = calls_.find(answer.call);
     if (found == calls_.end()) return;          // the client left, or its deadline passed
     const auto [connection, stream] = found->second;
-    if (answer.has_message) {
-        write_prefix(answer.message.data(), answer.message.size() - kPrefix);
-        if (answer.message.size() - kPrefix > limits_.max_message_bytes) {
-            connection->finish(stream, {Code::resource_exhausted, "the answer has " + std::to_string(answer.message.size() - kPrefix) + " bytes; allowed: " + std::to_string(limits_.max_message_bytes)});
-            dirty_.push_back(connection);
-            return;
-        }
+    dirty_.push_back(connection);
+    if (answer.kind == Answer::http) return connection->respond(stream, std::move(answer.head), std::move(answer.message), answer.close);
+    if (answer.kind != Answer::end) {
+        const size_t size = answer.message.size() - kPrefix;
+        if (size > limits_.max_message_bytes)
+            return connection->finish(stream, {Code::resource_exhausted, "the answer has " + std::to_string(size) + " bytes; allowed: " + std::to_string(limits_.max_message_bytes)});
+        write_prefix(answer.message.data(), size);
         connection->send(stream, std::move(answer.message));
     }
-    if (answer.last) connection->finish(stream, std::move(answer.status));
-    dirty_.push_back(connection);
+    if (answer.kind != Answer::part) connection->finish(stream, std::move(answer.status));
 }
 
 void Loop::opened(const std::shared_ptr<Call>& call, Connection& connection, int32_t stream) {
@@ -168,11 +178,12 @@ void Loop::drain_mailbox() {
     for (auto& task : tasks) task();
 }
 
-void Loop::accept_clients() {
+void Loop::accept_clients(int index) {
+    const Listener& listener = listeners_[size_t(index)];
     for (;;) {
         sockaddr_storage address{};
         socklen_t size = sizeof address;
-        const int fd = ::accept4(listener_, reinterpret_cast<sockaddr*>(&address), &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        const int fd = ::accept4(listener.fd, reinterpret_cast<sockaddr*>(&address), &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd < 0) return;
         if (int(connections_.size()) >= limits_.max_connections) {
             ::close(fd);
@@ -181,13 +192,16 @@ void Loop::accept_clients() {
         const int on = 1;
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
         SSL* ssl = nullptr;
-        if (tls_) {
-            ssl = SSL_new(tls_);
+        if (listener.tls) {
+            ssl = SSL_new(listener.tls);
             SSL_set_fd(ssl, fd);
             SSL_set_accept_state(ssl);
         }
-        auto connection = std::make_unique<Connection>(*this, Socket(fd, ssl), is_loopback(address));
-        watch(epoll_, EPOLL_CTL_ADD, fd, EPOLLIN | EPOLLRDHUP);
+        std::unique_ptr<Connection> connection;
+        if (listener.protocol == Protocol::grpc) connection = std::make_unique<Http2Connection>(*this, Socket(fd, ssl), is_loopback(address));
+        else connection = std::make_unique<Http1Connection>(*this, Socket(fd, ssl), is_loopback(address), index);
+        connection->watched = EPOLLIN | EPOLLRDHUP;
+        watch(epoll_, EPOLL_CTL_ADD, fd, connection->watched);
         dirty_.push_back(connection.get());
         connections_[fd] = std::move(connection);
         connections_count_ = connections_.size();
@@ -217,14 +231,15 @@ void Loop::run() {
         now_ = Clock::now();
         for (int i = 0; i < n; i++) {
             const int fd = events[i].data.fd;
-            if (fd == listener_) {
-                accept_clients();
+            const auto listener = std::find_if(listeners_.begin(), listeners_.end(), [&](const Listener& l) { return l.fd == fd; });
+            if (listener != listeners_.end()) {
+                accept_clients(int(listener - listeners_.begin()));
             } else if (fd == event_) {
                 drain_mailbox();
             } else if (const auto found = connections_.find(fd); found != connections_.end()) {
                 Connection& connection = *found->second;
-                const bool readable = events[i].events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR);
-                if (readable && !connection.on_readable()) close(connection);
+                const bool left = events[i].events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR) && !connection.wants_read();
+                if (left || (events[i].events & ~uint32_t(EPOLLOUT) && !connection.on_readable())) close(connection);
                 else dirty_.push_back(&connection);
             }
         }
@@ -237,11 +252,12 @@ void Loop::run() {
             round.erase(std::unique(round.begin(), round.end()), round.end());
             for (Connection* connection : round) {
                 const int fd = connection->fd();
-                if (!connection->flush()) close(*connection);
-                else if (connection->wants_write() != connection->watched_for_writing) {
-                    connection->watched_for_writing = connection->wants_write();
-                    watch(epoll_, EPOLL_CTL_MOD, fd, EPOLLIN | EPOLLRDHUP | (connection->watched_for_writing ? uint32_t(EPOLLOUT) : 0u));
+                if (!connection->flush()) {
+                    close(*connection);
+                    continue;
                 }
+                const uint32_t events = EPOLLRDHUP | (connection->wants_read() ? uint32_t(EPOLLIN) : 0u) | (connection->wants_write() ? uint32_t(EPOLLOUT) : 0u);
+                if (events != connection->watched) watch(epoll_, EPOLL_CTL_MOD, fd, connection->watched = events);
             }
         }
         if (now_ >= next_tick) {

@@ -7,24 +7,30 @@
 #include <unordered_map>
 #include <vector>
 
+#include "http1.h"
 #include "http2.h"
 
 namespace hr::serve {
 
 class Loop : public Hub {
 public:
-    Loop(const std::string& host, int port, const Limits& limits, SSL_CTX* tls);   // throws std::system_error: the port cannot be taken
+    enum class Protocol { grpc, http };
+
+    explicit Loop(const Limits& limits);
     ~Loop();
 
-    int port() const { return port_; }
+    // Before `start`: takes the port (0: a free one), and answers its number. Takes over `tls`. Calls know their listener by
+    // its position. Throws std::system_error where the port cannot be taken.
+    int listen(const std::string& host, int port, Protocol protocol, SSL_CTX* tls);
     void start(Handler& handler);
-    void refuse_new();                          // closes the listener, GOAWAY to every client; accepted calls go on
+    void refuse_new();                          // closes the listeners, tells every client to go elsewhere; accepted calls go on
     void stop();                                // closes everything; returns when the thread has ended
 
     // From any thread; a call that has ended is ignored. Messages come with five free bytes before them for the prefix.
     void answer(uint64_t call, Bytes framed);                   // the only message, and OK
     void send(uint64_t call, Bytes framed);
     void finish(uint64_t call, Status status);
+    void respond(uint64_t call, Bytes head, Bytes body, bool close);    // of an HTTP request
     void post(std::function<void()> task);      // runs on the loop's thread
 
     bool on_thread() const { return std::this_thread::get_id() == thread_id_.load(); }
@@ -39,10 +45,16 @@ private:
     size_t& buffered() override { return buffered_; }
 
     struct Answer {
+        enum Kind { part, whole, end, http } kind;    // a message of a stream; the only one; a status
         uint64_t call;
-        bool has_message, last;
-        Bytes message;
+        Bytes message, head;
         Status status;
+        bool close = false;
+    };
+    struct Listener {
+        int fd;
+        Protocol protocol;
+        SSL_CTX* tls;
     };
     struct Place {
         Connection* connection;
@@ -51,16 +63,17 @@ private:
     void put(Answer answer);
     void apply(Answer& answer);
     void run();
-    void accept_clients();
+    void accept_clients(int listener);
+    void close_listeners();
     void close(Connection& connection);
     void drain_mailbox();
     void expire();
     void wake();
 
     Limits limits_;
-    SSL_CTX* tls_;
     Handler* handler_ = nullptr;
-    int listener_ = -1, epoll_ = -1, event_ = -1, port_ = 0;
+    std::vector<Listener> listeners_;
+    int epoll_ = -1, event_ = -1;
     std::thread thread_;
     std::atomic<std::thread::id> thread_id_{};
     std::atomic<bool> stopping_{false};

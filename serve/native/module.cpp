@@ -180,8 +180,9 @@ private:
 
 class PyFront {
 public:
-    PyFront(const std::string& host, int port, const nb::dict& limits, const std::vector<std::pair<std::string, bool>>& methods, const std::string& infer_path,
-            nb::object deliver, std::optional<std::tuple<std::string, std::string, std::string>> tls)
+    using Tls = std::optional<std::tuple<std::string, std::string, std::string>>;      // certificate, key, authority of clients ("": none)
+
+    PyFront(const nb::dict& limits, const std::vector<std::pair<std::string, bool>>& methods, const std::string& infer_path, nb::object deliver)
         : deliver_(std::move(deliver)) {
         Limits l;
         const auto take = [&](const char* name, auto& into) {
@@ -191,15 +192,24 @@ public:
         take("max_connections", l.max_connections), take("max_concurrent_streams", l.max_concurrent_streams);
         take("handshake_timeout_s", l.handshake_timeout_s), take("idle_timeout_s", l.idle_timeout_s), take("age_s", l.age_s), take("age_grace_s", l.age_grace_s);
         take("keepalive_s", l.keepalive_s), take("keepalive_timeout_s", l.keepalive_timeout_s), take("control_frames_per_second", l.control_frames_per_second);
-        SSL_CTX* context = tls ? make_tls(std::get<0>(*tls), std::get<1>(*tls), std::get<2>(*tls)) : nullptr;
-        loop_ = std::make_unique<Loop>(host, port, l, context);
+        take("max_header_bytes", l.max_header_bytes), take("max_headers", l.max_headers), take("header_timeout_s", l.header_timeout_s);
+        take("http_idle_timeout_s", l.http_idle_timeout_s);
+        loop_ = std::make_unique<Loop>(l);
         std::unordered_map<std::string, Shape> table;
         for (const auto& [path, streams] : methods) table[path] = streams ? Shape::stream : Shape::unary;
         plane_ = std::make_shared<Plane>(*loop_, std::move(table), infer_path, [this](std::vector<Event> events) { hand_over(std::move(events)); });
     }
     ~PyFront() { stop(); }
 
-    int port() const { return loop_->port(); }
+    int listen(const std::string& host, int port, bool http, const Tls& tls) {
+        SSL_CTX* context = tls ? make_tls(std::get<0>(*tls), std::get<1>(*tls), std::get<2>(*tls), http) : nullptr;
+        try {
+            return loop_->listen(host, port, http ? Loop::Protocol::http : Loop::Protocol::grpc, context);
+        } catch (...) {
+            SSL_CTX_free(context);
+            throw;
+        }
+    }
     void start() { loop_->start(*plane_); }
     void set_refusing() { plane_->set_refusing(); }
     void refuse_new() { plane_->set_refusing(), loop_->refuse_new(); }
@@ -214,6 +224,17 @@ public:
     void answer(uint64_t call, nb::bytes message) { loop_->answer(call, framed(message)); }
     void send(uint64_t call, nb::bytes message) { loop_->send(call, framed(message)); }
     void finish(uint64_t call, int code, std::string text, int64_t retry_ms) { loop_->finish(call, {Code(code), std::move(text), retry_ms}); }
+
+    void respond(uint64_t call, nb::bytes head, const std::vector<nb::object>& parts, bool close) {
+        Bytes body;
+        for (const nb::object& part : parts) {
+            Py_buffer view;
+            if (PyObject_GetBuffer(part.ptr(), &view, PyBUF_SIMPLE)) nb::raise_python_error();
+            body.append(view.buf, size_t(view.len));
+            PyBuffer_Release(&view);
+        }
+        loop_->respond(call, Bytes(std::string_view(head.c_str(), head.size())), std::move(body), close);
+    }
 
     void publish(const std::string& model, const std::vector<std::pair<std::string, PyVersion*>>& versions, const std::string& preferred) {
         auto served = std::make_shared<Served>();
@@ -260,6 +281,14 @@ private:
             case Event::message: return nb::make_tuple(int(e.kind), e.call_->id, bytes_of(e.data));
             case Event::half_close:
             case Event::gone: return nb::make_tuple(int(e.kind), e.call_->id);
+            case Event::http: {
+                const Call& call = *e.call_;
+                nb::list headers;
+                for (const auto& [key, value] : call.metadata) headers.append(nb::make_tuple(nb::bytes(key.data(), key.size()), nb::bytes(value.data(), value.size())));
+                nb::object body = nb::steal(PyByteArray_FromStringAndSize(call.message.data(), Py_ssize_t(call.message.size())));
+                return nb::make_tuple(int(e.kind), call.id, call.listener, latin(call.method), latin(call.path), headers, body, call.local);
+            }
+            case Event::refusal: return nb::make_tuple(int(e.kind), e.call_->id, e.call_->listener, e.status, latin(e.text));
             case Event::failure: return nb::make_tuple(int(e.kind), e.model, e.version, e.incident, latin(e.text));
         }
         return nb::none();
@@ -294,11 +323,10 @@ NB_MODULE(_native, m) {
         .def("take_counts", &PyVersion::take_counts)
         .def_prop_ro("pending", [](const PyVersion& self) { return self.version->pending(); })
         .def_prop_ro("inflight", [](const PyVersion& self) { return self.version->inflight(); });
-    nb::class_<PyFront>(m, "Front", "A listening gRPC server; see serve/native_front.py.")
-        .def(nb::init<const std::string&, int, const nb::dict&, const std::vector<std::pair<std::string, bool>>&, const std::string&, nb::object,
-                      std::optional<std::tuple<std::string, std::string, std::string>>>(),
-             nb::arg("host"), nb::arg("port"), nb::arg("limits"), nb::arg("methods"), nb::arg("infer_path"), nb::arg("deliver"), nb::arg("tls").none())
-        .def_prop_ro("port", &PyFront::port)
+    nb::class_<PyFront>(m, "Front", "Listeners for gRPC and HTTP/1.1 on one loop; see serve/native_front.py.")
+        .def(nb::init<const nb::dict&, const std::vector<std::pair<std::string, bool>>&, const std::string&, nb::object>(), nb::arg("limits"), nb::arg("methods"),
+             nb::arg("infer_path"), nb::arg("deliver"))
+        .def("listen", &PyFront::listen, nb::arg("host"), nb::arg("port"), nb::arg("http"), nb::arg("tls").none(), "Take a port; its number. Before start.")
         .def_prop_ro("connections", &PyFront::connections)
         .def("start", &PyFront::start)
         .def("set_refusing", &PyFront::set_refusing, "Every inference goes to Python from now on.")
@@ -307,5 +335,6 @@ NB_MODULE(_native, m) {
         .def("answer", &PyFront::answer)
         .def("send", &PyFront::send)
         .def("finish", &PyFront::finish, nb::arg("call"), nb::arg("code"), nb::arg("text"), nb::arg("retry_ms") = -1)
+        .def("respond", &PyFront::respond, nb::arg("call"), nb::arg("head"), nb::arg("parts"), nb::arg("close"))
         .def("publish", &PyFront::publish, nb::arg("model"), nb::arg("versions"), nb::arg("preferred"));
 }

@@ -62,9 +62,10 @@ bool Plane::knows(const std::string& path, Shape& shape) {
 }
 
 void Plane::call(std::shared_ptr<Call> call) {
-    if (call->path == infer_path_ && infer(call)) return;
+    if (call->shape == Shape::unary && call->path == infer_path_ && infer(call)) return;
     call->in_python = true;
-    events_.push_back({Event::call, std::move(call), {}, {}, {}, {}, {}});
+    const Event::Kind kind = call->shape == Shape::http ? Event::http : Event::call;
+    events_.push_back({kind, std::move(call), {}, {}, {}, {}, {}});
 }
 
 // True where the call is in a queue or answered; false: Python's.
@@ -103,6 +104,10 @@ void Plane::half_close(const std::shared_ptr<Call>& call) { events_.push_back({E
 
 void Plane::gone(const std::shared_ptr<Call>& call) {
     if (call->in_python) events_.push_back({Event::gone, call, {}, {}, {}, {}, {}});
+}
+
+void Plane::refuse(const std::shared_ptr<Call>& call, int status, const char* text) {
+    events_.push_back({Event::refusal, call, {}, {}, {}, {}, text, status});
 }
 
 void Plane::turn() {

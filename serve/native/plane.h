@@ -20,10 +20,11 @@ struct Served {
 };
 
 struct Event {
-    enum Kind : int { call = 0, message = 1, half_close = 2, gone = 3, failure = 4 } kind;
+    enum Kind : int { call = 0, message = 1, half_close = 2, gone = 3, failure = 4, http = 5, refusal = 6 } kind;
     std::shared_ptr<Call> call_;
     Bytes data;
-    std::string model, version, incident, text;     // of a failure
+    std::string model, version, incident, text;     // of a failure; of a refusal: the text
+    int status = 0;
 };
 
 class Plane : public Handler {
@@ -42,6 +43,7 @@ public:
     void message(const std::shared_ptr<Call>& call, Bytes message) override;
     void half_close(const std::shared_ptr<Call>& call) override;
     void gone(const std::shared_ptr<Call>& call) override;
+    void refuse(const std::shared_ptr<Call>& call, int status, const char* text) override;
     void turn() override;
 
 private:

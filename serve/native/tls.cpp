@@ -9,17 +9,19 @@ namespace hr::serve {
 
 namespace {
 
-int choose_h2(SSL*, const unsigned char** out, unsigned char* size, const unsigned char* offered, unsigned int offered_size, void*) {
-    static const unsigned char h2[] = {2, 'h', '2'};
+constexpr unsigned char kH2[] = "\x02h2", kHttp[] = "\x08http/1.1";
+
+int choose(SSL*, const unsigned char** out, unsigned char* size, const unsigned char* offered, unsigned int offered_size, void* spoken) {
+    auto* name = static_cast<const unsigned char*>(spoken);
     unsigned char* chosen;
-    if (SSL_select_next_proto(&chosen, size, h2, sizeof h2, offered, offered_size) != OPENSSL_NPN_NEGOTIATED) return SSL_TLSEXT_ERR_ALERT_FATAL;
+    if (SSL_select_next_proto(&chosen, size, name, 1u + name[0], offered, offered_size) != OPENSSL_NPN_NEGOTIATED) return SSL_TLSEXT_ERR_ALERT_FATAL;
     *out = chosen;
     return SSL_TLSEXT_ERR_OK;
 }
 
 }  // namespace
 
-SSL_CTX* make_tls(const std::string& certificate, const std::string& key, const std::string& authority) {
+SSL_CTX* make_tls(const std::string& certificate, const std::string& key, const std::string& authority, bool http) {
     std::unique_ptr<SSL_CTX, decltype(&SSL_CTX_free)> context(SSL_CTX_new(TLS_server_method()), SSL_CTX_free);
     SSL_CTX* raw = context.get();
     const auto need = [](int result, const char* what) {
@@ -41,7 +43,7 @@ SSL_CTX* make_tls(const std::string& certificate, const std::string& key, const 
         SSL_CTX_set_client_CA_list(raw, SSL_load_client_CA_file(authority.c_str()));
         SSL_CTX_set_verify(raw, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, nullptr);
     }
-    SSL_CTX_set_alpn_select_cb(raw, choose_h2, nullptr);
+    SSL_CTX_set_alpn_select_cb(raw, choose, const_cast<unsigned char*>(http ? kHttp : kH2));
     return context.release();
 }
 

@@ -20,10 +20,10 @@ MODELS = {name.lower(): f"identity {name}" for name in serve_fake.DTYPES} | {
 LIMITS = Limits(max_message_bytes=1024 * 1024)
 
 
-FRONTS = ["grpcio", "native"]
+FRONTS = ["portable", "native"]
 
 
 def start(root: Path, front: str = "auto", **options) -> Server:
-    listen = Listen("127.0.0.1", 0, 0, 0, grpc_front=front)
+    listen = Listen("127.0.0.1", 0, 0, 0, front=front)
     settings = Settings(listen=listen, limits=LIMITS, drain=Drain(lame_duck_s=0, grace_s=10))
     return Server(root, settings=settings, loader=serve_fake.load, **options)

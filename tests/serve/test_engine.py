@@ -74,7 +74,7 @@ def repository(root):
 
 
 def start(root, front, **limits):
-    listen = Listen(grpc_port=0, http_port=0, metrics_port=-1, grpc_front=front)
+    listen = Listen(grpc_port=0, http_port=0, metrics_port=-1, front=front)
     return Server(root, settings=Settings(listen=listen, **limits))
 
 
@@ -88,7 +88,7 @@ def both(root):
     """Callers of ModelInfer on the native front, and on grpcio with the queue in Python."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "make", lambda *_: None)
-        oracle = start(root, "grpcio").start()
+        oracle = start(root, "portable").start()
     native = start(root, "native").start()
     channels = [grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") for server in (native, oracle)]
     yield [channel.unary_unary(INFER) for channel in channels]

@@ -42,14 +42,12 @@ EMPTY = message(b"")
 LIMITS = Limits(max_message_bytes=1 << 20, header_timeout_s=1.0, max_connections=64, max_concurrent_streams=32)
 
 
-@pytest.fixture(scope="module", params=["grpcio", "native"])
+@pytest.fixture(scope="module", params=["portable", "native"])
 def server(request, tmp_path_factory):
     if request.param == "native" and engine._native is None:
         pytest.skip("built without libnghttp2: there is no native front")
     root = serve_fake.repository(tmp_path_factory.mktemp("abuse"), {"add": "add", "fp32": "identity FP32"})
-    settings = Settings(
-        listen=Listen("127.0.0.1", 0, -1, -1, grpc_front=request.param), limits=LIMITS, drain=Drain(0, 5)
-    )
+    settings = Settings(listen=Listen("127.0.0.1", 0, -1, -1, front=request.param), limits=LIMITS, drain=Drain(0, 5))
     with Server(root, settings=settings, loader=serve_fake.load) as running:
         running.kind = request.param
         yield running

@@ -6,8 +6,9 @@ import threading
 import time
 
 import pytest
-from serve_start import LIMITS
+from serve_start import FRONTS, LIMITS
 
+from headrace.serve import engine
 from headrace.serve.config import Limits
 from headrace.serve.http_connection import HttpResponse
 from headrace.serve.http_server import HttpServer
@@ -36,12 +37,25 @@ def echo():
     return Echo()
 
 
-@pytest.fixture
-def port(echo):
+def listening(kind, application, limits, port=0):
+    """A server with one application, and its port: the portable one, or the native loop."""
+    if kind == "portable":
+        server = HttpServer(application, "127.0.0.1", port, limits, threads=2)
+        return server, server.port
+    if engine._native is None:
+        pytest.skip("built without libnghttp2: there is no native front")
+    from headrace.serve.native_front import NativeFront
+
+    front = NativeFront(None, limits, threads=2)
+    return front, front.listen_http("127.0.0.1", port, application)
+
+
+@pytest.fixture(params=FRONTS)
+def port(request, echo):
     limits = Limits(max_message_bytes=100_000, max_connections=8, header_timeout_s=1.0, idle_timeout_s=1.5)
-    running = HttpServer(echo, "127.0.0.1", 0, limits, threads=2)
+    running, port = listening(request.param, echo, limits)
     running.start()
-    yield running.port
+    yield port
     running.stop(1)
 
 
@@ -166,6 +180,7 @@ def test_head_has_no_body(port):
     assert b" 200 " in answer and answer.endswith(b"\r\n\r\n")
 
 
-def test_the_port_is_taken_once(port):
+@pytest.mark.parametrize("kind", FRONTS)
+def test_the_port_is_taken_once(port, kind):
     with pytest.raises(OSError):
-        HttpServer(Echo(), "127.0.0.1", port, LIMITS)
+        listening(kind, Echo(), LIMITS, port)

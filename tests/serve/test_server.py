@@ -124,7 +124,7 @@ def test_swaps_under_load_never_fail_or_mix(tmp_path, front):
     if front == "native" and engine._native is None:
         pytest.skip("built without libnghttp2: there is no native front")
     package(tmp_path / "m/1/model.hr", 1)
-    settings = Settings(listen=Listen("127.0.0.1", 0, 0, -1, grpc_front=front), drain=Drain(0, 10))
+    settings = Settings(listen=Listen("127.0.0.1", 0, 0, -1, front=front), drain=Drain(0, 10))
     with Server(tmp_path, settings=settings) as server:
         bad, counts, stop = [], [0, 0, 0], threading.Event()
         grpc_url, rest_url = f"127.0.0.1:{server.grpc_port}", f"http://127.0.0.1:{server.http_port}"

@@ -80,8 +80,8 @@ class LayerNormalization(Operator):
             yield Sample([draw(rng, shape, "float32"), scale], {"axis": axis, "epsilon": 1e-3})
         yield Sample([draw(rng, (3, 8), "float16"), draw(rng, (8,), "float16")])
         yield Sample([draw(rng, (3, 8), "float32"), draw(rng, (8,), "float32")], outputs=3)
-        for scale in ((2, 3, 4), (3, 1), (2, 1, 4), (1,)):  # anything that broadcasts to X
-            yield Sample([draw(rng, (2, 3, 4), "float32"), draw(rng, scale, "float32"), draw(rng, (4,), "float32")])
+        for wide in ((2, 3, 4), (3, 1), (2, 1, 4), (1,)):  # anything that broadcasts to X
+            yield Sample([draw(rng, (2, 3, 4), "float32"), draw(rng, wide, "float32"), draw(rng, (4,), "float32")])
 
     def rows(self, tags: Sequence[int | None], context: Context) -> list[int | None]:
         shape = context.shape()
