@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from headrace.runtime.cuda import lt, tune
+from headrace.runtime.cuda.images import image
 from headrace.runtime.cuda.interface import Arg, Array, Dim3, Ptr
 from headrace.runtime.errors import LoadError, RunError
 
@@ -112,22 +113,22 @@ def _import_cupy() -> Any:
 def open_device(index: int = 0) -> CudaDevice:
     """The GPU of that number with the compiled kernels. LoadError where it cannot be used."""
     caps = probe(index)
-    return CudaDevice(caps, importlib.import_module("headrace.runtime.cuda.images").image(caps.cc))
+    return CudaDevice(caps, image(caps.cc))
 
 
 class CudaDevice:
     """One GPU and one stream. Implements `interface.Device`, and what only a real device has: pinned memory, marks,
     capture, cuBLASLt."""
 
-    def __init__(self, caps: Caps, image: bytes) -> None:
-        """`image`: the compiled kernels (cubin, fatbin or PTX)."""
+    def __init__(self, caps: Caps, kernels: bytes) -> None:
+        """`kernels`: the compiled kernels (cubin, fatbin or PTX)."""
         self.caps, self.name = caps, f"cuda:{caps.index} ({caps.name})"
         self._cupy = _import_cupy()
         self._runtime = self._cupy.cuda.runtime
         self.use()
         self.stream = self._cupy.cuda.Stream(non_blocking=True)
         self._module = self._cupy.cuda.function.Module()
-        self._module.load(image)
+        self._module.load(kernels)
         self._functions: dict[str, Any] = {}
         self._memory: dict[int, Any] = {}
         self._capturing = False

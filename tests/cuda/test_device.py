@@ -61,6 +61,13 @@ def test_a_model_runs_by_graphs_captured_on_the_stream(cupy: Any) -> None:
         assert len(cupy.launched) == 2 * replayed  # the comparison with step by step, and the second call
 
 
+def test_opening_a_gpu_takes_the_image_of_its_architecture(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(module, "image", lambda cc: asked.append(cc) or b"image")
+    device = module.open_device()
+    assert asked == [(9, 0)] and device.caps.name == "Fake GPU"
+
+
 def test_all_device_memory_is_given_back(cupy: Any) -> None:
     device = Faked(module.probe(), b"image")
     before = cupy.cuda.runtime.memGetInfo()
