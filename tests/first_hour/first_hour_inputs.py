@@ -71,3 +71,8 @@ def _():
 @CHAPTER.mistake("An .npz file with another name in it")
 def _():
     return terminal("headrace run net.hr wrong.npz")
+
+
+@CHAPTER.mistake("A device that does not exist")
+def _():
+    runtime.load("net.hr", device="gpu")

@@ -11,13 +11,16 @@ import ml_dtypes
 import numpy as np
 import pytest
 import serve_fake
-from serve_start import start
+from serve_packages import X, package
+from serve_start import FRONTS, start
 
 from headrace.protos import health_pb2 as health
 from headrace.protos import inference_pb2 as pb
-from headrace.serve import Client
+from headrace.serve import Client, engine
+from headrace.serve.config import Drain, Listen, Settings
 from headrace.serve.datatypes import DATATYPES, decode_bytes, encode_bytes
 from headrace.serve.errors import Meaning, ServeError
+from headrace.serve.server import Server
 
 V2 = "/inference.GRPCInferenceService/"
 
@@ -143,6 +146,33 @@ def test_inputs_may_have_any_name(client):
     for name in ("version", "outputs", "model", "inputs", "self"):
         with pytest.raises(ServeError, match=f"input '{name}' is unknown"):
             client.infer("add", {"a": x, name: x})
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_a_label_stands_wherever_a_version_does(tmp_path, front):
+    if front == "native" and engine._native is None:
+        pytest.skip("built without libnghttp2: there is no native front")
+    for version in (1, 2):
+        package(tmp_path / f"m/{version}/model.hr", version)
+    config = '[versions]\npolicy = "all"\nlabels = {{stable = {0}, canary = 2}}\n'
+    (tmp_path / "m/config.toml").write_text(config.format(1))
+    settings = Settings(listen=Listen("127.0.0.1", 0, 0, -1, grpc_front=front), drain=Drain(0, 5))
+    with Server(tmp_path, settings=settings) as own:
+        for url in (f"127.0.0.1:{own.grpc_port}", f"http://127.0.0.1:{own.http_port}"):
+            with Client(url) as client:
+                for version, factor in (("", 2), (1, 1), (2, 2), ("stable", 1), ("canary", 2)):
+                    assert (client.infer("m", x=X, version=version)["y"] == factor * X).all()
+                assert client.ready("m", "stable") and not client.ready("m", "beta")
+                assert client.metadata("m", "canary")["versions"] == ["1", "2"]
+                assert client.config("m", "stable")["name"] == "m"
+                assert [row["version"] for row in client.statistics("m", "stable")] == ["1"]
+                with pytest.raises(ServeError, match="no label 'beta'; it has stable, canary") as caught:
+                    client.infer("m", x=X, version="beta")
+                assert caught.value.meaning is Meaning.NOT_FOUND
+        with Client(f"127.0.0.1:{own.grpc_port}") as client:
+            (tmp_path / "m/config.toml").write_text(config.format(2))
+            client.load("m")
+            assert (client.infer("m", x=X, version="stable")["y"] == 2 * X).all()
 
 
 def test_the_policy_shows_in_the_configuration(tmp_path):
@@ -320,6 +350,16 @@ def test_kserve_load_and_the_alias_service(channel):
         request.parameters.clear()
 
 
+def test_the_alias_service_loads_and_unloads(channel):
+    """MLServer's repository service: other names, the same bytes."""
+    alias = "/inference.model_repository.ModelRepositoryService/RepositoryModel"
+    request = pb.RepositoryModelLoadRequest(model_name="uint32").SerializeToString()
+    ready = pb.ModelReadyRequest(name="uint32")
+    for verb, state in (("Unload", False), ("Load", True)):
+        channel.unary_unary(alias + verb)(request, timeout=20)
+        assert call(channel, "ModelReady", ready, pb.ModelReadyResponse).ready is state
+
+
 def check(channel, service):
     data = health.HealthCheckRequest(service=service).SerializeToString()
     return health.HealthCheckResponse.FromString(channel.unary_unary("/grpc.health.v1.Health/Check")(data)).status
@@ -446,6 +486,18 @@ def test_rest_mixed_json_and_binary(server):
         2,
         3,
     ]
+
+
+def test_rest_empty_binary_output(server):
+    """A binary tensor without bytes still says its size."""
+    item = {"name": "x", "shape": [1, 0], "datatype": "FP32", "parameters": {"binary_data_size": 0}}
+    head = json.dumps({"inputs": [item], "parameters": {"binary_data_output": True}}).encode()
+    headers = {"Inference-Header-Content-Length": str(len(head))}
+    status, data, answer = get(server, "/v2/models/fp32/infer", "POST", head, headers)
+    length = int(answer.get("Inference-Header-Content-Length") or len(data))
+    (output,) = json.loads(data[:length])["outputs"]
+    assert status == 200 and length == len(data)
+    assert output["parameters"] == {"binary_data_size": 0} and output["shape"] == [1, 0]
 
 
 def test_rest_raw_request(server):
