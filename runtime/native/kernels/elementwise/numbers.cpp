@@ -31,10 +31,16 @@ std::unique_ptr<Kernel> folded(const NodeInfo& node) {
     return finish(node, binary_for<F, Ts...>(node.inputs[0]), {}, 2, true);
 }
 
-template <class T> struct And : Plain { using Plain::Plain; T operator()(T a, T b) const { return a && b; } };
-template <class T> struct Or : Plain { using Plain::Plain; T operator()(T a, T b) const { return a || b; } };
-template <class T> struct Xor : Plain { using Plain::Plain; T operator()(T a, T b) const { return a != b; } };
-template <class T> struct Not : Plain { using Plain::Plain; T operator()(T x) const { return !x; } };
+// Of bool, as the bytes 0 and 1 that they are: the compiler makes vectors of those.
+template <class F, int operands>
+std::unique_ptr<Kernel> logic(const NodeInfo& node) {
+    if (node.inputs[0] != DType::boolean) return nullptr;
+    return finish(node, operands == 1 ? unary_row<uint8_t, uint8_t, F> : binary_row<uint8_t, uint8_t, F>, {}, operands);
+}
+struct And : Plain { using Plain::Plain; uint8_t operator()(uint8_t a, uint8_t b = 1) const { return a & b; } };
+struct Or : Plain { using Plain::Plain; uint8_t operator()(uint8_t a, uint8_t b = 0) const { return a | b; } };
+struct Xor : Plain { using Plain::Plain; uint8_t operator()(uint8_t a, uint8_t b = 1) const { return a ^ b; } };
+
 template <class T> struct BitAnd : Plain { using Plain::Plain; T operator()(T a, T b) const { return T(a & b); } };
 template <class T> struct BitOr : Plain { using Plain::Plain; T operator()(T a, T b) const { return T(a | b); } };
 template <class T> struct BitXor : Plain { using Plain::Plain; T operator()(T a, T b) const { return T(a ^ b); } };
@@ -89,10 +95,10 @@ HR_ROW("Less", binary, Less, double, HR_INTEGERS);
 HR_ROW("LessOrEqual", binary, LessOrEqual, double, HR_INTEGERS);
 HR_ROW("Greater", binary, Greater, double, HR_INTEGERS);
 HR_ROW("GreaterOrEqual", binary, GreaterOrEqual, double, HR_INTEGERS);
-HR_ROW("And", binary, And, bool);
-HR_ROW("Or", binary, Or, bool);
-HR_ROW("Xor", binary, Xor, bool);
-HR_ROW("Not", unary, Not, bool);
+HR_KERNEL("And", (logic<And, 2>));
+HR_KERNEL("Or", (logic<Or, 2>));
+HR_KERNEL("Xor", (logic<Xor, 2>));
+HR_KERNEL("Not", (logic<Xor, 1>));      // exclusive or with 1
 HR_ROW("BitwiseAnd", binary, BitAnd, HR_INTEGERS);
 HR_ROW("BitwiseOr", binary, BitOr, HR_INTEGERS);
 HR_ROW("BitwiseXor", binary, BitXor, HR_INTEGERS);

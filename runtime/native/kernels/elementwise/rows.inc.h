@@ -16,13 +16,14 @@ void unary_row(const Row& row) {
     const F f(row.f);
     const T* x = static_cast<const T*>(row.in[0]);
     R* y = static_cast<R*>(row.out);
+    const int64_t n = row.n;    // not read through `row` in a loop: bytes that are written might be its own
     if (!row.moves[0]) {
         const R value = f(x[0]);
-        for (int64_t i = 0; i < row.n; i++) y[i] = value;
+        for (int64_t i = 0; i < n; i++) y[i] = value;
         return;
     }
 #pragma GCC ivdep
-    for (int64_t i = 0; i < row.n; i++) y[i] = f(x[i]);
+    for (int64_t i = 0; i < n; i++) y[i] = f(x[i]);
 }
 
 template <class T, class R, class F>

@@ -136,19 +136,27 @@ private:
     }
 
     template <class T>
-    static void pick_elements(const char* from, char* to, const Resampling& r) {
+    static void pick_elements(const char* from, char* to, const Resampling& r, bool doubled) {
+        if (doubled) {      // the usual upsampling: each element twice
+            const T* x = reinterpret_cast<const T*>(from);
+            T* y = reinterpret_cast<T*>(to);
+            for (size_t i = 0; i < r.places.size() / 2; i++) y[2 * i] = x[i], y[2 * i + 1] = x[i];
+            return;
+        }
         for (size_t i = 0; i < r.places.size(); i++) std::memcpy(to + i * sizeof(T), from + size_t(r.places[i]) * sizeof(T), sizeof(T));
     }
 
     static void pick(const char* from, char* to, const Shape& now, const Resampling& r, size_t item, ThreadPool& pool) {
         const int64_t outer = now.count(0, r.axis), size = now.d[r.axis], count = int64_t(r.places.size());
         const int64_t run = now.count(r.axis + 1, now.rank) * int64_t(item);
+        bool doubled = count == 2 * size;
+        for (int64_t i = 0; doubled && i < count; i++) doubled = r.places[size_t(i)] == i / 2;
         pool.parallel(outer, std::max<int64_t>(1, 32768 / (count * run)), [&](int64_t begin, int64_t end) {
             for (int64_t o = begin; o < end; o++) {
                 const char* f = from + o * size * run;
                 char* t = to + o * count * run;
-                if (run == 4) pick_elements<uint32_t>(f, t, r);
-                else if (run == 1) pick_elements<uint8_t>(f, t, r);
+                if (run == 4) pick_elements<uint32_t>(f, t, r, doubled);
+                else if (run == 1) pick_elements<uint8_t>(f, t, r, doubled);
                 else
                     for (int64_t i = 0; i < count; i++) std::memcpy(t + i * run, f + r.places[size_t(i)] * run, size_t(run));
             }

@@ -60,15 +60,14 @@ public:
         strides_of(x, 1, strides);
         const T* from = c.in(0).as<T>();
         T* to = c.out(0).template as<T>();
-        c.pool->parallel(index.count(), 4096, [&](int64_t begin, int64_t end) {
-            for (int64_t at = begin; at < end; at++) {
-                int64_t offset = 0, rest = at;
-                for (int d = index.rank - 1; d >= 0; d--) {
-                    if (d != axis) offset += rest % index.d[d] * strides[d];
-                    rest /= index.d[d];
-                }
-                to[at] = from[offset + index_at(c.in(1), at, x.d[axis]) * strides[axis]];
-            }
+        const int64_t width = index.rank ? index[-1] : 1, size = x.d[axis], step = strides[axis];
+        const int64_t along = axis == index.rank - 1 ? 0 : 1;      // whether the data moves on with the row
+        if (!index.count()) return;
+        c.pool->parallel(index.count() / width, std::max<int64_t>(1, 8192 / width), [&](int64_t begin, int64_t end) {
+            each_index_row(index, strides, axis, begin, end, [&](int64_t first, int64_t count, int64_t offset) {
+                const T* source = from + offset;
+                for (int64_t i = 0; i < count; i++) to[first + i] = source[i * along + index_at(c.in(1), first + i, size) * step];
+            });
         });
     }
 
@@ -228,7 +227,15 @@ private:
         return folded < size ? folded : period - folded;
     }
 
-    // Element by element through one table of source offsets per axis.
+    static void copy_item(char* to, const char* from, size_t item) {
+        switch (item) {
+            case 4: std::memcpy(to, from, 4); break;
+            case 8: std::memcpy(to, from, 8); break;
+            default: std::memcpy(to, from, item);
+        }
+    }
+
+    // Rows through one table of source offsets per axis.
     void repeated(RunContext& c, const Pads& pads) const {
         const size_t item = item_size(c.in(0).dtype);
         const Shape &from = c.in(0).shape, &to = c.out(0).shape;
@@ -243,7 +250,19 @@ private:
                 int64_t offset = 0, rest = r;
                 for (int d = to.rank - 2; d >= 0; d--) offset += tables[size_t(d)][size_t(rest % to.d[d])], rest /= to.d[d];
                 char* out = c.out(0).as<char>() + r * row * int64_t(item);
-                for (int64_t i = 0; i < row; i++) std::memcpy(out + i * int64_t(item), c.in(0).as<char>() + offset + (to.rank ? tables.back()[size_t(i)] : 0), item);
+                const char* source = c.in(0).as<char>() + offset;
+                const auto edge = [&](int64_t from_i, int64_t to_i) {
+                    for (int64_t i = from_i; i < to_i; i++) copy_item(out + i * int64_t(item), source + tables.back()[size_t(i)], item);
+                };
+                if (!to.rank) {
+                    copy_item(out, source, item);
+                    continue;
+                }
+                const int last = to.rank - 1;       // what lies inside is one run
+                const int64_t left = std::clamp<int64_t>(pads.before[last], 0, row), right = std::clamp<int64_t>(pads.before[last] + from.d[last], left, row);
+                edge(0, left);
+                if (right > left) std::memcpy(out + left * int64_t(item), source + tables.back()[size_t(left)], size_t(right - left) * item);
+                edge(right, row);
             }
         });
     }

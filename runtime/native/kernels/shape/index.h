@@ -19,6 +19,21 @@ inline int64_t index_at(const Tensor& t, int64_t i, int64_t size) {
     return x < 0 ? x + size : x;
 }
 
+// Walks an index tensor of GatherElements or ScatterElements row by row (its last axis): each(first, count, offset), where
+// `offset` is that of the row's first element in data of these strides, the indexed axis left out.
+template <class Each>
+void each_index_row(const Shape& index, const int64_t* strides, int axis, int64_t begin, int64_t end, const Each& each) {
+    const int64_t width = index.rank ? index[-1] : 1;
+    for (int64_t row = begin; row < end; row++) {
+        int64_t offset = 0, rest = row;
+        for (int d = index.rank - 2; d >= 0; d--) {
+            if (d != axis) offset += rest % index.d[d] * strides[d];
+            rest /= index.d[d];
+        }
+        each(row * width, width, offset);
+    }
+}
+
 // K<unsigned type of that many bytes>, made from the node: for kernels that only move elements.
 template <template <class> class K>
 std::unique_ptr<Kernel> by_size(size_t item, const NodeInfo& node) {

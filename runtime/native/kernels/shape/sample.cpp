@@ -11,7 +11,8 @@ namespace {
 
 enum class Padding { zeros, border, reflection };
 enum class Mode { nearest, linear, cubic };
-constexpr int kAxes = 3, kTaps = 4;
+constexpr int kAxes = 3, kTaps = 4, kMost = kTaps * kTaps * kTaps;
+constexpr int64_t kBlock = 64;
 
 // Folded back at both borders until it lies inside.
 float reflected(float at, float low, float high) {
@@ -58,17 +59,26 @@ public:
         const Shape &x = c.in(0).shape, &to = c.out(0).shape;
         const int axes = x.rank - 2;
         const int64_t plane = x.count(2, x.rank), places = to.count(2, to.rank), channels = x.d[1];
-        c.pool->parallel(x.d[0] * places, std::max<int64_t>(1, 2048 / std::max<int64_t>(1, channels)), [&](int64_t begin, int64_t end) {
-            int64_t offsets[kTaps * kTaps * kTaps];
-            float weights[kTaps * kTaps * kTaps];
-            for (int64_t i = begin; i < end; i++) {
-                const int n = gather(x, c.in(1).as<float>() + i * axes, offsets, weights);
-                const int64_t batch = i / places, place = i % places;
+        // Block by block: where a block of places reads, then every channel of it.
+        const int64_t blocks = (places + kBlock - 1) / kBlock;
+        c.pool->parallel(x.d[0] * blocks, 1, [&](int64_t begin, int64_t end) {
+            std::vector<int64_t> offsets(size_t(kBlock * kMost));
+            std::vector<float> weights(size_t(kBlock * kMost));
+            for (int64_t at = begin; at < end; at++) {
+                const int64_t batch = at / blocks, first = at % blocks * kBlock, count = std::min(kBlock, places - first);
+                int n = 0;
+                for (int64_t i = 0; i < count; i++)
+                    n = gather(x, c.in(1).as<float>() + (batch * places + first + i) * axes, &offsets[size_t(i * kMost)], &weights[size_t(i * kMost)]);
                 for (int64_t ch = 0; ch < channels; ch++) {
                     const float* from = c.in(0).as<float>() + (batch * channels + ch) * plane;
-                    float sum = 0;
-                    for (int k = 0; k < n; k++) sum += from[offsets[k]] * weights[k];
-                    c.out(0).as<float>()[(batch * channels + ch) * places + place] = sum;
+                    float* to = c.out(0).as<float>() + (batch * channels + ch) * places + first;
+                    for (int64_t i = 0; i < count; i++) {
+                        const int64_t* o = &offsets[size_t(i * kMost)];
+                        const float* w = &weights[size_t(i * kMost)];
+                        float sum = 0;
+                        for (int k = 0; k < n; k++) sum += from[o[k]] * w[k];
+                        to[i] = sum;
+                    }
                 }
             }
         });

@@ -121,15 +121,14 @@ public:
         strides_of(x, 1, steps);
         T* out = c.out(0).template as<T>();
         const T* updates = c.in(2).as<T>();
+        const int64_t width = index.rank ? index[-1] : 1, along = axis == index.rank - 1 ? 0 : 1;
+        if (!index.count()) return;
         with<T>([&](auto put) {
-            for (int64_t i = 0; i < index.count(); i++) {       // in order: several updates of one element all count
-                int64_t at = 0, rest = i;
-                for (int d = index.rank - 1; d >= 0; d--) {
-                    if (d != axis) at += rest % index.d[d] * steps[d];
-                    rest /= index.d[d];
-                }
-                put(out[at + index_at(c.in(1), i, x.d[axis]) * steps[axis]], updates[i]);
-            }
+            // In order: several updates of one element all count.
+            each_index_row(index, steps, axis, 0, index.count() / width, [&](int64_t first, int64_t count, int64_t offset) {
+                T* to = out + offset;
+                for (int64_t i = 0; i < count; i++) put(to[i * along + index_at(c.in(1), first + i, x.d[axis]) * steps[axis]], updates[first + i]);
+            });
         });
     }
 

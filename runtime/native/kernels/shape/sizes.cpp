@@ -91,7 +91,9 @@ public:
     }
     void run(RunContext& c) const override {
         const T start = *c.in(0).as<T>(), delta = *c.in(2).as<T>();
-        for (int64_t i = 0; i < c.out(0).count(); i++) c.out(0).template as<T>()[i] = T(start + T(i) * delta);
+        const int64_t n = c.out(0).count();
+        T* out = c.out(0).template as<T>();
+        for (int64_t i = 0; i < n; i++) out[i] = T(start + T(i) * delta);
     }
 };
 

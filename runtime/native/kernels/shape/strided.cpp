@@ -89,6 +89,13 @@ void copy_tile(char* to, const char* from, const Axis& outer, const Axis& inner,
     }
 }
 
+// Rows of N elements that lie together in the destination, from N planes: how two to four channels interleave.
+template <class T, int N>
+void interleave(char* to, const char* from, int64_t plane, int64_t rows) {
+    for (int64_t r = 0; r < rows; r++)
+        for (int c = 0; c < N; c++) std::memcpy(to + (r * N + c) * int64_t(sizeof(T)), from + r * int64_t(sizeof(T)) + c * plane, sizeof(T));
+}
+
 template <class T>
 void copy_typed(char* to, const char* from, View& v, ThreadPool& pool) {
     int64_t total = 1;
@@ -115,12 +122,21 @@ void copy_typed(char* to, const char* from, View& v, ThreadPool& pool) {
     };
     const int64_t grain = 32768 / int64_t(sizeof(T));
     if (partner >= 0) {
-        const int64_t strips = (outer.size + kTile - 1) / kTile;    // of 16 rows each
+        const bool together = inner.size <= 4 && outer.to == inner.size * int64_t(sizeof(T));
+        const int64_t kTile = together ? 1024 : hr::kTile, strips = (outer.size + kTile - 1) / kTile;   // of that many rows each
         pool.parallel(blocks * strips, std::max<int64_t>(1, grain / (kTile * inner.size)), [&](int64_t begin, int64_t end) {
             for (int64_t at = begin; at < end; at++) {
                 int64_t t, f;
                 offsets(at / strips, t, f);
-                const int64_t row = at % strips * kTile;
+                const int64_t row = at % strips * kTile, rows = std::min(outer.size, row + kTile) - row;
+                if (together) {
+                    char* there = to + t + row * outer.to;
+                    const char* here = from + f + row * outer.from;
+                    if (inner.size == 2) interleave<T, 2>(there, here, inner.from, rows);
+                    else if (inner.size == 3) interleave<T, 3>(there, here, inner.from, rows);
+                    else interleave<T, 4>(there, here, inner.from, rows);
+                    continue;
+                }
                 copy_tile<T>(to + t, from + f, outer, inner, row, std::min(outer.size, row + kTile));
             }
         });

@@ -1,6 +1,7 @@
 // ArgMax, ArgMin, TopK, CumSum, Hardmax: places and running sums along one axis.
 #include <algorithm>
 #include <numeric>
+#include <type_traits>
 #include <vector>
 
 #include "kernel.h"
@@ -8,7 +9,7 @@
 #include "pool.h"
 #include "types.h"
 
-namespace hr {
+namespace hr::HR_TIER {
 namespace {
 
 struct Along {
@@ -36,25 +37,82 @@ public:
     }
     void run(RunContext& c) const override {
         const Along a = along(c.in(0).shape, resolve_axis(axis_, c.in(0).shape.rank));
+        if (max_) last_ ? fill<true, true>(c, a) : fill<true, false>(c, a);
+        else last_ ? fill<false, true>(c, a) : fill<false, false>(c, a);
+    }
+
+private:
+    static constexpr int64_t kLanes = 64;
+    using Place = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;     // as wide as an element: lanes stay aligned
+
+    template <bool kMax, bool kLast>
+    static bool better(T now, T best) {
+        const bool beats = kMax ? (kLast ? now >= best : now > best) : (kLast ? now <= best : now < best);
+        if constexpr (!std::is_floating_point_v<T>) return beats;
+        return best != best ? kLast & (now != now) : (now != now) | beats;
+    }
+
+    // Many columns at once, row after row: best and place hold what is known of `lanes` columns.
+    template <bool kMax, bool kLast>
+    static void scan(const T* x, int64_t step, int64_t rows, int64_t lanes, T* best, Place* place) {
+        for (int64_t i = 0; i < lanes; i++) best[i] = x[i], place[i] = 0;
+        for (int64_t k = 1; k < rows; k++) {
+            const T* row = x + k * step;
+#pragma GCC ivdep
+            for (int64_t i = 0; i < lanes; i++) {
+                const T now = row[i];
+                const bool take = better<kMax, kLast>(now, best[i]);
+                best[i] = take ? now : best[i];
+                place[i] = take ? Place(k) : place[i];
+            }
+        }
+    }
+
+    // A contiguous row as lanes side by side, which then meet: of equal ones the first, or the last.
+    template <bool kMax, bool kLast>
+    static int64_t along_row(const T* x, int64_t n) {
+        T best = x[0];
+        int64_t place = 0;
+        int64_t from = 1;
+        if (n >= 2 * kLanes && n < (int64_t(1) << 31)) {
+            T lane_best[kLanes];
+            Place lane_place[kLanes];
+            scan<kMax, kLast>(x, kLanes, n / kLanes, kLanes, lane_best, lane_place);
+            best = lane_best[0], place = int64_t(lane_place[0]) * kLanes;
+            for (int64_t i = 1; i < kLanes; i++) {
+                const int64_t at = int64_t(lane_place[i]) * kLanes + i;
+                const bool equal = lane_best[i] == best || (best != best && lane_best[i] != lane_best[i]);
+                if (equal ? (kLast ? at > place : at < place) : better<kMax, kLast>(lane_best[i], best)) best = lane_best[i], place = at;
+            }
+            from = n / kLanes * kLanes;
+        }
+        for (int64_t k = from; k < n; k++)
+            if (better<kMax, kLast>(x[k], best)) best = x[k], place = k;
+        return place;
+    }
+
+    template <bool kMax, bool kLast>
+    void fill(RunContext& c, const Along& a) const {
         const T* x = c.in(0).as<T>();
         int64_t* y = c.out(0).as<int64_t>();
-        c.pool->parallel(a.outer * a.inner, std::max<int64_t>(1, 16384 / std::max<int64_t>(1, a.size)), [&](int64_t begin, int64_t end) {
+        if (a.inner == 1) {
+            c.pool->parallel(a.outer, std::max<int64_t>(1, 16384 / std::max<int64_t>(1, a.size)), [&](int64_t begin, int64_t end) {
+                for (int64_t at = begin; at < end; at++) y[at] = along_row<kMax, kLast>(x + at * a.size, a.size);
+            });
+            return;
+        }
+        const int64_t tiles = (a.inner + kLanes - 1) / kLanes;
+        c.pool->parallel(a.outer * tiles, std::max<int64_t>(1, 16384 / std::max<int64_t>(1, a.size * kLanes)), [&](int64_t begin, int64_t end) {
+            T best[kLanes];
+            Place place[kLanes];
             for (int64_t at = begin; at < end; at++) {
-                const T* row = x + at / a.inner * a.size * a.inner + at % a.inner;
-                int64_t best = 0;
-                for (int64_t k = 1; k < a.size; k++)
-                    if (better(row[k * a.inner], row[best * a.inner])) best = k;
-                y[at] = best;
+                const int64_t o = at / tiles, column = at % tiles * kLanes, lanes = std::min(kLanes, a.inner - column);
+                scan<kMax, kLast>(x + o * a.size * a.inner + column, a.inner, a.size, lanes, best, place);
+                std::copy_n(place, lanes, y + o * a.inner + column);
             }
         });
     }
 
-private:
-    bool better(T now, T best) const {
-        if (best != best) return last_ && now != now;
-        if (now != now) return true;
-        return max_ ? (last_ ? now >= best : now > best) : (last_ ? now <= best : now < best);
-    }
     int64_t axis_;
     bool keep_, last_, max_;
 };
@@ -80,6 +138,7 @@ public:
         const T* x = c.in(0).as<T>();
         T* values = c.out(0).template as<T>();
         int64_t* places = c.n_outputs > 1 ? c.out(1).template as<int64_t>() : nullptr;
+        if (k <= kFew && a.size > 4 * k) return few(c, a, k, values, places);
         c.pool->parallel(a.outer * a.inner, std::max<int64_t>(1, 2048 / std::max<int64_t>(1, a.size)), [&](int64_t begin, int64_t end) {
             std::vector<int64_t> order(size_t(a.size));
             for (int64_t at = begin; at < end; at++) {
@@ -101,6 +160,36 @@ public:
     }
 
 private:
+    static constexpr int64_t kFew = 128;
+
+    // A short sorted list, and one look at each element: few of many get in.
+    void few(RunContext& c, const Along& a, int64_t k, T* values, int64_t* places) const {
+        if (!k) return;
+        c.pool->parallel(a.outer * a.inner, std::max<int64_t>(1, 8192 / std::max<int64_t>(1, a.size)), [&](int64_t begin, int64_t end) {
+            T best[kFew];
+            int64_t place[kFew];
+            for (int64_t at = begin; at < end; at++) {
+                const T* row = c.in(0).as<T>() + at / a.inner * a.size * a.inner + at % a.inner;
+                largest_ ? pick<true>(row, a.inner, a.size, k, best, place) : pick<false>(row, a.inner, a.size, k, best, place);
+                const int64_t to = at / a.inner * k * a.inner + at % a.inner;
+                for (int64_t i = 0; i < k; i++) {
+                    if (values) values[to + i * a.inner] = best[i];
+                    if (places) places[to + i * a.inner] = place[i];
+                }
+            }
+        });
+    }
+    template <bool kLargest>
+    static void pick(const T* row, int64_t step, int64_t n, int64_t k, T* best, int64_t* place) {
+        const auto before = [](T a, T b) { return kLargest ? less(b, a) : less(a, b); };
+        for (int64_t i = 0, have = 0; i < n; i++) {
+            const T now = row[i * step];
+            if (have == k && !before(now, best[k - 1])) continue;
+            int64_t at = have < k ? have++ : k - 1;
+            for (; at > 0 && before(now, best[at - 1]); at--) best[at] = best[at - 1], place[at] = place[at - 1];
+            best[at] = now, place[at] = i;
+        }
+    }
     static bool less(T a, T b) { return a < b || (b != b && a == a); }
     int64_t axis_;
     bool largest_;
@@ -180,4 +269,4 @@ HR_KERNEL("CumSum", cum_sum);
 HR_KERNEL("Hardmax", hardmax);
 
 }  // namespace
-}  // namespace hr
+}  // namespace hr::HR_TIER
