@@ -128,6 +128,9 @@ class NonZero(Operator):
         yield Sample([np.array([[1, 0], [1, 1]], np.bool_)])
         yield Sample([draw(rng, (3, 4), "int8", 0, 2)])
         yield Sample([np.zeros((2, 3), np.float32)])
+        yield Sample([np.array(2.5, np.float32)])
+        yield Sample([np.zeros((2, 0), np.bool_)])
+        yield Sample([draw(rng, (2, 3, 70), "float32", -1, 1).round()])
 
 
 class Compress(Operator):

@@ -24,14 +24,14 @@ void where_row(const Row& row) {
     } else if (sx && sy) {
 #pragma GCC ivdep
         for (int64_t i = 0; i < n; i++) {
-            const T a = x[i], b = y[i];     // both are read: a choice, not a branch
-            out[i] = c[i] ? a : b;
+            const T mask = T(0) - T(c[i]);     // all ones or none: a choice without a branch
+            out[i] = T((x[i] & mask) | (y[i] & ~mask));
         }
     } else {
 #pragma GCC ivdep
         for (int64_t i = 0; i < n; i++) {
-            const T a = x[i * sx], b = y[i * sy];
-            out[i] = c[i] ? a : b;
+            const T mask = T(0) - T(c[i]);
+            out[i] = T((x[i * sx] & mask) | (y[i * sy] & ~mask));
         }
     }
 }
@@ -52,6 +52,15 @@ HR_KERNEL("Where", where);
 
 // min(max(x, low), high); NaN stays.
 template <class T>
+void clip(const T* x, T* y, T low, T high, int64_t begin, int64_t end) {
+#pragma GCC ivdep
+    for (int64_t i = begin; i < end; i++) {
+        const T v = x[i] < low ? low : x[i];
+        y[i] = v > high ? high : v;
+    }
+}
+
+template <class T>
 class Clip : public Kernel {
 public:
     void shape(ShapeContext& c) const override { c.out(0, c.in(0).dtype, c.in(0).shape); }
@@ -68,13 +77,7 @@ public:
             std::fill_n(y, c.out(0).count(), low != low ? low : high);
             return;
         }
-        c.pool->parallel(c.out(0).count(), 16384, [=](int64_t begin, int64_t end) {     // by value: bounds stay in registers
-#pragma GCC ivdep
-            for (int64_t i = begin; i < end; i++) {
-                const T v = x[i] < low ? low : x[i];
-                y[i] = v > high ? high : v;
-            }
-        });
+        c.pool->parallel(c.out(0).count(), 16384, [&](int64_t begin, int64_t end) { clip(x, y, low, high, begin, end); });
     }
 };
 
@@ -84,10 +87,10 @@ std::unique_ptr<Kernel> clip_for(DType dtype) {
     ((dtype == code_of<Ts> ? void(found = std::make_unique<Clip<Ts>>()) : void()), ...);
     return found;
 }
-std::unique_ptr<Kernel> clip(const NodeInfo& node) {
+std::unique_ptr<Kernel> make_clip(const NodeInfo& node) {
     return clip_for<float, double, int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t>(node.inputs[0]);
 }
-HR_KERNEL("Clip", clip);
+HR_KERNEL("Clip", make_clip);
 
 }  // namespace
 }  // namespace hr::HR_TIER

@@ -116,17 +116,19 @@ public:
     void shape(ShapeContext& c) const override {
         int64_t found = 0;
         for (int64_t i = 0; i < c.in(0).count(); i++) found += c.in(0).as<T>()[i] != T(0);
-        c.out(0, DType::i64, {c.in(0).shape.rank, found});
+        c.out(0, DType::i64, {std::max(1, c.in(0).shape.rank), found});     // a number counts as a vector of one
     }
     void run(RunContext& c) const override {
-        const Shape& x = c.in(0).shape;
-        const int64_t n = c.out(0).shape[1];
-        int64_t column = 0;
-        for (int64_t i = 0; i < x.count(); i++) {
-            if (c.in(0).as<T>()[i] == T(0)) continue;
-            int64_t rest = i;
-            for (int d = x.rank - 1; d >= 0; d--) c.out(0).template as<int64_t>()[d * n + column] = rest % x.d[d], rest /= x.d[d];
-            column++;
+        const Shape x = c.in(0).shape.rank ? c.in(0).shape : Shape{1};
+        const int64_t n = c.out(0).shape[1], width = x[-1];
+        int64_t* out = c.out(0).template as<int64_t>();
+        for (int64_t row = 0, found = 0; found < n; row++) {        // a row: its own place first, without a branch
+            const T* from = c.in(0).as<T>() + row * width;
+            const int64_t before = found;
+            int64_t* last = out + (x.rank - 1) * n;
+            for (int64_t i = 0; i < width && found < n; i++) last[found] = i, found += from[i] != T(0);
+            int64_t rest = row;
+            for (int d = x.rank - 2; d >= 0; d--) std::fill(out + d * n + before, out + d * n + found, rest % x.d[d]), rest /= x.d[d];
         }
     }
 };
