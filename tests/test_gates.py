@@ -95,3 +95,9 @@ def test_the_links_stand() -> None:
     for name in ("runtime", "serializer", "serve", "protos"):
         link = ROOT / "src/headrace" / name
         assert link.is_symlink() and link.resolve() == ROOT / name
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    """pytest imports test files by their bare names: two of the same name cannot run in one session."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
