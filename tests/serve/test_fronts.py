@@ -156,7 +156,7 @@ def test_a_label_stands_wherever_a_version_does(tmp_path, front):
         package(tmp_path / f"m/{version}/model.hr", version)
     config = '[versions]\npolicy = "all"\nlabels = {{stable = {0}, canary = 2}}\n'
     (tmp_path / "m/config.toml").write_text(config.format(1))
-    settings = Settings(listen=Listen("127.0.0.1", 0, 0, -1, grpc_front=front), drain=Drain(0, 5))
+    settings = Settings(listen=Listen("127.0.0.1", 0, 0, -1, front=front), drain=Drain(0, 5))
     with Server(tmp_path, settings=settings) as own:
         for url in (f"127.0.0.1:{own.grpc_port}", f"http://127.0.0.1:{own.http_port}"):
             with Client(url) as client:
