@@ -10,6 +10,7 @@ from headrace.runtime.cuda.kernels.window import Window
 from headrace.runtime.executor import run_node
 from headrace.runtime.ops import find
 from headrace.runtime.ops.nn.conv import CASES, window_of
+from headrace.runtime.ops.nn.conv_transpose import transposed_sizes
 
 
 def real(rng, *shape):
@@ -127,3 +128,30 @@ def test_conv(forward, rng, case, last):
         "relu",
     )
     np.testing.assert_allclose(out.read(), turned[2], rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_conv_transpose(forward, rng, last):
+    operator = find("ConvTranspose")
+    assert operator is not None
+    compared = 0
+    for sample in operator.samples(rng):
+        x, w, bias = (*sample.inputs, None)[:3]
+        if x.dtype != np.float32 or x.ndim > 4:
+            continue
+        attributes = operator.complete(sample.attributes)
+        (expected,) = run_node(operator, sample.inputs, sample.attributes)
+        sizes, window = transposed_sizes(x.shape[2:], w.shape[2:], attributes)
+        geometry = Window.of(x.shape, expected.shape[1], sizes, window, attributes["group"], x_last=last, y_last=last)
+        turned = [np.ascontiguousarray(np.moveaxis(v, 1, -1)) if last else v for v in (x, expected)]
+        out = forward.out(turned[1].shape, np.float32)
+        at = 0 if bias is None else forward.up(bias)
+        kernels.conv_transpose_f32(forward.device, forward.up(turned[0]), forward.up(w), at, out.at, geometry)
+        np.testing.assert_allclose(out.read(), turned[1], rtol=2e-5, atol=2e-5)
+        compared += 1
+    assert compared >= 4
+
+
+def test_a_window_of_too_many_pixels():
+    with pytest.raises(ValueError, match=r"output pixels; allowed: below 2\^31"):
+        Window(70000, 1, (200, 200), 1, (200, 200), (1, 1))

@@ -73,6 +73,19 @@ def test_nan_wins(forward):
         np.testing.assert_array_equal(out.read(), np.array(expected, np.float32))
 
 
+@pytest.mark.parametrize("name", ["ArgMax", "ArgMin"])
+@pytest.mark.parametrize("last", [0, 1])
+def test_arg_extreme(bench, rng, name, last):
+    x = rng.integers(-3, 4, (3, 300, 2)).astype(np.float32)
+    x[1, 40:50, 1] = np.nan
+    for axis in range(3):
+        k, inner = x.shape[axis], int(np.prod(x.shape[axis + 1 :]))
+        (expected,) = reference(name, [x], {"axis": axis, "keepdims": 0, "select_last_index": last})
+        out = bench.out(expected.shape, np.int64)
+        kernels.arg_extreme(bench.device, bench.up(x), out.at, x.size // k, k, inner, name == "ArgMin", bool(last))
+        np.testing.assert_array_equal(out.read(), expected)
+
+
 @pytest.mark.parametrize("p", [1, 2])
 def test_lp_normalize(forward, rng, p):
     x = rng.standard_normal((4, 5, 3)).astype(np.float32)

@@ -1,6 +1,10 @@
 // conv_f32(x, w, bias, r, y, Window, function, a, b): y = function(conv(x, w) + bias[feature] + r), float32. w [features,
 // channels of a group, kernel_h, kernel_w]; r, if not null, has the layout of y. An implicit matrix product: grid
 // (ceil(pixels / 64), ceil(features of a group / 64), groups), block 256, 8704 bytes.
+//
+// conv_transpose_f32(x, w, bias, y, Window, function, a, b): the gradient of a convolution from y to x, w [c, features of a
+// group, kernel_h, kernel_w]; strides, pads and dilations are those of that convolution. One thread an element of y, grid
+// ceil(elements / 256), block 256.
 #include "gemm_f32.cuh"
 #include "window.cuh"
 
@@ -27,3 +31,23 @@ extern "C" __global__ void __launch_bounds__(256) conv_f32(const float* x, const
     });
 }
 HR_EXPORT(conv_f32)
+
+extern "C" __global__ void __launch_bounds__(256) conv_transpose_f32(const float* x, const float* w, const float* bias, float* y, Window g, int function,
+                                                                     float a, float b) {
+    const long long i = global_id(), m = i / g.features;
+    if (m >= pixels(g)) return;
+    const int feature = int(i - m * g.features), channels = g.c / g.group, features = g.features / g.group, of_group = feature / features;
+    const Pixel p = pixel(g, m);
+    float sum = 0;
+    for (int kh = 0; kh < g.kernel_h; kh++)
+        for (int kw = 0; kw < g.kernel_w; kw++) {
+            const int down = p.h + g.pad_h - kh * g.dilation_h, right = p.w + g.pad_w - kw * g.dilation_w;
+            const int h = down / g.stride_h, at = right / g.stride_w;
+            if (down < 0 || right < 0 || h * g.stride_h != down || at * g.stride_w != right || !inside(g, h, at)) continue;
+            for (int c = of_group * channels; c < (of_group + 1) * channels; c++)
+                sum = fmaf(x[x_at(g, p.n, c, h, at)],
+                           w[((static_cast<long long>(c) * features + feature - of_group * features) * g.kernel_h + kh) * g.kernel_w + kw], sum);
+        }
+    y[y_at(g, p, feature)] = apply_unary(function, bias ? sum + bias[feature] : sum, a, b);
+}
+HR_EXPORT(conv_transpose_f32)

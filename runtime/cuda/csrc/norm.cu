@@ -5,6 +5,8 @@
 //       inverse (one a row) may be null; centred 0: root mean square only
 //   softmax(x, y, k, inner, log)
 //   reduce(x, y, k, inner, function)        Reduce below; y [rows]
+//   arg_extreme(x, y int64, k, inner, least, last)   where the largest (least: smallest) element is, the first of equals or
+//       the last; NaN counts as the extreme
 //   lp_normalize(x, y, k, inner, p)         p 1 or 2; rows of zeros stay
 //   scale_shift(x, y, mean, factor, bias, n, inner, channels)   (x - mean) * factor + bias by channel i / inner % channels;
 //       grid ceil(n / 256), no shared memory
@@ -89,6 +91,22 @@ extern "C" __global__ void __launch_bounds__(256) reduce(const float* x, float* 
     if (threadIdx.x == 0) y[blockIdx.x] = value;
 }
 HR_EXPORT(reduce)
+
+extern "C" __global__ void __launch_bounds__(256) arg_extreme(const float* x, long long* y, long long k, long long inner, int least, int last) {
+    HR_SHARED(long long, shared);
+    const Row row = row_of(k, inner);
+    const float best = over_row(
+        row, x, least ? INFINITY : -INFINITY, reinterpret_cast<float*>(shared), [](float v) { return v; },
+        [=](float a, float b) { return least ? min_nan(a, b) : max_nan(a, b); });
+    const auto nearer = [=](long long a, long long b) { return (a < b) != (last != 0) ? a : b; };
+    const long long none = last ? -1 : k;
+    long long found = none;
+    for (long long i = threadIdx.x; i < k; i += blockDim.x)
+        if (x[row.at(i)] == best || (is_nan(best) && is_nan(x[row.at(i)]))) found = nearer(found, i);
+    found = block_reduce(found, none, shared, nearer);
+    if (threadIdx.x == 0) y[blockIdx.x] = found;
+}
+HR_EXPORT(arg_extreme)
 
 extern "C" __global__ void __launch_bounds__(256) lp_normalize(const float* x, float* y, long long k, long long inner, int p) {
     HR_SHARED(float, shared);

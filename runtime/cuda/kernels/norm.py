@@ -49,6 +49,13 @@ def reduce(device: Device, function: str, x: int, y: int, rows: int, k: int, inn
     )
 
 
+def arg_extreme(
+    device: Device, x: int, y: int, rows: int, k: int, inner: int = 1, least: bool = False, last: bool = False
+) -> None:
+    """y int64 [rows]: where the largest (least: smallest) element of each row is; of equals the first, or the last."""
+    _rows(device, "arg_extreme", rows, [*pointers(x, y), *longs(k, inner), *ints(least, last)])
+
+
 def lp_normalize(device: Device, x: int, y: int, rows: int, k: int, inner: int = 1, p: int = 2) -> None:
     """Each row divided by its norm of order 1 or 2; a row of zeros stays."""
     _rows(device, "lp_normalize", rows, [*pointers(x, y), *longs(k, inner), *ints(p)])

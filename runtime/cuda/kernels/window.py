@@ -64,6 +64,10 @@ class Window:
             pair(window.strides, 1), pair(window.begin, 0), pair(window.end, 0), pair(window.dilations, 1), group, **layouts,
         )  # fmt: skip
 
+    def __post_init__(self) -> None:
+        if self.pixels >= 2**31:
+            raise ValueError(f"{self.pixels} output pixels; allowed: below 2^31")
+
     @property
     def pixels(self) -> int:
         return self.n * self.counts[0] * self.counts[1]
@@ -160,6 +164,29 @@ def conv_f32(
         np.float32(b),
     ]
     device.launch("conv_f32", grid, (256, 1, 1), F32_SHARED, args)
+
+
+def conv_transpose_f32(
+    device: Device,
+    x: int,
+    w: int,
+    bias: int,
+    y: int,
+    window: Window,
+    function: str = "identity",
+    a: float = 0.0,
+    b: float = 0.0,
+) -> None:
+    """y = function(conv_transpose(x, w) + bias): w [c, features of a group, *kernel]; the window is that of the convolution
+    from y to x."""
+    args: list[Arg] = [
+        *pointers(x, w, bias, y),
+        window.packed(),
+        *ints(codes("Unary")[function]),
+        np.float32(a),
+        np.float32(b),
+    ]
+    each(device, "conv_transpose_f32", window.pixels * window.features, args)
 
 
 def max_pool(device: Device, dtype: str, x: int, y: int, window: Window) -> None:
