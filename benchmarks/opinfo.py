@@ -2,10 +2,11 @@
 
     python benchmarks/opinfo.py HARNESS.py --list NAMES.txt --suite ops [other options of the harness]
 
-The harness takes the entry's name as the function to call. Some entries are not that function but a wrapper around it
-(other argument order, a clone before an in-place call, a result picked from several), and some samples hold objects of
-torch that are no tensors. Here a wrapper is run itself, with headrace under the name `torch`, and layouts, memory formats,
-functions and layers are replaced by headrace's of the same name. Tolerances and everything else are the harness's.
+Needs torch 2.13 and expecttest. The harness takes the entry's name as the function to call. Some entries are not that
+function but a wrapper around it (other argument order, a clone before an in-place call, a result picked from several), and
+some samples hold objects of torch that are no tensors. Here a wrapper is run itself, with headrace under the name `torch`,
+and layouts, memory formats, functions and layers are replaced by headrace's of the same name. Tolerances and everything
+else are the harness's.
 """
 
 from __future__ import annotations

@@ -144,16 +144,12 @@ def svdvals(A: Tensor, *, driver: str | None = None) -> Tensor:
 
 def pinv(A: Tensor, *, atol: Any = None, rtol: Any = None, hermitian: bool = False) -> Tensor:
     """The Moore-Penrose inverse; singular values below max(atol, rtol * largest) count as 0."""
-    _matrices(A, "pinv", square=False)
-    if 0 in A._data.shape:
+    if 0 in A._data.shape and A._data.ndim > 1:
         return transpose(A, -2, -1).clone()  # type: ignore[no-any-return]
+    data = concrete(_matrices(A, "pinv", square=hermitian), "linalg.pinv")
     if hermitian:  # only the lower triangle is read
-        _matrices(A, "pinv")
-        lower = np.tril(concrete(A, "linalg.pinv"))
-        full = lower + np.tril(lower, -1).swapaxes(-2, -1)
-        both = derived("SymmetricBackward", full, (A,), lambda g: [g])  # as torch
-        return pinv(both, atol=atol, rtol=rtol)
-    u, s, vh = np.linalg.svd(concrete(A, "linalg.pinv"), full_matrices=False)
+        data = np.tril(data) + np.tril(data, -1).swapaxes(-2, -1)
+    u, s, vh = np.linalg.svd(data, full_matrices=False)
     eps = scalar_types.finfo(A.dtype).eps
     if rtol is None:
         rtol = 0.0 if atol is not None else max(A._data.shape[-2:]) * eps
@@ -163,7 +159,7 @@ def pinv(A: Tensor, *, atol: Any = None, rtol: Any = None, hermitian: bool = Fal
     array = ((vh.swapaxes(-2, -1) * inverse) @ u.swapaxes(-2, -1)).astype(A._data.dtype)
 
     def backward(g: Tensor) -> list[Tensor]:
-        p = pinv(A, atol=atol, rtol=rtol) if MODE.grad else wrap(array)
+        p = pinv(A, atol=atol, rtol=rtol, hermitian=hermitian) if MODE.grad else wrap(array)
         return [_pinv_gradient(A, p, g)]
 
     return derived("PinvBackward", array, (A,), backward)

@@ -1,7 +1,10 @@
 """Recurrent layers and attention: written out in steps and as one operator, packed, and against torch where it is installed."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from sequence_runs import CASES, flat, results
 
 import headrace as torch
 import headrace.nn as nn
@@ -16,8 +19,13 @@ LAYERS = {
 }
 
 
-def flat(value) -> list:
-    return [value] if hasattr(value, "shape") else [t for v in value for t in flat(v)]
+@pytest.mark.parametrize("name", CASES)
+def test_recorded_outputs_and_gradients(name: str) -> None:
+    """Of torch's layers with the same weights (recorded by sequence_runs.py)."""
+    with np.load(Path(__file__).with_name("sequences.npz"), allow_pickle=False) as archive:
+        for i, got in enumerate(results(torch, name)):
+            np.testing.assert_allclose(got, archive[f"{name}/{i}"], rtol=1e-4, atol=1e-5, err_msg=f"array {i}")
+        assert f"{name}/{i + 1}" not in archive
 
 
 @pytest.mark.parametrize("name", LAYERS)
