@@ -1,5 +1,6 @@
 """One HTTP/1.1 connection: requests and responses as the application sees them, and the state of the client's socket."""
 
+import http
 import select
 import socket
 import threading
@@ -14,6 +15,7 @@ from headrace.serve.config import Limits
 from headrace.serve.datatypes import Buffer
 
 WRITE_SECONDS = 30.0
+PHRASES = {status.value: status.phrase.encode() for status in http.HTTPStatus}
 
 Headers = list[tuple[bytes, bytes]]
 

@@ -19,7 +19,7 @@ from typing import Any
 import h11
 
 from headrace.serve.config import Limits
-from headrace.serve.http_connection import Application, Connection, HttpRequest, HttpResponse, send
+from headrace.serve.http_connection import PHRASES, Application, Connection, HttpRequest, HttpResponse, send
 
 log = logging.getLogger("headrace.serve")
 
@@ -313,7 +313,10 @@ class HttpServer:
         if close:
             headers.append((b"connection", b"close"))
         encode = connection.h11.send_with_data_passthrough
-        parts: list[Any] = list(encode(h11.Response(status_code=response.status, headers=headers)) or [])
+        parts: list[Any] = list(
+            encode(h11.Response(status_code=response.status, headers=headers, reason=PHRASES.get(response.status, b"")))
+            or []
+        )
         head_only = connection.request is not None and connection.request.method == b"HEAD"
         for part in response.body if not head_only else ():
             parts += encode(h11.Data(data=part)) or []  # type: ignore[arg-type]

@@ -5,7 +5,6 @@ Inferences that fit a published version without doubt never come here. The rest 
 turn of the loop: quick methods are answered at once, others on threads.
 """
 
-import http
 import logging
 import queue
 import threading
@@ -19,7 +18,7 @@ from headrace.serve.config import Limits
 from headrace.serve.errors import Meaning, ServeError, overloaded
 from headrace.serve.grpc_codes import CODES
 from headrace.serve.grpc_methods import INFER_PATH, Method, Methods, Streaming, Unary
-from headrace.serve.http_connection import Application, HttpRequest, HttpResponse
+from headrace.serve.http_connection import PHRASES, Application, HttpRequest, HttpResponse
 from headrace.serve.manager import Published
 
 log = logging.getLogger("headrace.serve")
@@ -28,7 +27,6 @@ FLUSH_SECONDS = 0.1  # for the last answers to leave
 CALL, MESSAGE, HALF_CLOSE, GONE, FAILURE, HTTP, REFUSAL = range(7)  # kinds of events: `Event::Kind` in plane.h
 
 _INTERNAL = ServeError(Meaning.INTERNAL, "internal error")
-_PHRASES = {status.value: status.phrase for status in http.HTTPStatus}
 
 
 class NativeFront:
@@ -213,7 +211,7 @@ class NativeFront:
         self._respond(number, application(request), application.closing)
 
     def _respond(self, number: int, response: HttpResponse, close: bool) -> None:
-        lines = [b"HTTP/1.1 %d %s" % (response.status, _PHRASES.get(response.status, "").encode())]
+        lines = [b"HTTP/1.1 %d %s" % (response.status, PHRASES.get(response.status, b""))]
         lines += [name + b": " + value for name, value in response.headers]
         self._front.respond(number, b"\r\n".join(lines) + b"\r\n", list(response.body), close)
 
