@@ -1,4 +1,7 @@
-"""The native executor and the reference give the same bytes for quantized graphs, whatever the batch and the threads."""
+"""The native executor and the reference give the same bytes for quantized graphs, whatever the batch and the threads, on
+every instruction-set tier of this CPU."""
+
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -10,7 +13,13 @@ from headrace.runtime.passes import optimize
 from headrace.runtime.quant.static import quantize_static
 
 model = pytest.importorskip("headrace.runtime.model", reason="the native executor is not built")
-pytest.importorskip("headrace.runtime._native", reason="the native executor is not built")
+native = pytest.importorskip("headrace.runtime._native", reason="the native executor is not built")
+
+
+@pytest.fixture(autouse=True, params=native.cpu_tiers())
+def tier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setenv("HEADRACE_CPU_TIER", request.param)
+    yield request.param
 
 
 @pytest.mark.parametrize("make_graph", [mlp, cnn])
@@ -19,13 +28,13 @@ pytest.importorskip("headrace.runtime._native", reason="the native executor is n
 def test_static(make_graph, threads: int, rows: int) -> None:
     graph = quantize_static(make_graph(), data(make_graph()))
     feeds = data(make_graph(), 1, rows, seed=8)[0]
-    native = model.Model(graph, threads=threads).run(feeds)
+    found = model.Model(graph, threads=threads).run(feeds)
     reference = run_graph(optimize(graph), feeds)
     for name, array in reference.items():
         # GlobalAveragePool between two islands is float: its sums may be rounded in another order
         tolerance = 0 if make_graph is mlp else 1e-2
-        np.testing.assert_allclose(native[name], array, rtol=0, atol=tolerance, err_msg=name)
-        assert tolerance or native[name].tobytes() == array.tobytes()
+        np.testing.assert_allclose(found[name], array, rtol=0, atol=tolerance, err_msg=name)
+        assert tolerance or found[name].tobytes() == array.tobytes()
 
 
 def test_every_integer_inside_a_network_is_the_same() -> None:
@@ -43,15 +52,15 @@ def test_every_integer_inside_a_network_is_the_same() -> None:
             break
     graph.block.outputs = before_mean
     feeds = data(cnn(), 1, 5, seed=3)[0]
-    native, reference = model.Model(graph, optimize=False).run(feeds), run_graph(graph, feeds)
+    found, reference = model.Model(graph, optimize=False).run(feeds), run_graph(graph, feeds)
     assert len(reference) >= 8
     for name, array in reference.items():
-        assert native[name].dtype == np.uint8 and native[name].tobytes() == array.tobytes(), name
+        assert found[name].dtype == np.uint8 and found[name].tobytes() == array.tobytes(), name
 
 
 def test_dynamic() -> None:
     graph = quantization.quantize(mlp((64, 128, 96, 40)), method="dynamic").program.main
     feeds = {"x": np.random.default_rng(0).standard_normal((7, 64)).astype(np.float32)}
-    native, reference = model.Model(graph).run(feeds), run_graph(optimize(graph), feeds)
+    found, reference = model.Model(graph).run(feeds), run_graph(optimize(graph), feeds)
     for name, array in reference.items():
-        np.testing.assert_allclose(native[name], array, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found[name], array, rtol=1e-5, atol=1e-5)
