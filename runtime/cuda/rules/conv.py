@@ -9,6 +9,7 @@ from headrace.runtime.cuda.rules.base import Bound, NoKernel, Rule, Site, Work
 from headrace.runtime.cuda.rules.elementwise import activation
 from headrace.runtime.ops.nn._pooling import arranged
 from headrace.runtime.ops.nn.conv import window_of
+from headrace.runtime.ops.nn.conv_transpose import transposed_sizes
 
 F32 = ("float32",)
 LAST = "headrace.cuda"  # the domain of nodes over channels-last tensors
@@ -52,6 +53,21 @@ def _conv(site: Site) -> Work:
     return Work("conv_f32", emit)
 
 
+def _conv_transpose(site: Site) -> Work:
+    site.need_dtypes(F32, 0, 1, 2)
+    x, w = site.shape(), site.shape(1)
+    sizes, reversed_window = transposed_sizes(x[2:], w[2:], site.attributes)
+    group = site.attributes["group"]
+    counts = [int(size) for size in sizes if isinstance(size, int)]
+    window = _limited(x, w[1] * group, counts, reversed_window, group, False)
+
+    def emit(at: Bound) -> None:
+        x, w, bias = (*at.inputs, 0)[:3]
+        kernels.conv_transpose_f32(at.device, x, w, bias, at.outputs[0], window)
+
+    return Work("conv_transpose_f32", emit)
+
+
 def _pool_window(site: Site) -> kernels.Window:
     last = is_last(site)
     x = sizes_of(site.shape(), last)
@@ -82,5 +98,5 @@ def _average_pool(site: Site) -> Work:
 
 RULES: dict[str, Rule] = {
     "Conv": _conv, "headrace.FusedConv": _conv, "MaxPool": _max_pool, f"{LAST}.MaxPool": _max_pool,
-    "AveragePool": _average_pool,
+    "AveragePool": _average_pool, "ConvTranspose": _conv_transpose,
 }  # fmt: skip

@@ -83,6 +83,18 @@ def _lp_normalize(site: Site) -> Work:
     return Work("lp_normalize", emit)
 
 
+def _arg_extreme(site: Site) -> Work:
+    site.need_dtypes(F32, 0)
+    site.need(len(site.shape()) > 0, "a scalar")
+    rows, k, inner = _rows(site.shape(), site.attributes["axis"])
+    least, last = site.kind == "ArgMin", bool(site.attributes["select_last_index"])
+
+    def emit(at: Bound) -> None:
+        norm.arg_extreme(at.device, at.inputs[0], at.outputs[0], rows, k, inner, least, last)
+
+    return Work("arg_extreme", emit)
+
+
 def _reduce(site: Site) -> Work:
     given = site.fixed(1) if site.has(1) else None
     axes = resolve_axes(given, len(site.shape()), bool(site.attributes["noop_with_empty_axes"]))
@@ -112,5 +124,5 @@ def _over(site: Site, function: str, axes: Sequence[int]) -> Work:
 RULES: dict[str, Rule] = {
     "LayerNormalization": _layer_norm, "RMSNormalization": _layer_norm, "BatchNormalization": _batch_norm,
     "Softmax": _softmax, "LogSoftmax": _softmax, "LpNormalization": _lp_normalize,
-    "GlobalAveragePool": _global, "GlobalMaxPool": _global, **dict.fromkeys(REDUCE, _reduce),
+    "ArgMax": _arg_extreme, "ArgMin": _arg_extreme, "GlobalAveragePool": _global, "GlobalMaxPool": _global, **dict.fromkeys(REDUCE, _reduce),
 }  # fmt: skip
