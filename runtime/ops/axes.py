@@ -9,7 +9,7 @@ import numpy as np
 
 from headrace.runtime.errors import GraphError
 from headrace.runtime.ops.base import MIXED, Context
-from headrace.runtime.shapes import Dim, Expr, Shape, product
+from headrace.runtime.shapes import Dim, Expr, Shape, product, substitute
 
 
 def axis_of(axis: int, rank: int, what: str = "axis") -> int:
@@ -97,6 +97,14 @@ def reshaped_axis(before: Shape, after: Shape, axis: int) -> int:
         if size == before[axis] and product(after[:place]) == ahead:
             return place
     return MIXED
+
+
+def multiple(size: Dim, unit: Dim | None) -> int | None:
+    """k where a size is k times the symbol `unit`, whatever that is; None where there is no such k."""
+    if not isinstance(unit, Expr) or unit.name is None:
+        return None
+    count = substitute(size, {unit.name: 1})
+    return count if isinstance(count, int) and count > 0 and size == unit * count else None
 
 
 def uniform_axis(shape: Shape, candidates: Iterable[int]) -> int | None:

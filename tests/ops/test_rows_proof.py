@@ -60,6 +60,48 @@ def attention(F: Any, x: Any) -> Any:
     return F.Reshape(mixed, back)
 
 
+def folded_heads(F: Any, x: Any) -> Any:
+    """[batch, 5, 8] as torch's MultiheadAttention: time first, the heads folded into the batch, and back."""
+    batch = F.Unsqueeze(F.Gather(F.Shape(x), F.constant(np.array(0))), F.constant(i64(0)))
+    folded = F.Concat(F.constant(i64(5)), F.Mul(batch, F.constant(i64(2))), F.constant(i64(4)), axis=0)
+    time_first = F.Transpose(x, perm=(1, 0, 2))
+    q, k, v = (F.Transpose(F.Reshape(F.MatMul(time_first, weight(F, 8, 8)), folded), perm=(1, 0, 2)) for _ in range(3))
+    mixed = F.MatMul(F.Softmax(F.MatMul(q, F.Transpose(k, perm=(0, 2, 1))), axis=-1), v)
+    back = F.Reshape(
+        F.Transpose(mixed, perm=(1, 0, 2)), F.Concat(F.constant(i64(5)), batch, F.constant(i64(8)), axis=0)
+    )
+    return F.Transpose(back, perm=(1, 0, 2))
+
+
+def folded_time(F: Any, x: Any) -> Any:
+    """[batch, 5, 8] time first, time and batch as one axis for a product, and back."""
+    flat = F.Reshape(F.Transpose(x, perm=(1, 0, 2)), F.constant(i64(-1, 8)))
+    y = F.Gemm(flat, weight(F, 8, 8), weight(F, 8))
+    return F.Transpose(F.Reshape(y, F.constant(i64(5, -1, 8))), perm=(1, 0, 2))
+
+
+def folded_otherwise(F: Any, x: Any) -> Any:
+    """The same, but read back as if the batch were in front: rows of several examples in one."""
+    flat = F.Reshape(F.Transpose(x, perm=(1, 0, 2)), F.constant(i64(-1, 8)))
+    return F.Reshape(F.Relu(flat), F.constant(i64(-1, 5, 8)))
+
+
+def added_across(F: Any, x: Any) -> Any:
+    """Two folds of one size that are not the same: [batch * 5] and [5 * batch]."""
+    time_first = F.Reshape(F.Transpose(x, perm=(1, 0, 2)), F.constant(i64(-1, 8)))
+    return F.Reshape(F.Add(time_first, F.Reshape(x, F.constant(i64(-1, 8)))), F.constant(i64(-1, 5, 8)))
+
+
+def twice(F: Any, x: Any) -> Any:
+    """[batch, 4] as [2 * batch, 2]."""
+    batch = F.Unsqueeze(F.Gather(F.Shape(x), F.constant(np.array(0))), F.constant(i64(0)))
+    return F.Reshape(x, F.Concat(F.Mul(batch, F.constant(i64(2))), F.constant(i64(2)), axis=0))
+
+
+def batch_of(F: Any, x: Any) -> Any:
+    return F.Unsqueeze(F.Gather(F.Shape(x), F.constant(np.array(0))), F.constant(i64(0)))
+
+
 def batch_middle(F: Any, x: Any) -> Any:
     """Time first and back, as recurrent models do."""
     return F.Transpose(F.Tanh(F.Transpose(x, perm=(1, 0, 2))), perm=(1, 0, 2))
@@ -87,6 +129,9 @@ def self_product(F: Any, x: Any) -> Any:
         (reshaped, (B, 4)),
         (attention, (B, S, 8)),
         (batch_middle, (B, S, 3)),
+        (folded_heads, (B, 5, 8)),
+        (folded_time, (B, 5, 8)),
+        (lambda F, x: F.Reshape(F.Relu(twice(F, x)), F.constant(i64(-1, 4))), (B, 4)),
         (convolution, (B, 3, 8, 8)),
         (zeros_of_batch, (B, 4)),
         (self_product, (B, 4)),
@@ -121,6 +166,12 @@ def test_independent(build: Callable[[Any, Any], Any], shape: tuple[Any, ...]) -
         (lambda F, x: F.RandomNormalLike(x), "RandomNormalLike"),
         (lambda F, x: F.Add(x, F.RandomUniformLike(x)), "RandomUniformLike"),
         (lambda F, x: F.Concat(x, x, axis=0), "Concat"),
+        # Rows of one example are neighbours: halves of twice the batch are not it.
+        (twice, "more than one row"),
+        (lambda F, x: F.Slice(twice(F, x), F.constant(i64(0)), batch_of(F, x)), "Slice|Shape"),
+        (lambda F, x: F.Slice(F.Concat(x, x, axis=0), F.constant(i64(0)), batch_of(F, x)), "Concat|Shape"),
+        (lambda F, x: F.Reshape(F.Softmax(twice(F, x), axis=0), F.constant(i64(-1, 4))), "Softmax"),
+        (lambda F, x: F.Reshape(F.Transpose(twice(F, x), perm=(1, 0)), F.constant(i64(-1, 4))), "Reshape"),
         (lambda F, x: weight(F, 2, 2), "does not carry the batch"),
         (lambda F, x: (F.Relu(x), F.Shape(x)), "."),
     ],
@@ -131,6 +182,12 @@ def test_not_independent(build: Callable[[Any, Any], Any], reason: str) -> None:
     import re
 
     assert re.search(reason, found.reason), found.reason
+
+
+@pytest.mark.parametrize(("build", "reason"), [(folded_otherwise, "Reshape"), (added_across, "Add")])
+def test_folds_that_are_not_undone(build: Callable[[Any, Any], Any], reason: str) -> None:
+    found = proof(build, B, 5, 8)
+    assert not found.independent and reason in found.reason
 
 
 def test_position_dependent_rows_are_refused() -> None:
