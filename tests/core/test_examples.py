@@ -24,6 +24,9 @@ def examples(monkeypatch: pytest.MonkeyPatch):
     return importlib.import_module
 
 
+@pytest.mark.timeout(
+    400
+)  # a few seconds of work on a core of its own; BLAS threads wait for each other on a busy machine
 @pytest.mark.parametrize("name", SHORT)
 def test_the_whole_way(
     name: str, examples, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
