@@ -357,7 +357,7 @@ void Program::run_dynamic(Frame& frame, const Step& step) {
             for (size_t j = 0; j < n_in && !out[0].data; j++) {
                 const int s = node.inputs[j];
                 if (s < 0 || !frame.buffers[s] || frame.buffers[s]->refs != 1 || !node.kernel->in_place(int(j))) continue;
-                if (in[j].bytes() != out[0].bytes() || std::find(dead.begin(), dead.end(), s) == dead.end()) continue;
+                if (!in[j].fits(out[0]) || std::find(dead.begin(), dead.end(), s) == dead.end()) continue;
                 out[0].data = in[j].data, frame.buffers[v] = frame.buffers[s], frame.buffers[v]->refs++;
             }
             if (out[0].data) continue;

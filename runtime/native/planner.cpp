@@ -171,7 +171,7 @@ private:
         const int v = node.inputs[i];
         if (v < 0 || !node.kernel->in_place(i)) return false;
         const int r = root(v);
-        if (place(r).place != Place::arena || last_[r] != s || plan_.tensors[v].bytes() != plan_.tensors[out].bytes()) return false;
+        if (place(r).place != Place::arena || last_[r] != s || !plan_.tensors[v].fits(plan_.tensors[out])) return false;
         for (size_t j = 0; j < node.inputs.size(); j++) {   // the same memory under another shape would be read after the write
             const int w = node.inputs[j];
             if (w >= 0 && int(j) != i && root(w) == r && !(node.kernel->in_place(int(j)) && plan_.tensors[w].shape == plan_.tensors[v].shape)) return false;

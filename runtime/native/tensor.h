@@ -67,6 +67,9 @@ struct Tensor {
     explicit operator bool() const { return dtype != DType::none; }
     int64_t count() const { return shape.count(); }
     size_t bytes() const { return size_t(count()) * item_size(dtype); }
+    // Whether a result of this form may be written where the other is, element over element. Equal bytes alone say nothing: 4
+    // int64 that are stretched over 32 bools would be read after they are gone.
+    bool fits(const Tensor& result) const { return count() == result.count() && bytes() == result.bytes(); }
     template <class T> T* as() { return static_cast<T*>(data); }
     template <class T> const T* as() const { return static_cast<const T*>(data); }
 };

@@ -342,3 +342,18 @@ def test_thread_pool_survives_fork() -> None:
         same = np.array_equal(program.run({"x0": data})["exp"], wanted)
         os._exit(0 if same else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("rows", [2, "n"])
+def test_equal_bytes_are_not_a_place_to_write_into(rows: Any) -> None:
+    """4 int64 have the bytes of 32 bools, but these are computed from the 4 again and again."""
+    graph, b, (limit, column) = start((), (rows if isinstance(rows, int) else symbol(rows), 1), dtype="int64")
+    row = b.node("Range", [b.constant(np.array(0)), limit, b.constant(np.array(1))])[0]
+    wide = b.node("Unsqueeze", [b.node("Add", [column, row])[0], ints(b, 2)])[0]
+    graph.outputs.extend(b.node("LessOrEqual", [row, wide]))
+    model = Model(graph)
+    feeds = {"x0": np.array(4), "x1": np.zeros((2, 1), np.int64)}
+    expected = run_graph(graph, feeds)
+    for _ in range(3):
+        for name, found in model.run(feeds).items():
+            np.testing.assert_array_equal(found, expected[name])

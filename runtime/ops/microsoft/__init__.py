@@ -1,0 +1,1 @@
+"""onnxruntime's operator set (com.microsoft), as far as files in the wild carry it: each operator is spelled in others."""
