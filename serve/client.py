@@ -1,9 +1,10 @@
-"""A client of any Open Inference Protocol server: gRPC for `host:port`, REST for `http://host:port`.
+"""A client of any Open Inference Protocol server: gRPC for `host:port`, REST for `http://host:port` or `https://host:port`.
 
 Tensors travel in raw form both ways. Errors are `ServeError` with the meaning that the server's status stands for.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -13,6 +14,16 @@ from headrace.serve.datatypes import DATATYPES, Array, of_array
 from headrace.serve.errors import Meaning, ServeError
 
 Feeds = Mapping[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class ClientTls:
+    """PEM files: the authority that the server's certificate must come from ("": those of the system), and the client's
+    own certificate and key where the server asks for one."""
+
+    authority: str = ""
+    certificate: str = ""
+    key: str = ""
 
 
 class Transport(Protocol):
@@ -29,19 +40,28 @@ class Transport(Protocol):
 class Client:
     """A connection to one server; a context manager; safe for use by several threads."""
 
-    def __init__(self, url: str, *, timeout: float = 60.0) -> None:
-        """`url` is `host:port` (gRPC) or `http://host:port` (REST); `timeout` seconds bound every call."""
+    def __init__(self, url: str, *, timeout: float = 60.0, tls: ClientTls | str | None = None, token: str = "") -> None:
+        """`url` is `host:port` (gRPC), `http://host:port` or `https://host:port` (REST); `timeout` seconds bound every
+        call. `tls`: how to trust the server, or the file of its authority alone; None is plain text, except for https://.
+        `token` is sent as the bearer token of every call. ServeError (bad_argument) where a file cannot be used.
+        """
+        tls = ClientTls(tls) if isinstance(tls, str) else tls
         self._transport: Transport
-        if url.startswith("http://"):
+        if url.startswith(("http://", "https://")):
+            if url.startswith("http://") and tls is not None:
+                raise ServeError(Meaning.BAD_ARGUMENT, f"url {url!r}: TLS is asked for; write https://")
             from headrace.serve.client_rest import RestTransport
 
-            self._transport = RestTransport(url, timeout)
+            secure = tls or ClientTls()
+            self._transport = RestTransport(url, timeout, secure if url.startswith("https://") else None, token)
         elif "://" in url:
-            raise ServeError(Meaning.BAD_ARGUMENT, f"url {url!r}: expected host:port or http://host:port")
+            raise ServeError(
+                Meaning.BAD_ARGUMENT, f"url {url!r}: expected host:port, http://host:port or https://host:port"
+            )
         else:
             from headrace.serve.client_grpc import GrpcTransport
 
-            self._transport = GrpcTransport(url, timeout)
+            self._transport = GrpcTransport(url, timeout, tls, token)
 
     def infer(
         self,

@@ -1,7 +1,8 @@
 """The client's gRPC transport."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
@@ -10,6 +11,9 @@ from headrace.protos import inference_pb2 as pb
 from headrace.serve.datatypes import DATATYPES, Array, Buffer, decode_bytes, of_array, to_wire
 from headrace.serve.errors import Meaning, ServeError
 from headrace.serve.grpc_codes import CODES, SERVICE
+
+if TYPE_CHECKING:
+    from headrace.serve.client import ClientTls
 
 MAX_MESSAGE_BYTES = 2**31 - 1
 MEANINGS = {code: meaning for meaning, code in CODES.items() if meaning is not Meaning.TOO_LARGE}
@@ -27,17 +31,20 @@ def read_array(datatype: str, shape: Any, data: Buffer) -> Array:
 class GrpcTransport:
     """A `client.Transport` over one channel."""
 
-    def __init__(self, target: str, timeout: float) -> None:
+    def __init__(self, target: str, timeout: float, tls: "ClientTls | None" = None, token: str = "") -> None:
         self._target, self._timeout = target, timeout
-        limit = MAX_MESSAGE_BYTES
-        self._channel = grpc.insecure_channel(
-            target,
-            options=[
-                ("grpc.max_receive_message_length", limit),
-                ("grpc.max_send_message_length", limit),
-                ("grpc.use_local_subchannel_pool", 1),  # a connection of our own: one HTTP/2 stream limit a client
-            ],
-        )
+        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        options = [
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.use_local_subchannel_pool", 1),  # a connection of our own: one HTTP/2 stream limit a client
+        ]
+        if tls is None:
+            self._channel = grpc.insecure_channel(target, options)
+        else:
+            files = (tls.authority, tls.key, tls.certificate)
+            credentials = grpc.ssl_channel_credentials(*(_file(name) if name else None for name in files))
+            self._channel = grpc.secure_channel(target, credentials, options)
         self._methods: dict[str, Any] = {}
 
     def infer(self, name: str, version: str, inputs: Mapping[str, Array], outputs: list[str]) -> dict[str, Array]:
@@ -57,7 +64,7 @@ class GrpcTransport:
             response_deserializer=pb.ModelStreamInferResponse.FromString,
         )
         messages = (_request(name, version, feeds, outputs) for feeds in requests)
-        call = method(messages, timeout=timeout, metadata=(("triton_grpc_error", "true"),))
+        call = method(messages, timeout=timeout, metadata=(*self._metadata, ("triton_grpc_error", "true")))
         try:
             for answer in call:
                 if answer.error_message:
@@ -99,7 +106,7 @@ class GrpcTransport:
                 response_deserializer=getattr(pb, f"{method}Response").FromString,
             )
         try:
-            return call(request, timeout=self._timeout)
+            return call(request, timeout=self._timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             raise self._failure(error) from None
 
@@ -108,6 +115,8 @@ class GrpcTransport:
         text = error.details() or error.code().name
         if "http1.x" in text or "Failed parsing HTTP/2" in text:
             text = f"{self._target} does not speak gRPC; if it is the REST port, write http://{self._target}"
+        elif "andshake" in text or "SSL" in text:
+            text = f"the TLS handshake with {self._target} failed: wrong authority, certificate or host name, or no TLS there"
         elif "Failed to connect" in text or "lookup" in text:
             why = "the name is unknown" if "lookup" in text else "nothing listens there"
             text = f"no server at {self._target} ({why}); start one with: headrace serve REPOSITORY"
@@ -115,6 +124,13 @@ class GrpcTransport:
 
     def close(self) -> None:
         self._channel.close()
+
+
+def _file(name: str) -> bytes:
+    try:
+        return Path(name).read_bytes()
+    except OSError as error:
+        raise ServeError(Meaning.BAD_ARGUMENT, f"tls: {name}: {error.strerror}") from None
 
 
 def _request(name: str, version: str, inputs: Mapping[str, Array], outputs: list[str]) -> Any:

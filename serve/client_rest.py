@@ -3,9 +3,10 @@
 import http.client
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 import numpy as np
@@ -15,15 +16,21 @@ from headrace.serve.datatypes import DATATYPES, Array, of_array, to_wire
 from headrace.serve.errors import Meaning, ServeError
 from headrace.serve.rest_front import STATUS
 
+if TYPE_CHECKING:
+    from headrace.serve.client import ClientTls
+
 
 class RestTransport:
     """A `client.Transport` with one connection a thread."""
 
-    def __init__(self, url: str, timeout: float) -> None:
+    def __init__(self, url: str, timeout: float, tls: "ClientTls | None" = None, token: str = "") -> None:
         parts = urlsplit(url)
         if not parts.hostname or parts.path not in ("", "/"):
-            raise ServeError(Meaning.BAD_ARGUMENT, f"url {url!r}: expected http://host:port")
-        self._host, self._port, self._timeout = parts.hostname, parts.port or 80, timeout
+            raise ServeError(Meaning.BAD_ARGUMENT, f"url {url!r}: expected http://host:port or https://host:port")
+        self._host, self._timeout = parts.hostname, timeout
+        self._port = parts.port or (80 if tls is None else 443)
+        self._context = None if tls is None else _context(tls)
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._local = threading.local()  # a connection a thread
         self._open: list[http.client.HTTPConnection] = []
 
@@ -95,16 +102,17 @@ class RestTransport:
         allow: tuple[int, ...] = (),
     ) -> tuple[http.client.HTTPResponse, bytes]:
         connection = self._connection()
+        sent = {**self._headers, **(headers or {})}
         used = connection.sock is not None
         try:
             try:
-                connection.request(method, path, body, dict(headers or {}))
+                connection.request(method, path, body, sent)
                 answer = connection.getresponse()
             except ConnectionError:  # an idle connection that the server closed meanwhile: once more on a new one
                 connection.close()
                 if not used:
                     raise
-                connection.request(method, path, body, dict(headers or {}))
+                connection.request(method, path, body, sent)
                 answer = connection.getresponse()
             data = answer.read()
         except (OSError, http.client.HTTPException) as error:
@@ -115,6 +123,9 @@ class RestTransport:
                 text = f"no answer from {where} within {self._timeout} s"
             elif isinstance(error, http.client.BadStatusLine) and not isinstance(error, ConnectionError):
                 text = f"{where} does not speak HTTP/1.1; if it is the gRPC port, write {where} without http://"
+            elif isinstance(error, ssl.SSLError):
+                reason = getattr(error, "verify_message", None) or error.reason or "no TLS there"
+                text = f"the TLS handshake with {where} failed: {reason}"
             elif isinstance(error, (ConnectionRefusedError, socket.gaierror)):
                 why = "nothing listens there" if isinstance(error, ConnectionRefusedError) else "the name is unknown"
                 text = f"no server at {where} ({why}); start one with: headrace serve REPOSITORY"
@@ -133,7 +144,12 @@ class RestTransport:
     def _connection(self) -> http.client.HTTPConnection:
         connection: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
         if connection is None:
-            connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
+            if self._context is None:
+                connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
+            else:
+                connection = http.client.HTTPSConnection(
+                    self._host, self._port, timeout=self._timeout, context=self._context
+                )
             self._local.connection = connection
             self._open.append(connection)
         return connection
@@ -141,6 +157,17 @@ class RestTransport:
     def close(self) -> None:
         for connection in self._open:
             connection.close()
+
+
+def _context(tls: "ClientTls") -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=tls.authority or None)
+        if tls.certificate:
+            context.load_cert_chain(tls.certificate, tls.key or None, password=lambda: b"")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or "not in PEM form"
+        raise ServeError(Meaning.BAD_ARGUMENT, f"tls: authority, certificate or key cannot be used: {reason}") from None
+    return context
 
 
 def _path(name: str, version: str) -> str:

@@ -40,6 +40,15 @@ class Listen(Section, frozen=True):
     reflection: bool = True
 
 
+class Tls(Section, frozen=True):
+    """PEM files for every port: a certificate with the chain above it and its key, and the authority whose certificates
+    clients must show ("": none). They are read again when they change."""
+
+    certificate: str = ""
+    key: str = ""
+    authority: str = ""
+
+
 class Limits(Section, frozen=True):
     """Bounds of the fronts; every one is explicit."""
 
@@ -81,6 +90,7 @@ class Settings(Section, frozen=True):
     """headrace.toml."""
 
     listen: Listen = Listen()
+    tls: Tls = Tls()
     limits: Limits = Limits()
     drain: Drain = Drain()
     repository: RepositorySettings = RepositorySettings()
@@ -147,6 +157,9 @@ FLAGS = {
     "grpc_port": ("listen", "grpc_port"),
     "http_port": ("listen", "http_port"),
     "metrics_port": ("listen", "metrics_port"),
+    "tls_certificate": ("tls", "certificate"),
+    "tls_key": ("tls", "key"),
+    "tls_authority": ("tls", "authority"),
     "repository": ("repository", "paths"),
     "model_name": ("repository", "model_name"),
     "threads": ("repository", "threads"),

@@ -9,6 +9,7 @@ from typing import Any
 from headrace.serve.config import ConfigError, Settings
 from headrace.serve.dataplane import DataPlane
 from headrace.serve.grpc_methods import Methods
+from headrace.serve.tls import Certificates
 
 RESERVED_THREADS = 16  # of each front, never taken by inferences, so that health and metadata do not wait behind them
 
@@ -23,11 +24,11 @@ class Fronts:
     metrics_port: int = -1
 
 
-def open_fronts(plane: DataPlane, settings: Settings) -> Fronts:
+def open_fronts(plane: DataPlane, settings: Settings, certificates: Certificates | None = None) -> Fronts:
     """Take the ports. OSError naming the one that cannot be taken; nothing is left open then."""
     opened = Fronts()
     try:
-        (_open_native if _is_native(settings) else _open_portable)(plane, settings, opened)
+        (_open_native if _is_native(settings) else _open_portable)(plane, settings, certificates, opened)
     except BaseException:
         for front in opened.fronts:
             front.stop(0)
@@ -44,12 +45,12 @@ def _is_native(settings: Settings) -> bool:
     return built
 
 
-def _open_native(plane: DataPlane, settings: Settings, opened: Fronts) -> None:
+def _open_native(plane: DataPlane, settings: Settings, certificates: Certificates | None, opened: Fronts) -> None:
     from headrace.serve.native_front import NativeFront
 
     listen, limits = settings.listen, settings.limits
     methods = Methods(plane, listen, limits) if listen.grpc_port >= 0 else None
-    front = NativeFront(methods, limits, limits.grpc_threads + limits.http_threads)
+    front = NativeFront(methods, limits, limits.grpc_threads + limits.http_threads, certificates)
     opened.fronts.append(front)
     if methods is not None:
         plane.manager.subscribe(front.publish)
@@ -62,13 +63,13 @@ def _open_native(plane: DataPlane, settings: Settings, opened: Fronts) -> None:
             "REST", settings, listen.http_port, lambda: front.listen_http(listen.host, listen.http_port, rest)
         )
     if listen.metrics_port >= 0:
-        page = _metrics(plane)
+        page = _metrics(plane, certificates)
         opened.metrics_port = take(
             "metrics", settings, listen.metrics_port, lambda: front.listen_http(listen.host, listen.metrics_port, page)
         )
 
 
-def _open_portable(plane: DataPlane, settings: Settings, opened: Fronts) -> None:
+def _open_portable(plane: DataPlane, settings: Settings, certificates: Certificates | None, opened: Fronts) -> None:
     listen, limits = settings.listen, settings.limits
 
     def add(front: Any) -> int:
@@ -78,20 +79,25 @@ def _open_portable(plane: DataPlane, settings: Settings, opened: Fronts) -> None
     if listen.grpc_port >= 0:
         from headrace.serve.grpc_front import GrpcFront
 
-        opened.grpc_port = take("gRPC", settings, listen.grpc_port, lambda: add(GrpcFront(plane, listen, limits)))
+        opened.grpc_port = take(
+            "gRPC", settings, listen.grpc_port, lambda: add(GrpcFront(plane, listen, limits, certificates))
+        )
     if listen.http_port >= 0:
         from headrace.serve.http_server import HttpServer
 
         rest = _rest(plane, settings)
         opened.http_port = take(
-            "REST", settings, listen.http_port, lambda: add(HttpServer(rest, listen.host, listen.http_port, limits))
+            "REST",
+            settings,
+            listen.http_port,
+            lambda: add(HttpServer(rest, listen.host, listen.http_port, limits, certificates=certificates)),
         )
     if listen.metrics_port >= 0:
         from headrace.serve.http_server import HttpServer
 
-        page, port = _metrics(plane), listen.metrics_port
+        page, port = _metrics(plane, certificates), listen.metrics_port
         opened.metrics_port = take(
-            "metrics", settings, port, lambda: add(HttpServer(page, listen.host, port, limits, threads=2))
+            "metrics", settings, port, lambda: add(HttpServer(page, listen.host, port, limits, 2, certificates))
         )
 
 
@@ -112,7 +118,7 @@ def _rest(plane: DataPlane, settings: Settings) -> Any:
     return RestFront(plane, settings.limits)
 
 
-def _metrics(plane: DataPlane) -> Any:
+def _metrics(plane: DataPlane, certificates: Certificates | None) -> Any:
     from headrace.serve.metrics_page import MetricsPage
 
-    return MetricsPage(plane)
+    return MetricsPage(plane, certificates)

@@ -19,6 +19,7 @@ from headrace.serve.errors import ServeError
 from headrace.serve.grpc_codes import CODES
 from headrace.serve.grpc_methods import Method, Methods, Streaming, Unary
 from headrace.serve.sockets import close_sockets
+from headrace.serve.tls import Certificates
 
 FLUSH_SECONDS = 0.1  # for the last answers to leave
 
@@ -46,10 +47,34 @@ def options(limits: Limits) -> list[tuple[str, int]]:
     ]
 
 
+def _credentials(certificates: Certificates) -> grpc.ServerCredentials:
+    """Credentials that look at every handshake for another identity."""
+
+    def configuration() -> Any:
+        identity = certificates.current
+        return grpc.ssl_server_certificate_configuration(
+            [(identity.key, identity.certificate)], identity.authority or None
+        )
+
+    given = [certificates.current]
+
+    def fetch() -> Any:
+        if given[0] is certificates.current:
+            return None
+        given[0] = certificates.current
+        return configuration()
+
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(), fetch, require_client_authentication=bool(certificates.current.authority)
+    )
+
+
 class GrpcFront:
     """One listening gRPC server."""
 
-    def __init__(self, plane: DataPlane, listen: Listen, limits: Limits) -> None:
+    def __init__(
+        self, plane: DataPlane, listen: Listen, limits: Limits, certificates: Certificates | None = None
+    ) -> None:
         self._methods = Methods(plane, listen, limits)
         self._server = grpc.server(
             ThreadPoolExecutor(limits.grpc_threads, thread_name_prefix="headrace-grpc"),
@@ -59,7 +84,12 @@ class GrpcFront:
         self._server.add_generic_rpc_handlers((_Table(self._methods.table),))
         host = f"[{listen.host}]" if ":" in listen.host else listen.host
         try:
-            self.port: int = self._server.add_insecure_port(f"{host}:{listen.grpc_port}")
+            address = f"{host}:{listen.grpc_port}"
+            self.port: int = (
+                self._server.add_insecure_port(address)
+                if certificates is None
+                else self._server.add_secure_port(address, _credentials(certificates))
+            )
         except RuntimeError:
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)) from None
 

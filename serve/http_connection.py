@@ -1,8 +1,10 @@
 """One HTTP/1.1 connection: requests and responses as the application sees them, and the state of the client's socket."""
 
+import contextlib
 import http
 import select
 import socket
+import ssl
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,6 +17,7 @@ from headrace.serve.config import Limits
 from headrace.serve.datatypes import Buffer
 
 WRITE_SECONDS = 30.0
+TLS_RECORD_BYTES = 16 * 1024
 PHRASES = {status.value: status.phrase.encode() for status in http.HTTPStatus}
 
 Headers = list[tuple[bytes, bytes]]
@@ -57,11 +60,17 @@ class Application(Protocol):
 
 
 class Connection:
-    """One client. The reading thread owns it, except `answer`, which one thread of the pool runs while `busy`."""
+    """One client, with TLS where there is a `context`. The reading thread owns it, except that one thread of the pool
+    sends the answer while `busy`."""
 
-    def __init__(self, sock: socket.socket, limits: Limits, now: float) -> None:
-        self.sock = sock
+    def __init__(self, sock: socket.socket, limits: Limits, now: float, context: ssl.SSLContext | None = None) -> None:
         peer = sock.getpeername()
+        self.sock = sock
+        self._tls: ssl.SSLSocket | None = None
+        if context is not None:  # the handshake happens within the first reads
+            self.sock = self._tls = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+        self._tls_lock = threading.Lock()  # OpenSSL's state is for one thread at a time
+        self._early = b""  # read while an answer was on its way
         self.local = isinstance(peer, str) or peer[0].startswith("127.") or peer[0] in ("::1", "::ffff:127.0.0.1")
         self.h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.max_header_bytes)
         self.request: h11.Request | None = None
@@ -75,6 +84,64 @@ class Connection:
         self._lock = threading.Lock()
         self._gone = False
         self._on_gone: list[Callable[[], None]] = []
+
+    @property
+    def greeted(self) -> bool:
+        """No handshake is under way: the client would understand an answer."""
+        return self._tls is None or self._tls.version() is not None
+
+    def receive(self, size: int) -> bytes | None:
+        """What has come, b"" where the client left, None where nothing has."""
+        if self._tls is None:
+            return self.sock.recv(size)
+        try:
+            with self._tls_lock:
+                return self._tls.recv(size)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return None
+
+    def look_ahead(self) -> bool | None:
+        """While busy: True where more has come, to be read after the answer; False where the client left; None: neither."""
+        if self._tls is None:
+            return bool(self.sock.recv(1, socket.MSG_PEEK))
+        data = self.receive(TLS_RECORD_BYTES)
+        self._early += data or b""
+        return None if data is None else bool(data)
+
+    def send(self, parts: Sequence[Buffer]) -> None:
+        """Send all parts. OSError when the client left or takes nothing for WRITE_SECONDS."""
+        views = deque(memoryview(part).cast("B") for part in parts if len(part))
+        while views:
+            try:
+                sent = self.sock.sendmsg(list(views)[:64]) if self._tls is None else self._send_tls(views[0])
+            except (BlockingIOError, ssl.SSLWantWriteError):
+                self._wait(select.POLLOUT)
+                continue
+            except ssl.SSLWantReadError:
+                self._wait(select.POLLIN)
+                continue
+            while views and sent >= len(views[0]):
+                sent -= len(views.popleft())
+            if sent:
+                views[0] = views[0][sent:]
+
+    def _send_tls(self, data: memoryview) -> int:
+        assert self._tls is not None
+        with self._tls_lock:
+            return self._tls.send(data)
+
+    def _wait(self, event: int) -> None:
+        poll = select.poll()
+        poll.register(self.sock, event)
+        if not poll.poll(WRITE_SECONDS * 1000):
+            raise TimeoutError("the client takes no data") from None
+
+    def close(self) -> None:
+        """Close the socket, with TLS's word that no data is missing."""
+        if self._tls is not None and self.greeted:
+            with contextlib.suppress(OSError, ValueError), self._tls_lock:
+                self._tls.unwrap()
+        self.sock.close()
 
     def watch(self, callback: Callable[[], None]) -> bool:
         with self._lock:
@@ -94,24 +161,9 @@ class Connection:
         if self._gone or self.h11.our_state is not h11.DONE or self.h11.their_state is not h11.DONE:
             return False
         self.h11.start_next_cycle()
+        if self._early:
+            self.h11.receive_data(self._early)
+            self._early = b""
         self.request, self.body, self.busy, self.reading, self.quiet_since = None, bytearray(), False, False, now
         self._on_gone = []
         return True
-
-
-def send(sock: socket.socket, parts: Sequence[Buffer]) -> None:
-    """Send all parts on a non-blocking socket. OSError when the client left or takes nothing for WRITE_SECONDS."""
-    views = deque(memoryview(part) for part in parts if len(part))
-    while views:
-        try:
-            sent = sock.sendmsg(list(views)[:64])
-        except BlockingIOError:
-            poll = select.poll()
-            poll.register(sock, select.POLLOUT)
-            if not poll.poll(WRITE_SECONDS * 1000):
-                raise TimeoutError("the client takes no data") from None
-            continue
-        while views and sent >= len(views[0]):
-            sent -= len(views.popleft())
-        if sent:
-            views[0] = views[0][sent:]

@@ -19,7 +19,8 @@ from typing import Any
 import h11
 
 from headrace.serve.config import Limits
-from headrace.serve.http_connection import PHRASES, Application, Connection, HttpRequest, HttpResponse, send
+from headrace.serve.http_connection import PHRASES, Application, Connection, HttpRequest, HttpResponse
+from headrace.serve.tls import Certificates
 
 log = logging.getLogger("headrace.serve")
 
@@ -35,9 +36,16 @@ class HttpServer:
     """Listens at once; `start` begins to accept. OSError when the port cannot be taken."""
 
     def __init__(
-        self, application: Application, host: str, port: int, limits: Limits, threads: int | None = None
+        self,
+        application: Application,
+        host: str,
+        port: int,
+        limits: Limits,
+        threads: int | None = None,
+        certificates: Certificates | None = None,
     ) -> None:
         self._application = application
+        self._certificates = certificates
         self._limits = limits
         self._pool = ThreadPoolExecutor(threads or limits.http_threads, thread_name_prefix="headrace-http")
         self._listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
@@ -116,22 +124,25 @@ class HttpServer:
             try:
                 sock.setblocking(False)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                connection = Connection(sock, self._limits, time.monotonic())
+                context = self._certificates.current.context if self._certificates is not None else None
+                connection = Connection(sock, self._limits, time.monotonic(), context)
             except OSError:
                 sock.close()
                 continue
             self._connections.add(connection)
-            self._selector.register(sock, selectors.EVENT_READ, connection)
+            self._selector.register(connection.sock, selectors.EVENT_READ, connection)
 
     def _readable(self, connection: Connection) -> None:
         if connection.busy:
-            if connection.sock.recv(1, socket.MSG_PEEK):  # the next request already: read it after the answer
+            more = connection.look_ahead()
+            if more is not None:  # the next request already: it is read after the answer
                 self._unwatch(connection)
-            else:
-                self._unwatch(connection)
+            if more is False:
                 connection.set_gone()
             return
-        data = connection.sock.recv(READ_BYTES)
+        data = connection.receive(READ_BYTES)
+        if data is None:
+            return
         if connection.linger_until is not None:
             if not data:
                 self._close(connection)
@@ -158,7 +169,7 @@ class HttpServer:
             if event is h11.NEED_DATA:
                 if connection.h11.they_are_waiting_for_100_continue:
                     go_on = connection.h11.send(h11.InformationalResponse(status_code=100, headers=[]))
-                    send(connection.sock, [go_on or b""])
+                    connection.send([go_on or b""])
                 return
             if isinstance(event, h11.Request):
                 connection.request = event
@@ -234,7 +245,10 @@ class HttpServer:
                     self._close(connection)
                 continue
             quiet = now - connection.quiet_since
-            if not connection.reading:
+            if not connection.greeted:
+                if quiet > limits.header_timeout_s:
+                    self._close(connection)
+            elif not connection.reading:
                 if quiet > limits.idle_timeout_s:
                     self._close(connection)
             elif connection.request is None:
@@ -273,7 +287,7 @@ class HttpServer:
             self._connections.discard(connection)
             self._unwatch(connection)
             connection.set_gone()
-            connection.sock.close()
+            connection.close()
 
     def _drain_wakes(self) -> None:
         try:
@@ -321,7 +335,7 @@ class HttpServer:
         for part in response.body if not head_only else ():
             parts += encode(h11.Data(data=part)) or []  # type: ignore[arg-type]
         parts += encode(h11.EndOfMessage()) or []
-        send(connection.sock, parts)
+        connection.send(parts)
 
     def _poke(self) -> None:
         with contextlib.suppress(OSError):  # full: the loop is about to wake anyway; closed: it has ended

@@ -12,22 +12,23 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from headrace.serve.dataplane import DataPlane
 from headrace.serve.statistics import Histogram, Statistics
+from headrace.serve.tls import Certificates
 from headrace.serve.version import ModelVersion
 
 _LABELS = ("model", "version")
 _REASONS = {"overloaded": "REJECTED", "expired": "REJECTED", "cancelled": "CANCELED", "internal": "BACKEND"}
 
 
-def render(plane: DataPlane) -> tuple[bytes, bytes]:
+def render(plane: DataPlane, certificates: Certificates | None = None) -> tuple[bytes, bytes]:
     """The page and its content type."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(plane))
+    registry.register(_Collector(plane, certificates))
     return generate_latest(registry), CONTENT_TYPE_LATEST.encode()
 
 
 class _Collector:
-    def __init__(self, plane: DataPlane) -> None:
-        self._plane = plane
+    def __init__(self, plane: DataPlane, certificates: Certificates | None) -> None:
+        self._plane, self._certificates = plane, certificates
 
     def collect(self) -> Iterator[Metric]:
         versions = self._plane.manager.versions()
@@ -37,6 +38,12 @@ class _Collector:
         yield from _histograms(versions)
         yield from _requests(versions, self._plane.refusals.copy())
         yield from _gauges(self._plane, versions)
+        if self._certificates is not None:
+            text = "When the TLS certificate ends, in seconds since 1970"
+            family = GaugeMetricFamily("headrace_certificate_expiry_seconds", text, labels=("of",))
+            for name, end in self._certificates.current.expiries().items():
+                family.add_metric([name], end)
+            yield family
 
 
 def _counters(versions: list[ModelVersion]) -> Iterator[Metric]:

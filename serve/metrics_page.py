@@ -2,6 +2,7 @@
 
 from headrace.serve.dataplane import DataPlane
 from headrace.serve.http_connection import HttpRequest, HttpResponse
+from headrace.serve.tls import Certificates
 
 
 class MetricsPage:
@@ -9,8 +10,8 @@ class MetricsPage:
 
     closing = False
 
-    def __init__(self, plane: DataPlane) -> None:
-        self._plane = plane
+    def __init__(self, plane: DataPlane, certificates: Certificates | None = None) -> None:
+        self._plane, self._certificates = plane, certificates
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         if request.target.split("?", 1)[0] != "/metrics":
@@ -19,7 +20,7 @@ class MetricsPage:
             return self.refuse(405, "the method is not allowed here; allowed: GET")
         from headrace.serve.metrics import render
 
-        page, content_type = render(self._plane)
+        page, content_type = render(self._plane, self._certificates)
         return HttpResponse(200, [page], [(b"content-type", content_type)])
 
     def refuse(self, status: int, text: str) -> HttpResponse:

@@ -20,6 +20,7 @@ from headrace.serve.grpc_codes import CODES
 from headrace.serve.grpc_methods import INFER_PATH, Method, Methods, Streaming, Unary
 from headrace.serve.http_connection import PHRASES, Application, HttpRequest, HttpResponse
 from headrace.serve.manager import Published
+from headrace.serve.tls import Certificates, Identity
 
 log = logging.getLogger("headrace.serve")
 
@@ -34,7 +35,10 @@ class NativeFront:
 
     `methods` None: HTTP only."""
 
-    def __init__(self, methods: Methods | None, limits: Limits, threads: int) -> None:
+    def __init__(
+        self, methods: Methods | None, limits: Limits, threads: int, certificates: Certificates | None = None
+    ) -> None:
+        self._certificates = certificates
         self._methods = methods
         self._table: dict[str, Method] = methods.table if methods is not None else {}
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="headrace-front")
@@ -58,6 +62,8 @@ class NativeFront:
             INFER_PATH,
             self._turn,
         )
+        if certificates is not None:
+            certificates.follow(lambda identity: self._front.set_tls(_pem(identity)))
 
     def listen_grpc(self, host: str, port: int) -> int:
         """Take a port for gRPC; its number."""
@@ -68,7 +74,8 @@ class NativeFront:
         return self._listen(host, port, application)
 
     def _listen(self, host: str, port: int, application: Application | None) -> int:
-        taken = self._front.listen(host, port, application is not None, None)
+        tls = _pem(self._certificates.current) if self._certificates is not None else None
+        taken = self._front.listen(host, port, application is not None, tls)
         if application is not None:
             self._applications[self._listeners] = application
         self._listeners += 1
@@ -214,6 +221,12 @@ class NativeFront:
         lines = [b"HTTP/1.1 %d %s" % (response.status, PHRASES.get(response.status, b""))]
         lines += [name + b": " + value for name, value in response.headers]
         self._front.respond(number, b"\r\n".join(lines) + b"\r\n", list(response.body), close)
+
+
+def _pem(identity: Identity) -> tuple[str, str, str]:
+    texts = (identity.certificate, identity.key, identity.authority)
+    certificate, key, authority = (text.decode("latin-1") for text in texts)  # what is not ASCII is commentary
+    return certificate, key, authority
 
 
 class _Call:

@@ -10,12 +10,14 @@ from typing import Any
 
 from google.protobuf.internal import api_implementation
 
-from headrace.serve.config import Drain, Listen, Settings
+from headrace.serve.config import Drain, Listen, Settings, Tls
 from headrace.serve.dataplane import DataPlane
+from headrace.serve.file_watch import FileWatch
 from headrace.serve.fronts import RESERVED_THREADS, open_fronts
 from headrace.serve.manager import Manager
 from headrace.serve.poller import Poller
 from headrace.serve.repository import Repository
+from headrace.serve.tls import Certificates
 from headrace.serve.version import Loader
 
 log = logging.getLogger("headrace.serve")
@@ -70,6 +72,10 @@ class Server:
         caps = {front: max(1, count - RESERVED_THREADS) for front, count in threads.items()}
         self._plane = DataPlane(self._manager, max_inflight=caps, control=store.control)
         self._poller = Poller(found, self._manager, store.poll_s) if store.control == "poll" else None
+        self._certificates = Certificates(settings.tls) if settings.tls != Tls() else None
+        self._watches: list[FileWatch] = []
+        if self._certificates is not None:
+            self._watches.append(FileWatch(self._certificates.files, self._certificates.reload))
         self._fronts: list[Any] = []
         self._stopped = threading.Event()
         self._stopping = threading.Lock()
@@ -81,6 +87,8 @@ class Server:
             self._open_fronts()
             for front in self._fronts:
                 front.start()
+            for watch in self._watches:
+                watch.start()
             if self._poller is not None:
                 self._poller.look()  # what is there before the load: a change during it is seen
             self._manager.start()
@@ -94,7 +102,7 @@ class Server:
         return self
 
     def _open_fronts(self) -> None:
-        opened = open_fronts(self._plane, self.settings)
+        opened = open_fronts(self._plane, self.settings, self._certificates)
         self._fronts = opened.fronts
         self.grpc_port, self.http_port, self.metrics_port = opened.grpc_port, opened.http_port, opened.metrics_port
 
@@ -119,6 +127,11 @@ class Server:
             lines.append(f"{name} {number} {state}: {detail}".replace("  ", " "))
         return lines or ["no model yet: expected NAME/VERSION/model.hr (or model.onnx) in the repository"]
 
+    def reload(self) -> None:
+        """Look now for other certificates; a thread does it every second."""
+        for watch in self._watches:
+            watch.look()
+
     def wait(self, timeout: float | None = None) -> bool:
         """Block until the server has stopped; False when `timeout` seconds passed before."""
         return self._stopped.wait(timeout)
@@ -136,6 +149,8 @@ class Server:
             if self._stopped.is_set():
                 return
             self._plane.set_draining()
+            for watch in self._watches:
+                watch.stop()
             if self._poller is not None:
                 self._poller.stop()
             if lame_duck > 0:

@@ -32,7 +32,8 @@ public:
     virtual bool on_readable() = 0;             // false: close it
     virtual bool flush() = 0;                   // writes what is ready; false: close it
     virtual bool wants_read() const { return true; }
-    bool wants_write() const { return out_.size() > out_at_ || socket_.wants_write(); }
+    bool wants_write() const { return socket_.is_tls() ? socket_.wants_write() : out_.size() > out_at_; }     // TLS may wait to read first
+    bool greeted() const { return socket_.greeted(); }
     int fd() const { return socket_.fd(); }
 
     // Answers of a call; unknown streams are ignored (the client left).

@@ -313,9 +313,10 @@ bool Http1Connection::tick() {
     const Limits& limits = hub_.limits();
     const Time now = hub_.now();
     switch (state_) {
-        case State::lingering: return now < linger_until_ || !out_.empty();
+        case State::lingering: return now < linger_until_ || (!out_.empty() && seconds(now - linger_until_) < limits.http_idle_timeout_s);
         case State::answering: return true;
         case State::head:
+            if (!greeted()) return seconds(now - quiet_since_) < limits.handshake_timeout_s;
             if (head_since_ != kNever) {
                 if (seconds(now - head_since_) > limits.header_timeout_s) refuse(408, "the headers did not come in time");
                 return true;

@@ -77,6 +77,10 @@ int Loop::listen(const std::string& host, int port, Protocol protocol, SSL_CTX* 
     return port_of(fd);
 }
 
+void Loop::set_tls(size_t listener, SSL_CTX* tls) {
+    post([this, listener, tls] { SSL_CTX_free(std::exchange(listeners_[listener].tls, tls)); });      // open connections hold the old one
+}
+
 void Loop::close_listeners() {
     for (Listener& listener : listeners_)
         if (listener.fd >= 0) ::close(std::exchange(listener.fd, -1));
@@ -239,7 +243,8 @@ void Loop::run() {
             } else if (const auto found = connections_.find(fd); found != connections_.end()) {
                 Connection& connection = *found->second;
                 const bool left = events[i].events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR) && !connection.wants_read();
-                if (left || (events[i].events & ~uint32_t(EPOLLOUT) && !connection.on_readable())) close(connection);
+                const bool reads = events[i].events & ~uint32_t(EPOLLOUT) || !connection.greeted();     // a handshake goes on by reading
+                if (left || (reads && !connection.on_readable())) close(connection);
                 else dirty_.push_back(&connection);
             }
         }

@@ -22,6 +22,7 @@ public:
     // Before `start`: takes the port (0: a free one), and answers its number. Takes over `tls`. Calls know their listener by
     // its position. Throws std::system_error where the port cannot be taken.
     int listen(const std::string& host, int port, Protocol protocol, SSL_CTX* tls);
+    void set_tls(size_t listener, SSL_CTX* tls);        // from any thread: for its next connections. Takes over `tls`
     void start(Handler& handler);
     void refuse_new();                          // closes the listeners, tells every client to go elsewhere; accepted calls go on
     void stop();                                // closes everything; returns when the thread has ended

@@ -180,7 +180,7 @@ private:
 
 class PyFront {
 public:
-    using Tls = std::optional<std::tuple<std::string, std::string, std::string>>;      // certificate, key, authority of clients ("": none)
+    using Tls = std::optional<std::tuple<std::string, std::string, std::string>>;      // PEM: certificate, key, authority of clients ("": none)
 
     PyFront(const nb::dict& limits, const std::vector<std::pair<std::string, bool>>& methods, const std::string& infer_path, nb::object deliver)
         : deliver_(std::move(deliver)) {
@@ -202,13 +202,21 @@ public:
     ~PyFront() { stop(); }
 
     int listen(const std::string& host, int port, bool http, const Tls& tls) {
-        SSL_CTX* context = tls ? make_tls(std::get<0>(*tls), std::get<1>(*tls), std::get<2>(*tls), http) : nullptr;
+        SSL_CTX* context = tls ? context_of(*tls, http) : nullptr;
+        int taken;
         try {
-            return loop_->listen(host, port, http ? Loop::Protocol::http : Loop::Protocol::grpc, context);
+            taken = loop_->listen(host, port, http ? Loop::Protocol::http : Loop::Protocol::grpc, context);
         } catch (...) {
             SSL_CTX_free(context);
             throw;
         }
+        listeners_.push_back(http);
+        return taken;
+    }
+    void set_tls(const Tls& tls) {
+        std::vector<std::unique_ptr<SSL_CTX, void (*)(SSL_CTX*)>> made;        // all or none
+        for (const bool http : listeners_) made.emplace_back(context_of(tls.value(), http), SSL_CTX_free);
+        for (size_t i = 0; i < made.size(); i++) loop_->set_tls(i, made[i].release());
     }
     void start() { loop_->start(*plane_); }
     void set_refusing() { plane_->set_refusing(); }
@@ -253,6 +261,7 @@ public:
     size_t connections() const { return loop_->open_connections(); }
 
 private:
+    static SSL_CTX* context_of(const Tls::value_type& tls, bool http) { return make_tls(std::get<0>(tls), std::get<1>(tls), std::get<2>(tls), http); }
     static Bytes framed(const nb::bytes& message) {
         Bytes out(kPrefix + message.size());
         if (message.size()) std::memcpy(out.data() + kPrefix, message.c_str(), message.size());
@@ -294,6 +303,7 @@ private:
         return nb::none();
     }
     nb::object deliver_;
+    std::vector<bool> listeners_;       // whether each speaks HTTP/1.1
     std::unique_ptr<Loop> loop_;
     std::shared_ptr<Plane> plane_;
 };
@@ -327,6 +337,7 @@ NB_MODULE(_native, m) {
         .def(nb::init<const nb::dict&, const std::vector<std::pair<std::string, bool>>&, const std::string&, nb::object>(), nb::arg("limits"), nb::arg("methods"),
              nb::arg("infer_path"), nb::arg("deliver"))
         .def("listen", &PyFront::listen, nb::arg("host"), nb::arg("port"), nb::arg("http"), nb::arg("tls").none(), "Take a port; its number. Before start.")
+        .def("set_tls", &PyFront::set_tls, nb::arg("tls"), "Use these texts for connections to come, on every listener.")
         .def_prop_ro("connections", &PyFront::connections)
         .def("start", &PyFront::start)
         .def("set_refusing", &PyFront::set_refusing, "Every inference goes to Python from now on.")

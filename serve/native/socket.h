@@ -1,5 +1,6 @@
 // A non-blocking client socket, plain or with TLS.
 #pragma once
+#include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -16,23 +17,34 @@ public:
     Socket(Socket&& other) noexcept : fd_(std::exchange(other.fd_, -1)), ssl_(std::exchange(other.ssl_, nullptr)) {}
     Socket(const Socket&) = delete;
     ~Socket() {
-        if (ssl_) SSL_free(ssl_);
+        if (ssl_) {
+            ERR_clear_error();
+            if (greeted() && !broken_) SSL_shutdown(ssl_);
+            SSL_free(ssl_);
+        }
         if (fd_ >= 0) ::close(fd_);
     }
     int fd() const { return fd_; }
     bool is_tls() const { return ssl_; }
+    bool greeted() const { return !ssl_ || SSL_is_init_finished(ssl_); }       // no handshake is under way
 
     enum class Result { ok, again, closed };
     struct Done {
         Result result;
         size_t bytes = 0;
     };
-    Done read(void* to, size_t size) { return ssl_ ? tls(SSL_read(ssl_, to, int(size))) : plain(::recv(fd_, to, size, 0)); }
+    Done read(void* to, size_t size) {
+        if (!ssl_) return plain(::recv(fd_, to, size, 0));
+        ERR_clear_error();      // what another connection left: SSL_get_error looks at the thread's queue
+        return tls(SSL_read(ssl_, to, int(size)));
+    }
     Done write(const void* from, size_t size) {
-        return ssl_ ? tls(SSL_write(ssl_, from, int(size))) : plain(::send(fd_, from, size, MSG_NOSIGNAL));
+        if (!ssl_) return plain(::send(fd_, from, size, MSG_NOSIGNAL));
+        ERR_clear_error();
+        return tls(SSL_write(ssl_, from, int(size)));
     }
     bool pending() const { return ssl_ && SSL_pending(ssl_) > 0; }     // bytes that the kernel no longer announces
-    bool wants_write() const { return wants_write_; }      // the TLS handshake waits for room
+    bool wants_write() const { return wants_write_; }      // TLS waits for room
 
 private:
     static Done plain(ssize_t n) {
@@ -46,12 +58,13 @@ private:
         switch (SSL_get_error(ssl_, n)) {
             case SSL_ERROR_WANT_WRITE: wants_write_ = true; [[fallthrough]];
             case SSL_ERROR_WANT_READ: return {Result::again};
-            default: return {Result::closed};
+            case SSL_ERROR_ZERO_RETURN: return {Result::closed};
+            default: broken_ = true; return {Result::closed};
         }
     }
     int fd_;
     SSL* ssl_;
-    bool wants_write_ = false;
+    bool wants_write_ = false, broken_ = false;
 };
 
 }  // namespace hr::serve

@@ -6,7 +6,8 @@
 
 namespace hr::serve {
 
-// Throws std::runtime_error naming the file that cannot be used. `authority` empty: clients need no certificate.
+// The arguments are PEM texts: a certificate with the chain above it, its key, the authorities of clients ("": clients need no
+// certificate). Throws std::runtime_error naming what cannot be used.
 SSL_CTX* make_tls(const std::string& certificate, const std::string& key, const std::string& authority, bool http);
 
 }  // namespace hr::serve

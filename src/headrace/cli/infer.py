@@ -16,18 +16,38 @@ from headrace.cli.output import common, print_json, table
 @click.option("--version", "version", default="", help="Version of the model (default: the server's choice).")
 @click.option("--timeout", default=30.0, show_default=True, help="Seconds to wait for the answer.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="Write the outputs to this .npz file.")
+@click.option("--ca", type=click.Path(exists=True, dir_okay=False), help="Authority (PEM) of the server's certificate.")
+@click.option("--cert", type=click.Path(exists=True, dir_okay=False), help="Certificate (PEM) to show to the server.")
+@click.option("--key", type=click.Path(exists=True, dir_okay=False), help="Key (PEM) of that certificate.")
+@click.option("--token-file", type=click.File(), help="File with the bearer token to send.")
 @common
-def command(url: str, model: str, inputs: str, version: str, timeout: float, output: str | None, as_json: bool) -> None:
-    """Send the arrays of INPUTS (.npz, one per input name) to MODEL at URL (host:port for gRPC, http://host:port for REST).
+def command(
+    url: str,
+    model: str,
+    inputs: str,
+    version: str,
+    timeout: float,
+    output: str | None,
+    ca: str | None,
+    cert: str | None,
+    key: str | None,
+    token_file: Any,
+    as_json: bool,
+) -> None:
+    """Send the arrays of INPUTS (.npz, one per input name) to MODEL at URL (host:port for gRPC, http://host:port or
+    https://host:port for REST). With --ca, or --cert and --key, the gRPC connection has TLS, too.
 
     \b
     headrace infer 127.0.0.1:8001 digits in.npz
     headrace infer http://127.0.0.1:8000 digits in.npz -o out.npz
+    headrace infer models.example:8001 digits in.npz --ca ca.pem --token-file token
     """
-    from headrace.serve.client import Client
+    from headrace.serve.client import Client, ClientTls
     from headrace.verbs.run import read_arrays
 
-    with Client(url, timeout=timeout) as client:
+    tls = ClientTls(ca or "", cert or "", key or "") if ca or cert else None
+    token = token_file.read().strip() if token_file is not None else ""
+    with Client(url, timeout=timeout, tls=tls, token=token) as client:
         feeds: dict[str, Any] = dict(read_arrays(inputs))
         outputs = client.infer(model, version=version, **feeds)
     if output:

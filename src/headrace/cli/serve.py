@@ -18,6 +18,9 @@ from headrace.cli.output import common, print_json
 @click.option("--http-port", type=int, help="REST port (0: any free one).  [default: 8000]")
 @click.option("--metrics-port", type=int, help="Prometheus port (0: any free one).  [default: 8002]")
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option("--tls-certificate", metavar="FILE", help="PEM certificate for every port, with the chain above it.")
+@click.option("--tls-key", metavar="FILE", help="PEM key of the certificate.")
+@click.option("--tls-authority", metavar="FILE", help="PEM authority of the certificates that clients must show.")
 @click.option("--threads", type=int, help="Threads that a model computes with (0: as many as allowed).")
 @click.option(
     "--control",
@@ -58,7 +61,8 @@ def _announce(server: Any, as_json: bool) -> None:
         return
     for line in server.describe():
         click.echo(line)
+    http = "https" if server.settings.tls.certificate else "http"
     click.echo(
-        f"gRPC {host}:{server.grpc_port}   REST http://{host}:{server.http_port}/v2   metrics http://{host}:{server.metrics_port}/metrics"
+        f"gRPC {host}:{server.grpc_port}   REST {http}://{host}:{server.http_port}/v2   metrics {http}://{host}:{server.metrics_port}/metrics"
     )
     click.echo("ready; Ctrl-C stops")
