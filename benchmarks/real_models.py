@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 
 from headrace import runtime
+from headrace.runtime.interface import Golden
 from headrace.runtime.lower import lower
-from headrace.runtime.model import Golden
 from headrace.runtime.passes import optimize
 from headrace.serializer import archive
 from headrace.serializer.onnx import load as onnx_load

@@ -13,7 +13,7 @@ import numpy as np
 
 from headrace.runtime import dtypes
 from headrace.runtime.errors import RunError
-from headrace.runtime.executor import Run, check_feeds
+from headrace.runtime.executor import Run
 from headrace.runtime.graph import Graph, Node, Value
 from headrace.runtime.types import TensorType
 
@@ -21,8 +21,7 @@ from headrace.runtime.types import TensorType
 def run_double(graph: Graph, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Every tensor that the main block computes, by name, where floating point is float64. Raises as `run_graph` does."""
     run = _Run(graph)
-    for value, feed in zip(graph.inputs, check_feeds(graph, feeds)):
-        run.scope[value] = feed
+    run.feed(feeds)
     run.nodes(graph.nodes)
     made = [value for node in graph.nodes for value in node.outputs if value is not None]
     return {value.name: run.scope[value] for value in made if isinstance(run.scope[value], np.ndarray)}

@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from headrace.runtime import dtypes
-from headrace.runtime.errors import HeadraceError, InputError, RunError
+from headrace.runtime.errors import HeadraceError, RunError
+from headrace.runtime.feeds import check_feeds
 from headrace.runtime.graph import Block, Graph, Node, Value
+from headrace.runtime.interface import TensorSpec
 from headrace.runtime.ops import find
 from headrace.runtime.ops.base import Operator
-from headrace.runtime.shapes import Expr, shape_text, substitute
-from headrace.runtime.types import TensorType
 
 
 def run_graph(graph: Graph, feeds: Mapping[str, Any]) -> dict[str, Any]:
@@ -26,8 +25,7 @@ def run_graph(graph: Graph, feeds: Mapping[str, Any]) -> dict[str, Any]:
     Raises InputError for a feed that does not fit, RunError naming the node that failed.
     """
     run = Run(graph)
-    for value, feed in zip(graph.inputs, check_feeds(graph, feeds)):
-        run.scope[value] = feed
+    run.feed(feeds)
     run.nodes(graph.nodes, _last_uses(graph))
     return {value.name: run.read(value) for value in graph.outputs}
 
@@ -46,6 +44,11 @@ class Run:
         self.graph = graph
         self.scope: dict[Value, Any] = {}
         self._prepared: dict[int, tuple[Operator, dict[str, Any]]] = {}
+
+    def feed(self, feeds: Mapping[str, Any]) -> None:
+        """Give the graph's inputs their values. Raises InputError for a feed that does not fit."""
+        checked = check_feeds([TensorSpec.of(value) for value in self.graph.inputs], feeds)
+        self.scope.update((value, checked[value.name]) for value in self.graph.inputs)
 
     def read(self, value: Value | None) -> Any:
         if value is None:
@@ -102,49 +105,6 @@ class Run:
                 raise RunError(f"{node.label()}: {error}") from error
             self._prepared[id(node)] = found
         return found
-
-
-def check_feeds(graph: Graph, feeds: Mapping[str, Any]) -> list[Any]:
-    """The feeds in the order of the graph's inputs, each checked against its type; equal symbols must have equal sizes."""
-    names = [value.name for value in graph.inputs]
-    for name in feeds:
-        if name not in names:
-            raise InputError(f"there is no input {name!r}; inputs: {', '.join(names) or 'none'}")
-    symbols: dict[str, int] = {}
-    return [_check_feed(value, feeds, symbols) for value in graph.inputs]
-
-
-def _check_feed(value: Value, feeds: Mapping[str, Any], symbols: dict[str, Any]) -> Any:
-    if value.name not in feeds:
-        raise InputError(f"input {value.name!r} is missing ({value.type})")
-    feed = feeds[value.name]
-    if not isinstance(value.type, TensorType):
-        return feed
-    array = np.asarray(feed)
-    try:
-        dtype = dtypes.of(array).name
-    except TypeError as error:
-        raise InputError(f"input {value.name!r}: {error}") from error
-    if dtype != value.type.dtype:
-        raise InputError(f"input {value.name!r} is {dtype}; it must be {value.type}")
-    if value.type.shape is None:
-        return array
-    wanted, actual = value.type.shape, array.shape
-    if len(wanted) != len(actual):
-        raise InputError(f"input {value.name!r} has shape {shape_text(actual)}; it must be {value.type}")
-    for dim, size in zip(wanted, actual):
-        if isinstance(dim, Expr) and dim.name is not None:
-            dim = symbols.setdefault(dim.name, size)
-        dim = substitute(dim, symbols)
-        if isinstance(dim, int) and dim != size:
-            raise InputError(
-                f"input {value.name!r} has shape {shape_text(actual)}; it must be {value.type}" + _bound(symbols)
-            )
-    return array
-
-
-def _bound(symbols: Mapping[str, int]) -> str:
-    return f" with {', '.join(f'{name} = {size}' for name, size in symbols.items())}" if symbols else ""
 
 
 def _last_uses(graph: Graph) -> dict[int, list[Value]]:

@@ -7,87 +7,22 @@ import importlib
 import os
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-import numpy as np
-
-from headrace.runtime import devices, dtypes
+from headrace.runtime import devices
 from headrace.runtime.errors import HeadraceError, InputError, LoadError
-from headrace.runtime.foreign import model_advice
-from headrace.runtime.graph import Graph, Program, Value
-from headrace.runtime.hints import nearest, shape_hint
-from headrace.runtime.shapes import LIMIT, Expr, Shape, shape_text, substitute
-from headrace.runtime.types import TensorType, Type
+from headrace.runtime.feeds import check_feeds
+from headrace.runtime.golden import VerifyReport, compare_golden
+from headrace.runtime.graph import Graph, Program
+from headrace.runtime.interface import Golden, TensorSpec
+from headrace.runtime.profile import ProfileRow
+from headrace.runtime.source import open_source
 
 if TYPE_CHECKING:
     from headrace.runtime.cuda.interface import Device
     from headrace.runtime.devices import Placed
     from headrace.runtime.rows import RowProof
     from headrace.runtime.session import Session
-
-# Suffix -> the module that reads it. The only upward edge of the runtime; it goes by name.
-READERS = {".hr": "headrace.serializer.archive", ".onnx": "headrace.serializer.onnx.load"}
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """One input or output. `shape` holds integers and symbolic dimensions; None: even the rank is free. `type` is the
-    whole type where it is no tensor (sequence, optional, map); `dtype` is then the type's text."""
-
-    name: str
-    dtype: str
-    shape: Shape | None
-    type: Type | None = None
-
-    @staticmethod
-    def of(value: Value) -> TensorSpec:
-        if isinstance(value.type, TensorType):
-            return TensorSpec(value.name, value.type.dtype, value.type.shape, value.type)
-        return TensorSpec(value.name, str(value.type), None, value.type)
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.type if self.type is not None else '?'}"
-
-
-@dataclass(frozen=True)
-class Golden:
-    """Recorded inputs and the outputs that they must give, |a - b| <= atol + rtol * |b|."""
-
-    inputs: list[dict[str, np.ndarray]]
-    outputs: list[dict[str, np.ndarray]]
-    rtol: float = 1e-4
-    atol: float = 1e-5
-
-
-@dataclass(frozen=True)
-class Opened:
-    """What a reader answers: the program, free properties (name, version, created, ...), golden data if there is any."""
-
-    program: Program
-    properties: dict[str, str] = field(default_factory=dict)
-    golden: Golden | None = None
-
-
-@dataclass(frozen=True)
-class VerifyReport:
-    """The result of running golden data: `max_error` is the largest absolute difference seen (nan: nothing compared)."""
-
-    ok: bool
-    message: str
-    max_error: float = float("nan")
-
-
-class ProfileRow(TypedDict):
-    """The time of one node: mean milliseconds a run, and its share (0 to 1) of all nodes together. `kernel` is the
-    variant of the native kernel ("native" where there is one only), or "reference"."""
-
-    node: str
-    operator: str
-    kernel: str
-    ms: float
-    share: float
 
 
 class KernelRow(TypedDict):
@@ -313,128 +248,6 @@ def _on_device(graph: Graph, device: Device, optimize: bool) -> Any:
     return CudaProgram(passes.optimize(graph) if optimize else graph, device)
 
 
-def check_feeds(specs: tuple[TensorSpec, ...], feeds: Mapping[str, Any]) -> dict[str, Any]:
-    """The feeds as arrays of the right type. Lists and scalars become arrays; no dtype is ever converted.
-
-    Raises InputError naming the input and what is allowed.
-    """
-    if not isinstance(feeds, Mapping):
-        wanted = ", ".join(f"{spec.name!r}: array" for spec in specs)
-        raise InputError(
-            f"feeds must be a mapping from input name to array, not {type(feeds).__name__}; write run({{{wanted}}})"
-        )
-    known = {spec.name for spec in specs}
-    for name in feeds:
-        if name not in known:
-            raise InputError(f"the model has no input {name!r}; its inputs: {', '.join(map(str, specs)) or 'none'}")
-    sizes: dict[str, int] = {}
-    return {spec.name: _check_feed(spec, feeds, sizes) for spec in specs}
-
-
-def _check_feed(spec: TensorSpec, feeds: Mapping[str, Any], sizes: dict[str, int]) -> Any:
-    if spec.name not in feeds:
-        raise InputError(f"input {spec} is missing; given: {', '.join(map(repr, feeds)) or 'nothing'}")
-    feed = feeds[spec.name]
-    if not isinstance(spec.type, TensorType):
-        return feed
-    array = _as_array(spec, feed)
-    if spec.shape is None:
-        return array
-    if array.ndim != len(spec.shape):
-        given = f"given: shape {list(array.shape)}{shape_hint(array.shape, spec.shape)}"
-        raise InputError(f"input {spec} has rank {len(spec.shape)}; {given}")
-    for axis, (dim, size) in enumerate(zip(spec.shape, array.shape)):
-        _check_dim(spec, array, axis, dim, size, sizes)
-    return array
-
-
-def _as_array(spec: TensorSpec, feed: Any) -> np.ndarray:
-    wanted = dtypes.BY_NAME[spec.dtype]
-    if isinstance(feed, list | tuple | int | float | bool | str):
-        try:  # Python values carry no dtype of their own
-            array = np.asarray(feed, dtype=wanted.numpy)
-        except (ValueError, TypeError, OverflowError) as error:
-            reason = "its rows differ in length" if "inhomogeneous" in str(error) else str(error)
-            raise InputError(f"input {spec} cannot be made from the given list: {reason}") from error
-        return array
-    if not isinstance(feed, np.ndarray | np.generic):
-        hint = "; give tensor.detach().numpy()" if hasattr(feed, "detach") else ""
-        raise InputError(f"input {spec} takes a NumPy array, not {type(feed).__name__}{hint}")
-    array = np.asarray(feed)
-    try:
-        given = dtypes.of(array).name
-    except TypeError:
-        given = str(array.dtype)
-    if given != spec.dtype:
-        hint = f'; convert it first: x.astype("{wanted.numpy}")' if wanted.numpy.kind in "biuf" else ""
-        raise InputError(f"input {spec} takes {spec.dtype}; given: {given}{hint}")
-    if given == "string":
-        array = array.astype(object) if array.dtype.kind != "O" else array
-    elif not array.dtype.isnative:
-        array = array.astype(wanted.numpy)
-    return np.ascontiguousarray(array).reshape(array.shape)
-
-
-def _check_dim(spec: TensorSpec, array: np.ndarray, axis: int, dim: object, size: int, sizes: dict[str, int]) -> None:
-    given = f"given: shape {list(array.shape)}{shape_hint(array.shape, spec.shape or ())}"
-    if isinstance(dim, Expr):
-        if size > LIMIT:
-            raise InputError(f"input {spec}: dimension {axis} is {size}; allowed: up to {LIMIT}")
-        if dim.name is not None:
-            if sizes.setdefault(dim.name, size) != size:
-                raise InputError(
-                    f"input {spec}: dimension {axis} is {size}, but {dim.name} is {sizes[dim.name]} in an earlier input; {given}"
-                )
-            return
-        dim = substitute(dim, sizes)
-        if isinstance(dim, Expr):
-            return
-    if dim != size:
-        raise InputError(
-            f"input {spec}: dimension {axis} must be {dim}, expected {shape_text(spec.shape or ())}; {given}"
-        )
-
-
-def compare_golden(model: Model, golden: Golden) -> VerifyReport:
-    """Run every golden case and compare; the first difference beyond the tolerance is named."""
-    worst = 0.0
-    for index, (feeds, expected) in enumerate(zip(golden.inputs, golden.outputs)):
-        try:
-            found = model.run(feeds)
-        except HeadraceError as error:
-            return VerifyReport(False, f"golden case {index} failed: {error}")
-        for name, wanted in expected.items():
-            if name not in found:
-                return VerifyReport(False, f"golden case {index}: the model has no output {name!r}")
-            message, error_size = _difference(found[name], wanted, golden.rtol, golden.atol)
-            worst = max(worst, error_size)
-            if message:
-                return VerifyReport(False, f"golden case {index}, output {name!r}: {message}", worst)
-    how = "bit for bit" if worst == 0.0 else f"within the bound, largest difference {worst:.3g}"
-    return VerifyReport(True, f"{len(golden.inputs)} golden cases agree {how}", worst)
-
-
-def _difference(found: Any, wanted: Any, rtol: float, atol: float) -> tuple[str, float]:
-    """What differs ("" where nothing does beyond the tolerance), and the largest absolute difference."""
-    found, wanted = np.asarray(found), np.asarray(wanted)
-    if found.shape != wanted.shape:
-        return f"shape {list(found.shape)} instead of {list(wanted.shape)}", float("inf")
-    if dtypes.of(wanted).kind not in "fc":
-        equal = bool(np.array_equal(found, wanted))
-        return ("" if equal else "values differ"), 0.0 if equal else float("inf")
-    a, b = found.astype(np.complex128), wanted.astype(np.complex128)
-    if np.array_equal(a, b, equal_nan=True):
-        return "", 0.0
-    with np.errstate(invalid="ignore"):
-        gap = np.abs(a - b)
-    gap = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.where(np.isnan(gap), np.inf, gap))
-    limit = np.where(np.isfinite(b), atol + rtol * np.abs(b), 0.0)
-    largest = float(gap.max())
-    if (gap <= limit).all():
-        return "", largest
-    return f"differs by up to {largest:.3g}, allowed {atol:g} + {rtol:g} * |value|", largest
-
-
 def load(source: Any, *, device: str | Device = "auto", threads: int = 0, precision: str | None = None) -> Model:
     """Load a model: a path to `.hr` or `.onnx`, the bytes of such a file, an `onnx.ModelProto`, or a `Graph`.
 
@@ -470,37 +283,3 @@ def _threads_asked() -> int:
     if not asked.isdecimal() or int(asked) > 1024:
         raise LoadError(f"HEADRACE_THREADS is {asked!r}; allowed: an integer from 0 (as many as allowed) to 1024")
     return int(asked)
-
-
-def open_source(source: Any) -> Opened:
-    """Read a path, bytes or `onnx.ModelProto` without making it ready to run. Raises LoadError."""
-    opened: Opened = importlib.import_module(READERS[_suffix(source)]).open_program(source)
-    return opened
-
-
-def _kind(path: Path) -> str:
-    return "a folder" if path.is_dir() else f"a {path.suffix} file" if path.suffix else "a file without suffix"
-
-
-def _beside(path: Path) -> str:
-    """The file that may have been meant by a path where there is none."""
-    folder = path.parent
-    names = [one.name for one in folder.iterdir() if one.suffix in READERS] if folder.is_dir() else []
-    return f"; {nearest(path.name, names)}" if names else ""
-
-
-def _suffix(source: Any) -> str:
-    """Which reader a source needs."""
-    if isinstance(source, bytes | bytearray | memoryview):
-        return ".hr" if bytes(source[:4]) == b"PK\x03\x04" else ".onnx"
-    if isinstance(source, str | os.PathLike):
-        path = Path(source)
-        if path.suffix not in READERS:
-            advice = model_advice(path) or f"allowed: {', '.join(READERS)}"
-            raise LoadError(f"{path}: {_kind(path)} is no model that headrace reads; {advice}")
-        if not path.is_file():
-            raise LoadError(f"{path}: {'is not a file' if path.exists() else 'no such file'}{_beside(path)}")
-        return path.suffix
-    if hasattr(source, "SerializeToString"):
-        return ".onnx"
-    raise LoadError(f"cannot load from {type(source).__name__}; allowed: a path, bytes, an onnx.ModelProto, a Graph")

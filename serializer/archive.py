@@ -21,7 +21,7 @@ from typing import Any
 from headrace.runtime.check import check
 from headrace.runtime.errors import HeadraceError, LoadError, UnsupportedOperator
 from headrace.runtime.graph import OPSETS, Graph, Program
-from headrace.runtime.model import Golden, Opened
+from headrace.runtime.interface import Golden, Opened
 from headrace.runtime.ops import registry
 from headrace.serializer import atomic, graph_codec, interface, manifest, strict_json, weights
 from headrace.serializer import golden as golden_file

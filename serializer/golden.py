@@ -17,7 +17,7 @@ import numpy as np
 from headrace.runtime import dtypes
 from headrace.runtime.errors import HeadraceError, LoadError
 from headrace.runtime.graph import Graph
-from headrace.runtime.model import Golden
+from headrace.runtime.interface import Golden
 from headrace.runtime.types import TensorType
 from headrace.serializer import weights
 

@@ -31,7 +31,7 @@ from headrace.runtime.rows import prove_rows
 from headrace.runtime.types import TensorType
 
 if TYPE_CHECKING:
-    from headrace.runtime.model import ProfileRow
+    from headrace.runtime.profile import ProfileRow
 
 log = logging.getLogger("headrace")
 
@@ -44,7 +44,7 @@ class CudaProgram:
     """A graph on one device. `run` may be called from many threads; device work is in the order of the calls."""
 
     def __init__(self, graph: Graph, device: Device, *, replay: bool = True) -> None:
-        from headrace.runtime.model import TensorSpec
+        from headrace.runtime.interface import TensorSpec
 
         self.graph, self.device, self.replay = graph, device, replay
         self.constants = Constants(device, graph.constants.values())
@@ -61,7 +61,7 @@ class CudaProgram:
 
     def _prepared(self, feeds: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
         """The feeds, checked; where rows are independent, padded, with the number of rows that were given."""
-        from headrace.runtime.model import check_feeds
+        from headrace.runtime.feeds import check_feeds
 
         arrays = check_feeds(self._specs, feeds)
         return padded(arrays) if self._rows_are_independent else (arrays, None)

@@ -13,7 +13,7 @@ from headrace.runtime.cuda.placement import OnDevice, OnHost
 
 if TYPE_CHECKING:
     from headrace.runtime.cuda.plan import Plan
-    from headrace.runtime.model import ProfileRow
+    from headrace.runtime.profile import ProfileRow
 
 
 def profile(plan: Plan, buffer: np.ndarray, feeds: Mapping[str, Any], runs: int) -> list[ProfileRow]:

@@ -17,7 +17,7 @@ from typing import Any
 from headrace.runtime.check import check
 from headrace.runtime.errors import HeadraceError, LoadError
 from headrace.runtime.graph import OPSETS, Program
-from headrace.runtime.model import Opened
+from headrace.runtime.interface import Opened
 from headrace.serializer.message_scan import scan
 from headrace.serializer.onnx.external import ExternalData
 from headrace.serializer.onnx.functions import Functions, domain_of

@@ -25,13 +25,14 @@ import numpy as np
 
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.graph import Graph, Program
-from headrace.runtime.model import READERS, Golden
+from headrace.runtime.interface import Golden
 from headrace.runtime.quant import contract, report, schemes
 from headrace.runtime.quant.calibrate import Feeds, Progress, Statistics, digest, runner
 from headrace.runtime.quant.data import CHUNK, batches, chunks, random_batches, typed
 from headrace.runtime.quant.dynamic import dynamic_layers, quantize_dynamic
 from headrace.runtime.quant.observers import OBSERVERS
 from headrace.runtime.quant.static import Layer, insert, joined, layers_of, measure, plan, prepare
+from headrace.runtime.source import READERS
 
 __all__ = ["QuantizeResult", "quantize"]
 

@@ -24,7 +24,7 @@ from headrace.jit.exported import output_leaves
 from headrace.runtime import dtypes
 from headrace.runtime.errors import HeadraceError, InputError
 from headrace.runtime.graph import Program
-from headrace.runtime.model import TensorSpec
+from headrace.runtime.interface import TensorSpec
 from headrace.runtime.shapes import Dim, Expr
 from headrace.runtime.types import TensorType
 from headrace.serializer.onnx.load import open_program

@@ -61,7 +61,7 @@ def test_the_digits_cnn_runs_whole_on_the_device(archives: tuple[Path, Path], de
 
 def test_int8_has_the_bits_of_the_cpu(archives: tuple[Path, Path], device: EmulDevice) -> None:
     """Every value that both have under one name: the integers of each layer, and the float answer."""
-    graph = runtime.model.open_source(archives[1]).program.main
+    graph = runtime.source.open_source(archives[1]).program.main
     from headrace.runtime.passes import optimize
 
     graph = optimize(graph)
@@ -102,7 +102,7 @@ def test_a_dynamically_quantized_minilm_runs_whole_on_the_device(device: EmulDev
     """Rows are quantized while running: the integers of a row are the CPU's where its float32 values are."""
     from headrace.runtime.quant.dynamic import quantize_dynamic
 
-    graph = quantize_dynamic(runtime.model.open_source(minilm(1, 4, 16)).program.main)
+    graph = quantize_dynamic(runtime.source.open_source(minilm(1, 4, 16)).program.main)
     assert any(node.kind == "headrace.DynamicMatMul" for node in graph.nodes)
     model, feeds = runtime.load(graph, device=device), minilm_feeds()
     want = runtime.load(graph, device="cpu").run(feeds)["embedding"]

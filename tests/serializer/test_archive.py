@@ -20,7 +20,7 @@ from headrace.runtime.builder import Builder
 from headrace.runtime.errors import HeadraceError, LoadError
 from headrace.runtime.executor import run_graph
 from headrace.runtime.graph import Block, Graph, Program, State, Value
-from headrace.runtime.model import Golden
+from headrace.runtime.interface import Golden
 from headrace.runtime.types import TensorType
 from headrace.serializer import archive, zip_reader, zip_writer
 from headrace.serializer.zip_writer import Entry, layout

@@ -18,7 +18,7 @@ from serializer_graphs import feeds_of, make_graph
 
 from headrace.runtime.errors import LoadError, UnsupportedOperator
 from headrace.runtime.executor import run_graph
-from headrace.runtime.model import Golden
+from headrace.runtime.interface import Golden
 from headrace.serializer import archive, golden, manifest, strict_json, weights, zip_reader
 from headrace.serializer.zip_writer import Entry, layout
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from headrace.runtime.builder import Builder
 from headrace.runtime.graph import Block, Graph, Program
-from headrace.runtime.model import Golden
+from headrace.runtime.interface import Golden
 from headrace.runtime.shapes import symbol
 from headrace.runtime.types import TensorType
 from headrace.serializer import archive

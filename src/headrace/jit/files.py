@@ -11,7 +11,8 @@ import numpy as np
 from headrace.jit.arguments import as_array
 from headrace.jit.exported import Exported
 from headrace.runtime.graph import Graph, Program
-from headrace.runtime.model import Golden, Model, TensorSpec
+from headrace.runtime.interface import Golden, TensorSpec
+from headrace.runtime.model import Model
 from headrace.runtime.session import Session
 from headrace.tensors import Tensor, wrap
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from headrace.runtime.errors import HeadraceError
-from headrace.runtime.model import TensorSpec, load
+from headrace.runtime.interface import TensorSpec
+from headrace.runtime.model import load
 from headrace.runtime.shapes import symbol
 from headrace.verbs.run import random_feeds, read_arrays
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from headrace.runtime.double import run_double
 from headrace.runtime.errors import HeadraceError
+from headrace.runtime.golden import allowed, error_of
 from headrace.runtime.graph import Block, Graph
 from headrace.runtime.model import Model
 from headrace.runtime.types import TensorType
@@ -37,23 +38,6 @@ class Deviation:
             f"the first value that deviates is {self.value!r} ({self.node}{module}): "
             f"{self.error:.3g} from {self.against}, allowed {self.bound:.3g}"
         )
-
-
-def allowed(want: np.ndarray, rtol: float, atol: float) -> float:
-    """The bound of one array: atol + rtol times its largest finite magnitude."""
-    return atol + rtol * float(np.abs(want[np.isfinite(want)]).max(initial=0.0))
-
-
-def error_of(got: np.ndarray, want: np.ndarray) -> float:
-    """The largest absolute difference in float64; infinite where shapes, or the places of NaN, differ."""
-    if got.shape != want.shape:
-        return float("inf")
-    if got.dtype.kind in "OSU" or want.dtype.kind in "OSU":
-        return 0.0 if np.array_equal(got, want) else float("inf")
-    a, b = got.astype(np.float64), want.astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        gap = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
-    return float("inf") if np.isnan(gap).any() else float(gap.max(initial=0.0))
 
 
 def first_deviation(graph: Graph, feeds: Arrays, rtol: float, atol: float, known: Arrays | None = None, maker: str = "the maker") -> Deviation | None:  # fmt: skip

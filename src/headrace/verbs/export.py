@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from headrace.runtime.model import open_source
+from headrace.runtime.source import open_source
 from headrace.serializer import atomic
 
 

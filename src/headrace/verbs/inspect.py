@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from headrace.runtime.graph import Graph
-from headrace.runtime.model import load, open_source
+from headrace.runtime.model import load
 from headrace.runtime.rows import prove_rows
+from headrace.runtime.source import open_source
 from headrace.runtime.types import TensorType
 
 

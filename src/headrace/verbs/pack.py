@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 
 from headrace.runtime.errors import HeadraceError, InputError
+from headrace.runtime.golden import difference
 from headrace.runtime.graph import Graph, Program
-from headrace.runtime.model import Golden, Model, TensorSpec, load
-from headrace.verbs.deviation import allowed, blame, error_of
+from headrace.runtime.interface import Golden, TensorSpec
+from headrace.runtime.model import Model, load
+from headrace.verbs.deviation import blame
 from headrace.verbs.run import random_feeds
 
 # The floor of the golden bound between CPU tiers, in units of each output's largest magnitude (float32 kernels that
@@ -137,7 +139,7 @@ def _capture(
     if isinstance(model, Program):
         return model, None, None
     if isinstance(model, str | Path):
-        from headrace.runtime.model import open_source
+        from headrace.runtime.source import open_source
 
         return open_source(Path(model)).program, None, None
     from headrace.jit import Exported, Scripted, trace
@@ -193,30 +195,13 @@ def _compare(answers: Sequence[Arrays], origin: Sequence[Arrays], rtol: float, a
         for name, want in theirs.items():
             if name not in ours:
                 raise PackError(f"the expected output {name!r} is not an output of the model; it has {', '.join(ours)}")
-            try:
-                worst = max(worst, _deviation(np.asarray(ours[name]), np.asarray(want), rtol, atol))
-            except PackError as error:
-                located = PackError(f"output {name!r} of golden case {case} {error}")
+            seen = difference(ours[name], want, rtol, atol)
+            if seen.message:
+                located = PackError(f"output {name!r} of golden case {case} {seen.message}")
                 located.case = case
-                raise located from None
+                raise located
+            worst = max(worst, seen.error)
     return worst
-
-
-def _deviation(got: np.ndarray, want: np.ndarray, rtol: float, atol: float) -> float:
-    """The absolute deviation of one output; PackError, the end of a sentence, where it is out of bound."""
-    if got.shape != want.shape:
-        raise PackError(f"has shape {list(got.shape)}; the model it was made from gives {list(want.shape)}")
-    if got.dtype.kind not in "fV" or want.dtype.kind not in "fV":
-        if not np.array_equal(got, want):
-            raise PackError(f"differs from the model it was made from (compared exactly: {got.dtype})")
-        return 0.0
-    a, b = got.astype(np.float64), want.astype(np.float64)
-    if not np.array_equal(np.isnan(a), np.isnan(b)):
-        raise PackError("has NaN where the model it was made from has none, or the reverse")
-    error, bound = error_of(a, b), allowed(b, rtol, atol)
-    if error > bound:
-        raise PackError(f"deviates by {error:.3g}; allowed are {bound:.3g} (rtol {rtol:g}, atol {atol:g})")
-    return error
 
 
 def top1(model: Model, inputs: Arrays, labels: np.ndarray, batch: int = 256) -> float:

@@ -10,7 +10,8 @@ import numpy as np
 
 from headrace.runtime.dtypes import BY_NAME
 from headrace.runtime.errors import InputError
-from headrace.runtime.model import TensorSpec, load
+from headrace.runtime.interface import TensorSpec
+from headrace.runtime.model import load
 
 FREE_DIMENSION = 1  # what an unnamed or symbolic dimension becomes in made-up inputs
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from headrace.runtime.model import VerifyReport, load
+from headrace.runtime.golden import VerifyReport
+from headrace.runtime.model import load
 
 
 def verify(path: str | Path, *, device: str = "cpu", threads: int = 0) -> VerifyReport:
