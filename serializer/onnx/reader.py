@@ -14,7 +14,7 @@ from headrace.runtime.errors import GraphError, LoadError
 from headrace.runtime.graph import Block, Graph, Node, Value
 from headrace.runtime.ops import find
 from headrace.runtime.types import SequenceType, TensorType, Type
-from headrace.serializer.onnx import upgrade
+from headrace.serializer.onnx import gradient, upgrade
 from headrace.serializer.onnx.attributes import read_attributes
 from headrace.serializer.onnx.external import ExternalData
 from headrace.serializer.onnx.functions import DEPTH_LIMIT, NODE_LIMIT, Functions, domain_of, schema_function
@@ -201,6 +201,8 @@ class Reader:
         results: Sequence[Value | None]
         if function is not None:
             results = self._call(function, inputs, attributes, scope, proto, where)
+        elif (domain, proto.op_type) == gradient.KIND:
+            results = self._gradient(proto, inputs, attributes, scope, where)
         else:
             results = self._operator(proto, domain, inputs, attributes, scope, hints, where)
         self._define(proto, results, scope, where)
@@ -244,6 +246,22 @@ class Reader:
                 if function is not None:
                     return self._call(function, inputs, attributes, scope, proto, where)
             return upgrade.append(self.builder, node, version)
+        except GraphError as error:
+            raise LoadError(f"{where}: {error}") from error
+
+    def _gradient(
+        self, proto: Any, inputs: Sequence[Value | None], attributes: Mapping[str, Any], scope: Scope, where: str
+    ) -> Sequence[Value | None]:
+        names = [*attributes.get("xs", ()), *attributes.get("zs", ())]
+        wanted = len(attributes.get("xs", ()))
+        if len(inputs) != len(names) or not 0 < len(proto.output) <= wanted or any(value is None for value in inputs):
+            raise LoadError(f"{where}: {len(inputs)} inputs for {len(names)} names in xs and zs; allowed: one for each")
+        named = [scope.find(str(name), where) for name in (*names, attributes.get("y", ""))]
+        if any(value is None for value in named):
+            raise LoadError(f"{where}: a name in xs, zs or y is missing")
+        try:
+            *xs, y = named
+            return gradient.differentiate(self.builder, xs, inputs, y, len(proto.output))  # type: ignore[arg-type]
         except GraphError as error:
             raise LoadError(f"{where}: {error}") from error
 

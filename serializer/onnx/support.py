@@ -8,6 +8,7 @@ from typing import Any
 from headrace.runtime.errors import UnsupportedOperator
 from headrace.runtime.ops import find
 from headrace.serializer.onnx.functions import Functions, domain_of, has_schema_function, inner_graphs
+from headrace.serializer.onnx.gradient import KIND as GRADIENT
 
 _NEXT = "; export the model again with standard operators (ai.onnx), or add the operator (CONTRIBUTING.md)"
 _SHOWN = 3  # places per operator
@@ -57,7 +58,9 @@ def _collect(
                 _collect(
                     function.node, f"function {function.name} / ", functions, {**opsets, **versions}, missing, seen
                 )
-        elif find(node.op_type, domain) is None and not has_schema_function(
-            node.op_type, domain, opsets.get(domain, 1)
+        elif (
+            (domain, node.op_type) != GRADIENT
+            and find(node.op_type, domain) is None
+            and not has_schema_function(node.op_type, domain, opsets.get(domain, 1))
         ):
             missing.setdefault(f"{domain}.{node.op_type}" if domain else node.op_type, []).append(here)

@@ -15,7 +15,7 @@ from headrace.runtime.errors import UnsupportedOperator
 from headrace.runtime.executor import run_graph
 from headrace.runtime.ops import registry
 
-node_cases = pytest.importorskip("onnx.backend.test.case.node", reason="onnx is not installed")
+loader = pytest.importorskip("onnx.backend.test.loader", reason="onnx is not installed")
 load = pytest.importorskip("headrace.serializer.onnx.load", reason="ONNX import is not there")
 
 OPERATORS = sorted(operator.name for operator in registry().values() if operator.domain in ("", "ai.onnx.ml"))
@@ -23,7 +23,6 @@ EXPANDED, OTHERS = "expanded functions", "operators that import spells out"
 # Cases without numbers to compare, and where the case itself departs from the specification's text: name -> why.
 EXCLUDED = {
     "test_bernoulli": "random numbers",
-    "test_training_dropout": "random numbers",
     "test_image_decoder": "needs image files",
 }
 
@@ -72,7 +71,7 @@ def by_operator() -> dict[str, list[Any]]:
     groups: dict[str, list[Any]] = defaultdict(list)
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for case in node_cases.collect_testcases():
+        for case in loader.load_model_tests(kind="node"):
             kinds = {node.op_type for node in case.model.graph.node}
             if not excluded(case.name):
                 name = kinds.pop() if len(kinds) == 1 else EXPANDED
@@ -81,6 +80,7 @@ def by_operator() -> dict[str, list[Any]]:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.xdist_group("conformance")  # the cases take 15 s to make, once in a process
 @pytest.mark.parametrize("name", [*OPERATORS, EXPANDED, OTHERS])
 def test_cases(name: str, by_operator: dict[str, list[Any]]) -> None:
     cases = by_operator.get(name, [])

@@ -16,6 +16,14 @@ from headrace.runtime.ops.random.standard import seed_of
 from headrace.runtime.types import TensorType, Type
 
 
+def _draws(count: int, seed: int | None) -> Any:
+    """Numbers in [0, 1): with a seed in the file those of ONNX's reference and its test data, NumPy's MT19937 (a stream that
+    NumPy has promised to keep); without one Philox, as everywhere else."""
+    if seed is None:
+        return philox.uniform(count, "float32", seed_of(None))
+    return np.random.RandomState(seed & 0xFFFFFFFF).random_sample(count)
+
+
 class Dropout(Operator):
     versions = (1, 6, 7, 10, 12, 13, 22)
     inputs = (In("data"), In("ratio", "T1", optional=True), In("training_mode", "T2", optional=True))
@@ -37,7 +45,7 @@ class Dropout(Operator):
         share = 0.5 if ratio is None else float(ratio)
         if not 0 <= share < 1:
             raise GraphError(f"ratio is {share}; allowed: 0 <= ratio < 1")
-        mask = philox.uniform(x.size, "float32", seed_of(attributes["seed"])).reshape(x.shape) >= share
+        mask = _draws(x.size, attributes["seed"]).reshape(x.shape) >= share
         return [compute(lambda a: np.where(mask, a * np.asarray(1 / (1 - share), a.dtype), 0), [x], x.dtype), mask]
 
     def gradient(
