@@ -49,6 +49,14 @@ class Tls(Section, frozen=True):
     authority: str = ""
 
 
+class Auth(Section, frozen=True):
+    """TOML files of digests (see `guard.py`): bearer tokens with roles ("": none are needed), and groups of calls that need
+    a header. They are read again when they change."""
+
+    tokens: str = ""
+    restricted: str = ""
+
+
 class Limits(Section, frozen=True):
     """Bounds of the fronts; every one is explicit."""
 
@@ -91,6 +99,7 @@ class Settings(Section, frozen=True):
 
     listen: Listen = Listen()
     tls: Tls = Tls()
+    auth: Auth = Auth()
     limits: Limits = Limits()
     drain: Drain = Drain()
     repository: RepositorySettings = RepositorySettings()
@@ -160,6 +169,8 @@ FLAGS = {
     "tls_certificate": ("tls", "certificate"),
     "tls_key": ("tls", "key"),
     "tls_authority": ("tls", "authority"),
+    "tokens": ("auth", "tokens"),
+    "restricted": ("auth", "restricted"),
     "repository": ("repository", "paths"),
     "model_name": ("repository", "model_name"),
     "threads": ("repository", "threads"),

@@ -213,8 +213,8 @@ class DataPlane:
         keys = ("name", "version", "state", "reason")
         return {"models": [dict(zip(keys, row)) for row in rows if not only_ready or row[2] == "READY"]}
 
-    def load(self, repository: str, name: str, parameters: Mapping[str, Any], local: bool) -> Answer:
-        self._manage(repository, local)
+    def load(self, repository: str, name: str, parameters: Mapping[str, Any], trusted: bool) -> Answer:
+        self._manage(repository, trusted)
         for key in parameters:
             if key == "config" or key.startswith("file:"):
                 raise unsupported(f"parameter {quoted(key)}: overrides of a load are refused; change the repository")
@@ -222,16 +222,16 @@ class DataPlane:
         self.manager.load(name)
         return {"model_name": name, "isLoaded": True}
 
-    def unload(self, repository: str, name: str, parameters: Mapping[str, Any], local: bool) -> Answer:
-        self._manage(repository, local)
+    def unload(self, repository: str, name: str, parameters: Mapping[str, Any], trusted: bool) -> Answer:
+        self._manage(repository, trusted)
         for key, value in parameters.items():
             if key != "unload_dependents" or not isinstance(value, bool):
                 raise bad_argument(f"parameter {quoted(key)}: an unload takes only unload_dependents, true or false")
         self.manager.unload(name)
         return {"model_name": name, "isUnloaded": True}
 
-    def _manage(self, repository: str, local: bool) -> None:
-        _only_local(local, "models are loaded and unloaded")
+    def _manage(self, repository: str, trusted: bool) -> None:
+        _only_trusted(trusted, "models are loaded and unloaded")
         self._no_repository(repository)
         if self._control != "explicit":
             raise unsupported(f"load and unload are off: the repository alone decides (control is {self._control})")
@@ -256,16 +256,16 @@ class DataPlane:
     def shared_memory_unregister(self, name: str) -> Answer:
         return {}
 
-    def trace_setting(self, name: str, changes: Mapping[str, Any], local: bool) -> Answer:
+    def trace_setting(self, name: str, changes: Mapping[str, Any], trusted: bool) -> Answer:
         if name:
             self._handle(name, "").close()
         if changes:
-            _only_local(local, "trace settings are changed")
+            _only_trusted(trusted, "trace settings are changed")
         return {"settings": controls.trace(changes)}
 
-    def log_settings(self, changes: Mapping[str, Any], local: bool) -> Answer:
+    def log_settings(self, changes: Mapping[str, Any], trusted: bool) -> Answer:
         if changes:
-            _only_local(local, "log settings are changed")
+            _only_trusted(trusted, "log settings are changed")
         return {"settings": self._log_control.change(changes)}
 
     def _handle(self, name: str, version: str) -> "_Handle":
@@ -288,9 +288,9 @@ class _Handle:
         self._manager.release(self._version)
 
 
-def _only_local(local: bool, what: str) -> None:
-    if not local:
-        raise forbidden(f"{what} from the server's own machine only")
+def _only_trusted(trusted: bool, what: str) -> None:
+    if not trusted:
+        raise forbidden(f"{what} from the server's own machine only, or with a token of the role manage")
 
 
 def _translate(error: Exception, request: InferRequest) -> ServeError:

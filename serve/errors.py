@@ -56,6 +56,11 @@ def unsupported(text: str) -> ServeError:
     return ServeError(Meaning.UNSUPPORTED, text)
 
 
+def unauthenticated(text: str) -> ServeError:
+    """No credentials came, or none that are good."""
+    return ServeError(Meaning.UNAUTHENTICATED, text)
+
+
 def forbidden(text: str) -> ServeError:
     """The caller is known well enough, the call is not allowed to it."""
     return ServeError(Meaning.FORBIDDEN, text)

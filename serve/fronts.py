@@ -9,6 +9,7 @@ from typing import Any
 from headrace.serve.config import ConfigError, Settings
 from headrace.serve.dataplane import DataPlane
 from headrace.serve.grpc_methods import Methods
+from headrace.serve.guard import Guard
 from headrace.serve.tls import Certificates
 
 RESERVED_THREADS = 16  # of each front, never taken by inferences, so that health and metadata do not wait behind them
@@ -24,11 +25,13 @@ class Fronts:
     metrics_port: int = -1
 
 
-def open_fronts(plane: DataPlane, settings: Settings, certificates: Certificates | None = None) -> Fronts:
+def open_fronts(
+    plane: DataPlane, settings: Settings, certificates: Certificates | None = None, guard: Guard | None = None
+) -> Fronts:
     """Take the ports. OSError naming the one that cannot be taken; nothing is left open then."""
     opened = Fronts()
     try:
-        (_open_native if _is_native(settings) else _open_portable)(plane, settings, certificates, opened)
+        (_open_native if _is_native(settings) else _open_portable)(plane, settings, certificates, guard, opened)
     except BaseException:
         for front in opened.fronts:
             front.stop(0)
@@ -45,12 +48,14 @@ def _is_native(settings: Settings) -> bool:
     return built
 
 
-def _open_native(plane: DataPlane, settings: Settings, certificates: Certificates | None, opened: Fronts) -> None:
+def _open_native(
+    plane: DataPlane, settings: Settings, certificates: Certificates | None, guard: Guard | None, opened: Fronts
+) -> None:
     from headrace.serve.native_front import NativeFront
 
     listen, limits = settings.listen, settings.limits
-    methods = Methods(plane, listen, limits) if listen.grpc_port >= 0 else None
-    front = NativeFront(methods, limits, limits.grpc_threads + limits.http_threads, certificates)
+    methods = Methods(plane, listen, limits, guard) if listen.grpc_port >= 0 else None
+    front = NativeFront(methods, limits, limits.grpc_threads + limits.http_threads, certificates, guard)
     opened.fronts.append(front)
     if methods is not None:
         plane.manager.subscribe(front.publish)
@@ -58,18 +63,20 @@ def _open_native(plane: DataPlane, settings: Settings, certificates: Certificate
             "gRPC", settings, listen.grpc_port, lambda: front.listen_grpc(listen.host, listen.grpc_port)
         )
     if listen.http_port >= 0:
-        rest = _rest(plane, settings)
+        rest = _rest(plane, settings, guard)
         opened.http_port = take(
             "REST", settings, listen.http_port, lambda: front.listen_http(listen.host, listen.http_port, rest)
         )
     if listen.metrics_port >= 0:
-        page = _metrics(plane, certificates)
+        page = _metrics(plane, certificates, guard)
         opened.metrics_port = take(
             "metrics", settings, listen.metrics_port, lambda: front.listen_http(listen.host, listen.metrics_port, page)
         )
 
 
-def _open_portable(plane: DataPlane, settings: Settings, certificates: Certificates | None, opened: Fronts) -> None:
+def _open_portable(
+    plane: DataPlane, settings: Settings, certificates: Certificates | None, guard: Guard | None, opened: Fronts
+) -> None:
     listen, limits = settings.listen, settings.limits
 
     def add(front: Any) -> int:
@@ -80,12 +87,12 @@ def _open_portable(plane: DataPlane, settings: Settings, certificates: Certifica
         from headrace.serve.grpc_front import GrpcFront
 
         opened.grpc_port = take(
-            "gRPC", settings, listen.grpc_port, lambda: add(GrpcFront(plane, listen, limits, certificates))
+            "gRPC", settings, listen.grpc_port, lambda: add(GrpcFront(plane, listen, limits, certificates, guard))
         )
     if listen.http_port >= 0:
         from headrace.serve.http_server import HttpServer
 
-        rest = _rest(plane, settings)
+        rest = _rest(plane, settings, guard)
         opened.http_port = take(
             "REST",
             settings,
@@ -95,7 +102,7 @@ def _open_portable(plane: DataPlane, settings: Settings, certificates: Certifica
     if listen.metrics_port >= 0:
         from headrace.serve.http_server import HttpServer
 
-        page, port = _metrics(plane, certificates), listen.metrics_port
+        page, port = _metrics(plane, certificates, guard), listen.metrics_port
         opened.metrics_port = take(
             "metrics", settings, port, lambda: add(HttpServer(page, listen.host, port, limits, 2, certificates))
         )
@@ -112,13 +119,13 @@ def take(name: str, settings: Settings, port: int, listen: Callable[[], int]) ->
         raise OSError(f"{where} cannot be taken ({why}); choose another with {flag} (0: any free one)") from None
 
 
-def _rest(plane: DataPlane, settings: Settings) -> Any:
+def _rest(plane: DataPlane, settings: Settings, guard: Guard | None) -> Any:
     from headrace.serve.rest_front import RestFront
 
-    return RestFront(plane, settings.limits)
+    return RestFront(plane, settings.limits, guard)
 
 
-def _metrics(plane: DataPlane, certificates: Certificates | None) -> Any:
+def _metrics(plane: DataPlane, certificates: Certificates | None, guard: Guard | None) -> Any:
     from headrace.serve.metrics_page import MetricsPage
 
-    return MetricsPage(plane, certificates)
+    return MetricsPage(plane, certificates, guard)

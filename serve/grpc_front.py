@@ -18,6 +18,7 @@ from headrace.serve.dataplane import DataPlane
 from headrace.serve.errors import ServeError
 from headrace.serve.grpc_codes import CODES
 from headrace.serve.grpc_methods import Method, Methods, Streaming, Unary
+from headrace.serve.guard import Guard
 from headrace.serve.sockets import close_sockets
 from headrace.serve.tls import Certificates
 
@@ -73,9 +74,14 @@ class GrpcFront:
     """One listening gRPC server."""
 
     def __init__(
-        self, plane: DataPlane, listen: Listen, limits: Limits, certificates: Certificates | None = None
+        self,
+        plane: DataPlane,
+        listen: Listen,
+        limits: Limits,
+        certificates: Certificates | None = None,
+        guard: Guard | None = None,
     ) -> None:
-        self._methods = Methods(plane, listen, limits)
+        self._methods = Methods(plane, listen, limits, guard)
         self._server = grpc.server(
             ThreadPoolExecutor(limits.grpc_threads, thread_name_prefix="headrace-grpc"),
             options=options(limits),

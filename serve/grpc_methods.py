@@ -23,6 +23,7 @@ from headrace.serve.grpc_codec import read_infer, read_parameters, read_settings
 from headrace.serve.grpc_codes import SERVICE
 from headrace.serve.grpc_health import HEALTH_SERVICE, Health
 from headrace.serve.grpc_stream import answers
+from headrace.serve.guard import Guard
 from headrace.serve.request import InferRequest, InferResponse
 
 ALIAS_SERVICE = "inference.model_repository.ModelRepositoryService"  # the same three verbs, as MLServer names them
@@ -55,7 +56,8 @@ class Call(Protocol):
 
 Unary = Callable[[bytes, Call], bytes]
 Streaming = Callable[[Iterator[bytes], Call], Iterator[bytes]]
-Verb = tuple[Any, Any, Callable[[Any, bool], dict[str, Any]]]  # request, response, (message, local) -> fields
+Verb = tuple[Any, Any, Callable[[Any, bool], dict[str, Any]]]  # request, response, (message, trusted) -> fields
+Admit = Callable[[Call], bool]  # whether the caller may change the server; ServeError where it may not call at all
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +74,17 @@ class Method:
 class Methods:
     """The methods over one data plane, by path."""
 
-    def __init__(self, plane: DataPlane, listen: Listen, limits: Limits) -> None:
+    def __init__(self, plane: DataPlane, listen: Listen, limits: Limits, guard: Guard | None = None) -> None:
         self._plane = plane
+        self._guard = guard or Guard()
         self._long = threading.BoundedSemaphore(max(1, limits.grpc_threads // 4))  # streams hold a thread each
         self._streamed = ThreadPoolExecutor(limits.grpc_threads // 2, thread_name_prefix="headrace-grpc-streamed")
+        self._admit_inference, self._admit_reflection = self._admit("ModelInfer"), self._admit("ServerMetadata")
         self._health = Health(plane, SERVICE)
         self.table: dict[str, Method] = {}
         for name, verb in _verbs(plane).items():
-            self.table[f"/{SERVICE}/{name}"] = Method(unary=_unary(*verb), quick=name not in _SLOW)
+            unary = _unary(*verb, self._admit(name))
+            self.table[f"/{SERVICE}/{name}"] = Method(unary=unary, quick=name not in _SLOW)
         for name in ("RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload"):
             self.table[f"/{ALIAS_SERVICE}/{name}"] = self.table[f"/{SERVICE}/{name}"]
         self.table[INFER_PATH] = Method(unary=self._infer)
@@ -90,6 +95,10 @@ class Methods:
             self._reflection = reflection.Reflection()
             for service in reflection.SERVICES:
                 self.table[f"/{service}/{reflection.METHOD}"] = Method(streaming=self._reflect)
+
+    def _admit(self, name: str) -> Admit:
+        group = group_of(name)
+        return lambda call: self._guard.check("grpc", group, _headers(call), call.local)
 
     def stop(self) -> None:
         """End what would go on for ever: watches of the health."""
@@ -102,6 +111,7 @@ class Methods:
     # ---- inference ----
 
     def _infer(self, data: bytes, call: Call) -> bytes:
+        self._admit_inference(call)
         return write_infer(self._run(read_infer(data), call))
 
     def _run(self, request: InferRequest, call: Call) -> InferResponse:
@@ -113,6 +123,7 @@ class Methods:
 
     def _stream(self, messages: Iterator[bytes], call: Call) -> Iterator[bytes]:
         """Answers in the order of the requests; an error leaves the stream open unless the client asks for its end."""
+        self._admit_inference(call)
         strict = any(key == "triton_grpc_error" and value == "true" for key, value in call.metadata)
         with self._long_call():
             yield from answers(messages, lambda request: self._run(request, call), self._streamed, strict)
@@ -133,17 +144,45 @@ class Methods:
         yield from self._health.watch(next(iter(messages), b""), call.is_active)
 
     def _reflect(self, messages: Iterator[bytes], call: Call) -> Iterator[bytes]:
+        self._admit_reflection(call)
         with self._long_call():
             for data in messages:
                 yield self._reflection.answer(data)
 
 
+_GROUPS = {
+    "ServerLive": "health",
+    "ServerReady": "health",
+    "ModelReady": "health",
+    "ServerMetadata": "metadata",
+    "ModelMetadata": "metadata",
+    "ModelInfer": "inference",
+    "ModelStreamInfer": "inference",
+    "ModelConfig": "model-config",
+    "ModelStatistics": "statistics",
+    "TraceSetting": "trace",
+    "LogSettings": "logging",
+}
+
+
+def group_of(name: str) -> str:
+    """The group that a method belongs to, as restrictions and roles name it."""
+    if name in _GROUPS:
+        return _GROUPS[name]
+    return "shared-memory" if "SharedMemory" in name else "model-repository"
+
+
+def _headers(call: Call) -> Callable[[str], str | None]:
+    return lambda name: next((value for key, value in call.metadata if key == name and isinstance(value, str)), None)
+
+
 _SLOW = ("RepositoryModelLoad", "RepositoryModelUnload", "RepositoryIndex", "ModelConfig", "ModelStatistics")
 
 
-def _unary(request: Any, response: Any, verb: Callable[[Any, bool], dict[str, Any]]) -> Unary:
+def _unary(request: Any, response: Any, verb: Callable[[Any, bool], dict[str, Any]], admit: Admit) -> Unary:
     def handle(data: bytes, call: Call) -> bytes:
-        return bytes(response(**verb(_parse(request, data), call.local)).SerializeToString())
+        trusted = admit(call)
+        return bytes(response(**verb(_parse(request, data), trusted)).SerializeToString())
 
     return handle
 
@@ -194,22 +233,22 @@ def _verbs(plane: DataPlane) -> dict[str, Verb]:
         "RepositoryModelLoad": (
             pb.RepositoryModelLoadRequest,
             pb.RepositoryModelLoadResponse,
-            lambda m, local: plane.load(*_repository(m), read_parameters(m.parameters), local),
+            lambda m, trusted: plane.load(*_repository(m), read_parameters(m.parameters), trusted),
         ),
         "RepositoryModelUnload": (
             pb.RepositoryModelUnloadRequest,
             pb.RepositoryModelUnloadResponse,
-            lambda m, local: plane.unload(*_repository(m), read_parameters(m.parameters), local),
+            lambda m, trusted: plane.unload(*_repository(m), read_parameters(m.parameters), trusted),
         ),
         "TraceSetting": (
             pb.TraceSettingRequest,
             pb.TraceSettingResponse,
-            lambda m, local: _trace(plane.trace_setting(m.model_name, read_settings(m.settings), local)),
+            lambda m, trusted: _trace(plane.trace_setting(m.model_name, read_settings(m.settings), trusted)),
         ),
         "LogSettings": (
             pb.LogSettingsRequest,
             pb.LogSettingsResponse,
-            lambda m, local: _log(plane.log_settings(read_settings(m.settings), local)),
+            lambda m, trusted: _log(plane.log_settings(read_settings(m.settings), trusted)),
         ),
     }
     for kind in ("System", "Cuda"):

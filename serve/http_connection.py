@@ -25,7 +25,8 @@ Headers = list[tuple[bytes, bytes]]
 
 @dataclass(slots=True)
 class HttpRequest:
-    """A complete request. `headers` have lower-case names; `watch` registers a callback for a client that left."""
+    """A complete request. `headers` have lower-case names; `watch` registers a callback for a client that left. `trusted`:
+    the application found that the client may change the server."""
 
     method: str
     target: str
@@ -33,6 +34,12 @@ class HttpRequest:
     body: bytearray
     local: bool
     watch: Callable[[Callable[[], None]], bool]
+    trusted: bool = False
+
+    def header(self, name: str) -> str | None:
+        """The value of a header as text."""
+        value = self.headers.get(name.encode("latin-1"))
+        return None if value is None else value.decode("latin-1")
 
 
 @dataclass(slots=True)

@@ -6,6 +6,7 @@ turn of the loop: quick methods are answered at once, others on threads.
 """
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -18,6 +19,7 @@ from headrace.serve.config import Limits
 from headrace.serve.errors import Meaning, ServeError, overloaded
 from headrace.serve.grpc_codes import CODES
 from headrace.serve.grpc_methods import INFER_PATH, Method, Methods, Streaming, Unary
+from headrace.serve.guard import ALLOWED, HEADERS, Guard, Rules
 from headrace.serve.http_connection import PHRASES, Application, HttpRequest, HttpResponse
 from headrace.serve.manager import Published
 from headrace.serve.tls import Certificates, Identity
@@ -36,7 +38,12 @@ class NativeFront:
     `methods` None: HTTP only."""
 
     def __init__(
-        self, methods: Methods | None, limits: Limits, threads: int, certificates: Certificates | None = None
+        self,
+        methods: Methods | None,
+        limits: Limits,
+        threads: int,
+        certificates: Certificates | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self._certificates = certificates
         self._methods = methods
@@ -62,6 +69,8 @@ class NativeFront:
             INFER_PATH,
             self._turn,
         )
+        if guard is not None:
+            guard.follow(self._set_gate)
         if certificates is not None:
             certificates.follow(lambda identity: self._front.set_tls(_pem(identity)))
 
@@ -80,6 +89,20 @@ class NativeFront:
             self._applications[self._listeners] = application
         self._listeners += 1
         return taken
+
+    def _set_gate(self, rules: Rules) -> None:
+        """Inferences with good credentials need not come to Python; the rest do, and the methods answer them."""
+        tokens = [
+            (bytes.fromhex(token.sha256), math.inf if token.expires is None else token.expires.timestamp())
+            for token in rules.tokens or ()
+            if any("inference" in ALLOWED[role] for role in token.roles)
+        ]
+        headers = [
+            (HEADERS["grpc"] + row.key, bytes.fromhex(row.sha256))
+            for row in rules.restricted
+            if "inference" in row.groups and "grpc" in row.fronts
+        ]
+        self._front.set_gate(rules.tokens is not None, tokens, headers)
 
     def start(self) -> None:
         """Begin to accept."""

@@ -12,6 +12,7 @@ from headrace.serve.config import Limits
 from headrace.serve.dataplane import DataPlane
 from headrace.serve.datatypes import Buffer
 from headrace.serve.errors import Meaning, ServeError, bad_argument, quoted
+from headrace.serve.guard import Guard
 from headrace.serve.http_connection import HttpRequest, HttpResponse
 
 log = logging.getLogger("headrace.serve")
@@ -37,11 +38,36 @@ Handler = Callable[[HttpRequest], HttpResponse]
 Routes = dict[str, Handler]
 
 
+def group_of(parts: list[str]) -> str:
+    """The group that a path belongs to, as restrictions and roles name it."""
+    match parts:
+        case ["v2", "health", *_] | ["v2", "models", _, "ready"] | ["v2", "models", _, "versions", _, "ready"]:
+            return "health"
+        case ["v2", "models", "stats"] | ["v2", "models", _, "stats"] | ["v2", "models", _, "versions", _, "stats"]:
+            return "statistics"
+        case ["v2", "models", _, "config"] | ["v2", "models", _, "versions", _, "config"]:
+            return "model-config"
+        case ["v2", "models", _, "infer"] | ["v2", "models", _, "versions", _, "infer"]:
+            return "inference"
+        case ["v2", "repository", *_]:
+            return "model-repository"
+        case ["v2", ("systemsharedmemory" | "cudasharedmemory"), *_]:
+            return "shared-memory"
+        case ["v2", "trace", *_] | ["v2", "models", _, "trace", *_]:
+            return "trace"
+        case ["v2", "logging"]:
+            return "logging"
+        case ["v2"] | ["v2", "models"] | ["v2", "models", _] | ["v2", "models", _, "versions", _]:
+            return "metadata"
+    return "model-repository"  # what is not named here needs the most
+
+
 class RestFront:
     """An `http_connection.Application`."""
 
-    def __init__(self, plane: DataPlane, limits: Limits) -> None:
+    def __init__(self, plane: DataPlane, limits: Limits, guard: Guard | None = None) -> None:
         self._plane = plane
+        self._guard = guard or Guard()
         self._limit = limits.max_message_bytes
 
     @property
@@ -51,7 +77,8 @@ class RestFront:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         try:
             path = request.target.split("?", 1)[0]
-            routes = self._routes([unquote(part) for part in path.strip("/").split("/")])
+            parts = [unquote(part) for part in path.strip("/").split("/")]
+            routes = self._routes(parts)
             if routes is None:
                 return self.refuse(404, "the path is unknown; a model is run by POST /v2/models/NAME/infer")
             handler = routes.get("GET" if request.method == "HEAD" else request.method)
@@ -59,10 +86,11 @@ class RestFront:
                 response = self.refuse(405, f"the method is not allowed here; allowed: {', '.join(routes)}")
                 response.headers.append((b"allow", ", ".join(routes).encode()))
                 return response
+            request.trusted = self._guard.check("http", group_of(parts), request.header, request.local)
             request.body = self._inflated(request)
             return handler(request)
         except ServeError as error:
-            return _failure(error)
+            return failure(error)
         except Exception:
             log.exception("a REST request failed")
             return self.refuse(500, "internal error")
@@ -98,8 +126,8 @@ class RestFront:
             case ["v2", "trace", "setting"]:
                 return self._trace("")
             case ["v2", "logging"]:
-                change: Handler = lambda r: _answer(plane.log_settings(_document(r), r.local)["settings"])  # noqa: E731
-                return {"GET": lambda r: _answer(plane.log_settings({}, r.local)["settings"]), "POST": change}
+                change: Handler = lambda r: _answer(plane.log_settings(_document(r), r.trusted)["settings"])  # noqa: E731
+                return {"GET": lambda r: _answer(plane.log_settings({}, r.trusted)["settings"]), "POST": change}
         return None
 
     def _model(self, name: str, version: str, rest: list[str]) -> Routes | None:
@@ -133,7 +161,7 @@ class RestFront:
                     parameters = _document(request).get("parameters", {})
                     if type(parameters) is not dict:
                         raise bad_argument("parameters must be an object")
-                    verb(store, name, parameters, request.local)
+                    verb(store, name, parameters, request.trusted)
                     return HttpResponse(200)
 
                 return {"POST": change}
@@ -156,7 +184,7 @@ class RestFront:
 
         def answer(request: HttpRequest) -> HttpResponse:
             changes = _document(request) if request.method == "POST" else {}
-            return _answer(plane.trace_setting(name, changes, request.local)["settings"])
+            return _answer(plane.trace_setting(name, changes, request.trusted)["settings"])
 
         return {"GET": answer, "POST": answer}
 
@@ -217,8 +245,11 @@ def _ready(answer: dict[str, Any]) -> HttpResponse:
     return _answer(answer, 200 if answer["ready"] else 400)
 
 
-def _failure(error: ServeError) -> HttpResponse:
+def failure(error: ServeError) -> HttpResponse:
+    """The answer that an error stands for."""
     response = _answer({"error": error.text}, STATUS[error.meaning])
+    if error.meaning is Meaning.UNAUTHENTICATED:
+        response.headers.append((b"www-authenticate", b"Bearer"))
     if error.retry_after_ms is not None:
         response.headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after_ms / 1000))))
     return response

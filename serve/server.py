@@ -14,6 +14,7 @@ from headrace.serve.config import Drain, Listen, Settings, Tls
 from headrace.serve.dataplane import DataPlane
 from headrace.serve.file_watch import FileWatch
 from headrace.serve.fronts import RESERVED_THREADS, open_fronts
+from headrace.serve.guard import Guard
 from headrace.serve.manager import Manager
 from headrace.serve.poller import Poller
 from headrace.serve.repository import Repository
@@ -73,7 +74,16 @@ class Server:
         self._plane = DataPlane(self._manager, max_inflight=caps, control=store.control)
         self._poller = Poller(found, self._manager, store.poll_s) if store.control == "poll" else None
         self._certificates = Certificates(settings.tls) if settings.tls != Tls() else None
+        self._guard = Guard(settings.auth)
+        if (
+            settings.auth.tokens
+            and settings.tls == Tls()
+            and settings.listen.host not in ("127.0.0.1", "::1", "localhost")
+        ):
+            log.warning("tokens travel in plain text: set [tls], or let something before this server end TLS")
         self._watches: list[FileWatch] = []
+        if self._guard.files:
+            self._watches.append(FileWatch(self._guard.files, self._guard.reload))
         if self._certificates is not None:
             self._watches.append(FileWatch(self._certificates.files, self._certificates.reload))
         self._fronts: list[Any] = []
@@ -102,7 +112,7 @@ class Server:
         return self
 
     def _open_fronts(self) -> None:
-        opened = open_fronts(self._plane, self.settings, self._certificates)
+        opened = open_fronts(self._plane, self.settings, self._certificates, self._guard)
         self._fronts = opened.fronts
         self.grpc_port, self.http_port, self.metrics_port = opened.grpc_port, opened.http_port, opened.metrics_port
 
@@ -128,7 +138,7 @@ class Server:
         return lines or ["no model yet: expected NAME/VERSION/model.hr (or model.onnx) in the repository"]
 
     def reload(self) -> None:
-        """Look now for other certificates; a thread does it every second."""
+        """Look now for other certificates and tokens; a thread does it every second."""
         for watch in self._watches:
             watch.look()
 

@@ -220,6 +220,19 @@ public:
     }
     void start() { loop_->start(*plane_); }
     void set_refusing() { plane_->set_refusing(); }
+    // Digests as 32 bytes.
+    void set_gate(bool needs_token, const std::vector<std::pair<nb::bytes, double>>& tokens, const std::vector<std::pair<std::string, nb::bytes>>& headers) {
+        const auto digest = [](const nb::bytes& from) {
+            Digest out;
+            if (from.size() != out.size()) throw std::invalid_argument("a digest has 32 bytes");
+            std::memcpy(out.data(), from.c_str(), out.size());
+            return out;
+        };
+        Gate gate{needs_token, !headers.empty(), {}, {}};
+        for (const auto& [bytes, expires] : tokens) gate.tokens.push_back({digest(bytes), expires});
+        for (const auto& [name, bytes] : headers) gate.headers.push_back({name, digest(bytes)});
+        plane_->set_gate(std::move(gate));
+    }
     void refuse_new() { plane_->set_refusing(), loop_->refuse_new(); }
     void stop() {
         {
@@ -341,6 +354,7 @@ NB_MODULE(_native, m) {
         .def_prop_ro("connections", &PyFront::connections)
         .def("start", &PyFront::start)
         .def("set_refusing", &PyFront::set_refusing, "Every inference goes to Python from now on.")
+        .def("set_gate", &PyFront::set_gate, nb::arg("needs_token"), nb::arg("tokens"), nb::arg("headers"), "Which inferences need not go to Python; see gate.h.")
         .def("refuse_new", &PyFront::refuse_new, "Close the listener and tell every client to go elsewhere.")
         .def("stop", &PyFront::stop)
         .def("answer", &PyFront::answer)

@@ -54,6 +54,12 @@ void Plane::failed(const std::string& model, const std::string& version, const s
     loop_.post([] {});
 }
 
+void Plane::set_gate(Gate gate) {
+    auto made = std::make_shared<const Gate>(std::move(gate));
+    std::lock_guard guard(lock_);
+    gate_ = std::move(made);
+}
+
 bool Plane::knows(const std::string& path, Shape& shape) {
     const auto found = methods_.find(path);
     if (found == methods_.end()) return false;
@@ -73,8 +79,10 @@ bool Plane::infer(const std::shared_ptr<Call>& call) {
     Envelope envelope;
     if (refusing_ || !read_envelope(call->message.view(), envelope)) return false;
     std::shared_ptr<Version> version;
+    std::shared_ptr<const Gate> gate;
     {
         std::lock_guard guard(lock_);
+        gate = gate_;
         const auto found = models_.find(std::string(envelope.model));
         if (found == models_.end()) return false;
         if (envelope.version.empty()) {
@@ -83,7 +91,7 @@ bool Plane::infer(const std::shared_ptr<Call>& call) {
             version = one->second;
         }
     }
-    if (!version) return false;
+    if (!version || !gate->admits(*call)) return false;
     auto job = std::make_shared<CallJob>(loop_, call, version);
     if (!fit(version->interface(), call->message.view(), job->request)) return false;
     job->arrived = loop_.now(), job->deadline = call->deadline;

@@ -8,6 +8,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "gate.h"
 #include "loop.h"
 #include "version.h"
 
@@ -37,6 +38,7 @@ public:
     void publish(const std::string& model, std::shared_ptr<Served> served);     // null: no more
     void failed(const std::string& model, const std::string& version, const std::string& incident, const std::string& text);
     void set_refusing() { refusing_ = true; }
+    void set_gate(Gate gate);
 
     bool knows(const std::string& path, Shape& shape) override;
     void call(std::shared_ptr<Call> call) override;
@@ -56,7 +58,8 @@ private:
     std::atomic<bool> refusing_{false};
     std::vector<Event> events_;                             // of this turn, for Python
     std::vector<std::shared_ptr<Version>> touched_;         // queued into this turn
-    std::mutex lock_;                                       // guards models_ and failures_
+    std::mutex lock_;                                       // guards gate_, models_ and failures_
+    std::shared_ptr<const Gate> gate_ = std::make_shared<Gate>();
     std::unordered_map<std::string, std::shared_ptr<Served>> models_;
     std::vector<Event> failures_;
 };

@@ -89,11 +89,11 @@ def test_trace_settings_read_and_clear(server, channel):
 
 def test_changes_come_from_the_own_machine_only(server):
     for call in (
-        lambda: server._plane.log_settings({"log_info": False}, local=False),
-        lambda: server._plane.trace_setting("", {"trace_rate": None}, local=False),
-        lambda: server._plane.load("", "add", {}, local=False),
+        lambda: server._plane.log_settings({"log_info": False}, trusted=False),
+        lambda: server._plane.trace_setting("", {"trace_rate": None}, trusted=False),
+        lambda: server._plane.load("", "add", {}, trusted=False),
     ):
         with pytest.raises(ServeError) as caught:
             call()
         assert caught.value.meaning is Meaning.FORBIDDEN
-    assert server._plane.log_settings({}, local=False)["settings"]["log_info"] is True
+    assert server._plane.log_settings({}, trusted=False)["settings"]["log_info"] is True

@@ -21,6 +21,10 @@ from headrace.cli.output import common, print_json
 @click.option("--tls-certificate", metavar="FILE", help="PEM certificate for every port, with the chain above it.")
 @click.option("--tls-key", metavar="FILE", help="PEM key of the certificate.")
 @click.option("--tls-authority", metavar="FILE", help="PEM authority of the certificates that clients must show.")
+@click.option(
+    "--tokens", metavar="FILE", help="TOML file of digests of bearer tokens, with roles; every call needs one."
+)
+@click.option("--restricted", metavar="FILE", help="TOML file of groups of calls that need a header.")
 @click.option("--threads", type=int, help="Threads that a model computes with (0: as many as allowed).")
 @click.option(
     "--control",
