@@ -124,6 +124,13 @@ class Queue(Section, frozen=True):
     timeout_ms: int = 0
 
 
+class Cache(Section, frozen=True):
+    """Answers kept for requests that come again, up to `max_bytes` of them."""
+
+    enabled: bool = False
+    max_bytes: int = 64 * MIB
+
+
 class Versions(Section, frozen=True):
     """Which versions are served and the labels that point to them."""
 
@@ -152,6 +159,7 @@ class ModelConfig(Section, frozen=True):
 
     batching: Batching = Batching()
     queue: Queue = Queue()
+    cache: Cache = Cache()
     versions: Versions = Versions()
     instances: Instances = Instances()
     inputs: tuple[Declared, ...] = ()

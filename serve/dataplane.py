@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from headrace.runtime.errors import InputError
-from headrace.serve import answers, controls
+from headrace.serve import answers, cache, controls
 from headrace.serve.answers import Answer
 from headrace.serve.errors import (
     Meaning,
@@ -27,6 +27,7 @@ from headrace.serve.errors import (
 from headrace.serve.manager import Manager
 from headrace.serve.request import InferRequest, InferResponse
 from headrace.serve.scheduler import Job
+from headrace.serve.validate import Port
 from headrace.serve.version import ModelVersion
 
 log = logging.getLogger("headrace.serve")
@@ -155,7 +156,7 @@ class DataPlane:
         try:
             feeds, rows, ports = version.interface.check(request)
             job = Job(feeds, rows, self._deadline(request, version, started))
-            outputs = version.scheduler.run(job, request.watch)
+            outputs = self._run(request, version, job, ports)
             return answers.inference(request, version, ports, outputs, job)
         except ServeError as error:
             meaning = error.meaning
@@ -172,6 +173,22 @@ class DataPlane:
             self.manager.release(version)
             with self._lock:
                 self._inflight[request.front] -= 1
+
+    def _run(self, request: InferRequest, version: ModelVersion, job: Job, ports: tuple[Port, ...]) -> cache.Outputs:
+        """From the model's cache, or through its queue."""
+        if version.cache is None or (key := cache.key_of(request, job.feeds, ports)) is None:
+            return version.scheduler.run(job, request.watch)
+        asked = self._clock()
+        found = version.cache.get(key)
+        looked = self._clock() - asked
+        if found is not None:
+            version.statistics.look_up(True, looked)
+            return found
+        outputs = version.scheduler.run(job, request.watch)
+        answered = self._clock()
+        version.cache.put(key, {port.name: outputs[port.name] for port in ports})
+        version.statistics.look_up(False, looked + self._clock() - answered)
+        return outputs
 
     def _enter(self, request: InferRequest) -> ModelVersion:
         front = request.front

@@ -56,6 +56,10 @@ def _counters(versions: list[ModelVersion]) -> Iterator[Metric]:
         ("nv_inference_compute_input_duration_us", "Time merging", lambda s: s.compute_input.ns // 1000),
         ("nv_inference_compute_infer_duration_us", "Time computing", lambda s: s.compute_infer.ns // 1000),
         ("nv_inference_compute_output_duration_us", "Time splitting", lambda s: s.compute_output.ns // 1000),
+        ("nv_cache_num_hits_per_model", "Answers from the response cache", lambda s: s.cache_hit.count),
+        ("nv_cache_num_misses_per_model", "Answers that were not in the response cache", lambda s: s.cache_miss.count),
+        ("nv_cache_hit_duration_per_model", "Microseconds of hits", lambda s: s.cache_hit.ns // 1000),
+        ("nv_cache_miss_duration_per_model", "Microseconds that misses added", lambda s: s.cache_miss.ns // 1000),
         ("headrace_expired_before_run", "Requests expired before they ran", lambda s: s.expired_before_run),
         ("headrace_cancelled_before_run", "Requests cancelled before they ran", lambda s: s.cancelled_before_run),
     )
@@ -130,6 +134,11 @@ def _requests(versions: list[ModelVersion], refusals: dict[tuple[str, str], int]
 
 
 def _gauges(plane: DataPlane, versions: list[ModelVersion]) -> Iterator[Metric]:
+    cached = GaugeMetricFamily("headrace_cache_bytes", "Answers in the response cache", labels=_LABELS)
+    for version in versions:
+        if version.cache is not None:
+            cached.add_metric([version.name, version.number], version.cache.bytes)
+    yield cached
     pending = GaugeMetricFamily("nv_inference_pending_request_count", "Requests waiting", labels=_LABELS)
     for version in versions:
         scheduler = getattr(version, "scheduler", None)  # gone when it was unloaded meanwhile

@@ -132,7 +132,7 @@ class NativeFront:
 
     def publish(self, model: str, published: Published) -> None:
         """The manager swapped in what is ready of a model: versions with an engine take requests without us."""
-        engines = {key: version.engine for key, version in published.versions.items() if version.engine is not None}
+        engines = {key: version.direct for key, version in published.versions.items() if version.direct is not None}
         self._front.publish(model, list(engines.items()), published.preferred if published.preferred in engines else "")
 
     # ---- events, on the loop's thread ----

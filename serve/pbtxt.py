@@ -7,7 +7,7 @@ the model; a field that would change answers and does not exist here is an error
 from pathlib import Path
 from typing import Any
 
-from headrace.serve.config import Batching, ConfigError, Declared, Instances, ModelConfig, Queue, Versions
+from headrace.serve.config import Batching, Cache, ConfigError, Declared, Instances, ModelConfig, Queue, Versions
 from headrace.serve.datatypes import DATATYPES
 
 NAME = "config.pbtxt"
@@ -24,7 +24,7 @@ _REFUSED = {
 }
 _USED = {
     "name", "platform", "backend", "max_batch_size", "input", "output", "version_policy", "dynamic_batching",
-    "instance_group", "default_model_filename", "model_transaction_policy",
+    "instance_group", "response_cache", "default_model_filename", "model_transaction_policy",
 }  # fmt: skip
 _DATATYPES = {row.config: row.name for row in DATATYPES.values()}
 
@@ -49,6 +49,7 @@ def read(path: Path, model: str) -> tuple[ModelConfig, list[str]]:
     config = ModelConfig(
         batching=_batching(message),
         queue=_queue(message.dynamic_batching, ignored),
+        cache=Cache(enabled=message.response_cache.enable),
         versions=_versions(message.version_policy),
         instances=_instances(message.instance_group, ignored),
         inputs=tuple(_declared(tensor, "input", ignored) for tensor in message.input),

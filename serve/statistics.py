@@ -78,6 +78,7 @@ class Statistics:
         self.success, self.fail, self.queue, self.cancel = Duration(), Duration(), Duration(), Duration()
         self.compute_input, self.compute_infer, self.compute_output = Duration(), Duration(), Duration()
         self.inference_count = self.execution_count = self.last_inference_ms = 0
+        self.cache_hit, self.cache_miss = Duration(), Duration()
         self.batches: dict[int, BatchRow] = {}
         self.releases: dict[str, int] = {}
         self.meanings: dict[tuple[str, str], int] = {}  # (front, meaning)
@@ -127,12 +128,17 @@ class Statistics:
                 return
             self.success.add(seconds)
             self.last_inference_ms = int(time.time() * 1000)
-            self.queue.add(queued)
-            self.queue_seconds.add(queued)
-            if execution is not None:
+            if execution is not None:  # else the answer was in the cache
+                self.queue.add(queued)
+                self.queue_seconds.add(queued)
                 self.compute_input.add(execution.assembled - execution.started)
                 self.compute_infer.add(execution.computed - execution.assembled)
                 self.compute_output.add(execution.finished - execution.computed)
+
+    def look_up(self, hit: bool, seconds: float) -> None:
+        """Account a look into the response cache: what a hit took, or a miss with putting the answer there."""
+        with self._lock:
+            (self.cache_hit if hit else self.cache_miss).add(seconds)
 
     def absorb(self, front: str, counts: Mapping[str, Any]) -> None:
         """Add what a native engine counted since it was last asked (`Version.take_counts`)."""
@@ -170,8 +176,8 @@ class Statistics:
                     "compute_input": self.compute_input.show(),
                     "compute_infer": self.compute_infer.show(),
                     "compute_output": self.compute_output.show(),
-                    "cache_hit": Duration().show(),
-                    "cache_miss": Duration().show(),
+                    "cache_hit": self.cache_hit.show(),
+                    "cache_miss": self.cache_miss.show(),
                 },
                 "batch_stats": [
                     {

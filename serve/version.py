@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from headrace.runtime.errors import HeadraceError
 from headrace.serve import engine
+from headrace.serve.cache import ResponseCache
 from headrace.serve.config import ConfigError, ModelConfig
 from headrace.serve.datatypes import Array
 from headrace.serve.policy import State, VersionKey
@@ -81,6 +82,7 @@ class ModelVersion:
         self.interface: Interface
         self.scheduler: Queue
         self.engine: engine.Engine | None = None
+        self.cache: ResponseCache | None = None
 
     def bring_up(self, path: Path, config: ModelConfig, loader: Loader) -> None:
         """Load, verify the golden data, compile the interface. Any exception means not ready."""
@@ -103,6 +105,7 @@ class ModelVersion:
             model.close()
             raise
         self.config = config
+        self.cache = ResponseCache(config.cache.max_bytes) if config.cache.enabled else None
         self.timeout = config.queue.timeout_ms / 1000 or None
         self.properties = dict(model.properties) | {
             "headrace.batching": f"on, up to {rows} rows" if rows else f"off: {why}",
@@ -110,6 +113,11 @@ class ModelVersion:
         }
         self.statistics.memory_bytes = model.weight_bytes
         self.model = model
+
+    @property
+    def direct(self) -> engine.Engine | None:
+        """The engine, where a front may put requests into it itself: not past a cache."""
+        return self.engine if self.cache is None else None
 
     @property
     def inflight(self) -> int:
@@ -127,7 +135,7 @@ class ModelVersion:
         self.scheduler.close()
         self.count()
         self.model.close()
-        self.engine = None
+        self.engine = self.cache = None
         del self.model, self.scheduler
 
 
