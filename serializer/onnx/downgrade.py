@@ -255,6 +255,16 @@ def _pool(node: Node, version: int, graph: Graph, constant: Any) -> Node:
     return node
 
 
+def _roi_align(node: Node, version: int, graph: Graph, constant: Any) -> Node:
+    """Before 16 there is no mode: pixels are not shifted by a half."""
+    if version >= 16:
+        return node
+    if node.attributes.get("coordinate_transformation_mode") != "output_half_pixel":
+        raise GraphError(f"{node.label()}: operator set {version} has no half_pixel; 16 is the first with it")
+    rest = {key: value for key, value in node.attributes.items() if key != "coordinate_transformation_mode"}
+    return _copy(node, attributes=rest)
+
+
 _RULES: dict[str, tuple[Callable[..., Node], ...]] = {
     **dict.fromkeys(_REDUCTIONS, (_reduction,)),
     "Split": (_split,),
@@ -262,5 +272,6 @@ _RULES: dict[str, tuple[Callable[..., Node], ...]] = {
     "GridSample": (_grid_sample,),
     "DFT": (_dft,),
     "GroupNormalization": (_group_normalization,),
+    "RoiAlign": (_roi_align,),
     **dict.fromkeys(("AveragePool", "MaxPool", "LpPool"), (_pool,)),
 }
