@@ -1,4 +1,5 @@
-"""Operators of the domain "headrace" in standard operators, for files that others read.
+"""Operators of the domain "headrace", and those that are newer than the operator set asked for, in standard operators, for
+files that others read.
 
 Each rule is a function (F, inputs, attributes) -> value or tuple of values, found by the operator's name. `decompose`
 answers a graph without such nodes; a node without a rule is refused by name.
@@ -6,7 +7,7 @@ answers a graph without such nodes; a node without a rule is refused by name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,10 @@ from headrace.runtime.errors import GraphError
 from headrace.runtime.graph import Block, Graph, Node, Value
 from headrace.runtime.namespaces import BuilderNamespace
 from headrace.runtime.ops import find
+from headrace.serializer.onnx.downgrade import schema_of
+from headrace.serializer.onnx.formulas import FUNCTIONS, NEWER, Rule
 
-Rule = Callable[[Any, list[Any], Mapping[str, Any]], Any]
-_RULES: dict[str, Rule] = {}
+_RULES: dict[str, Rule] = {**FUNCTIONS}
 _CONV = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
 
 
@@ -29,9 +31,23 @@ def rule(function: Rule) -> Rule:
     return function
 
 
-def decompose(graph: Graph) -> Graph:
-    """The graph with every headrace operator replaced; itself where there is none. Value names stay."""
-    if not any(node.domain == "headrace" for node in graph.block.walk()):
+def _rule_of(node: Node, opset: int | None) -> Rule | None:
+    """The formula that must take a node's place; None where the node may stay."""
+    if node.domain == "headrace":
+        function = _RULES.get(node.operator)
+        if function is None:
+            raise GraphError(
+                f"{node.label()}: the operator has no form in standard ONNX; allowed: {', '.join(sorted(_RULES))}"
+            )
+        return function
+    newer = None if node.domain or opset is None else NEWER.get(node.operator)
+    return newer if newer is not None and schema_of(node.operator, "", opset or 0) is None else None
+
+
+def decompose(graph: Graph, opset: int | None = None) -> Graph:
+    """The graph with every headrace operator replaced, and with `opset` those standard ones that this set lacks and that have a
+    formula; itself where there is none. Value names stay."""
+    if not any(_rule_of(node, opset) for node in graph.block.walk()):
         return graph
     fresh = Graph(
         Block([Value(value.name, value.type) for value in graph.inputs], [], []),
@@ -41,19 +57,19 @@ def decompose(graph: Graph) -> Graph:
     builder.names.update(graph.names())
     known = {id(old): new for old, new in zip(graph.inputs, fresh.inputs)}
     known |= {id(value): value for value in graph.values.values()}
-    _copy(graph.block, builder, known)
+    _copy(graph.block, builder, known, opset)
     return fresh
 
 
-def _copy(block: Block, builder: Builder, known: dict[int, Value]) -> None:
+def _copy(block: Block, builder: Builder, known: dict[int, Value], opset: int | None) -> None:
     for node in block.nodes:
         inputs = [None if value is None else known[id(value)] for value in node.inputs]
-        if node.domain == "headrace":
-            results: list[Value | None] = [*_expand(node, inputs, builder)]
+        if (function := _rule_of(node, opset)) is not None:
+            results: list[Value | None] = [*_expand(node, inputs, builder, function)]
         else:
             results = [None if value is None else Value(value.name, value.type) for value in node.outputs]
             attributes = {
-                key: _inner(value, builder, known) if isinstance(value, Block) else value
+                key: _inner(value, builder, known, opset) if isinstance(value, Block) else value
                 for key, value in node.attributes.items()
             }
             builder.append(
@@ -72,19 +88,16 @@ def _copy(block: Block, builder: Builder, known: dict[int, Value]) -> None:
     builder.block.outputs.extend(known[id(value)] for value in block.outputs)
 
 
-def _inner(block: Block, builder: Builder, known: dict[int, Value]) -> Block:
+def _inner(block: Block, builder: Builder, known: dict[int, Value], opset: int | None) -> Block:
     inputs = [Value(value.name, value.type) for value in block.inputs]
     fresh = Block(inputs, [], [])
-    _copy(block, builder.inner(fresh), known | {id(old): new for old, new in zip(block.inputs, inputs)})
+    _copy(block, builder.inner(fresh), known | {id(old): new for old, new in zip(block.inputs, inputs)}, opset)
     return fresh
 
 
-def _expand(node: Node, inputs: list[Value | None], builder: Builder) -> list[Value]:
-    function, operator = _RULES.get(node.operator), find(node.operator, "headrace")
-    if function is None or operator is None:
-        raise GraphError(
-            f"{node.label()}: the operator has no form in standard ONNX; allowed: {', '.join(sorted(_RULES))}"
-        )
+def _expand(node: Node, inputs: list[Value | None], builder: Builder, function: Rule) -> list[Value]:
+    operator = find(node.operator, node.domain)
+    assert operator is not None
     start = len(builder.nodes)
     formals = len(operator.inputs)
     try:
@@ -97,6 +110,8 @@ def _expand(node: Node, inputs: list[Value | None], builder: Builder) -> list[Va
         raise GraphError(f"{node.label()}: has no form in standard ONNX here: {error}") from error
     results = list(made) if isinstance(made, tuple) else [made]
     own = {id(value) for new in builder.nodes[start:] for value in new.outputs}
+    if any(old is not None for old in node.outputs[len(results) :]):
+        raise GraphError(f"{node.label()}: has no form in standard ONNX with {len(node.outputs)} outputs")
     for index, (old, new) in enumerate(zip(node.outputs, results)):
         if old is not None and id(new) not in own:  # an input passed through still needs the name
             (results[index],) = builder.node("Identity", [new])

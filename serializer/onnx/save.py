@@ -36,7 +36,7 @@ def to_model(source: Program | Graph, *, opset: int | None = None) -> Any:
     Raises GraphError naming the node that has no form there, or HeadraceError beyond protobuf's 2 GiB.
     """
     program = Program({source.name: source}) if isinstance(source, Graph) else source
-    graph = decompose(program.main)
+    graph = decompose(program.main, opset)
     size = sum(array.nbytes for array in graph.constants.values())
     if size > SIZE_LIMIT:
         raise HeadraceError(
@@ -54,7 +54,7 @@ def save(
         atomic.replace(path, [to_model(source, opset=opset).SerializeToString(deterministic=True)])
         return
     program = Program({source.name: source}) if isinstance(source, Graph) else source
-    graph = decompose(program.main)
+    graph = decompose(program.main, opset)
     writer = _Writer(graph, program.metadata, _versions(graph, opset), f"{path.name}.data")
     model = writer.model()
     atomic.replace(path.with_name(f"{path.name}.data"), writer.data)
