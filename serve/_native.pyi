@@ -15,7 +15,9 @@ class Version:
         max_delay_s: float,
         instances: int,
         max_queue: int,
-        timeout_s: float,
+        preferred: list[int],
+        levels: list[tuple[int, float, bool]],
+        default_level: int,
         program: Any,
         seconds: list[float],
         rows: list[float],
@@ -26,6 +28,8 @@ class Version:
         rows: int,
         left: float | None,
         watch: Callable[[Callable[[], None]], bool] | None,
+        level: int = 1,
+        in_time: float | None = None,
     ) -> tuple[str, str, list[tuple[bytes, list[int]]], tuple[float, float, float, float, int, str] | None]: ...
     def close(self) -> None: ...
     def take_counts(self) -> dict[str, Any]: ...
@@ -33,6 +37,23 @@ class Version:
     def pending(self) -> int: ...
     @property
     def inflight(self) -> int: ...
+
+class Pending:
+    def __init__(
+        self, max_rows: int, max_queue: int, preferred: list[int], levels: list[tuple[int, float, bool]]
+    ) -> None: ...
+    def push(
+        self,
+        number: int,
+        rows: int,
+        width: int,
+        level: int,
+        deadline: float | None,
+        delay_at: float | None,
+        now: float,
+    ) -> bool: ...
+    def pop(self, now: float, waited: bool) -> tuple[list[int], str, bool] | None: ...
+    def __len__(self) -> int: ...
 
 class Front:
     def __init__(

@@ -5,6 +5,7 @@ from typing import Any
 
 from headrace.serve import classify
 from headrace.serve.config import Versions
+from headrace.serve.pending import Level
 from headrace.serve.request import NO_PARAMETERS, InferRequest, InferResponse, OutputTensor, Parameters
 from headrace.serve.scheduler import Job
 from headrace.serve.validate import Port
@@ -45,13 +46,26 @@ def config(version: ModelVersion) -> Answer:
         answer["dynamic_batching"] = {
             "max_queue_delay_microseconds": round(policy.max_delay * 1e6),
             "preserve_ordering": version.config.batching.preserve_ordering,
-            "default_queue_policy": {
-                "default_timeout_microseconds": version.config.queue.timeout_ms * 1000,
-                "allow_timeout_override": True,
-                "max_queue_size": policy.max_queue,
-            },
+            "preferred_batch_size": list(policy.preferred),
+            "default_queue_policy": _queue_policy(policy.levels[policy.default_level - 1])
+            | {"max_queue_size": policy.max_queue},
         }
+        if version.config.queue.priority_levels:
+            answer["dynamic_batching"] |= {
+                "priority_levels": len(policy.levels),
+                "default_priority_level": policy.default_level,
+                "priority_queue_policy": {n: _queue_policy(level) for n, level in enumerate(policy.levels, 1)},
+            }
     return answer
+
+
+def _queue_policy(level: Level) -> Answer:
+    return {
+        "timeout_action": "DELAY" if level.delay else "REJECT",
+        "default_timeout_microseconds": round(level.timeout * 1e6),
+        "allow_timeout_override": level.override,
+        "max_queue_size": level.max_queue,
+    }
 
 
 def _version_policy(versions: Versions) -> Answer:

@@ -108,20 +108,40 @@ class Settings(Section, frozen=True):
 class Batching(Section, frozen=True):
     """`max_batch_size` -1: the default for models whose rows are proven independent, 0: never batch.
 
+    `preferred_sizes`: a batch of such a size goes without waiting for the delay.
     `strict`: a model that cannot be batched is refused where `max_batch_size` asks for it; else it is served without.
     """
 
     max_batch_size: int = -1
     max_delay_us: int = 0
+    preferred_sizes: tuple[int, ...] = ()
     preserve_ordering: bool = False
     strict: bool = True
 
 
+class QueueLevel(Section, frozen=True):
+    """What differs for one priority: `max_size` 0: no limit of its own, `timeout_ms` 0: requests may wait for ever."""
+
+    max_size: int = 0
+    timeout_ms: int = 0
+    timeout_override: bool = True
+    timeout_action: Literal["reject", "delay"] = "reject"
+
+
 class Queue(Section, frozen=True):
-    """The bounded queue of a model; `timeout_ms` 0: no limit of its own."""
+    """The bounded queue of a model; `timeout_ms` 0: no limit of its own.
+
+    A request's own `timeout` shortens it where `timeout_override`. Late requests are refused, or with "delay" run after
+    those in time. With `priority_levels` above 0, `priority` 1 goes first; `default_priority` (0: the last) is for
+    requests that name none. `levels` has what differs, by priority ("1")."""
 
     max_size: int = 1024
     timeout_ms: int = 0
+    timeout_override: bool = True
+    timeout_action: Literal["reject", "delay"] = "reject"
+    priority_levels: int = 0
+    default_priority: int = 0
+    levels: dict[str, QueueLevel] = {}
 
 
 class Cache(Section, frozen=True):

@@ -155,7 +155,7 @@ class DataPlane:
         meaning: Meaning | None = None
         try:
             feeds, rows, ports = version.interface.check(request)
-            job = Job(feeds, rows, self._deadline(request, version, started))
+            job = self._job(request, version, feeds, rows, started)
             outputs = self._run(request, version, job, ports)
             return answers.inference(request, version, ports, outputs, job)
         except ServeError as error:
@@ -207,15 +207,15 @@ class DataPlane:
             raise
 
     @staticmethod
-    def _deadline(request: InferRequest, version: ModelVersion, started: float) -> float | None:
-        """The earliest of the client's deadline, its `timeout` parameter (microseconds) and the model's limit."""
-        ends = [] if request.deadline is None else [request.deadline]
-        timeout = request.parameters.get("timeout", 0)
-        if isinstance(timeout, int) and timeout > 0:
-            ends.append(started + timeout / 1e6)
-        if version.timeout is not None:
-            ends.append(started + version.timeout)
-        return min(ends, default=None)
+    def _job(request: InferRequest, version: ModelVersion, feeds: Mapping[str, Any], rows: int, started: float) -> Job:
+        """The request as the queue sees it: its level, and when it is late, by the client's deadline and the level's rules."""
+        policy = version.scheduler.policy
+        level = policy.level_of(request.parameters)
+        timeout = policy.timeout_of(level, request.parameters)
+        late = None if timeout is None else started + timeout
+        if policy.levels[level - 1].delay:
+            return Job(feeds, rows, request.deadline, level, late)
+        return Job(feeds, rows, min((t for t in (request.deadline, late) if t is not None), default=None), level)
 
     def _refused(self, front: str, meaning: Meaning) -> None:
         key = (front, meaning.value)

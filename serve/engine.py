@@ -29,7 +29,7 @@ Engine = Any  # a `_native.Version`
 PortRow = tuple[str, str, int, int, list[int] | None]
 
 
-def make(version: "ModelVersion", model: "Model", policy: BatchPolicy, timeout: float) -> Engine | None:
+def make(version: "ModelVersion", model: "Model", policy: BatchPolicy) -> Engine | None:
     """The engine of a version; None where it takes the queue in Python."""
     interface, program = version.interface, getattr(model, "program", None)
     if _native is None or program is None or any(not p.datatype.size for p in (*interface.inputs, *interface.outputs)):
@@ -45,11 +45,18 @@ def make(version: "ModelVersion", model: "Model", policy: BatchPolicy, timeout: 
         policy.max_delay,
         policy.instances,
         policy.max_queue,
-        timeout,
+        list(policy.preferred),
+        level_rows(policy),
+        policy.default_level,
         program,
         list(SECONDS_BUCKETS),
         list(ROW_BUCKETS),
     )
+
+
+def level_rows(policy: BatchPolicy) -> list[tuple[int, float, bool]]:
+    """The priorities as the extension takes them."""
+    return [(level.max_queue, level.timeout, level.delay) for level in policy.levels]
 
 
 def _row(port: Port, symbols: dict[str, int]) -> PortRow:
@@ -86,6 +93,8 @@ class EngineScheduler:
             job.rows,
             left,
             watch,
+            job.level,
+            None if job.delay_at is None else max(0.0, job.delay_at - job.enqueued),
         )
         if times is not None:
             job.execution = _execution(job.enqueued, times, meaning == "internal")
@@ -95,7 +104,7 @@ class EngineScheduler:
                 for port, (data, shape) in zip(self._interface.outputs, outputs)
             }
         if meaning == "overloaded":
-            raise overloaded(f"the queue of the model is full ({self.policy.max_queue} requests)")
+            raise overloaded(text)
         if meaning == "unavailable":
             raise unavailable(text or "the model is being unloaded")
         raise ServeError(Meaning(meaning), text or "the request was cancelled by the client")

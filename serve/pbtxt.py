@@ -5,9 +5,19 @@ the model; a field that would change answers and does not exist here is an error
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from headrace.serve.config import Batching, Cache, ConfigError, Declared, Instances, ModelConfig, Queue, Versions
+from headrace.serve.config import (
+    Batching,
+    Cache,
+    ConfigError,
+    Declared,
+    Instances,
+    ModelConfig,
+    Queue,
+    QueueLevel,
+    Versions,
+)
 from headrace.serve.datatypes import DATATYPES
 
 NAME = "config.pbtxt"
@@ -77,20 +87,34 @@ def _batching(message: Any) -> Batching:
         raise ConfigError(f"{NAME}: max_batch_size is {message.max_batch_size}; allowed are numbers from 0")
     dynamic = message.dynamic_batching
     return Batching(
-        message.max_batch_size, dynamic.max_queue_delay_microseconds, dynamic.preserve_ordering, strict=False
+        message.max_batch_size,
+        dynamic.max_queue_delay_microseconds,
+        tuple(dynamic.preferred_batch_size),
+        dynamic.preserve_ordering,
+        strict=False,
     )
 
 
 def _queue(dynamic: Any, ignored: list[str]) -> Queue:
-    used = {"max_queue_delay_microseconds", "preserve_ordering", "default_queue_policy"}
+    used = {
+        "max_queue_delay_microseconds", "preserve_ordering", "preferred_batch_size", "default_queue_policy",
+        "priority_levels", "default_priority_level", "priority_queue_policy",
+    }  # fmt: skip
     ignored += [f"dynamic_batching.{field.name}" for field, _ in dynamic.ListFields() if field.name not in used]
-    policy, default = dynamic.default_queue_policy, Queue()
-    if policy.timeout_action or (policy.default_timeout_microseconds and not policy.allow_timeout_override):
-        ignored.append("dynamic_batching.default_queue_policy (timeout_action, allow_timeout_override)")
+    policy = dynamic.default_queue_policy
     return Queue(
-        max_size=policy.max_queue_size or default.max_size,
-        timeout_ms=-(-policy.default_timeout_microseconds // 1000),
+        policy.max_queue_size or Queue().max_size,
+        *_late(policy),
+        dynamic.priority_levels,
+        dynamic.default_priority_level,
+        {str(n): QueueLevel(p.max_queue_size, *_late(p)) for n, p in dynamic.priority_queue_policy.items()},
     )
+
+
+def _late(policy: Any) -> tuple[int, bool, Literal["reject", "delay"]]:
+    """(milliseconds, override, action). Where no time is set, requests may always set their own."""
+    time = -(-policy.default_timeout_microseconds // 1000)
+    return time, policy.allow_timeout_override or not time, "delay" if policy.timeout_action else "reject"
 
 
 def _versions(policy: Any) -> Versions:

@@ -11,7 +11,6 @@ Each job ends exactly once: completion, expiry, cancellation and closing race fo
 import contextlib
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,21 +18,12 @@ from typing import Any, Protocol
 from headrace.serve import batch
 from headrace.serve.datatypes import Array
 from headrace.serve.errors import Meaning, ServeError, overloaded, unavailable
+from headrace.serve.pending import BatchPolicy, Pending
 
 INLINE_SECONDS = 0.010
 _ISOLATED = "isolated"  # release reason of jobs run again alone after their batch failed
 
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]
-
-
-@dataclass(frozen=True, slots=True)
-class BatchPolicy:
-    """How requests are merged: up to `max_rows` rows (0: never), waiting at most `max_delay` seconds for them."""
-
-    max_rows: int = 0
-    max_delay: float = 0.0
-    instances: int = 1
-    max_queue: int = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +42,24 @@ class Execution:
 class Job:
     """One request in the scheduler. `end` may be called by anyone, any number of times: the first call counts."""
 
-    __slots__ = ("_ticket", "_wake", "deadline", "enqueued", "execution", "feeds", "key", "lead", "outcome", "rows")
+    __slots__ = (
+        "_ticket", "_wake", "deadline", "delay_at", "delayed", "enqueued", "execution", "feeds", "key", "lead", "level",
+        "outcome", "rows",
+    )  # fmt: skip
 
-    def __init__(self, feeds: Mapping[str, Array], rows: int, deadline: float | None) -> None:
+    def __init__(
+        self,
+        feeds: Mapping[str, Array],
+        rows: int,
+        deadline: float | None,
+        level: int = 1,
+        delay_at: float | None = None,
+    ) -> None:
         self.feeds = feeds
         self.rows = rows
         self.key: tuple[Any, ...] | None = None
         self.deadline = deadline
+        self.level, self.delay_at, self.delayed = level, delay_at, False  # see `Pending`
         self.enqueued = 0.0
         self.lead = False
         self.outcome: dict[str, Array] | BaseException | None = None
@@ -128,7 +129,7 @@ class Scheduler:
         self._clock = clock
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
-        self._queue: deque[Job] = deque()
+        self._queue: Pending[Job] = Pending(policy)
         self._idle = policy.instances
         self._gathering = 0
         self._closed = False
@@ -152,9 +153,8 @@ class Scheduler:
         with self._lock:
             if self._closed:
                 raise unavailable("the model is being unloaded")
-            if len(self._queue) >= self.policy.max_queue:
-                raise overloaded(f"the queue of the model is full ({self.policy.max_queue} requests)")
-            self._queue.append(job)
+            if (full := self._queue.push(job, job.enqueued)) is not None:
+                raise overloaded(full)
             lead = self._idle > 0
             if lead:
                 self._idle -= 1
@@ -205,13 +205,13 @@ class Scheduler:
         """The next batch and why it was released; None when this leader is done and has given its instance away."""
         with self._lock:
             while True:
-                self._drop_ended()
-                if not self._queue or (own is not None and own.ended):
+                self._drop(self._queue.settle(self._clock()))
+                head = self._queue.head
+                if head is None or (own is not None and own.ended):
                     self._hand_over()
                     return None
-                head = self._queue[0]
                 waited = self._gather(head)
-                if self._queue and self._queue[0] is head and not head.ended:
+                if self._queue.head is head and not head.ended:
                     return self._pop_batch(waited)
 
     def _hand_over(self) -> None:
@@ -227,15 +227,9 @@ class Scheduler:
     def _lead_in_background(self) -> None:
         threading.Thread(target=self._lead, name="headrace-batch", daemon=True).start()
 
-    def _drop_ended(self) -> None:
-        now = self._clock()
-        while self._queue:
-            head = self._queue[0]
-            if not head.ended and head.deadline is not None and head.deadline <= now:
-                head.end(_expired())
-            if not head.ended:
-                return
-            self._queue.popleft()
+    def _drop(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            job.end(_expired())  # those that ended otherwise keep that
 
     def _gather(self, head: Job) -> bool:
         """Wait for more rows, at most until the delay of the head job or its deadline. True when the delay ran out."""
@@ -247,7 +241,7 @@ class Scheduler:
             until = min(until, head.deadline - self._run_seconds)
         self._gathering += 1
         try:
-            while self._queue and self._queue[0] is head and self._rows_waiting(head.key) < policy.max_rows:
+            while self._queue.head is head and not self._queue.is_formed(self._clock()):
                 left = until - self._clock()
                 if left <= 0 or self._closed or head.ended:
                     return left <= 0
@@ -256,29 +250,10 @@ class Scheduler:
         finally:
             self._gathering -= 1
 
-    def _rows_waiting(self, key: tuple[Any, ...] | None) -> int:
-        return sum(job.rows for job in self._queue if job.key == key and not job.ended)
-
     def _pop_batch(self, waited: bool) -> tuple[list[Job], str]:
-        head = self._queue.popleft()
-        limit, rows, now = self.policy.max_rows, head.rows, self._clock()
-        taken, kept, full = [head], [], False
-        while limit and self._queue and not full:
-            job = self._queue.popleft()
-            if job.ended or (job.deadline is not None and job.deadline <= now):
-                job.end(_expired())
-            elif job.key != head.key:
-                kept.append(job)
-            elif rows + job.rows > limit:
-                kept.append(job)
-                full = True
-            else:
-                taken.append(job)
-                rows += job.rows
-        self._queue.extendleft(reversed(kept))
-        if full or rows == limit:
-            return taken, "full"
-        return taken, "delay" if waited else "turn" if len(taken) > 1 else "alone"
+        jobs, reason, dropped = self._queue.pop(self._clock(), waited)
+        self._drop(dropped)
+        return jobs, reason
 
     def _execute(self, jobs: list[Job], reason: str) -> None:
         clock = self._clock
@@ -312,3 +287,6 @@ class Scheduler:
 
 def _expired() -> ServeError:
     return ServeError(Meaning.EXPIRED, "the deadline passed before the request ran")
+
+
+__all__ = ["BatchPolicy", "Execution", "Job", "Queue", "Scheduler"]

@@ -11,8 +11,9 @@ from headrace.serve import engine
 from headrace.serve.cache import ResponseCache
 from headrace.serve.config import ConfigError, ModelConfig
 from headrace.serve.datatypes import Array
+from headrace.serve.pending import BatchPolicy, Level
 from headrace.serve.policy import State, VersionKey
-from headrace.serve.scheduler import BatchPolicy, Queue, Scheduler
+from headrace.serve.scheduler import Queue, Scheduler
 from headrace.serve.statistics import Statistics
 from headrace.serve.validate import Interface, TensorSpec
 
@@ -95,8 +96,8 @@ class ModelVersion:
             self.interface = Interface(model.inputs, model.outputs, rows)
             check_declared(self.interface, config)
             count = config.instances.count or (1 if rows else min(4, os.cpu_count() or 1))
-            policy = BatchPolicy(rows, config.batching.max_delay_us / 1e6, count, config.queue.max_size)
-            self.engine = engine.make(self, model, policy, config.queue.timeout_ms / 1000)
+            policy = queue_policy(rows, count, config)
+            self.engine = engine.make(self, model, policy)
             if self.engine is not None:
                 self.scheduler = engine.EngineScheduler(self.engine, self.interface, policy)
             else:
@@ -106,7 +107,6 @@ class ModelVersion:
             raise
         self.config = config
         self.cache = ResponseCache(config.cache.max_bytes) if config.cache.enabled else None
-        self.timeout = config.queue.timeout_ms / 1000 or None
         self.properties = dict(model.properties) | {
             "headrace.batching": f"on, up to {rows} rows" if rows else f"off: {why}",
             "headrace.verified": "false" if math.isnan(report.max_error) else "true",
@@ -137,6 +137,34 @@ class ModelVersion:
         self.model.close()
         self.engine = self.cache = None
         del self.model, self.scheduler
+
+
+MAX_LEVELS = 64
+
+
+def queue_policy(rows: int, instances: int, config: ModelConfig) -> BatchPolicy:
+    """The order and the limits of the queue, for batches of up to `rows` rows. ConfigError names what does not fit."""
+    queue, batching = config.queue, config.batching
+    count = queue.priority_levels
+    if not 0 <= count <= MAX_LEVELS:
+        raise ConfigError(f"queue.priority_levels is {count}; allowed are numbers from 0 to {MAX_LEVELS}")
+    if not 0 <= queue.default_priority <= count:
+        raise ConfigError(f"queue.default_priority is {queue.default_priority}; there are {count} priority levels")
+    known = [str(number) for number in range(1, count + 1)]
+    for name in queue.levels:
+        if name not in known:
+            raise ConfigError(f"queue.levels has {name!r}; there are {count} priority levels")
+    default = Level(0, queue.timeout_ms / 1000, queue.timeout_override, queue.timeout_action == "delay")
+    levels = [default] * max(1, count)
+    for name, own in queue.levels.items():
+        delay = own.timeout_action == "delay"
+        levels[int(name) - 1] = Level(own.max_size, own.timeout_ms / 1000, own.timeout_override, delay)
+    for size in batching.preferred_sizes if rows else ():
+        if not 1 <= size <= rows:
+            raise ConfigError(f"batching.preferred_sizes has {size}; allowed are numbers from 1 to {rows}")
+    preferred = batching.preferred_sizes if rows else ()
+    first = queue.default_priority or max(1, count)
+    return BatchPolicy(rows, batching.max_delay_us / 1e6, instances, queue.max_size, preferred, tuple(levels), first)
 
 
 def batch_rows(model: Model, config: ModelConfig) -> tuple[int, str]:

@@ -90,6 +90,60 @@ private:
     bool ended_ = false;
 };
 
+// `levels`: (limit, timeout in seconds, whether late requests go behind) of every priority.
+Policy policy_of(int64_t max_rows, double max_delay_s, int instances, size_t max_queue, std::vector<int64_t> preferred,
+                 const std::vector<std::tuple<size_t, double, bool>>& levels, int default_level) {
+    if (default_level < 1 || size_t(default_level) > levels.size()) throw std::out_of_range("there is no such level");
+    Policy policy;
+    policy.max_rows = max_rows, policy.max_delay_s = max_delay_s, policy.instances = instances, policy.max_queue = max_queue;
+    policy.preferred = std::move(preferred), policy.default_level = default_level;
+    policy.levels.clear();
+    for (const auto& [most, timeout_s, delays] : levels) policy.levels.push_back(most), policy.any_delays |= delays;
+    policy.timeout_s = std::get<1>(levels[size_t(default_level - 1)]), policy.delays = std::get<2>(levels[size_t(default_level - 1)]);
+    return policy;
+}
+
+// The queue by itself, for tests of its decisions: jobs are numbers, times are seconds of an imagined clock.
+class PyPending {
+public:
+    PyPending(int64_t max_rows, size_t max_queue, std::vector<int64_t> preferred, const std::vector<std::tuple<size_t, double, bool>>& levels)
+        : policy_(policy_of(max_rows, 0, 1, max_queue, std::move(preferred), levels, 1)), pending_(policy_) {}
+
+    bool push(int number, int64_t rows, int64_t width, int level, std::optional<double> deadline, std::optional<double> delay_at, double now) {
+        auto job = std::make_shared<Numbered>(number);
+        hr_tensor tensor{};
+        tensor.rank = 2, tensor.dims[0] = rows, tensor.dims[1] = width;
+        job->request.inputs.push_back(tensor), job->request.rows = rows;
+        if (level < 1 || size_t(level) > policy_.levels.size()) throw std::out_of_range("there is no such level");
+        job->level = level, job->deadline = deadline ? at(*deadline) : kNever, job->delay_at = delay_at ? at(*delay_at) : kNever;
+        std::vector<JobPtr> dropped;
+        return pending_.push(std::move(job), at(now), dropped);
+    }
+    // (numbers, reason, whether it was formed); none where nothing waits.
+    std::optional<std::tuple<std::vector<int>, std::string, bool>> pop(double now, bool waited) {
+        std::vector<JobPtr> dropped;
+        pending_.settle(at(now), dropped);
+        if (pending_.empty()) return std::nullopt;
+        const bool formed = pending_.is_formed(at(now));
+        const Pending::Batch batch = pending_.pop(at(now), waited, dropped);
+        std::vector<int> numbers;
+        for (const JobPtr& job : batch.jobs) numbers.push_back(static_cast<const Numbered&>(*job).number);
+        return std::make_tuple(numbers, std::string(batch.reason), formed);
+    }
+    size_t size() const { return pending_.size(); }
+
+private:
+    struct Numbered : Job {
+        explicit Numbered(int n) : number(n) {}
+        void succeed(const hr_outputs&, int64_t, const Execution&) override {}
+        void fail(Meaning, const std::string&, const Execution*) override {}
+        const int number;
+    };
+    static Time at(double seconds) { return Time() + duration_of(seconds); }
+    const Policy policy_;
+    Pending pending_;
+};
+
 class PyFront;
 
 class PyVersion {
@@ -97,7 +151,8 @@ public:
     using PortRow = std::tuple<std::string, std::string, int, int, std::optional<std::vector<int64_t>>>;     // name, datatype, code, item, dims
 
     PyVersion(std::string name, std::string number, std::vector<PortRow> inputs, std::vector<PortRow> outputs, int64_t max_batch_rows, int n_symbols,
-              double max_delay_s, int instances, size_t max_queue, double timeout_s, nb::object program, std::vector<double> seconds, std::vector<double> rows)
+              double max_delay_s, int instances, size_t max_queue, std::vector<int64_t> preferred, std::vector<std::tuple<size_t, double, bool>> levels, int default_level,
+              nb::object program, std::vector<double> seconds, std::vector<double> rows)
         : program_(program), door_(program.attr("door")()) {
         auto* table = static_cast<const hr_door*>(PyCapsule_GetPointer(door_.ptr(), "headrace.door"));
         if (!table) nb::raise_python_error();
@@ -110,7 +165,8 @@ public:
         interface.inputs = ports(inputs), interface.outputs = ports(outputs);
         interface.max_batch_rows = max_batch_rows, interface.n_symbols = n_symbols;
         if (int(inputs.size()) != table->n_inputs || int(outputs.size()) != table->n_outputs) throw std::invalid_argument("the interface is not the program's");
-        Policy policy{max_batch_rows, max_delay_s, instances, max_queue, timeout_s, !table->calls_back};
+        Policy policy = policy_of(max_batch_rows, max_delay_s, instances, max_queue, std::move(preferred), levels, default_level);
+        policy.inline_runs = !table->calls_back;
         version = std::make_shared<Version>(std::move(name), std::move(number), std::move(interface), policy, table, std::move(seconds), std::move(rows));
     }
     ~PyVersion() { close(); }
@@ -121,7 +177,8 @@ public:
     }
 
     // (meaning, text, outputs, times): outputs as (bytes, shape), times as seconds: queued, assembled, computed, scattered, and rows and reason.
-    nb::object run(const std::vector<std::pair<uintptr_t, std::vector<int64_t>>>& inputs, int64_t rows, std::optional<double> left, nb::object watch) {
+    nb::object run(const std::vector<std::pair<uintptr_t, std::vector<int64_t>>>& inputs, int64_t rows, std::optional<double> left, nb::object watch, int level,
+                   std::optional<double> in_time) {
         auto job = std::make_shared<LocalJob>(version->interface());
         for (size_t i = 0; i < inputs.size(); i++) {
             const auto& [address, dims] = inputs[i];
@@ -132,8 +189,12 @@ public:
         }
         job->request.rows = rows, job->arrived = Clock::now();
         if (left) job->deadline = job->arrived + duration_of(std::min(*left, 1e7));
+        if (in_time) job->delay_at = job->arrived + duration_of(std::min(*in_time, 1e7));
+        if (level < 1 || size_t(level) > version->policy().levels.size()) throw std::out_of_range("there is no such level");
+        job->level = level;
         Meaning why;
-        if (!version->submit(job, why)) return nb::make_tuple(text_of(why), "", nb::none(), nb::none());
+        std::string text;
+        if (!version->submit(job, why, text)) return nb::make_tuple(text_of(why), text, nb::none(), nb::none());
         if (!watch.is_none() && !nb::cast<bool>(watch(nb::cpp_function([job] { job->cancelled = true; })))) job->cancelled = true;
         {
             nb::gil_scoped_release unlocked;
@@ -337,15 +398,23 @@ NB_MODULE(_native, m) {
         }
     });
     nb::class_<PyVersion>(m, "Version", "A model version that takes requests.")
-        .def(nb::init<std::string, std::string, std::vector<PyVersion::PortRow>, std::vector<PyVersion::PortRow>, int64_t, int, double, int, size_t, double, nb::object,
-                      std::vector<double>, std::vector<double>>(),
+        .def(nb::init<std::string, std::string, std::vector<PyVersion::PortRow>, std::vector<PyVersion::PortRow>, int64_t, int, double, int, size_t, std::vector<int64_t>,
+                      std::vector<std::tuple<size_t, double, bool>>, int, nb::object, std::vector<double>, std::vector<double>>(),
              nb::arg("name"), nb::arg("number"), nb::arg("inputs"), nb::arg("outputs"), nb::arg("max_batch_rows"), nb::arg("n_symbols"), nb::arg("max_delay_s"),
-             nb::arg("instances"), nb::arg("max_queue"), nb::arg("timeout_s"), nb::arg("program"), nb::arg("seconds"), nb::arg("rows"))
-        .def("run", &PyVersion::run, nb::arg("inputs"), nb::arg("rows"), nb::arg("left").none(), nb::arg("watch").none())
+             nb::arg("instances"), nb::arg("max_queue"), nb::arg("preferred"), nb::arg("levels"), nb::arg("default_level"), nb::arg("program"), nb::arg("seconds"), nb::arg("rows"))
+        .def("run", &PyVersion::run, nb::arg("inputs"), nb::arg("rows"), nb::arg("left").none(), nb::arg("watch").none(), nb::arg("level") = 1,
+             nb::arg("in_time").none() = nb::none())
         .def("close", &PyVersion::close)
         .def("take_counts", &PyVersion::take_counts)
         .def_prop_ro("pending", [](const PyVersion& self) { return self.version->pending(); })
         .def_prop_ro("inflight", [](const PyVersion& self) { return self.version->inflight(); });
+    nb::class_<PyPending>(m, "Pending", "The waiting jobs of a version, by themselves: for tests.")
+        .def(nb::init<int64_t, size_t, std::vector<int64_t>, std::vector<std::tuple<size_t, double, bool>>>(), nb::arg("max_rows"), nb::arg("max_queue"),
+             nb::arg("preferred"), nb::arg("levels"))
+        .def("push", &PyPending::push, nb::arg("number"), nb::arg("rows"), nb::arg("width"), nb::arg("level"), nb::arg("deadline").none(), nb::arg("delay_at").none(),
+             nb::arg("now"))
+        .def("pop", &PyPending::pop, nb::arg("now"), nb::arg("waited"))
+        .def("__len__", &PyPending::size);
     nb::class_<PyFront>(m, "Front", "Listeners for gRPC and HTTP/1.1 on one loop; see serve/native_front.py.")
         .def(nb::init<const nb::dict&, const std::vector<std::pair<std::string, bool>>&, const std::string&, nb::object>(), nb::arg("limits"), nb::arg("methods"),
              nb::arg("infer_path"), nb::arg("deliver"))

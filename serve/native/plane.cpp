@@ -94,11 +94,17 @@ bool Plane::infer(const std::shared_ptr<Call>& call) {
     if (!version || !gate->admits(*call)) return false;
     auto job = std::make_shared<CallJob>(loop_, call, version);
     if (!fit(version->interface(), call->message.view(), job->request)) return false;
-    job->arrived = loop_.now(), job->deadline = call->deadline;
+    job->arrived = loop_.now(), job->deadline = call->deadline, job->level = version->policy().default_level;
+    if (const Policy& policy = version->policy(); policy.timeout_s > 0) {
+        const Time late = job->arrived + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(policy.timeout_s));
+        if (policy.delays) job->delay_at = late;
+        else job->deadline = std::min(job->deadline, late);
+    }
     Meaning why;
-    if (!version->submit(job, why)) {
+    std::string text;
+    if (!version->submit(job, why, text)) {
         if (why == Meaning::unavailable) return false;      // being unloaded: Python finds the one that took its place
-        loop_.finish(call->id, CallJob::status_of(why, "the queue of the model is full (" + std::to_string(version->policy().max_queue) + " requests)"));
+        loop_.finish(call->id, CallJob::status_of(why, text));
         version->counters().finish(text_of(why), 0, 0, nullptr);
         return true;
     }

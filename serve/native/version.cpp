@@ -34,8 +34,8 @@ const char* text_of(Meaning meaning) {
 }
 
 Version::Version(std::string name, std::string number, Interface interface, Policy policy, const hr_door* door, std::vector<double> seconds, std::vector<double> rows)
-    : name_(std::move(name)), number_(std::move(number)), interface_(std::move(interface)), policy_(policy), door_(door),
-      counters_(std::move(seconds), std::move(rows)) {}
+    : name_(std::move(name)), number_(std::move(number)), interface_(std::move(interface)), policy_(std::move(policy)), door_(door),
+      counters_(std::move(seconds), std::move(rows)), queue_(policy_) {}
 
 Version::~Version() { close(); }
 
@@ -49,15 +49,16 @@ size_t Version::pending() const {
     return queue_.size();
 }
 
-bool Version::submit(std::shared_ptr<Job> job, Meaning& why) {
+bool Version::submit(JobPtr job, Meaning& why, std::string& text) {
     std::lock_guard guard(lock_);
     if (closed_) return why = Meaning::unavailable, false;
-    if (queue_.size() >= policy_.max_queue) drop_ended(job->arrived);
-    if (queue_.size() >= policy_.max_queue) return why = Meaning::overloaded, false;
-    if (policy_.timeout_s > 0)
-        job->deadline = std::min(job->deadline, job->arrived + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(policy_.timeout_s)));
+    std::vector<JobPtr> dropped;
+    const Time now = job->arrived;
+    const int level = job->level;
+    const bool taken = queue_.push(std::move(job), now, dropped);
+    drop(dropped, now);
+    if (!taken) return why = Meaning::overloaded, text = queue_.refusal(level), false;
     inflight_++;
-    queue_.push_back(std::move(job));
     return true;
 }
 
@@ -97,12 +98,12 @@ void Version::work() {
 }
 
 void Version::close() {
-    std::deque<std::shared_ptr<Job>> waiting;
+    std::deque<JobPtr> waiting;
     std::vector<std::thread> workers;
     {
         std::unique_lock locked(lock_);
         closed_ = true;
-        waiting.swap(queue_);
+        waiting = queue_.take_all();
         arrived_.notify_all();
         idle_.wait(locked, [&] { return busy_ == 0; });
         workers.swap(workers_);
@@ -114,24 +115,17 @@ void Version::close() {
 
 // ---- batches (the lock is held) ----
 
-void Version::drop_ended(Time now) {
-    for (auto it = queue_.begin(); it != queue_.end();) {
-        Job& job = **it;
-        const bool late = job.deadline <= now;
-        if (!late && !job.gone()) {
-            ++it;
-            continue;
-        }
-        if (job.take()) end(job, job.gone() && job.deadline > now ? Meaning::cancelled : Meaning::expired, "the deadline passed before the request ran", nullptr);
-        it = queue_.erase(it);
-    }
+void Version::drop(std::vector<JobPtr>& jobs, Time now) {
+    for (const JobPtr& job : jobs)
+        if (job->take()) end(*job, job->deadline <= now ? Meaning::expired : Meaning::cancelled, "the deadline passed before the request ran", nullptr);
+    jobs.clear();
 }
 
 bool Version::is_short() const {
     if (run_seconds_ > kInlineSeconds) return false;
     const int64_t limit = int64_t(kInlineSeconds / std::max(row_seconds_, 1e-9));
     int64_t rows = 0;
-    for (const auto& job : queue_) {
+    for (const auto& job : queue_.jobs()) {
         rows += job->request.rows;
         if (rows > limit) return false;
         if (rows >= policy_.max_rows) break;
@@ -139,37 +133,19 @@ bool Version::is_short() const {
     return true;
 }
 
-bool Version::alike(const Fitted& a, const Fitted& b) {
-    for (size_t i = 0; i < a.inputs.size(); i++) {
-        const hr_tensor &x = a.inputs[i], &y = b.inputs[i];
-        if (x.rank != y.rank || !std::equal(x.dims + 1, x.dims + x.rank, y.dims + 1)) return false;
-    }
-    return true;
-}
-
-int64_t Version::rows_waiting(const Fitted& head) const {
-    int64_t rows = 0;
-    for (const auto& job : queue_)
-        if (!job->gone() && alike(head, job->request)) rows += job->request.rows;
-    return rows;
-}
-
 bool Version::pop(Batch& batch, std::unique_lock<std::mutex>& locked, bool may_wait) {
+    const auto span = [](double seconds) { return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds)); };
+    std::vector<JobPtr> dropped;
     bool waited = false;
     for (;;) {
         const Time now = Clock::now();
-        while (!queue_.empty() && (queue_.front()->gone() || queue_.front()->deadline <= now)) {
-            Job& job = *queue_.front();
-            if (job.take()) end(job, job.deadline <= now ? Meaning::expired : Meaning::cancelled, "the deadline passed before the request ran", nullptr);
-            queue_.pop_front();
-        }
+        queue_.settle(now, dropped);
+        drop(dropped, now);
         if (queue_.empty() || closed_) return false;
-        const Job& head = *queue_.front();
-        if (!may_wait || policy_.max_delay_s == 0 || policy_.max_rows < 2 || waited) break;
-        Time until = head.arrived + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(policy_.max_delay_s));
-        if (head.deadline != kNever)
-            until = std::min(until, head.deadline - std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(run_seconds_)));
-        if (rows_waiting(head.request) >= policy_.max_rows) break;
+        if (!may_wait || policy_.max_delay_s == 0 || policy_.max_rows < 2 || queue_.is_formed(now)) break;
+        const Job& head = queue_.head();
+        Time until = head.arrived + span(policy_.max_delay_s);
+        if (head.deadline != kNever) until = std::min(until, head.deadline - span(run_seconds_));
         if (now >= until) {
             waited = true;
             break;
@@ -177,27 +153,8 @@ bool Version::pop(Batch& batch, std::unique_lock<std::mutex>& locked, bool may_w
         arrived_.wait_until(locked, until);
     }
     const Time now = Clock::now();
-    std::shared_ptr<Job> head = std::move(queue_.front());
-    queue_.pop_front();
-    int64_t rows = head->request.rows;
-    batch.jobs.push_back(head);
-    bool full = false;
-    for (auto it = queue_.begin(); policy_.max_rows && !full && rows < policy_.max_rows && it != queue_.end();) {
-        Job& job = **it;
-        if (job.gone() || job.deadline <= now) {
-            if (job.take()) end(job, job.deadline <= now ? Meaning::expired : Meaning::cancelled, "the deadline passed before the request ran", nullptr);
-            it = queue_.erase(it);
-        } else if (!alike(head->request, job.request)) {
-            ++it;
-        } else if (rows + job.request.rows > policy_.max_rows) {
-            full = true;
-        } else {
-            rows += job.request.rows;
-            batch.jobs.push_back(std::move(*it));
-            it = queue_.erase(it);
-        }
-    }
-    batch.reason = full || (policy_.max_rows && rows == policy_.max_rows) ? "full" : waited ? "delay" : batch.jobs.size() > 1 ? "turn" : "alone";
+    batch = queue_.pop(now, waited, dropped);
+    drop(dropped, now);
     return true;
 }
 

@@ -3,7 +3,6 @@
 // row by row.
 #pragma once
 #include <condition_variable>
-#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -11,41 +10,9 @@
 #include <thread>
 #include <vector>
 
-#include "call.h"
-#include "counters.h"
-#include "interface.h"
+#include "pending.h"
 
 namespace hr::serve {
-
-struct Policy {
-    int64_t max_rows = 0;           // 0: never merged
-    double max_delay_s = 0;
-    int instances = 1;
-    size_t max_queue = 1024;
-    double timeout_s = 0;           // 0: no limit of the model's own
-    bool inline_runs = true;        // short runs may happen on the loop's thread
-};
-
-enum class Meaning : uint8_t { ok, unavailable, overloaded, expired, cancelled, internal };
-const char* text_of(Meaning meaning);
-
-// A request in the queue. `end` is called exactly once, from any thread, by whoever wins `take`.
-class Job {
-public:
-    virtual ~Job() = default;
-    virtual bool gone() const { return false; }                         // nobody waits any more
-    virtual bool counted() const { return true; }                       // as a request, in the counters
-    virtual void succeed(const hr_outputs& outputs, int64_t from, const Execution& run) = 0;
-    virtual void fail(Meaning meaning, const std::string& text, const Execution* run) = 0;
-    bool take() { return !ended_.exchange(true); }
-    bool ended() const { return ended_.load(); }
-
-    Fitted request;
-    Time arrived{}, deadline = kNever;
-
-private:
-    std::atomic<bool> ended_{false};
-};
 
 class Version {
 public:
@@ -59,7 +26,7 @@ public:
     Counters& counters() { return counters_; }
 
     // Queues; false (and `why`) where it is refused: full, or closed. The caller then ends the job.
-    bool submit(std::shared_ptr<Job> job, Meaning& why);
+    bool submit(JobPtr job, Meaning& why, std::string& text);
     void pump(bool on_loop);        // runs what is short here, wakes a worker for the rest
     void close();                   // refuse new jobs, end the waiting ones, let running ones finish; waits for them
     size_t pending() const;
@@ -69,18 +36,13 @@ public:
     void set_on_failure(OnFailure told);
 
 private:
-    struct Batch {
-        std::vector<std::shared_ptr<Job>> jobs;
-        const char* reason = "alone";
-    };
+    using Batch = Pending::Batch;
     bool pop(Batch& batch, std::unique_lock<std::mutex>& locked, bool may_wait);
-    void drop_ended(Time now);
+    void drop(std::vector<JobPtr>& jobs, Time now);
     bool is_short() const;          // the next batch does not hold the loop up
-    static bool alike(const Fitted& a, const Fitted& b);
-    int64_t rows_waiting(const Fitted& head) const;
     void execute(Batch& batch);
-    void run(std::vector<std::shared_ptr<Job>>& jobs, const char* reason);
-    bool merge(const std::vector<std::shared_ptr<Job>>& jobs, std::vector<hr_tensor>& inputs, std::vector<Bytes>& memory, int64_t& rows) const;
+    void run(std::vector<JobPtr>& jobs, const char* reason);
+    bool merge(const std::vector<JobPtr>& jobs, std::vector<hr_tensor>& inputs, std::vector<Bytes>& memory, int64_t& rows) const;
     void end(Job& job, Meaning meaning, const std::string& text, const Execution* run);
     void work();
 
@@ -92,7 +54,7 @@ private:
 
     mutable std::mutex lock_;
     std::condition_variable arrived_, idle_;
-    std::deque<std::shared_ptr<Job>> queue_;
+    Pending queue_;
     OnFailure on_failure_;
     int busy_ = 0;
     bool closed_ = false;

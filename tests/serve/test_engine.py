@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from headrace.protos import inference_pb2 as pb
-from headrace.serve import Server, engine
+from headrace.serve import Client, Server, engine
 from headrace.serve.config import Listen, Settings
 from headrace.serve.errors import Meaning, ServeError
 
@@ -271,6 +271,73 @@ def test_a_deadline_in_the_queue(tmp_path):
         while not (counted := version.count()).expired_before_run and time.monotonic() < until:
             time.sleep(0.01)
         assert (counted.expired_before_run, counted.execution_count) == (1, 1)
+
+
+@pytest.mark.parametrize("front", ["portable", "native"])
+def test_priorities(tmp_path, monkeypatch, front):
+    """Behind a long run the higher priority goes first whatever came first, and a level refuses what is over its limit."""
+    node, f, n = helper.make_node, TensorProto.FLOAT, 12
+    chain = [node("MatMul", [f"h{k}", "w"], [f"h{k + 1}"]) for k in range(n)]
+    weight = np.eye(512, dtype=np.float32)
+    save(tmp_path, "long", chain, [("h0", f, ["n", 512])], [(f"h{n}", f, ["n", 512])], [("w", weight)])
+    (tmp_path / "long" / "config.toml").write_text(
+        "[batching]\nmax_batch_size = 0\n[instances]\ncount = 1\n"
+        "[queue]\npriority_levels = 3\ndefault_priority = 2\n[queue.levels.3]\nmax_size = 2\n"
+    )
+    if front == "portable":
+        monkeypatch.setattr(engine, "make", lambda *_: None)
+    large = [("grpc.max_receive_message_length", -1)]
+    with start(tmp_path, front) as server, grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}", large) as channel:
+        call, order = channel.unary_unary(INFER), []
+        (version,) = server._manager.versions()
+
+        def ask_with(priority, rows=100):
+            request = request_of("long", {"h0": np.zeros((rows, 512), np.float32)})
+            if priority is not None:
+                request.parameters["priority"].int64_param = priority
+            before = version.scheduler.pending
+            future = call.future(request.SerializeToString())
+            future.add_done_callback(lambda _: order.append(priority))
+            until = time.monotonic() + 20
+            while version.scheduler.pending == before and not future.done() and time.monotonic() < until:
+                if rows > 100 and (version.inflight or server._plane.inflight):
+                    break
+                time.sleep(0.001)
+            return future
+
+        ask_with(0, 4000)
+        until = time.monotonic() + 20
+        while version.scheduler.pending and time.monotonic() < until:
+            time.sleep(0.001)
+        futures = [ask_with(priority) for priority in (3, 3, None, 1)]
+        refused = ask_with(3, 1)
+        assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "full for priority 3 (2 requests)" in refused.details()
+        assert [future.code() for future in futures] == [grpc.StatusCode.OK] * 4
+        until = time.monotonic() + 20
+        while len(order) < 6 and time.monotonic() < until:
+            time.sleep(0.001)
+        assert order == [3, 0, 1, None, 3, 3]  # the refused one at once
+        config = Client(f"127.0.0.1:{server.grpc_port}").config("long")
+        assert "dynamic_batching" not in config  # a queue without batches has priorities all the same
+
+
+def test_queue_settings_are_shown(root):
+    (root / "dense" / "config.toml").write_text(
+        "[batching]\npreferred_sizes = [4, 8]\n[queue]\npriority_levels = 2\n"
+        '[queue.levels.1]\nmax_size = 7\ntimeout_ms = 5\ntimeout_action = "delay"\n'
+    )
+    try:
+        with start(root, "native") as server, Client(f"127.0.0.1:{server.grpc_port}") as client:
+            shown = client.config("dense")["dynamic_batching"]
+            assert shown["preferred_batch_size"] == [4, 8]
+            assert (shown["priority_levels"], shown["default_priority_level"]) == (2, 2)
+            first = shown["priority_queue_policy"][1]
+            assert (first["timeout_action"], first["default_timeout_microseconds"], first["max_queue_size"]) == (
+                "DELAY", 5000, 7,
+            )  # fmt: skip
+    finally:
+        (root / "dense" / "config.toml").unlink()
 
 
 def test_a_full_queue(root):

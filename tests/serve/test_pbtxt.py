@@ -50,7 +50,7 @@ def test_settings(pbtxt):
     assert (config.versions.policy, config.versions.keep) == ("specific", (1, 3))
     assert config.inputs == (Declared("a", "FP32", (4,)), Declared("b", "FP32", (-1,)))
     assert ignored == [
-        "optimization", "parameters", "dynamic_batching.preferred_batch_size", "instance_group.gpus",
+        "optimization", "parameters", "instance_group.gpus",
         "instance_group.kind (KIND_GPU)", "output.label_filename",
     ]  # fmt: skip
 
