@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,13 +24,25 @@ from headrace.runtime.ops.control import MAX_SCANNED, MAX_TRIPS, known_sizes
 from headrace.runtime.shapes import Expr
 from headrace.runtime.types import TensorType, Type
 
+if TYPE_CHECKING:
+    from headrace.runtime.passes.report import Watch
+
 _native.set_dtypes({row.onnx: row.numpy for row in dtypes.TABLE})
 
 OBJECT = 0  # the element type code of a value that is a Python object
 
 
-def lower(graph: Graph, threads: int = 0, *, machine: bool = True, precision: str | None = None) -> _native.Program:
-    """The program that runs `graph`. threads=0: what the process may use; machine=False leaves the machine passes out;
+def lower(
+    graph: Graph,
+    threads: int = 0,
+    *,
+    machine: bool = True,
+    precision: str | None = None,
+    without: Collection[str] = (),
+    watch: Watch | None = None,
+) -> _native.Program:
+    """The program that runs `graph`. threads=0: what the process may use; machine=False leaves the machine passes out,
+    `without` those that it names, and `watch` is told of the others (passes/report.py);
     precision="bf16" allows products of rounded factors where the CPU has them.
 
     Raises LoadError for a bad HEADRACE_CPU_TIER, UnsupportedOperator listing every operator that does not exist here.
@@ -41,7 +53,7 @@ def lower(graph: Graph, threads: int = 0, *, machine: bool = True, precision: st
         infer_graph(graph)
     if machine and importlib.util.find_spec("headrace.runtime.passes.machine") is not None:
         passes = importlib.import_module("headrace.runtime.passes.machine")
-        graph = passes.run(graph, capabilities(), precision)
+        graph = passes.run(graph, capabilities(), precision, skip=without, watch=watch)
     missing = sorted({node.kind for node in graph.block.walk() if not _exists(node)})
     if missing:
         raise UnsupportedOperator("headrace has no operator " + ", ".join(missing))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import collections
 import importlib
+import importlib.util
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from headrace.runtime import devices
@@ -15,7 +16,8 @@ from headrace.runtime.feeds import check_feeds
 from headrace.runtime.golden import VerifyReport, compare_golden
 from headrace.runtime.graph import Graph, Program
 from headrace.runtime.interface import Golden, TensorSpec
-from headrace.runtime.profile import ProfileRow
+from headrace.runtime.memory import Memory, memory_of
+from headrace.runtime.profile import ProfileRow, profile_nodes, trace_events
 from headrace.runtime.source import open_source
 
 if TYPE_CHECKING:
@@ -48,22 +50,22 @@ class Model:
         placed: Placed | None = None,
         program: Program | None = None,
         precision: str | None = None,
+        without: Collection[str] = (),
     ) -> None:
         self.graph = graph
         self.golden = golden
         self.entries = tuple(program.entries) if program is not None else (graph.name,)
         self._others = dict(program.entries) if program is not None else {}
         self._entries: dict[str, Model] = {}
-        self._options: dict[str, Any] = {"threads": threads, "optimize": optimize, "placed": placed}
+        self._options: dict[str, Any] = {
+            "threads": threads, "optimize": optimize, "placed": placed, "precision": precision, "without": without
+        }  # fmt: skip
         self._properties = {**(properties or {}), **(placed.properties if placed is not None else {})}
         self.inputs = tuple(TensorSpec.of(value) for value in graph.inputs)
         self.outputs = tuple(TensorSpec.of(value) for value in graph.outputs)
         self._rows: RowProof | None = None
         self._lock = threading.Lock()
-        device = None if placed is None else placed.device
-        self._program: Any = (
-            _program(graph, threads, optimize, precision) if device is None else _on_device(graph, device, optimize)
-        )
+        self._program = _program(graph, **self._options)
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """One inference: arrays by input name to arrays by output name. Thread-safe; releases the interpreter lock.
@@ -149,9 +151,10 @@ class Model:
             return VerifyReport(True, "no golden data to verify")
         return compare_golden(self, self.golden)
 
-    def profile(self, feeds: Mapping[str, Any], *, runs: int = 10) -> list[ProfileRow]:
+    def profile(self, feeds: Mapping[str, Any], *, runs: int = 10) -> Sequence[ProfileRow]:
         """Time every node over `runs` runs (one more before them, untimed), longest first. Nodes are those that run here:
-        fused ones stand for several of the graph. Calls of `run` by other threads meanwhile count as well.
+        fused ones stand for several of the graph. Calls of `run` by other threads meanwhile count as well. On the CPU the
+        rows are NodeRow: also what was done in that time, beside what the machine can do.
 
         Raises what `run` raises, and HeadraceError for less than one run or without the native extension.
         """
@@ -165,24 +168,21 @@ class Model:
         if not hasattr(program, "profile_rows"):
             raise HeadraceError("a profile needs an open model and the native extension")
         with self._lock:  # one profile at a time
-            before = program.profile_rows()
-            program.profile(True)
-            try:
-                for _ in range(runs):
-                    self.run(feeds)
-            finally:
-                program.profile(False)
-            after = program.profile_rows()
-        times = [row[4] - earlier[4] for row, earlier in zip(after, before)]
-        whole = sum(times) or 1
-        rows = [
-            ProfileRow(
-                node=label, operator=operator, kernel=variant or "native", ms=time / runs / 1e6, share=time / whole
-            )
-            for (label, operator, variant, calls, _), (_, _, _, calls_before, _), time in zip(after, before, times)
-            if calls > calls_before
-        ]
-        return sorted(rows, key=lambda row: -row["ms"])
+            return profile_nodes(program, lambda: self.run(feeds), runs)
+
+    def trace(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """One run (after an untimed one) as a document of Chrome's trace event format: `json.dump` it into a file and open
+        that in ui.perfetto.dev. Raises as `profile` does."""
+        self.run(feeds)
+        if not hasattr(self._program, "events"):
+            raise HeadraceError("a trace needs an open model on the CPU and the native extension")
+        with self._lock:
+            return trace_events(self._program, lambda: self.run(feeds), self.graph.name)
+
+    def memory(self, shapes: Mapping[str, Sequence[int]] | None = None, *, batch: int = 1) -> Memory:
+        """How much memory the model and one call take, for inputs of these shapes (by name; else `batch` rows, 1 for other
+        free dimensions). Nothing is run. Raises InputError where the shapes do not fit."""
+        return memory_of(self._program, self.inputs, self.weight_bytes, shapes, batch)
 
     @property
     def program(self) -> Any:
@@ -217,38 +217,47 @@ class _Reference:
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
-        self._inputs = tuple(TensorSpec.of(value) for value in graph.inputs)
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         from headrace.runtime.executor import run_graph
 
-        return run_graph(self._graph, check_feeds(self._inputs, feeds))
+        return run_graph(self._graph, feeds)
 
 
-def _program(graph: Graph, threads: int, optimize: bool, precision: str | None) -> Any:
-    """The program that runs `graph`: native where the extension is built."""
-    try:
-        from headrace.runtime.lower import lower
-    except ModuleNotFoundError as error:
-        if error.name != "headrace.runtime._native":
-            raise
+def _program(
+    graph: Graph,
+    threads: int,
+    optimize: bool,
+    placed: Placed | None,
+    precision: str | None,
+    without: Collection[str],
+) -> Any:
+    """The program that runs `graph`: on the device where one was chosen, native where the extension is built, or else by
+    the reference."""
+    device = None if placed is None else placed.device
+    if device is None and importlib.util.find_spec("headrace.runtime._native") is None:
         return _Reference(graph)  # a source tree without a build
     if optimize:
-        passes = importlib.import_module("headrace.runtime.passes")
-        if hasattr(passes, "optimize"):
-            graph = passes.optimize(graph)
-    return lower(graph, threads, precision=precision)
+        from headrace.runtime import passes
+
+        graph = passes.optimize(graph, skip=without)
+    if device is not None:
+        from headrace.runtime.cuda.executor import CudaProgram
+
+        return CudaProgram(graph, device)
+    from headrace.runtime.lower import lower
+
+    return lower(graph, threads, precision=precision, without=without)
 
 
-def _on_device(graph: Graph, device: Device, optimize: bool) -> Any:
-    """The program that runs `graph` on a device other than the CPU, from the same portable graph."""
-    from headrace.runtime.cuda.executor import CudaProgram
-
-    passes = importlib.import_module("headrace.runtime.passes")
-    return CudaProgram(passes.optimize(graph) if optimize else graph, device)
-
-
-def load(source: Any, *, device: str | Device = "auto", threads: int = 0, precision: str | None = None) -> Model:
+def load(
+    source: Any,
+    *,
+    device: str | Device = "auto",
+    threads: int = 0,
+    precision: str | None = None,
+    without: Collection[str] = (),
+) -> Model:
     """Load a model: a path to `.hr` or `.onnx`, the bytes of such a file, an `onnx.ModelProto`, or a `Graph`.
 
     `device`: "cpu"; "cuda" or "cuda:N", an NVIDIA GPU, a LoadError with the cause where it cannot be used; "auto", the GPU
@@ -256,6 +265,7 @@ def load(source: Any, *, device: str | Device = "auto", threads: int = 0, precis
     Device of headrace.runtime.cuda.interface.
     precision="bf16" lets products with constant weights and convolutions round their factors to bfloat16 (at most 2**-8, one
     part in 256, each; sums stay float32) on CPUs that multiply it; elsewhere, and by default, all is float32.
+    `without` names passes to leave out, portable ones and those of this machine (`headrace inspect MODEL --passes` lists them).
     `threads=0` takes HEADRACE_THREADS, or else what the process may use (CPU affinity and cgroup quota). Raises LoadError for a file that is
     missing, broken or of an unknown kind, UnsupportedOperator (a LoadError) listing operators that do not exist here.
     """
@@ -267,13 +277,18 @@ def load(source: Any, *, device: str | Device = "auto", threads: int = 0, precis
     if isinstance(threads, bool) or not isinstance(threads, int) or not 0 <= threads <= 1024:
         raise LoadError(f"threads must be an integer from 0 (as many as allowed) to 1024, not {threads!r}")
     threads = threads or _threads_asked()
+    without = (without,) if isinstance(without, str) else tuple(without)
+    try:
+        importlib.import_module("headrace.runtime.passes").check_names(without)
+    except ValueError as error:
+        raise LoadError(str(error)) from error
     if isinstance(source, Graph):
-        return Model(source, threads=threads, placed=placed, precision=precision)
+        return Model(source, threads=threads, placed=placed, precision=precision, without=without)
     opened = open_source(source)
     program, facts = opened.program, opened.properties
     return Model(
         program.main, threads=threads, properties=facts, golden=opened.golden, placed=placed, program=program,
-        precision=precision,
+        precision=precision, without=without,
     )  # fmt: skip
 
 

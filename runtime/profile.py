@@ -1,8 +1,16 @@
-"""What a profile says."""
+"""Where a model's time goes: each node and each kernel beside what the machine can do, and a trace of one run."""
 
 from __future__ import annotations
 
-from typing import TypedDict
+import itertools
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, TypedDict
+
+from headrace.runtime import dtypes, machine
+from headrace.runtime.errors import HeadraceError
+from headrace.runtime.ops import find
 
 
 class ProfileRow(TypedDict):
@@ -14,3 +22,168 @@ class ProfileRow(TypedDict):
     kernel: str
     ms: float
     share: float
+
+
+class NodeRow(ProfileRow):
+    """Beside the time, what was done in it. `flops` is None where the operator is counted by its bytes (those of every
+    input and output, once); `of_peak` compares GFLOP/s with the measured peak of `precision`, or else GB/s with the
+    measured bandwidth of memory: data that comes from a cache exceeds it."""
+
+    calls: float
+    flops: float | None
+    bytes: float
+    gflops: float | None
+    gbytes: float
+    precision: str
+    of_peak: float
+
+
+class KernelSum(TypedDict):
+    """All nodes that one kernel runs, together; the fields are those of NodeRow, `nodes` how many they are."""
+
+    kernel: str
+    nodes: int
+    ms: float
+    share: float
+    gflops: float | None
+    gbytes: float
+    of_peak: float
+
+
+# (element type code, sizes) as the native program saw it
+_Seen = tuple[int, tuple[int, ...]] | None
+
+
+def profile_nodes(program: Any, run: Callable[[], object], runs: int) -> list[NodeRow]:
+    """Time every node of a native program over `runs` calls of `run`, longest first."""
+    before = program.profile_rows()
+    program.profile(1)
+    try:
+        for _ in range(runs):
+            run()
+    finally:
+        program.profile(0)
+    after = program.profile_rows()
+    times = [row[4] - earlier[4] for row, earlier in zip(after, before)]
+    whole = sum(times) or 1
+    rows = [
+        _row(row, (row[3] - earlier[3]) / runs, time / runs, time / whole, program.threads)
+        for row, earlier, time in zip(after, before, times)
+        if row[3] > earlier[3]
+    ]
+    return sorted(rows, key=lambda row: -row["ms"])
+
+
+def _row(row: tuple[Any, ...], calls: float, nanoseconds: float, share: float, threads: int) -> NodeRow:
+    label, operator, kernel, _, _, inputs, outputs = row
+    flops, moved = flops_of(operator, inputs, outputs), sum(map(_bytes, [*inputs, *outputs]))
+    precision = _precision(kernel)
+    seconds = max(nanoseconds, 1.0) * 1e-9
+    total = None if flops is None else flops * calls
+    return NodeRow(
+        node=label, operator=operator, kernel=kernel, ms=nanoseconds / 1e6, share=share, calls=calls,
+        flops=total, bytes=moved * calls, gflops=None if total is None else total / seconds / 1e9,
+        gbytes=moved * calls / seconds / 1e9, precision=precision,
+        of_peak=_fraction(total, moved * calls, seconds, precision, threads),
+    )  # fmt: skip
+
+
+def flops_of(operator: str, inputs: Sequence[_Seen], outputs: Sequence[_Seen]) -> int | None:
+    """What the operator contract says of a node that ran; machine operators ("headrace.cpu.Conv") do what the operator
+    of their name does."""
+    domain, _, name = operator.rpartition(".")
+    found = find(name, domain)
+    if domain == "headrace.cpu":
+        found = find(name, "headrace") or find(name, "")
+    sizes = [[None if seen is None else seen[1] for seen in side] for side in (inputs, outputs)]
+    return None if found is None else found.flops(*sizes)
+
+
+def by_kernel(rows: Sequence[NodeRow], threads: int = 1) -> list[KernelSum]:
+    """The rows of each kernel as one, longest first."""
+
+    def key(row: NodeRow) -> str:
+        plain = row["kernel"] in ("native", "reference", "view")
+        return f"{row['kernel']} {row['operator']}" if plain else row["kernel"]
+
+    sums = []
+    for kernel, group in itertools.groupby(sorted(rows, key=key), key):
+        nodes = list(group)
+        seconds = max(sum(row["ms"] for row in nodes) / 1e3, 1e-9)
+        counted = [row["flops"] for row in nodes if row["flops"] is not None]
+        flops, moved = sum(counted) if counted else None, sum(row["bytes"] for row in nodes)
+        sums.append(
+            KernelSum(
+                kernel=kernel,
+                nodes=len(nodes),
+                ms=seconds * 1e3,
+                share=sum(row["share"] for row in nodes),
+                gflops=None if flops is None else flops / seconds / 1e9,
+                gbytes=moved / seconds / 1e9,
+                of_peak=_fraction(flops, moved, seconds, nodes[0]["precision"], threads),
+            )
+        )
+    return sorted(sums, key=lambda one: -one["ms"])
+
+
+def trace_events(program: Any, run: Callable[[], object], name: str) -> dict[str, Any]:
+    """One call of `run` as a document of Chrome's trace event format ("X" events, microseconds), which chrome://tracing
+    and ui.perfetto.dev open. The bodies of If, Loop and Scan lie under their node.
+
+    Source: "Trace Event Format" (Chromium).
+    """
+    program.profile(2)
+    try:
+        run()
+    finally:
+        program.profile(0)
+    events = program.events()
+    if not events:
+        raise HeadraceError("nothing ran natively: there is nothing to trace")
+    about = {row[0]: row for row in program.profile_rows()}
+    start, process = min(event[1] for event in events), os.getpid()
+    told: list[dict[str, Any]] = [
+        {"ph": "M", "name": "process_name", "pid": process, "tid": 1, "args": {"name": f"headrace {name}"}},
+        {"ph": "M", "name": "thread_name", "pid": process, "tid": 1, "args": {"name": "nodes"}},
+    ]
+    for label, at, nanoseconds in sorted(events, key=lambda event: (event[1], -event[2])):
+        _, operator, kernel, _, _, inputs, outputs = about[label]
+        flops = flops_of(operator, inputs, outputs)
+        facts: dict[str, Any] = {"kernel": kernel, "inputs": _texts(inputs), "outputs": _texts(outputs)}
+        if flops is not None:
+            facts |= {"GFLOP/s": round(flops / max(nanoseconds, 1), 3)}
+        told.append(
+            {
+                "ph": "X",
+                "name": label,
+                "cat": operator,
+                "pid": process,
+                "tid": 1,
+                "ts": (at - start) / 1e3,
+                "dur": nanoseconds / 1e3,
+                "args": facts,
+            }
+        )
+    return {"traceEvents": told, "displayTimeUnit": "ms"}
+
+
+def _fraction(flops: float | None, moved: float, seconds: float, precision: str, threads: int) -> float:
+    """The share of what the machine can do, 0 where that is not known."""
+    if flops is not None:
+        best = machine.peak(precision, threads)
+        return flops / seconds / best if best else 0.0
+    best = machine.bandwidth(threads)
+    return moved / seconds / best if best else 0.0
+
+
+def _precision(kernel: str) -> str:
+    """In what a kernel multiplies, by its name: "gemm_int8_avx2"."""
+    return next((precision for precision in ("int8", "bf16") if precision in kernel), "float32")
+
+
+def _bytes(seen: _Seen) -> int:
+    return 0 if seen is None else math.prod(seen[1]) * dtypes.BY_ONNX[seen[0]].itemsize
+
+
+def _texts(seen: Sequence[_Seen]) -> list[str]:
+    return ["-" if one is None else f"{dtypes.BY_ONNX[one[0]].name}{list(one[1])}" for one in seen]

@@ -1,5 +1,6 @@
 #include "buffer.h"
 
+#include <malloc.h>
 #include <sys/mman.h>
 
 #include <bit>
@@ -15,6 +16,7 @@ namespace {
 
 constexpr size_t kCacheLimit = size_t(256) << 20;   // idle bytes kept for the next call
 constexpr size_t kHuge = size_t(4) << 20;
+constexpr size_t kTrim = size_t(1) << 20;           // freed by a program that ends: worth a look through the heap
 
 // Size classes: four steps per power of two from 256 bytes on, so that at most a quarter of a block is unused.
 struct Class {
@@ -36,6 +38,7 @@ struct Pool {
     std::mutex lock;
     std::vector<Buffer*> idle[4 * 60];
     size_t cached = 0;
+    int programs = 0;
 };
 
 Pool& pool() {
@@ -85,7 +88,7 @@ void release_buffer(Buffer* buffer) {
     Pool& p = pool();
     {
         std::lock_guard guard(p.lock);
-        if (p.cached + buffer->capacity <= kCacheLimit) {
+        if (p.programs && p.cached + buffer->capacity <= kCacheLimit) {
             p.idle[class_of(buffer->capacity).index].push_back(buffer);
             p.cached += buffer->capacity;
             return;
@@ -93,6 +96,29 @@ void release_buffer(Buffer* buffer) {
     }
     std::free(buffer->data);
     delete buffer;
+}
+
+void buffers_wanted(bool begins, size_t held) {
+    Pool& p = pool();
+    std::vector<Buffer*> gone;
+    {
+        std::lock_guard guard(p.lock);
+        p.programs += begins ? 1 : -1;
+        if (begins) return;
+        for (auto& idle : p.idle) {
+            gone.insert(gone.end(), idle.begin(), idle.end());
+            idle.clear();
+        }
+        held += p.cached;
+        p.cached = 0;
+    }
+    for (Buffer* buffer : gone) {
+        std::free(buffer->data);
+        delete buffer;
+    }
+#if defined(__GLIBC__)
+    if (held >= kTrim) malloc_trim(0);  // the allocator keeps freed blocks of some MiB, which no later model may need
+#endif
 }
 
 }  // namespace hr

@@ -21,4 +21,9 @@ void* aligned_memory(size_t bytes);
 Buffer* take_buffer(size_t bytes);      // refs = 1
 void release_buffer(Buffer* buffer);    // drops one reference; the last one gives the block back to the pool
 
+
+// A program begins, or ends, having freed `held` bytes. With one that ends all idle blocks go back to the system, and
+// without any none is kept.
+void buffers_wanted(bool begins, size_t held = 0);
+
 }  // namespace hr

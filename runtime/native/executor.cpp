@@ -14,6 +14,7 @@ namespace {
 
 constexpr size_t kPlans = 16;       // specialised plans kept
 constexpr size_t kSeen = 64;        // signatures remembered without a plan
+constexpr size_t kEvents = size_t(1) << 20;     // of one trace; later ones are left out
 constexpr int kOften = 8;           // calls after which a signature is worth another plan's place
 
 alignas(kAlign) char nothing[kAlign];   // where empty tensors point
@@ -112,11 +113,15 @@ void Frame::clear() {
 
 Program::Program(int threads, Host* host) : pool(ThreadPool::shared(threads > 0 ? threads : usable_threads())), host(host) {
     cpu_tier();     // an unknown tier is an error of loading, not of the first node
+    buffers_wanted(true);
 }
 
 Program::~Program() {
     plans_.clear();
-    for (Arena& arena : arenas_) std::free(arena.data);
+    size_t held = packed_bytes();
+    nodes.clear();
+    for (Arena& arena : arenas_) held += arena.bytes, std::free(arena.data);
+    buffers_wanted(false, held);
 }
 
 int Program::add_value(DType dtype) {
@@ -305,19 +310,55 @@ void Program::run(Frame& frame) {
 void Program::run_steps(Frame& frame, int& at) {
     const Plan& plan = *frame.plan;
     const int n = int(plan.steps.size());
-    const bool timed = profiling.load(std::memory_order_relaxed);
+    const bool timed = profile_.load(std::memory_order_relaxed) != Profile::off;
     for (at = 0; at < n; at++) {
         const Step& step = plan.steps[at];
         Node& node = *nodes[step.node];
         const auto start = timed ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point{};
         if (step.dynamic) run_dynamic(frame, step);
         else node.kernel->run(frame.contexts[at]);
-        if (timed) {
-            node.calls++;
-            node.nanoseconds += std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start).count();
-        }
+        if (timed) note(frame, step.node, start);
         for (int v : plan.dead[at]) frame.release(v);
     }
+}
+
+void Program::note(const Frame& frame, int n, std::chrono::steady_clock::time_point start) {
+    const auto ns = [](auto duration) { return std::chrono::duration_cast<std::chrono::nanoseconds>(duration).count(); };
+    const int64_t time = ns(std::chrono::steady_clock::now() - start);
+    Node& node = *nodes[n];
+    node.calls++;
+    node.nanoseconds += time;
+    std::lock_guard guard(profile_lock_);
+    node.seen.clear();
+    for (const auto* values : {&node.inputs, &node.outputs})
+        for (int v : *values) {
+            node.seen.push_back(v < 0 ? Tensor{} : frame.values[v]);
+            node.seen.back().data = nullptr;
+        }
+    if (profile_ == Profile::trace && events_.size() < kEvents) events_.push_back({n, ns(start.time_since_epoch()), time});
+}
+
+void Program::profile(Profile how) {
+    std::lock_guard guard(profile_lock_);
+    if (how == Profile::trace) events_.clear();
+    profile_ = how;
+}
+
+std::vector<Event> Program::events() {
+    std::lock_guard guard(profile_lock_);
+    return events_;
+}
+
+std::vector<Tensor> Program::seen(const Node& node) {
+    std::lock_guard guard(profile_lock_);
+    return node.seen;
+}
+
+size_t Program::packed_bytes() const {
+    size_t bytes = 0;
+    for (const auto& node : nodes)
+        if (node->kernel) bytes += node->kernel->packed_bytes();
+    return bytes;
 }
 
 // Infers shapes now, finds memory, runs.

@@ -8,6 +8,7 @@
 // The blocks of If, Loop and Scan are programs of their own (control.h), called by their node.
 #pragma once
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -51,8 +52,18 @@ struct Node {
     std::unique_ptr<Control> control;   // blocks that run natively
     std::vector<int> inputs, outputs;   // value ids; -1: absent, unwanted
     bool pure = true;                   // the same inputs always give the same outputs
-    std::atomic<int64_t> calls{0}, nanoseconds{0};
+    std::atomic<int64_t> calls{0}, nanoseconds{0};  // while profiled
+    std::vector<Tensor> seen;           // inputs, then outputs of the last profiled call: types and shapes, no data
 };
+
+// One run of one node, by the steady clock.
+struct Event {
+    int node;
+    int64_t start, nanoseconds;
+};
+
+// off; count: calls, times and shapes by node; trace: every run of a node as well.
+enum class Profile : uint8_t { off, count, trace };
 
 // Shapes of one node's outputs, checked against the declared dtypes; and its run. Errors name the node.
 class Program;
@@ -173,9 +184,13 @@ public:
     std::vector<OutputSpec> outputs;
     std::shared_ptr<ThreadPool> pool;
     Host* host;
-    std::atomic<bool> profiling{false};
+    void profile(Profile how);                                  // trace starts with no events
+    std::vector<Event> events();                                // in the order in which nodes ended
+    std::vector<Tensor> seen(const Node& node);                 // a copy of node.seen
+    size_t packed_bytes() const;                                // of the kernels' own constants
 
 private:
+    void note(const Frame& frame, int node, std::chrono::steady_clock::time_point start);
     void run_steps(Frame& frame, int& at);
     void run_dynamic(Frame& frame, const Step& step);
     void run_control(Frame& frame, const Node& node);
@@ -189,6 +204,10 @@ private:
         int count;
     };
     std::vector<Seen> seen_;                                    // signatures without a plan, and how often they came
+
+    std::atomic<Profile> profile_{Profile::off};
+    std::mutex profile_lock_;                                   // guards events_ and the nodes' `seen`
+    std::vector<Event> events_;
 
     std::mutex arenas_lock_;
     struct Arena {

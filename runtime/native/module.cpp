@@ -3,6 +3,7 @@
 
 #include "arrays.h"
 #include "cpu.h"
+#include "peak.h"
 #include "planner.h"
 #include "python_program.h"
 
@@ -51,6 +52,12 @@ NB_MODULE(_native, m) {
     m.def("assign_offsets", &assign_offsets, nb::arg("intervals"), nb::arg("alignment"),
           "Offsets in one arena for (first step, last step, bytes) triples, and the arena's size: the planner's best fit, for other devices.");
 
+    m.def("peak", &hr::measured_peak, nb::arg("precision"), nb::arg("threads"), nb::call_guard<nb::gil_scoped_release>(),
+          "Operations a second of this CPU in float32, int8 or bf16, measured on the tier in use; 0.0 where it has no such products.");
+    m.def("bandwidth", &hr::measured_bandwidth, nb::arg("threads"), nb::call_guard<nb::gil_scoped_release>(), "Bytes a second read from memory, measured.");
+    m.def("pool_workers", &hr::ThreadPool::workers, "Worker threads of this process.");
+    m.def("pin_workers", &hr::ThreadPool::pin, nb::arg("cpus"), "Worker i runs on cpus[i % len]; empty: anywhere. False where a CPU is not allowed.");
+
     nb::class_<hr::PythonProgram>(m, "Program", nb::type_slots(program_slots), "A program ready to run; see runtime/lower.py.")
         .def(nb::init<int, nb::object>(), nb::arg("threads"), nb::arg("run_error"))
         .def("add_value", &hr::PythonProgram::add_value, nb::arg("dtype"), "A new value of an element type code; 0: a Python object.")
@@ -67,8 +74,11 @@ NB_MODULE(_native, m) {
         .def("run_list", &hr::PythonProgram::run_list, nb::arg("feeds"), "Sequence to list, in the order of the interface; None as in run.")
         .def("door", &hr::PythonProgram::door, "A capsule through which other extensions run the program; None where its interface has objects.")
         .def_prop_ro("threads", &hr::PythonProgram::threads)
-        .def("profile", &hr::PythonProgram::profile, nb::arg("on"))
-        .def("profile_rows", &hr::PythonProgram::profile_rows, "(label, operator, variant, calls, nanoseconds) of every node.")
+        .def("profile", &hr::PythonProgram::profile, nb::arg("how"), "0: off, 1: times and shapes by node, 2: every run of a node as well.")
+        .def("profile_rows", &hr::PythonProgram::profile_rows, "(label, operator, variant, calls, nanoseconds, inputs, outputs) of every node; inputs and outputs as (element type code, shape) of its last call.")
+        .def("events", &hr::PythonProgram::events, "(label, start, nanoseconds) of every run of a node since profile(2), by the steady clock.")
+        .def_prop_ro("packed_bytes", &hr::PythonProgram::packed_bytes, "Bytes of constants that kernels hold in their own order.")
+        .def("plan_bytes", &hr::PythonProgram::plan_bytes, nb::arg("shapes"), "What a call with inputs of these shapes needs, in bytes: arena, folded, inputs, outputs; and how many of its steps have sizes known only at run time.")
         .def("nodes", &hr::PythonProgram::nodes, "(operator, label, variant) of every node, those of blocks after theirs; variant '' is a Python callback.")
         .def("plans", &hr::PythonProgram::plans, "What each kept plan looks like.");
 }

@@ -1,15 +1,19 @@
 // The thread pool: spins briefly, then parks. No OpenMP. The caller takes part in the work.
+//
+// A process has one set of worker threads, as many as its widest pool needs. A ThreadPool is a width: how many of them,
+// the caller included, may work on its jobs. One job at a time has the workers; whoever comes meanwhile runs its own job
+// alone, so that many models and callers never run more threads than callers and workers together.
 #pragma once
 #include <cstdint>
 #include <memory>
 #include <type_traits>
+#include <vector>
 
 namespace hr {
 
 class ThreadPool {
 public:
     explicit ThreadPool(int threads);   // including the caller; 1 means that nothing is started
-    ~ThreadPool();
     ThreadPool(const ThreadPool&) = delete;
 
     int threads() const { return threads_; }
@@ -30,15 +34,18 @@ public:
             const_cast<void*>(static_cast<const void*>(&body)));
     }
 
-    // The process's pool with that many threads; pools are shared by all programs.
+    // The process's pool of that width.
     static std::shared_ptr<ThreadPool> shared(int threads);
+    // How many worker threads the process has now.
+    static int workers();
+    // Worker i runs on CPU cpus[i % size] from now on, those that are started later as well; empty: anywhere again. Answers
+    // false where a CPU is not allowed to this process; nothing changes then.
+    static bool pin(const std::vector<int>& cpus);
 
 private:
     using Call = void (*)(void* body, int64_t begin, int64_t end);
     void run(int64_t n, int64_t grain, Call call, void* body);
 
-    struct State;
-    State* state_ = nullptr;
     int threads_;
 };
 

@@ -328,19 +328,19 @@ void PythonProgram::keep(void* object) {
     Py_INCREF(static_cast<PyObject*>(object));
 }
 
-void PythonProgram::profile(bool on) {
-    program_.profiling = on;
-    for (const auto& blocks : blocks_)
-        for (const auto& block : blocks) nb::cast<PythonProgram&>(block).profile(on);
+void PythonProgram::profile(int how) {
+    if (how < 0 || how > 2) throw std::invalid_argument("profile takes 0, 1 or 2");
+    program_.profile(Profile(how));
+    each_block([&](PythonProgram& block) { block.profile(how); });
 }
 
-nb::list PythonProgram::profile_rows() const {
+nb::list PythonProgram::profile_rows() {
     nb::list rows;
     add_profile_rows(rows);
     return rows;
 }
 
-int64_t PythonProgram::add_profile_rows(nb::list& rows) const {
+int64_t PythonProgram::add_profile_rows(nb::list& rows) {
     int64_t total = 0;
     for (size_t n = 0; n < program_.nodes.size(); n++) {
         const Node& node = *program_.nodes[n];
@@ -348,12 +348,67 @@ int64_t PythonProgram::add_profile_rows(nb::list& rows) const {
         int64_t inside = 0;     // a node's own time is what its blocks leave of it
         for (const auto& block : blocks_[n]) inside += nb::cast<PythonProgram&>(block).add_profile_rows(inner);
         const int64_t time = node.nanoseconds.load();
-        const std::string variant = node.kernel || node.control ? node.kernel ? node.kernel->variant() : variant_of(node) : "reference";
-        rows.append(nb::make_tuple(node.label, node.op, variant, node.calls.load(), std::max<int64_t>(0, time - inside)));
+        const std::vector<Tensor> seen = program_.seen(node);
+        nb::list types[2];      // (element type, shape) of inputs and of outputs, None where absent
+        for (size_t i = 0; i < seen.size(); i++) {
+            nb::list shape;
+            for (int axis = 0; axis < seen[i].shape.rank; axis++) shape.append(seen[i].shape[axis]);
+            nb::list& side = types[i >= node.inputs.size()];
+            if (seen[i]) side.append(nb::make_tuple(int(seen[i].dtype), nb::tuple(shape)));
+            else side.append(nb::none());
+        }
+        const std::string variant = variant_of(node);
+        rows.append(nb::make_tuple(node.label, node.op, variant.empty() ? "reference" : variant, node.calls.load(), std::max<int64_t>(0, time - inside), types[0], types[1]));
         rows.extend(inner);
         total += time;
     }
     return total;
+}
+
+nb::list PythonProgram::events() {
+    nb::list rows;
+    add_events(rows);
+    return rows;
+}
+
+void PythonProgram::add_events(nb::list& rows) {
+    for (const Event& event : program_.events()) rows.append(nb::make_tuple(program_.nodes[event.node]->label, event.start, event.nanoseconds));
+    each_block([&](PythonProgram& block) { block.add_events(rows); });
+}
+
+size_t PythonProgram::packed_bytes() const {
+    size_t bytes = program_.packed_bytes();
+    each_block([&](PythonProgram& block) { bytes += block.packed_bytes(); });
+    return bytes;
+}
+
+nb::dict PythonProgram::plan_bytes(nb::list shapes) {
+    std::vector<Tensor> inputs(program_.inputs.size());
+    if (shapes.size() != inputs.size()) throw std::invalid_argument("plan_bytes takes one shape for each input");
+    nb::dict row;
+    size_t given = 0, answered = 0, folded = 0;
+    for (size_t i = 0; i < inputs.size(); i++) {
+        const DType dtype = program_.dtypes[program_.inputs[i].value];
+        if (is_object(dtype)) continue;
+        inputs[i].dtype = dtype;
+        for (nb::handle size : nb::cast<nb::tuple>(shapes[i])) inputs[i].shape.push(nb::cast<int64_t>(size));
+        given += inputs[i].bytes();
+    }
+    if (!program_.fits(inputs.data())) throw std::invalid_argument("these shapes do not fit the interface");
+    std::shared_ptr<Plan> plan;
+    try {
+        plan = special_plan(program_, inputs.data());
+    } catch (const NodeError& error) {
+        PyErr_SetString(run_error_.ptr(), error.what());
+        nb::raise_python_error();
+    }
+    int unknown = 0;
+    for (const Step& step : plan->steps) unknown += step.dynamic;
+    for (const OutputSpec& output : program_.outputs) answered += plan->tensors[output.value].bytes();
+    for (const Buffer* buffer : plan->folded) folded += buffer->capacity;
+    row["arena"] = plan->arena_bytes, row["folded"] = folded, row["inputs"] = given, row["outputs"] = answered;
+    row["dynamic"] = unknown, row["steps"] = plan->steps.size();
+    return row;
 }
 
 nb::list PythonProgram::nodes() const {

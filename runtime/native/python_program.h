@@ -30,8 +30,11 @@ public:
     nb::object door();                          // for other extensions, see capi.h; None where a value is an object
 
     int threads() const { return program_.pool->threads(); }
-    void profile(bool on);
-    nb::list profile_rows() const;
+    void profile(int how);                      // 0 off, 1 count, 2 trace
+    nb::list profile_rows();
+    nb::list events();                          // (label, start, nanoseconds) of each run of a node since the trace began
+    size_t packed_bytes() const;
+    nb::dict plan_bytes(nb::list shapes);       // of a call with inputs of these shapes (None where an input is an object)
     nb::list nodes() const;                     // (op, label, variant) of every node, those of blocks after their node
     nb::list plans() { return plan_rows(); }
 
@@ -45,7 +48,14 @@ private:
     PyObject* result(Frame& frame, const Call& call, size_t k);
     nb::list plan_rows();
 
-    int64_t add_profile_rows(nb::list& rows) const;     // answers the nanoseconds of all of them
+    template <class F>
+    void each_block(F&& see) const {
+        for (const auto& blocks : blocks_)
+            for (const auto& block : blocks) see(nb::cast<PythonProgram&>(block));
+    }
+
+    int64_t add_profile_rows(nb::list& rows);           // answers the nanoseconds of all of them
+    void add_events(nb::list& rows);
     void add_nodes(nb::list& rows) const;
 
     void call(int node, Frame& frame) override;

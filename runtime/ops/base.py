@@ -194,6 +194,11 @@ class Operator:
         """Cases for the contract test: usual, odd and extreme shapes and values."""
         return iter(())
 
+    def flops(self, inputs: Sequence[tuple[int, ...] | None], outputs: Sequence[tuple[int, ...] | None]) -> int | None:
+        """Arithmetic operations of one run on tensors of these sizes, a multiply-add counted as two, in any layout that
+        kernels use; None for an operator whose time goes by the bytes that it moves. Families: runtime/ops/work.py."""
+        return None
+
     def upgrade(self, node: Any, version: int, builder: Any) -> list[Any] | None:
         """Bring a node of an older operator-set version to the newest.
 

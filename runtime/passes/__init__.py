@@ -10,8 +10,12 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Collection
 from functools import cache
+from typing import TYPE_CHECKING
 
 from headrace.runtime.graph import Graph
+
+if TYPE_CHECKING:
+    from headrace.runtime.passes.report import Watch
 
 ROUNDS = 4  # passes open the way for one another; two rounds settle every known graph
 
@@ -29,28 +33,42 @@ def portable() -> tuple[tuple[str, Callable[[Graph], Graph]], ...]:
     return tuple((name, run) for _, name, run in sorted(found))
 
 
-def optimize(graph: Graph, *, skip: Collection[str] = ()) -> Graph:
+def names() -> tuple[str, ...]:
+    """Every pass that can be left out: the portable ones, then those of this machine."""
+    from headrace.runtime.passes.machine import PASSES
+
+    return (*(name for name, _ in portable()), *PASSES)
+
+
+def check_names(skip: Collection[str]) -> None:
+    """Raises ValueError where one is no pass, naming those that are."""
+    unknown = set(skip) - set(names())
+    if unknown:
+        raise ValueError(f"no pass is called {', '.join(sorted(unknown))}; allowed: {', '.join(names())}")
+
+
+def optimize(graph: Graph, *, skip: Collection[str] = (), watch: Watch | None = None) -> Graph:
     """The graph after every portable pass but those named in `skip`; round after round until none changes it (at most
     ROUNDS). The given graph is not touched; constants that stay are shared. Every value of the result has a type.
+    `watch` is told what each pass did.
 
     Raises GraphError for a graph that breaks a rule, ValueError for an unknown name in `skip`.
     """
     from headrace.runtime.infer import infer_graph
     from headrace.runtime.passes.edit import clone, drop_dead
 
+    check_names(skip)
     passes = portable()
-    unknown = set(skip) - {name for name, _ in passes}
-    if unknown:
-        raise ValueError(
-            f"no pass is called {', '.join(sorted(unknown))}; allowed: {', '.join(name for name, _ in passes)}"
-        )
     graph = clone(drop_dead(graph))
     infer_graph(graph)
     for _ in range(ROUNDS):
         before = graph
         for name, run in passes:
-            if name not in skip:
-                graph = run(graph)
+            if name in skip:
+                continue
+            earlier, graph = graph, run(graph)
+            if watch is not None:
+                watch(name, True, earlier, graph)
         if graph is before:
             break
     infer_graph(graph)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from headrace.runtime.errors import GraphError
+from headrace.runtime.ops import work
 from headrace.runtime.ops.base import MIXED, Accuracy, Attr, Context, In, Operator, Sample
 from headrace.runtime.ops.common import (
     broadcast_rows,
@@ -38,6 +39,7 @@ class Gemm(Operator):
     }
     accuracy = Accuracy(16.0)
     prepack = (1,)
+    flops = work.product()
 
     def infer(self, context: Context) -> list[Type | None]:
         shapes = []

@@ -10,6 +10,7 @@ import numpy as np
 
 from headrace.runtime import dtypes
 from headrace.runtime.errors import GraphError
+from headrace.runtime.ops import work
 from headrace.runtime.ops.base import MIXED, Accuracy, Context, In, Operator, Sample
 from headrace.runtime.ops.common import broadcast_rows, compute, draw, is_float, ordered, unbroadcast
 from headrace.runtime.shapes import Shape, broadcast, equal
@@ -59,6 +60,7 @@ class MatMul(Operator):
     types = {"T": MULTIPLIED}
     accuracy = Accuracy(16.0)
     prepack = (1,)
+    flops = work.product()
 
     def infer(self, context: Context) -> list[Type | None]:
         return [TensorType(context.dtype(), matmul_shape(context.shape(0), context.shape(1)))]

@@ -12,6 +12,7 @@ import numpy as np
 
 from headrace.runtime import dtypes
 from headrace.runtime.errors import GraphError, RunError
+from headrace.runtime.ops import work
 from headrace.runtime.ops.axes import int64, known_shape
 from headrace.runtime.ops.base import MIXED, Accuracy, Attr, Context, In, Operator, Out, Sample
 from headrace.runtime.ops.common import draw, name_of, numpy_dtype, widen
@@ -98,6 +99,7 @@ class Attention(Operator):
     }  # fmt: skip
     accuracy = Accuracy(64.0)
     differentiable = False
+    flops = work.attention()
 
     def infer(self, context: Context) -> list[Type | None]:
         q, k, v = (known_shape(context, i, (3, 4)) for i in range(3))

@@ -9,6 +9,7 @@ import numpy as np
 
 from headrace.runtime import dtypes
 from headrace.runtime.errors import GraphError
+from headrace.runtime.ops import work
 from headrace.runtime.ops.axes import batch_first, fresh_shape, int64
 from headrace.runtime.ops.base import Accuracy, Attr, Context, In, Operator, Out, Sample
 from headrace.runtime.ops.common import compute, draw
@@ -104,6 +105,7 @@ class Conv(Operator):
     attributes = WINDOW
     accuracy = Accuracy(64.0)
     prepack = (1, 2)
+    flops = work.convolution()
 
     def infer(self, context: Context) -> list[Type | None]:
         return [

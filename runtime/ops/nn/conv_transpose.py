@@ -9,6 +9,7 @@ import numpy as np
 
 from headrace.runtime import dtypes
 from headrace.runtime.errors import GraphError
+from headrace.runtime.ops import work
 from headrace.runtime.ops.axes import batch_first, fresh_shape, sizes_of
 from headrace.runtime.ops.base import Accuracy, Attr, Context, In, Operator, Sample
 from headrace.runtime.ops.common import compute, draw
@@ -34,6 +35,7 @@ class ConvTranspose(Operator):
     attributes = {**WINDOW, "output_padding": Attr("ints"), "output_shape": Attr("ints")}
     accuracy = Accuracy(64.0)
     prepack = (1, 2)
+    flops = work.transposed_convolution()
 
     def infer(self, context: Context) -> list[Type | None]:
         x, w = context.shape(0), context.shape(1)

@@ -9,6 +9,7 @@ import numpy as np
 
 from headrace.runtime import dtypes
 from headrace.runtime.errors import GraphError
+from headrace.runtime.ops import work
 from headrace.runtime.ops.axes import batch_first, sizes_of
 from headrace.runtime.ops.base import MIXED, Accuracy, Attr, Context, In, Operator, Sample
 from headrace.runtime.ops.common import broadcast_rows, compute, draw
@@ -33,6 +34,7 @@ class FusedConv(Operator):
     accuracy = Accuracy(64.0)
     prepack = (1, 2)
     differentiable = False
+    flops = work.convolution()
 
     def infer(self, context: Context) -> list[Type | None]:
         return [
@@ -97,6 +99,7 @@ class FusedMatMul(Operator):
     accuracy = Accuracy(16.0)
     prepack = (1, 2)
     differentiable = False
+    flops = work.product()
 
     def infer(self, context: Context) -> list[Type | None]:
         a, b = (turned(context.shape(i), context.attributes[key]) for i, key in ((0, "transA"), (1, "transB")))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from headrace.runtime.errors import GraphError
+from headrace.runtime.ops import work
 from headrace.runtime.ops.axes import kept_rows
 from headrace.runtime.ops.base import Accuracy, Attr, Context, In, Operator, Out, Sample
 from headrace.runtime.ops.common import draw
@@ -100,6 +101,7 @@ class DynamicMatMul(Operator):
     accuracy = Accuracy(8.0)  # of the largest result: the bias may cancel it
     differentiable = False
     prepack = (1,)
+    flops = work.product()
 
     def infer(self, context: Context) -> list[Type | None]:
         w = context.shape(1)
@@ -140,6 +142,7 @@ class MatMulIntegerToFloat(Operator):
     accuracy = Accuracy(4.0)
     differentiable = False
     prepack = (1,)
+    flops = work.product()
 
     def infer(self, context: Context) -> list[Type | None]:
         return [TensorType("float32", matmul_shape(context.shape(0), context.shape(1)))]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from headrace.runtime.errors import GraphError
+from headrace.runtime.ops import work
 from headrace.runtime.ops.axes import sizes_of
 from headrace.runtime.ops.base import Accuracy, Attr, Context, In, Operator, Out, Sample
 from headrace.runtime.ops.common import broadcast_rows, broadcast_shapes
@@ -67,6 +68,7 @@ class QConv(Operator):
     accuracy = Accuracy.exact()
     differentiable = False
     prepack = (3,)
+    flops = work.convolution(weight=3)
 
     def infer(self, context: Context) -> list[Type | None]:
         shape = conv_shape(context.shape(0), context.shape(3), context.attributes, context)
@@ -128,6 +130,7 @@ class QGemm(Operator):
     accuracy = Accuracy.exact()
     differentiable = False
     prepack = (3,)
+    flops = work.product(0, 3)
 
     def infer(self, context: Context) -> list[Type | None]:
         if context.has(6) != context.has(7):

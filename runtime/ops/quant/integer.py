@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from headrace.runtime.ops import work
 from headrace.runtime.ops.axes import batch_first
 from headrace.runtime.ops.base import Accuracy, Context, In, Operator, Out, Sample
 from headrace.runtime.ops.linear.matmul import matmul_shape
@@ -61,6 +62,7 @@ class MatMulInteger(Operator):
     accuracy = Accuracy.exact()
     differentiable = False
     prepack = (1,)
+    flops = work.product()
 
     def infer(self, context: Context) -> list[Type | None]:
         return [TensorType("int32", matmul_shape(context.shape(0), context.shape(1)))]
@@ -106,6 +108,7 @@ class ConvInteger(Operator):
     accuracy = Accuracy.exact()
     differentiable = False
     prepack = (1,)
+    flops = work.convolution()
 
     def infer(self, context: Context) -> list[Type | None]:
         return [TensorType("int32", conv_shape(context.shape(0), context.shape(1), context.attributes, context))]
@@ -151,6 +154,7 @@ class QLinearMatMul(Operator):
     accuracy = Accuracy.exact()
     differentiable = False
     prepack = (3,)
+    flops = work.product(0, 3)
 
     def infer(self, context: Context) -> list[Type | None]:
         return [TensorType(context.dtype(7), matmul_shape(context.shape(0), context.shape(3)))]
@@ -202,6 +206,7 @@ class QLinearConv(Operator):
     accuracy = Accuracy.exact()
     differentiable = False
     prepack = (3,)
+    flops = work.convolution(weight=3)
 
     def infer(self, context: Context) -> list[Type | None]:
         return [

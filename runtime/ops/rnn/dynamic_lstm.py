@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from headrace.runtime.errors import GraphError, RunError
+from headrace.runtime.ops import work
 from headrace.runtime.ops.base import Accuracy, Attr, Context, In, Operator, Out, Sample
 from headrace.runtime.ops.common import draw
 from headrace.runtime.ops.quant._arithmetic import centred, exact_matmul, quantize_rows
@@ -65,6 +66,7 @@ class DynamicQuantizeLSTM(Operator):
     accuracy = Accuracy(256.0, 1.0)
     differentiable = False
     prepack = (1, 2)
+    flops = work.recurrence()
 
     def infer(self, context: Context) -> list[Type | None]:
         x, w, r = (context.shape(i) for i in range(3))

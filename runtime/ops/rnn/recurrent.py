@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from headrace.runtime.ops import work
 from headrace.runtime.ops.base import Attr, In, Out, Sample
 from headrace.runtime.ops.common import draw
 from headrace.runtime.ops.rnn._cells import COMMON, Step, _Recurrent
@@ -44,6 +45,7 @@ class RNN(_Recurrent):
     inputs = _INPUTS
     outputs = (Out("Y", optional=True), Out("Y_h", optional=True))
     attributes = {**COMMON, "activations": Attr("strings")}
+    flops = work.recurrence()
 
     def step(
         self, w: Any, r: Any, bias: Any, peephole: Any, f: list[Callable[[Any], Any]], attributes: Mapping[str, Any]
@@ -67,6 +69,7 @@ class GRU(_Recurrent):
     inputs = _INPUTS
     outputs = (Out("Y", optional=True), Out("Y_h", optional=True))
     attributes = {**COMMON, "linear_before_reset": Attr("int", 0, (0, 1))}
+    flops = work.recurrence()
 
     def step(
         self, w: Any, r: Any, bias: Any, peephole: Any, f: list[Callable[[Any], Any]], attributes: Mapping[str, Any]
@@ -104,6 +107,7 @@ class LSTM(_Recurrent):
     inputs = (*_INPUTS, In("initial_c", optional=True), In("P", optional=True))
     outputs = (Out("Y", optional=True), Out("Y_h", optional=True), Out("Y_c", optional=True))
     attributes = {**COMMON, "input_forget": Attr("int", 0, (0, 1))}
+    flops = work.recurrence()
 
     def step(
         self, w: Any, r: Any, bias: Any, peephole: Any, f: list[Callable[[Any], Any]], attributes: Mapping[str, Any]

@@ -6,7 +6,8 @@ the instruction-set tier.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
 
 from headrace.runtime.graph import Graph
 from headrace.runtime.passes.machine.attention import attention
@@ -14,12 +15,34 @@ from headrace.runtime.passes.machine.channels_last import channels_last
 from headrace.runtime.passes.machine.lookup import lookup
 from headrace.runtime.passes.machine.low_precision import low_precision
 
+if TYPE_CHECKING:
+    from headrace.runtime.passes.report import Watch
+
 PORTABLE = False
+PASSES = ("attention", "lookup", "channels_last", "low_precision")  # in their order
 
 
-def run(graph: Graph, caps: Collection[str], precision: str | None = None) -> Graph:
-    """The graph as this machine runs it best: attentions in one node, functions of
-    8-bit numbers as tables, convolutions and what lies between them with channels last; products in
-    `precision` ("bf16") where the CPU has them."""
-    graph = channels_last(lookup(attention(graph, caps), caps), caps)
-    return graph if precision is None else low_precision(graph, caps, precision)
+def run(
+    graph: Graph,
+    caps: Collection[str],
+    precision: str | None = None,
+    *,
+    skip: Collection[str] = (),
+    watch: Watch | None = None,
+) -> Graph:
+    """The graph as this machine runs it best: attentions in one node, functions of 8-bit numbers as tables, convolutions
+    and what lies between them with channels last; products in `precision` ("bf16") where the CPU has them. Passes named in
+    `skip` are left out; `watch` is told what each did."""
+    passes: dict[str, Callable[[Graph], Graph]] = {
+        "attention": lambda graph: attention(graph, caps),
+        "lookup": lambda graph: lookup(graph, caps),
+        "channels_last": lambda graph: channels_last(graph, caps),
+        "low_precision": lambda graph: graph if precision is None else low_precision(graph, caps, precision),
+    }
+    for name in PASSES:
+        if name in skip:
+            continue
+        earlier, graph = graph, passes[name](graph)
+        if watch is not None:
+            watch(name, False, earlier, graph)
+    return graph

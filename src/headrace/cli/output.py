@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import click
 import numpy as np
 
 Progress = Callable[[int, int], None]
+FILE_WIDTH = 400  # columns of a table that goes to a file or a pipe: rows are not broken there
 
 
 def common(function: Any) -> Any:
@@ -43,16 +44,24 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool) or value is None else str(value)
 
 
-def table(columns: Iterable[str], rows: Iterable[Iterable[object]], title: str | None = None) -> None:
-    """A table for people."""
+def table(
+    columns: Iterable[str],
+    rows: Iterable[Iterable[object]],
+    title: str | None = None,
+    *,
+    numbers: Collection[str] = (),
+) -> None:
+    """A table for people. `numbers` names the columns that stand to the right; cells of rich.Text keep their colors."""
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
-    grid = Table(*columns, title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    grid = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for name in columns:
+        grid.add_column(name, justify="right" if name in numbers else "left", no_wrap=name in numbers)
     for row in rows:
-        grid.add_row(*(escape(str(cell)) for cell in row))
-    Console(soft_wrap=not sys.stdout.isatty(), highlight=False).print(grid)
+        grid.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+    Console(width=None if sys.stdout.isatty() else FILE_WIDTH, highlight=False).print(grid)
 
 
 @contextlib.contextmanager
@@ -78,3 +87,9 @@ def size_text(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     raise AssertionError("unreachable")
+
+
+def share_text(share: float, width: int = 12) -> tuple[str, str]:
+    """A share between 0 and 1 as a percentage and as a bar of at most `width` cells."""
+    eighths = round(max(0.0, min(1.0, share)) * width * 8)
+    return f"{share:.1%}", "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import headrace
+from headrace.runtime import machine
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.interface import TensorSpec
 from headrace.runtime.model import load
+from headrace.runtime.profile import by_kernel
 from headrace.runtime.shapes import symbol
+from headrace.serializer import atomic
+from headrace.verbs.peers import agreement, default_tolerance, installed, split_names, start
+from headrace.verbs.plot import plot_comparison
 from headrace.verbs.run import random_feeds, read_arrays
 
 Arrays = Mapping[str, np.ndarray]
@@ -28,101 +35,101 @@ def bench(target: str | Path, model: str | None = None, **options: Any) -> dict[
 
 def bench_file(
     path: str | Path, inputs: str | Path | Arrays | None = None, *, seed: int = 0, batch: int = 1, threads: int = 1,
-    device: str = "cpu", precision: str | None = None, seconds: float = 3.0, compare: str | None = None, profile: bool = False,
+    device: str = "cpu", precision: str | None = None, without: Sequence[str] = (), seconds: float = 3.0,
+    compare: str | Sequence[str] | None = None, tolerance: float | None = None, plot: str | Path | None = None,
+    profile: bool = False, trace: str | Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Run a `.hr` or `.onnx` file over and over for `seconds`. With `compare="onnxruntime"` (an .onnx file), the peer
-    runs in turns with us on the same inputs and the outputs are compared.
+    """Run a `.hr` or `.onnx` file over and over for `seconds`.
 
-    Answers {"engines": {name: figures}, ...}; figures: calls, per_second, p50_ms, p90_ms, p99_ms, min_ms, failed.
+    compare: peers ("onnxruntime", "openvino") that run in turns with us on the same inputs, with as many threads, from
+        the same file (a `.hr` is exported for them); their outputs must agree within `tolerance` (a share of an output's
+        largest element; None: 0.001, or 0.05 where the model is quantized or bf16 allowed). plot: a picture of that.
+    profile: the time of every node and kernel, beside what this machine can do. trace: a file in Chrome's trace event format.
+    without: passes to leave out.
+
+    Answers target, batch, threads, device, engines {name: calls, per_second, p10_ms, p50_ms, p90_ms, p99_ms, min_ms, failed,
+    version}; peers {name: ratio (their time over ours, the median over the turns), max_difference, agrees, message};
+    skipped {peer: why}, tolerance; with `profile` profile (NodeRow), kernels (KernelSum) and peaks (G a second).
     """
-    model = load(path, device=device, threads=threads, precision=precision)
-    feeds = random_feeds(model.inputs, seed, batch) if inputs is None else read_arrays(inputs)
-    runs: dict[str, Callable[[], Any]] = {"headrace": lambda: model.run(feeds)}
-    if compare:
-        runs[compare] = _peer(compare, path, feeds, threads)
-    first = {name: run() for name, run in runs.items()}
-    times = _in_turns(runs, seconds)
-    result: dict[str, Any] = {
-        "target": str(path),
-        "batch": batch,
-        "threads": threads,
-        "device": model.properties["device"],
-        "engines": {n: _figures(t) for n, t in times.items()},
-    }
-    if compare:
-        result["ratio"] = float(np.median(times[compare]) / np.median(times["headrace"]))
-        result["max_difference"] = _difference(
-            first["headrace"], dict(zip([s.name for s in model.outputs], first[compare]))
-        )
-    if profile:
-        result["profile"] = model.profile(feeds)
-    model.close()
+    asked = split_names(compare)
+    present, skipped = installed(asked)
+    with load(path, device=device, threads=threads, precision=precision, without=without) as model:
+        feeds = random_feeds(model.inputs, seed, batch) if inputs is None else read_arrays(inputs)
+        peers = start(present, Path(path), feeds, threads, precision)
+        ours = model.run(feeds)
+        runs: dict[str, Callable[[], Any]] = {"headrace": lambda: model.run(feeds)}
+        runs |= {peer.name: peer.run for peer in peers}
+        answers = {peer.name: peer.run() for peer in peers}
+        turns = _in_turns(runs, seconds)
+        versions = {"headrace": headrace.__version__} | {peer.name: peer.version for peer in peers}
+        result: dict[str, Any] = {
+            "target": str(path),
+            "batch": batch,
+            "threads": threads,
+            "device": model.properties["device"],
+            "engines": {
+                n: _figures([t for turn in own for t in turn]) | {"version": versions[n]} for n, own in turns.items()
+            },
+            "peers": {},
+            "skipped": skipped,
+        }
+        if asked:
+            bound = default_tolerance(model.graph, precision) if tolerance is None else tolerance
+            result["tolerance"] = bound
+            result["peers"] = {
+                name: {"ratio": _ratio(turns[name], turns["headrace"])} | agreement(ours, theirs, bound)
+                for name, theirs in answers.items()
+            }
+        if plot is not None:
+            plot_comparison(result, plot)
+        if profile:
+            result["profile"] = list(model.profile(feeds))
+            if device == "cpu":
+                result["kernels"] = by_kernel(result["profile"], threads)
+                result["peaks"] = {p: machine.peak(p, threads) / 1e9 for p in machine.PRECISIONS}
+                result["peaks"]["memory"] = machine.bandwidth(threads) / 1e9
+        if trace is not None:
+            atomic.replace(trace, [json.dumps(model.trace(feeds)).encode()])
+            result["trace"] = str(trace)
     return result
 
 
-def _peer(name: str, path: str | Path, feeds: Arrays, threads: int) -> Callable[[], Any]:
-    if name != "onnxruntime" or Path(path).suffix != ".onnx":
-        raise HeadraceError(
-            f"cannot compare {path} with {name!r}; allowed: onnxruntime on an .onnx file (headrace export makes one)"
-        )
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda: session.run(None, dict(feeds))
-
-
-def _in_turns(runs: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, list[float]]:
-    """Times in seconds, the engines interleaved in short turns so that a busy machine slows all alike."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
+def _in_turns(runs: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, list[list[float]]]:
+    """Times in seconds, turn by turn: the engines alternate in short turns so that a busy machine slows all alike."""
+    times: dict[str, list[list[float]]] = {name: [] for name in runs}
     end = time.monotonic() + seconds * len(runs)
     while time.monotonic() < end or min(map(len, times.values())) < 5:
         for name, run in runs.items():
+            times[name].append([])
             turn = time.perf_counter() + 0.05
             while True:
                 start = time.perf_counter()
                 run()
                 now = time.perf_counter()
-                times[name].append(now - start)
+                times[name][-1].append(now - start)
                 if now >= turn:
                     break
     return times
 
 
-def _figures(times: list[float], failed: int = 0, wall: float | None = None) -> dict[str, float]:
-    if not times:
-        return {
-            "calls": 0,
-            "per_second": 0.0,
-            "p50_ms": 0.0,
-            "p90_ms": 0.0,
-            "p99_ms": 0.0,
-            "min_ms": 0.0,
-            "failed": failed,
-        }
-    p50, p90, p99 = np.percentile(times, [50, 90, 99]) * 1e3
-    rate = len(times) / (wall if wall is not None else sum(times))
+def _ratio(theirs: list[list[float]], ours: list[list[float]]) -> float:
+    """Their time over ours: the median of what each pair of neighbouring turns says."""
+    return float(np.median([np.median(a) / np.median(b) for a, b in zip(theirs, ours)]))
+
+
+def _figures(times: list[float], failed: int = 0, wall: float | None = None) -> dict[str, Any]:
+    p10, p50, p90, p99 = np.percentile(times, [10, 50, 90, 99]) * 1e3 if times else (0.0,) * 4
+    rate = len(times) / (wall if wall is not None else sum(times)) if times else 0.0
     return {
         "calls": len(times),
         "per_second": rate,
+        "p10_ms": float(p10),
         "p50_ms": float(p50),
         "p90_ms": float(p90),
         "p99_ms": float(p99),
-        "min_ms": min(times) * 1e3,
+        "min_ms": min(times, default=0.0) * 1e3,
         "failed": failed,
     }
-
-
-def _difference(ours: Arrays, theirs: Arrays) -> float:
-    worst = 0.0
-    for name, want in theirs.items():
-        got = ours[name]
-        if got.shape != want.shape:
-            raise HeadraceError(f"output {name!r}: shape {got.shape} here, {want.shape} in the peer")
-        if got.dtype.kind == "f" and got.size:
-            worst = max(worst, float(np.abs(got.astype(np.float64) - want.astype(np.float64)).max()))
-    return worst
 
 
 def bench_server(

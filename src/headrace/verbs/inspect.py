@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,12 @@ def inspect(
     code: bool = False,
     optimized: bool = False,
     kernels: bool = False,
+    passes: bool = False,
+    memory: bool = False,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    batch: int = 1,
+    without: Sequence[str] = (),
+    precision: str | None = None,
     device: str = "cpu",
 ) -> dict[str, Any]:
     """Facts of a `.hr` or `.onnx` file as plain data.
@@ -29,7 +36,9 @@ def inspect(
     (entry point -> inputs, outputs, states, hash); with `graph` the text of the main entry point, after the portable passes
     where `optimized`; with `code` the same as Python that runs under headrace; with `kernels` what runs each node
     on `device` (operator, node, kernel, reason; on the CPU the kernel's variant, "blocks" for If, Loop and Scan; "reference" with
-    the reason where there is none), and `device` and `device_reason`.
+    the reason where there is none), and `device` and `device_reason`; with `passes` what each pass did (name, portable, count of
+    nodes that went or changed, did), those of `without` left out, with products in `precision`; with `memory` the bytes of the model and of one
+    call (runtime/memory.py) with inputs of `shapes`, else `batch` rows.
 
     Raises LoadError where the file is damaged or not a model.
     """
@@ -39,7 +48,7 @@ def inspect(
     if optimized:
         from headrace.runtime.passes import optimize
 
-        main = optimize(main)
+        main = optimize(main, skip=without)
     rows = prove_rows(main)
     facts: dict[str, Any] = {
         "path": str(path),
@@ -59,8 +68,13 @@ def inspect(
         from headrace.serializer import archive
 
         facts["members"] = [{"name": name, **member} for name, member in archive.inspect(path)["members"].items()]
+    if passes:
+        facts["passes"] = _passes(opened.program.main, without, precision)
+    if memory:
+        with load(path, device="cpu", without=without, precision=precision) as model:
+            facts["memory"] = model.memory(shapes, batch=batch)
     if kernels:
-        with load(path, device=device) as model:
+        with load(path, device=device, without=without, precision=precision) as model:
             facts["kernels"] = model.kernels()
             facts |= {key: model.properties.get(key, "") for key in ("device", "device_reason")}
     if graph:
@@ -70,6 +84,19 @@ def inspect(
 
         facts["code"] = graph_code(main)
     return facts
+
+
+def _passes(graph: Graph, without: Sequence[str], precision: str | None) -> list[dict[str, Any]]:
+    """What every pass does to the graph on its way to a native program, in the order in which they first run."""
+    from headrace.runtime.lower import lower
+    from headrace.runtime.passes import names, optimize
+    from headrace.runtime.passes.report import Watch
+
+    watch = Watch()
+    lower(optimize(graph, skip=without, watch=watch), precision=precision, without=without, watch=watch)
+    seen = [{"name": r.name, "portable": r.portable, "count": r.count, "did": str(r)} for r in watch.rewrites.values()]
+    left_out = [{"name": name, "portable": None, "count": 0, "did": "left out"} for name in names() if name in without]
+    return seen + left_out
 
 
 def _entry(graph: Graph) -> dict[str, Any]:

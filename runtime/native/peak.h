@@ -1,0 +1,32 @@
+// What this machine can do, measured: multiply-adds a second by precision, bytes read a second. The profiler's yardstick.
+#pragma once
+#include <map>
+#include <string>
+#include <vector>
+
+namespace hr {
+
+// Works `steps` times through a fixed piece of arithmetic in registers, and answers how many operations that was (a
+// multiply and an add are two).
+using PeakLoop = double (*)(long steps);
+
+struct PeakEntry {
+    PeakLoop loop;
+    int tier;
+};
+
+// "float32", "int8", "bf16" -> loops of the tiers, filled by static registration (kernels/peak).
+std::map<std::string, std::vector<PeakEntry>>& peak_table();
+
+// Operations a second of `threads` threads together on the tier in use; 0 where there is no loop for `precision`. Over
+// thread CPU time, the best of several short runs, so that other work on the machine counts little.
+double measured_peak(const std::string& precision, int threads);
+
+// Bytes a second that `threads` threads together read from memory that no cache holds.
+double measured_bandwidth(int threads);
+
+struct PeakRegistration {
+    PeakRegistration(const char* precision, PeakLoop loop, int tier) { peak_table()[precision].push_back({loop, tier}); }
+};
+
+}  // namespace hr
