@@ -3,6 +3,7 @@
 #include <malloc.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <bit>
 #include <cstdlib>
 #include <limits>
@@ -16,6 +17,7 @@ namespace {
 
 constexpr size_t kCacheLimit = size_t(256) << 20;   // idle bytes kept for the next call
 constexpr size_t kHuge = size_t(4) << 20;
+constexpr size_t kHugePage = size_t(2) << 20;
 constexpr size_t kTrim = size_t(1) << 20;           // freed by a program that ends: worth a look through the heap
 
 // Size classes: four steps per power of two from 256 bytes on, so that at most a quarter of a block is unused.
@@ -46,15 +48,22 @@ Pool& pool() {
     return *it;
 }
 
+// After `freed` bytes: the allocator keeps blocks of some MiB for itself, which no later model may need.
+void trim(size_t freed) {
+#if defined(__GLIBC__)
+    if (freed >= kTrim) malloc_trim(0);
+#endif
+}
+
 }  // namespace
 
 void* aligned_memory(size_t bytes) {
-    const size_t align = bytes >= kHuge ? size_t(2) << 20 : kAlign;
+    const size_t align = bytes >= kHuge ? kHugePage : kAlign;
     if (bytes > std::numeric_limits<size_t>::max() - align) throw std::bad_alloc();
-    const size_t rounded = (std::max<size_t>(bytes, 1) + align - 1) / align * align;
-    void* data = std::aligned_alloc(align, rounded);
-    if (!data) throw std::bad_alloc();
-    if (bytes >= kHuge) madvise(data, rounded, MADV_HUGEPAGE);
+    void* data = nullptr;
+    if (posix_memalign(&data, align, std::max<size_t>(bytes, 1))) throw std::bad_alloc();
+    // Whole huge pages only: the one that the end lies in would be memory that nobody uses.
+    if (bytes >= kHuge) madvise(data, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
     return data;
 }
 
@@ -86,16 +95,20 @@ Buffer* take_buffer(size_t bytes) {
 void release_buffer(Buffer* buffer) {
     if (--buffer->refs) return;
     Pool& p = pool();
+    bool idle;      // no program is left
     {
         std::lock_guard guard(p.lock);
+        idle = !p.programs;
         if (p.programs && p.cached + buffer->capacity <= kCacheLimit) {
             p.idle[class_of(buffer->capacity).index].push_back(buffer);
             p.cached += buffer->capacity;
             return;
         }
     }
+    const size_t freed = buffer->capacity;
     std::free(buffer->data);
     delete buffer;
+    if (idle) trim(freed);
 }
 
 void buffers_wanted(bool begins, size_t held) {
@@ -116,9 +129,7 @@ void buffers_wanted(bool begins, size_t held) {
         std::free(buffer->data);
         delete buffer;
     }
-#if defined(__GLIBC__)
-    if (held >= kTrim) malloc_trim(0);  // the allocator keeps freed blocks of some MiB, which no later model may need
-#endif
+    trim(held);
 }
 
 }  // namespace hr

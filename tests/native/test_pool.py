@@ -6,11 +6,15 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
 PREAMBLE = """
 import os, threading, time
+if "HEADRACE_NATIVE_DIR" in os.environ:
+    import tests.native.use_build
 import numpy as np
 from headrace.runtime import _native
 from headrace.runtime.builder import Builder
@@ -37,7 +41,7 @@ def field(task, name):
 
 def in_a_process(body: str) -> None:
     code = PREAMBLE + textwrap.dedent(body)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, cwd=ROOT)
     assert done.returncode == 0, done.stderr
 
 
