@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import statistics
 from collections.abc import Callable, Sequence
 from typing import Any, TypedDict
 
@@ -14,7 +15,7 @@ from headrace.runtime.ops import find
 
 
 class ProfileRow(TypedDict):
-    """The time of one node: mean milliseconds a run, and its share (0 to 1) of all nodes together. `kernel` is the
+    """The time of one node: milliseconds a run (the median over runs; on a GPU the mean), and its share (0 to 1) of all nodes together. `kernel` is the
     variant of the native kernel ("native" where there is one only), or "reference"."""
 
     node: str
@@ -26,7 +27,7 @@ class ProfileRow(TypedDict):
 
 class NodeRow(ProfileRow):
     """Beside the time, what was done in it. `flops` is None where the operator is counted by its bytes (those of every
-    input and output, once); `of_peak` compares GFLOP/s with the measured peak of `precision`, or else GB/s with the
+    input and output, once; of a Gather's table only the rows that it takes); `of_peak` compares GFLOP/s with the measured peak of `precision`, or else GB/s with the
     measured bandwidth of memory: data that comes from a cache exceeds it."""
 
     calls: float
@@ -56,27 +57,29 @@ _Seen = tuple[int, tuple[int, ...]] | None
 
 def profile_nodes(program: Any, run: Callable[[], object], runs: int) -> list[NodeRow]:
     """Time every node of a native program over `runs` calls of `run`, longest first."""
-    before = program.profile_rows()
+    seen = [program.profile_rows()]
     program.profile(1)
     try:
         for _ in range(runs):
             run()
+            seen.append(program.profile_rows())
     finally:
         program.profile(0)
-    after = program.profile_rows()
-    times = [row[4] - earlier[4] for row, earlier in zip(after, before)]
+    # The median, not the mean: what interrupts one run on a busy machine says nothing about the node.
+    times = [statistics.median(b[4] - a[4] for a, b in itertools.pairwise(own)) for own in zip(*seen)]
+    calls = [(last[3] - first[3]) / runs for first, last in zip(seen[0], seen[-1])]
     whole = sum(times) or 1
     rows = [
-        _row(row, (row[3] - earlier[3]) / runs, time / runs, time / whole, program.threads)
-        for row, earlier, time in zip(after, before, times)
-        if row[3] > earlier[3]
+        _row(row, count, time, time / whole, program.threads)
+        for row, count, time in zip(seen[-1], calls, times)
+        if count
     ]
     return sorted(rows, key=lambda row: -row["ms"])
 
 
 def _row(row: tuple[Any, ...], calls: float, nanoseconds: float, share: float, threads: int) -> NodeRow:
     label, operator, kernel, _, _, inputs, outputs = row
-    flops, moved = flops_of(operator, inputs, outputs), sum(map(_bytes, [*inputs, *outputs]))
+    flops, moved = flops_of(operator, inputs, outputs), _moved(operator, inputs, outputs)
     precision = _precision(kernel)
     seconds = max(nanoseconds, 1.0) * 1e-9
     total = None if flops is None else flops * calls
@@ -179,6 +182,14 @@ def _fraction(flops: float | None, moved: float, seconds: float, precision: str,
 def _precision(kernel: str) -> str:
     """In what a kernel multiplies, by its name: "gemm_int8_avx2"."""
     return next((precision for precision in ("int8", "bf16") if precision in kernel), "float32")
+
+
+def _moved(operator: str, inputs: Sequence[_Seen], outputs: Sequence[_Seen]) -> int:
+    """Bytes read and written: all inputs and outputs, but of what an operator picks its results from only what it picks."""
+    read, written = sum(map(_bytes, inputs)), sum(map(_bytes, outputs))
+    domain, _, name = operator.rpartition(".")
+    picks = type(find(name, domain)).__module__.startswith("headrace.runtime.ops.move.")
+    return written + (min(read, written) if picks else read)
 
 
 def _bytes(seen: _Seen) -> int:

@@ -102,7 +102,7 @@ def test_agreement_names_the_output() -> None:
 
 
 def comparison() -> dict[str, Any]:
-    figures = {"p10_ms": 0.9, "p50_ms": 1.0, "p90_ms": 1.4, "version": "1"}
+    figures = {"p25_ms": 0.9, "p50_ms": 1.0, "p75_ms": 1.4, "version": "1"}
     peer = {"ratio": 1.5, "agrees": False}
     return {
         "target": "folder/net.hr", "batch": 1, "threads": 2,

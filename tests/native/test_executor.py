@@ -301,9 +301,9 @@ def test_closed_models_and_profiles() -> None:
     graph, builder, (x,) = start((2, 2))
     graph.outputs.extend(builder.node("Exp", [x]))
     model = Model(graph)
-    model._program.profile(True)
+    model._program.profile(1)
     model.run({"x0": np.zeros((2, 2), np.float32)})
-    ((label, op, variant, calls, nanoseconds),) = model._program.profile_rows()
+    ((label, op, variant, calls, nanoseconds, _, _),) = model._program.profile_rows()
     assert op == "Exp" and "exp" in label and variant and calls == 1 and nanoseconds >= 0
     model.close()
     with pytest.raises(Exception, match="closed"):

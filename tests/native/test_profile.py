@@ -91,6 +91,15 @@ def test_limits_follow_the_tier(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _native.peak("bf16", 1) == 0
 
 
+def test_of_a_table_only_what_is_taken_counts() -> None:
+    graph = Graph(Block([Value("i", TensorType("int64", (3,)))], [], []))
+    builder = Builder(graph)
+    graph.outputs.extend(builder.node("Gather", [builder.constant(f32(1000, 4)), graph.inputs[0]]))
+    with Model(graph, threads=1) as model:
+        (row,) = model.profile({"i": np.arange(3)}, runs=1)
+    assert row["bytes"] == 2 * 3 * 4 * 4  # type: ignore[typeddict-item]
+
+
 def looping() -> tuple[Graph, dict[str, Any]]:
     """Three trips that double x."""
     inner = [Value("trip", TensorType("int64", ())), Value("go", TensorType("bool", ())), Value("c", TensorType("float32", (2,)))]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -105,7 +106,7 @@ def _print_profile(result: Mapping[str, Any]) -> None:
         told = [f"{name} {peaks[name]:.0f} G/s" for name in ("float32", "bf16", "int8") if peaks[name]]
         threads = f"{result['threads']} thread{'s' if result['threads'] != 1 else ''}"
         click.echo(
-            f"\nmeasured limits of this machine, {threads}: {', '.join(told)}; memory {peaks['memory']:.1f} GB/s\n"
+            f"\nmeasured limits of this machine, {threads}: {', '.join(told)}; memory {peaks['memory']:.1f} GB/s (caches are faster)\n"
         )
         columns = ("kernel", "nodes", "ms", "share", "", *WORK)
         rows = [
@@ -118,7 +119,7 @@ def _print_profile(result: Mapping[str, Any]) -> None:
     table(
         columns,
         [
-            (p["node"], p["operator"], p["kernel"], f"{p['ms']:.3f}", *share_text(p["share"]), *(_work(p) if "peaks" in result else ()))
+            (_name(p["node"]), p["operator"], p["kernel"], f"{p['ms']:.3f}", *share_text(p["share"]), *(_work(p) if "peaks" in result else ()))
             for p in nodes
         ],
         numbers=("ms", "share", *WORK),
@@ -127,6 +128,12 @@ def _print_profile(result: Mapping[str, Any]) -> None:
     if left:
         rest = sum(p["ms"] for p in result["profile"][LONGEST:])
         click.echo(f"and {left} more nodes, {rest:.3f} ms together (--json has all)")
+
+
+def _name(label: str) -> str:
+    """A node's name out of "node 'name' (kind -> outputs)", or its outputs where it has none."""
+    named = re.match(r"node '(.*)' \(", label)
+    return named[1] if named else label.rpartition("-> ")[2].rstrip(")")
 
 
 WORK = ("GFLOP/s", "GB/s", "of limit")

@@ -47,7 +47,7 @@ def bench_file(
     profile: the time of every node and kernel, beside what this machine can do. trace: a file in Chrome's trace event format.
     without: passes to leave out.
 
-    Answers target, batch, threads, device, engines {name: calls, per_second, p10_ms, p50_ms, p90_ms, p99_ms, min_ms, failed,
+    Answers target, batch, threads, device, engines {name: calls, per_second, p25_ms, p50_ms, p75_ms, p90_ms, p99_ms, min_ms, failed,
     version}; peers {name: ratio (their time over ours, the median over the turns), max_difference, agrees, message};
     skipped {peer: why}, tolerance; with `profile` profile (NodeRow), kernels (KernelSum) and peaks (G a second).
     """
@@ -118,13 +118,14 @@ def _ratio(theirs: list[list[float]], ours: list[list[float]]) -> float:
 
 
 def _figures(times: list[float], failed: int = 0, wall: float | None = None) -> dict[str, Any]:
-    p10, p50, p90, p99 = np.percentile(times, [10, 50, 90, 99]) * 1e3 if times else (0.0,) * 4
+    p25, p50, p75, p90, p99 = np.percentile(times, [25, 50, 75, 90, 99]) * 1e3 if times else (0.0,) * 5
     rate = len(times) / (wall if wall is not None else sum(times)) if times else 0.0
     return {
         "calls": len(times),
         "per_second": rate,
-        "p10_ms": float(p10),
+        "p25_ms": float(p25),
         "p50_ms": float(p50),
+        "p75_ms": float(p75),
         "p90_ms": float(p90),
         "p99_ms": float(p99),
         "min_ms": min(times, default=0.0) * 1e3,

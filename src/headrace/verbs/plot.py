@@ -14,7 +14,7 @@ FORMATS = (".png", ".svg", ".pdf")
 
 
 def plot_comparison(result: Mapping[str, Any], path: str | Path) -> None:
-    """Write the engines of a `bench_file` result as bars (median ms; the line spans the 10th to the 90th percentile) to a
+    """Write the engines of a `bench_file` result as bars (median ms; the line spans the quartiles) to a
     .png, .svg or .pdf file. Raises HeadraceError without matplotlib, or for another suffix."""
     path = Path(path)
     if path.suffix not in FORMATS:
@@ -29,28 +29,26 @@ def plot_comparison(result: Mapping[str, Any], path: str | Path) -> None:
     names = list(engines)
     medians = [engines[name]["p50_ms"] for name in names]
     spread = [
-        [engine["p50_ms"] - engine["p10_ms"] for engine in engines.values()],
-        [engine["p90_ms"] - engine["p50_ms"] for engine in engines.values()],
+        [engine["p50_ms"] - engine["p25_ms"] for engine in engines.values()],
+        [engine["p75_ms"] - engine["p50_ms"] for engine in engines.values()],
     ]
     figure = Figure(figsize=(7.2, 1.5 + 0.55 * len(names)), layout="constrained")
     axes = figure.add_subplot()
     places = range(len(names))
     colors = [OURS if name == "headrace" else THEIRS for name in names]
     axes.barh(places, medians, xerr=spread, color=colors, height=0.62, error_kw={"ecolor": INK, "elinewidth": 1, "capsize": 3})  # fmt: skip
-    ends = [engine["p90_ms"] for engine in engines.values()]
+    ends = [engine["p75_ms"] for engine in engines.values()]
     for place, name in enumerate(names):
         peer = result["peers"].get(name)
         note = f"{medians[place]:.3g} ms"
         if peer is not None:
-            note += f"  ({peer['ratio']:.2f}x the time of headrace)"
+            note += f"  ({peer['ratio']:.2f}x headrace)"
             note += "" if peer["agrees"] else ", answers differ"
-        axes.annotate(
-            note, (ends[place], place), (6, 0), textcoords="offset points", va="center", color=INK, fontsize=9
-        )
+        axes.annotate(note, (1.01, place), xycoords=("axes fraction", "data"), va="center", color=INK, fontsize=9)
     axes.set_yticks(list(places), [f"{name} {engines[name]['version']}" for name in names])
     axes.invert_yaxis()
-    axes.set_xlim(0, max(ends) * 1.55)
-    axes.set_xlabel("milliseconds a call: median, 10th to 90th percentile")
+    axes.set_xlim(0, min(1.05 * max(ends), 2 * max(medians)) or 1.0)  # a line may leave the picture, no bar gets lost
+    axes.set_xlabel("milliseconds a call: median and quartiles")
     threads = f"{result['threads']} thread{'s' if result['threads'] != 1 else ''}"
     axes.set_title(
         f"{Path(result['target']).name}, batch {result['batch']}, {threads}", loc="left", fontsize=11, color=INK
