@@ -274,52 +274,38 @@ def test_a_deadline_in_the_queue(tmp_path):
 
 
 @pytest.mark.parametrize("front", ["portable", "native"])
-def test_priorities(tmp_path, monkeypatch, front):
-    """Behind a long run the higher priority goes first whatever came first, and a level refuses what is over its limit."""
-    node, f, n = helper.make_node, TensorProto.FLOAT, 12
-    chain = [node("MatMul", [f"h{k}", "w"], [f"h{k + 1}"]) for k in range(n)]
-    weight = np.eye(512, dtype=np.float32)
-    save(tmp_path, "long", chain, [("h0", f, ["n", 512])], [(f"h{n}", f, ["n", 512])], [("w", weight)])
-    (tmp_path / "long" / "config.toml").write_text(
-        "[batching]\nmax_batch_size = 0\n[instances]\ncount = 1\n"
-        "[queue]\npriority_levels = 3\ndefault_priority = 2\n[queue.levels.3]\nmax_size = 2\n"
+def test_priorities(root, monkeypatch, front):
+    """A request's priority reaches the queue, on the way through C++ and through Python: a level refuses what is over its
+    limit, and the others take theirs. (In which order they go: test_pending.py; with runs under way: test_scheduler.py.)"""
+    (root / "pair" / "config.toml").write_text(
+        "[batching]\nmax_batch_size = 8\nmax_delay_us = 500000\n[queue]\npriority_levels = 3\ndefault_priority = 2\n"
+        "[queue.levels.3]\nmax_size = 2\n"
     )
     if front == "portable":
         monkeypatch.setattr(engine, "make", lambda *_: None)
-    large = [("grpc.max_receive_message_length", -1)]
-    with start(tmp_path, front) as server, grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}", large) as channel:
-        call, order = channel.unary_unary(INFER), []
-        (version,) = server._manager.versions()
+    try:
+        with start(root, front) as server, grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+            call = channel.unary_unary(INFER)
+            (version,) = [v for v in server._manager.versions() if v.name == "pair"]
 
-        def ask_with(priority, rows=100):
-            request = request_of("long", {"h0": np.zeros((rows, 512), np.float32)})
-            if priority is not None:
-                request.parameters["priority"].int64_param = priority
-            before = version.scheduler.pending
-            future = call.future(request.SerializeToString())
-            future.add_done_callback(lambda _: order.append(priority))
-            until = time.monotonic() + 20
-            while version.scheduler.pending == before and not future.done() and time.monotonic() < until:
-                if rows > 100 and (version.inflight or server._plane.inflight):
-                    break
-                time.sleep(0.001)
-            return future
+            def ask_with(priority, width):
+                x = np.zeros((1, width), np.float32)
+                request = request_of("pair", {"c": x > 0, "a": x, "b": x})
+                if priority is not None:
+                    request.parameters["priority"].int64_param = priority
+                before = version.scheduler.pending
+                future = call.future(request.SerializeToString())
+                while version.scheduler.pending == before and not future.done():
+                    time.sleep(0.001)
+                return future
 
-        ask_with(0, 4000)
-        until = time.monotonic() + 20
-        while version.scheduler.pending and time.monotonic() < until:
-            time.sleep(0.001)
-        futures = [ask_with(priority) for priority in (3, 3, None, 1)]
-        refused = ask_with(3, 1)
-        assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "full for priority 3 (2 requests)" in refused.details()
-        assert [future.code() for future in futures] == [grpc.StatusCode.OK] * 4
-        until = time.monotonic() + 20
-        while len(order) < 6 and time.monotonic() < until:
-            time.sleep(0.001)
-        assert order == [3, 0, 1, None, 3, 3]  # the refused one at once
-        config = Client(f"127.0.0.1:{server.grpc_port}").config("long")
-        assert "dynamic_batching" not in config  # a queue without batches has priorities all the same
+            futures = [ask_with(priority, width) for width, priority in enumerate((3, 3, None, 1), 1)]
+            refused = ask_with(3, 5)
+            assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "full for priority 3 (2 requests)" in refused.details()
+            assert [future.code() for future in futures] == [grpc.StatusCode.OK] * 4
+    finally:
+        (root / "pair" / "config.toml").unlink()
 
 
 def test_queue_settings_are_shown(root):

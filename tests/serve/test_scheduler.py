@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from headrace.serve.errors import Meaning, ServeError
-from headrace.serve.scheduler import BatchPolicy, Job, Scheduler
+from headrace.serve.pending import BatchPolicy, Level
+from headrace.serve.scheduler import Job, Scheduler
 
 
 class Model:
@@ -28,8 +29,8 @@ class Model:
         return {"y": feeds["x"] + 1}
 
 
-def job(value, rows=1, width=2, deadline=None):
-    return Job({"x": np.full((rows, width), float(value))}, rows, deadline)
+def job(value, rows=1, width=2, deadline=None, level=1, delay_at=None):
+    return Job({"x": np.full((rows, width), float(value))}, rows, deadline, level, delay_at)
 
 
 class Callers:
@@ -70,6 +71,27 @@ def held(policy):
     callers.add(0, wait=False)
     assert model.entered.acquire(timeout=10)
     return model, scheduler, callers
+
+
+def test_priorities_and_late_jobs_behind_a_run():
+    """What waits goes by priority; a late job goes behind those of its level that are in time."""
+    policy = BatchPolicy(0, levels=(Level(), Level(delay=True)), default_level=2)
+    model, _, callers = held(policy)
+    callers.add(1, level=2, delay_at=time.monotonic())
+    callers.add(2, level=2)
+    callers.add(3, level=1)
+    model.gate.set()
+    callers.join()
+    assert model.batches == [[0], [3], [2], [1]]
+
+
+def test_a_preferred_size_goes_without_waiting():
+    model = Model()
+    callers = Callers(Scheduler(model, BatchPolicy(8, max_delay=30, preferred=(2,))))
+    callers.add(1)
+    callers.add(2, wait=False)
+    callers.join()
+    assert model.batches == [[1, 2]]
 
 
 def test_alone():
