@@ -105,6 +105,16 @@ class DataPlane:
         """Inferences in progress."""
         return sum(self._inflight.values()) + sum(version.inflight for version in self.manager.versions())
 
+    def load_report(self, front: str) -> dict[str, float]:
+        """How busy the server is, for a balancer: the share of a front's inferences that it takes at a time, and counts."""
+        queues = [getattr(version, "scheduler", None) for version in self.manager.versions()]
+        most = self.max_inflight.get(front, DEFAULT_MAX_INFLIGHT)
+        return {
+            "application_utilization": round(self._inflight.get(front, 0) / most, 4),
+            "inflight": self.inflight,
+            "waiting": sum(queue.pending for queue in queues if queue is not None),
+        }
+
     @property
     def draining(self) -> bool:
         return self._draining

@@ -31,6 +31,7 @@ STATUS = {
     Meaning.FORBIDDEN: 403,
     Meaning.INTERNAL: 500,
 }
+LOAD_FORM, LOAD_REPORT = b"endpoint-load-metrics-format", b"endpoint-load-metrics"
 JSON = (b"content-type", b"application/json")
 BINARY = (b"content-type", b"application/octet-stream")
 
@@ -200,6 +201,9 @@ class RestFront:
         asked.watch = request.watch
         body, json_length = rest_codec.write_infer(self._plane.infer(asked), wishes)
         headers = [JSON] if json_length is None else [BINARY, (rest_codec.LENGTH_HEADER, b"%d" % json_length)]
+        form = request.headers.get(LOAD_FORM, b"").strip().lower()
+        if form in (b"text", b"json"):
+            headers.append((LOAD_REPORT, _load_report(self._plane.load_report("http"), form)))
         return _deflated(request, HttpResponse(200, body, headers))
 
     # ---- content coding ----
@@ -239,6 +243,16 @@ def _deflated(request: HttpRequest, response: HttpResponse) -> HttpResponse:
 
 def _answer(document: Any, status: int = 200) -> HttpResponse:
     return HttpResponse(status, [json.dumps(document, separators=(",", ":")).encode()], [JSON])
+
+
+def _load_report(report: dict[str, float], form: bytes) -> bytes:
+    """An Open Request Cost Aggregation report (ORCA): what has no name there is a named metric."""
+    share, named = report["application_utilization"], {k: v for k, v in report.items() if k in ("inflight", "waiting")}
+    if form == b"json":
+        document = {"application_utilization": share, "named_metrics": named}
+        return b"JSON " + json.dumps(document, separators=(",", ":")).encode()
+    parts = [f"application_utilization={share}", *(f"named_metrics.{k}={v}" for k, v in named.items())]
+    return b"TEXT " + ", ".join(parts).encode()
 
 
 def _ready(answer: dict[str, Any]) -> HttpResponse:

@@ -142,6 +142,17 @@ class Server:
         for watch in self._watches:
             watch.look()
 
+    def queues(self) -> list[str]:
+        """A line for every loaded version: what waits, what runs, how many hold it."""
+        rows = []
+        for version in self._manager.versions():
+            scheduler = getattr(version, "scheduler", None)  # gone when it was unloaded meanwhile
+            waiting = scheduler.pending if scheduler is not None else 0
+            rows.append(
+                f"{version.name} {version.number}: {waiting} waiting, {version.refs + version.inflight} in progress"
+            )
+        return [f"inferences in progress: {self._plane.inflight}", *sorted(rows)]
+
     def wait(self, timeout: float | None = None) -> bool:
         """Block until the server has stopped; False when `timeout` seconds passed before."""
         return self._stopped.wait(timeout)

@@ -1,9 +1,12 @@
-"""Waiting for the signal that asks a server to stop."""
+"""Signals: the one that asks a server to stop, and the one that asks what it is doing."""
 
 import contextlib
+import faulthandler
 import os
 import signal
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TextIO
 
 
 @contextlib.contextmanager
@@ -33,3 +36,24 @@ def catching(*numbers: int) -> Iterator[Callable[[], int]]:
             signal.signal(number, handler)
         os.close(ready)
         os.close(written)
+
+
+@contextlib.contextmanager
+def dumping(number: int, lines: Callable[[], Sequence[str]], file: TextIO | None = None) -> Iterator[None]:
+    """Within the block the signal `number` writes the stack of every thread to `file` (stderr), then `lines()`.
+
+    The stacks are written at once, whatever the threads are waiting for; `lines` waits for the main thread to be free.
+    """
+    out = file or sys.__stderr__
+    assert out is not None
+
+    def tell(*_: object) -> None:
+        print(*lines(), sep="\n", file=out, flush=True)
+
+    before = signal.signal(number, tell)
+    faulthandler.register(number, file=out, all_threads=True, chain=True)
+    try:
+        yield
+    finally:
+        faulthandler.unregister(number)
+        signal.signal(number, before)

@@ -70,6 +70,24 @@ def test_every_datatype_comes_back_bit_for_bit(client, datatype):
     assert y.tolist() == x.tolist() if x.dtype == object else y.tobytes() == x.tobytes()
 
 
+def test_load_report(server):
+    """In the form that was asked for, and only then."""
+    body = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1]}]})
+    reports = {}
+    for form in ("text", "JSON", "xml", None):
+        headers = {"endpoint-load-metrics-format": form} if form else {}
+        status, _, answer = get(server, "/v2/models/fp32/infer", "POST", body, headers)
+        reports[form] = answer["endpoint-load-metrics"]
+        assert status == 200
+    assert reports["xml"] is reports[None] is None
+    kind, _, document = reports["JSON"].partition(" ")
+    found = json.loads(document)
+    assert kind == "JSON" and found["named_metrics"]["waiting"] == 0
+    assert 0 <= found["application_utilization"] <= 1 and found["named_metrics"]["inflight"] >= 0
+    assert reports["text"].startswith("TEXT application_utilization=0")
+    assert ", named_metrics.waiting=0" in reports["text"]
+
+
 @pytest.mark.parametrize("datatype", ["FP32", "BYTES"])
 def test_empty_tensors(client, datatype):
     x = np.empty((1, 0), DATATYPES[datatype].dtype)

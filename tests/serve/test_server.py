@@ -36,8 +36,8 @@ with catching(signal.SIGTERM) as wait, Server({root!r}, settings=settings, loade
 """
 
 
-def child(root, duck=0.0):
-    code = CHILD.format(here=str(HERE), root=str(root), duck=duck)
+def child(root, duck=0.0, code=CHILD):
+    code = code.format(here=str(HERE), root=str(root), duck=duck)
     paths = [str(HERE.parents[1] / "src"), os.environ.get("PYTHONPATH", "")]
     process = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -57,6 +57,38 @@ def test_a_server_is_light(tmp_path):
     assert not heavy & set(modules)
     assert not [name for name in modules if name.startswith(("headrace.nn.", "headrace.optim", "headrace.jit"))]
     assert resident < 100 * 2**20
+
+
+def test_a_signal_shows_stacks_and_queues(tmp_path):
+    """Behind a run that goes on: the stack that computes, and how many wait. The server then serves on."""
+    with (tmp_path / "dump").open("w+") as file:
+        code = CHILD.replace(
+            "    wait()", f"    with dumping(signal.SIGUSR1, server.queues, open({file.name!r}, 'w')): wait()"
+        )
+        code = code.replace("import catching", "import catching, dumping")
+        process, (grpc_port, *_) = child(serve_fake.repository(tmp_path / "models", {"m": "slow 1"}), code=code)
+        x, url = np.ones((1, 4), np.float32), f"127.0.0.1:{grpc_port}"
+
+        def ask(answers):
+            with Client(url) as client:
+                answers.append(client.infer("m", x=x)["y"].tolist())
+
+        answers: list[object] = []
+        threads = [threading.Thread(target=ask, args=(answers,)) for _ in range(3)]
+        text, end = "", time.monotonic() + 30
+        for thread in threads:
+            thread.start()
+        while "m 1: 2 waiting" not in text and time.monotonic() < end:
+            time.sleep(0.1)
+            process.send_signal(signal.SIGUSR1)
+            text = file.seek(0) or file.read()
+        for thread in threads:
+            thread.join()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    assert "m 1: 2 waiting, 3 in progress" in text and "inferences in progress: 3" in text
+    assert "Thread 0x" in text and "serve_fake.py" in text
+    assert answers == [[[2.0] * 4]] * 3
 
 
 @pytest.mark.parametrize("front", ["grpc", "rest"])

@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import serve_fake
@@ -48,13 +49,13 @@ def clients(place, authority):
     }
 
 
-def secured(front, root, pair, authority="", **options):
+def secured(front, root, pair, authority="", limits=LIMITS, **options):
     if front == "native" and engine._native is None:
         pytest.skip("built without libnghttp2: there is no native front")
     settings = Settings(
         listen=Listen("127.0.0.1", 0, 0, 0, front=front),
         tls=Tls(pair.certificate, pair.key, authority),
-        limits=LIMITS,
+        limits=limits,
         drain=Drain(lame_duck_s=0, grace_s=10),
     )
     return Server(root, settings=settings, **options)
@@ -136,6 +137,24 @@ def test_plain_text_gets_no_answer_and_harms_nobody(server, authority, clients, 
                     answer = sock.recv(4096)
                 assert b"headrace" not in answer and b"HTTP/1.1" not in answer
             standing.infer("fp32", x=x)  # on a connection that the failure of the other must not touch
+
+
+def test_handshakes_that_stop_are_closed(front, tmp_path, authority):
+    """Silence, and half of a client's first message: closed after the time for headers, while a good client is served."""
+    root = serve_fake.repository(tmp_path, {"fp32": "identity FP32"})
+    limits = msgspec.structs.replace(LIMITS, header_timeout_s=1.0)
+    with secured(front, root, authority.sign(f"silent-{front}"), limits=limits, loader=serve_fake.load) as running:
+        ports = (running.grpc_port, running.http_port, running.metrics_port)
+        hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(20)
+        socks = [socket.create_connection(("127.0.0.1", port), timeout=20) for port in ports for _ in range(2)]
+        for sock in socks[::2]:
+            sock.sendall(hello)
+        for port in PORTS:
+            assert passes(running, port, ClientTls(authority.certificate))
+        for sock in socks:
+            with contextlib.suppress(ConnectionResetError):
+                assert sock.recv(1) == b""
+            sock.close()
 
 
 def test_protocols_are_negotiated(server, authority, clients):

@@ -36,6 +36,7 @@ from headrace.cli.output import common, print_json
 @common
 def command(models: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Serve models over gRPC and REST (Open Inference Protocol v2) until SIGTERM or Ctrl-C.
+    SIGUSR1 writes every thread's stack and the queues to stderr.
 
     A repository is a folder NAME/VERSION/model.hr (or model.onnx), with an optional NAME/config.toml.
 
@@ -46,14 +47,15 @@ def command(models: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """
     from headrace.serve.config import settings_from
     from headrace.serve.server import Server
-    from headrace.serve.signals import catching
+    from headrace.serve.signals import catching, dumping
 
     store = options.pop("store")
     sources = list(models) + ([store] if store else [])
     settings = settings_from({key: value for key, value in options.items() if value is not None})
     with catching(signal.SIGTERM, signal.SIGINT) as wait, Server(sources, settings=settings) as server:
         _announce(server, as_json)
-        wait()
+        with dumping(signal.SIGUSR1, server.queues):
+            wait()
         if not as_json:
             click.echo("stopping: finishing what was accepted", err=True)
 
