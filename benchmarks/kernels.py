@@ -5,19 +5,16 @@
     python benchmarks/kernels.py --tiers avx2 --only conv --json
 
 GFLOP/s (integer kernels: G operations/s, a multiply and an add are two) on one thread, over thread CPU time; the best of
-many runs. "peak" is the f32 multiply-add throughput measured just before and after each run (benchmarks/peak.cpp, built
-with c++), so that a row means the same on a busy machine; the share is the upper quartile of the runs.
+many runs. "peak" is the f32 multiply-add throughput measured just before and after each run (runtime/native/peak.cpp),
+so that a row means the same on a busy machine; the share is the upper quartile of the runs.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +26,8 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests" / "native"))
 from one_kernel import program, tiers  # noqa: E402
+
+from headrace.runtime import _native  # noqa: E402
 
 RNG = np.random.default_rng(0)
 
@@ -122,49 +121,31 @@ def cases() -> Iterator[Case]:
                    attributes, 2.0 * size * size * c * kernel * kernel, constants=(1,))  # fmt: skip
 
 
-def load_peak() -> Any:
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "peak.so"
-        subprocess.run(
-            [
-                "c++",
-                "-std=c++20",
-                "-O3",
-                "-ffp-contract=fast",
-                "-Wno-psabi",
-                "-shared",
-                "-fPIC",
-                HERE / "peak.cpp",
-                "-o",
-                library,
-            ],
-            check=True,
-        )
-        return ctypes.CDLL(str(library))
+def peak() -> float:
+    """G operations a second in float32 on the tier in use."""
+    return _native.peak("float32", 1) / 1e9
 
 
-def measure(case: Case, tier: str, library: Any, seconds: float) -> dict[str, Any]:
+def measure(case: Case, tier: str, seconds: float) -> dict[str, Any]:
     os.environ["HEADRACE_CPU_TIER"] = tier
-    peak = getattr(library, f"peak_{tier}")
-    peak.restype, peak.argtypes = ctypes.c_double, [ctypes.c_long]
     made = program(case.op, case.inputs, case.attributes, [case.output], constants=case.constants)
     feeds = {str(i): a for i, a in enumerate(case.inputs) if i not in case.constants}
     for _ in range(3):
         made.run(feeds)
     rows, end = [], time.monotonic() + seconds
     while len(rows) < 5 or time.monotonic() < end:
-        before = peak(20_000)
+        before = peak()
         start = time.thread_time()
         made.run(feeds)
         speed = case.operations / max(time.thread_time() - start, 1e-9) / 1e9
-        rows.append((speed, speed / ((before + peak(20_000)) / 2)))
+        rows.append((speed, speed / ((before + peak()) / 2)))
     shares = sorted(share for _, share in rows)
     best = max(speed for speed, _ in rows)
     return {
         "kernel": case.name,
         "tier": tier,
         "gflops": round(best, 1),
-        "peak": round(peak(200_000), 1),
+        "peak": round(peak(), 1),
         "share": round(shares[len(shares) * 3 // 4], 2),
     }
 
@@ -176,13 +157,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.3, help="time per row (default 0.3)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     options = parser.parse_args()
-    library = load_peak()
     if not options.json:
         print(f"{'kernel':44} {'tier':12} {'GFLOP/s':>8} {'peak':>7} {'share':>6}")
     for case in cases():
         for tier in options.tiers.split(","):
             if options.only in case.name:
-                row = measure(case, tier, library, options.seconds)
+                row = measure(case, tier, options.seconds)
                 if options.json:
                     print(json.dumps(row), flush=True)
                 else:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from headrace.runtime.errors import GraphError, HeadraceError, InputError, LoadError, RunError, UnsupportedOperator
+    from headrace.runtime.machine import pin_threads
     from headrace.runtime.model import Model, load
     from headrace.runtime.session import Session
 
@@ -23,6 +24,7 @@ _HOME = {
     "Session": "session",
     "UnsupportedOperator": "errors",
     "load": "model",
+    "pin_threads": "machine",
 }
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "Session",
     "UnsupportedOperator",
     "load",
+    "pin_threads",
 ]
 
 

@@ -57,7 +57,9 @@ def lower(
     missing = sorted({node.kind for node in graph.block.walk() if not _exists(node)})
     if missing:
         raise UnsupportedOperator("headrace has no operator " + ", ".join(missing))
-    return _Lowering(graph, threads).block(graph.block, graph.inputs, named=True)
+    program = _Lowering(graph, threads).block(graph.block, graph.inputs, named=True)
+    _native.release_idle(program.packed_bytes)  # what packing needed for a while
+    return program
 
 
 def capabilities() -> frozenset[str]:

@@ -112,12 +112,18 @@ void release_buffer(Buffer* buffer) {
 }
 
 void buffers_wanted(bool begins, size_t held) {
+    {
+        std::lock_guard guard(pool().lock);
+        pool().programs += begins ? 1 : -1;
+    }
+    if (!begins) release_idle(held);
+}
+
+void release_idle(size_t held) {
     Pool& p = pool();
     std::vector<Buffer*> gone;
     {
         std::lock_guard guard(p.lock);
-        p.programs += begins ? 1 : -1;
-        if (begins) return;
         for (auto& idle : p.idle) {
             gone.insert(gone.end(), idle.begin(), idle.end());
             idle.clear();

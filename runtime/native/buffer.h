@@ -25,5 +25,7 @@ void release_buffer(Buffer* buffer);    // drops one reference; the last one giv
 // A program begins, or ends, having freed `held` bytes. With one that ends all idle blocks go back to the system, and
 // without any none is kept.
 void buffers_wanted(bool begins, size_t held = 0);
+// All idle blocks go back to the system, and what the allocator keeps of `held` bytes that were freed otherwise.
+void release_idle(size_t held);
 
 }  // namespace hr

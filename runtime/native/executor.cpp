@@ -241,6 +241,7 @@ std::shared_ptr<Plan> Program::plan_for(const Tensor* tensors) {
         seen_.erase(met);
     }
     auto plan = special_plan(*this, tensors);
+    release_idle(0);    // the arena takes the place of the blocks that the generic runs used
     plans_.insert(plans_.begin(), plan);
     if (plans_.size() > kPlans) plans_.pop_back();
     return plan;

@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 
 #include "arrays.h"
+#include "buffer.h"
 #include "cpu.h"
 #include "peak.h"
 #include "planner.h"
@@ -55,6 +56,7 @@ NB_MODULE(_native, m) {
     m.def("peak", &hr::measured_peak, nb::arg("precision"), nb::arg("threads"), nb::call_guard<nb::gil_scoped_release>(),
           "Operations a second of this CPU in float32, int8 or bf16, measured on the tier in use; 0.0 where it has no such products.");
     m.def("bandwidth", &hr::measured_bandwidth, nb::arg("threads"), nb::call_guard<nb::gil_scoped_release>(), "Bytes a second read from memory, measured.");
+    m.def("release_idle", &hr::release_idle, nb::arg("held"), "Give idle blocks back to the system; held: bytes that were freed elsewhere.");
     m.def("pool_workers", &hr::ThreadPool::workers, "Worker threads of this process.");
     m.def("pin_workers", &hr::ThreadPool::pin, nb::arg("cpus"), "Worker i runs on cpus[i % len]; empty: anywhere. False where a CPU is not allowed.");
 

@@ -105,6 +105,14 @@ def test_workers_can_be_pinned() -> None:
         assert _native.pin_workers([])
         assert {frozenset(os.sched_getaffinity(task)) for task in workers} == {frozenset(cpus)}
         assert np.array_equal(run(one), run(two))
+        from headrace.runtime import InputError, pin_threads
+        try:
+            pin_threads([100000])
+        except InputError as error:
+            assert f"to CPUs 100000; allowed here: {cpus[0]}" in str(error), error
+        else:
+            raise AssertionError("pinned to a CPU that does not exist")
+        pin_threads([])
     """)
 
 
