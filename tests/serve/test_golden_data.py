@@ -18,17 +18,17 @@ def test_a_package_whose_golden_outputs_do_not_come_out_is_not_ready(tmp_path, u
         rows = {row["name"]: row for row in client.index()}
         assert rows["good"]["state"] == "READY" and rows["bad"]["state"] == "UNAVAILABLE"
         reason = rows["bad"]["reason"]
-        assert "golden case 0, output 'y': differs by up to 0.5, allowed 0.001" in reason
+        assert "golden case 0, output 'y' deviates by 0.5; allowed are 0.001" in reason
         with pytest.raises(ServeError) as caught:
             client.infer("bad", x=X)
-        assert caught.value.meaning is Meaning.UNAVAILABLE and "differs by up to 0.5" in caught.value.text
+        assert caught.value.meaning is Meaning.UNAVAILABLE and "deviates by 0.5" in caught.value.text
 
 
 def test_a_new_version_that_does_not_reproduce_leaves_the_old_one(tmp_path):
     package(tmp_path / "m/1/model.hr", 2)
     with Server(tmp_path) as server, Client(f"127.0.0.1:{server.grpc_port}") as client:
         package(tmp_path / "m/2/model.hr", 3, off=0.25)
-        with pytest.raises(ServeError, match=r"version '?2'?: .*differs by up to 0.25"):
+        with pytest.raises(ServeError, match=r"version '?2'?: .*deviates by 0.25"):
             client.load("m")
         assert (client.infer("m", x=X)["y"] == 2 * X).all()
         package(tmp_path / "m/2/model.hr", 3)
