@@ -8,6 +8,7 @@ only data decides), but never by its form.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -83,14 +84,13 @@ def _check_nodes(block: Block, defined: dict[str, Value], depth: int, count: int
         _check_arity(node, operator)
         _check_attributes(node, operator)
         for key, inner in node.blocks.items():
-            scope = dict(defined)
-            where = f"{node.label()}, {key}"
-            _check_inputs(inner, scope, where)
-            count = _check_nodes(inner, scope, depth + 1, count)
-            _check_outputs(inner, scope, where)
-            for name, value in scope.items():  # names stay unique in the whole graph, though inner values end here
-                if name not in defined:
-                    defined[name] = _Ended(value)  # type: ignore[assignment]
+            outside, where = len(defined), f"{node.label()}, {key}"
+            _check_inputs(inner, defined, where)
+            count = _check_nodes(inner, defined, depth + 1, count)
+            _check_outputs(inner, defined, where)
+            # Names stay unique in the whole graph, though inner values end here. What the block defined is the dict's tail.
+            for name in list(islice(reversed(defined), len(defined) - outside)):
+                defined[name] = _Ended(defined[name])  # type: ignore[assignment]
         for value in node.outputs:
             if value is not None:
                 _define(value, defined, node.label())

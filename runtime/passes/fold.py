@@ -21,6 +21,9 @@ ORDER = 30
 
 LIMIT = 1 << 20  # bytes that a result may have whatever its inputs are
 GROWTH = 2  # a larger result may have this many times the bytes of its inputs (float16 -> float32)
+TOTAL = (
+    32 << 20
+)  # bytes that all results of one sweep may have beyond their inputs: a short file can ask for many large ones
 _KEPT = {"DequantizeLinear", "Identity"}
 
 
@@ -33,6 +36,7 @@ class _Folder:
 
     def __init__(self) -> None:
         self.known: dict[Value, np.ndarray] = {}
+        self.grown = 0
 
     def __call__(self, node: Node, scope: Scope) -> Patch | None:
         if node.kind in _KEPT or not node.inputs or any(id(value) in scope.outputs for value in node.outputs):
@@ -40,11 +44,14 @@ class _Folder:
         arrays = [self._array(value, scope) for value in node.inputs]
         if any(array is None for value, array in zip(node.inputs, arrays) if value is not None):
             return None
-        if not _allowed(node, [array for array in arrays if array is not None]):
+        read = [array for array in arrays if array is not None]
+        if not _allowed(node, read) or self.grown > TOTAL:
             return None
         results = compute(node, arrays)
         if results is None:
             return None
+        sizes = [sum(array.nbytes for array in some if array is not None) for some in (results, read)]
+        self.grown += max(0, sizes[0] - sizes[1])
         pairs = [(value, array) for value, array in zip(node.outputs, results) if value is not None]
         self.known.update(pairs)
         return Patch([node], rename={value: scope.constant(array, value.name) for value, array in pairs})

@@ -18,6 +18,7 @@ from headrace.runtime.errors import LoadError
 
 _KEYS = frozenset({"location", "offset", "length", "checksum"})
 _NAME_LIMIT = 255
+_OVERLAP = 4  # how often the bytes of a data file may be used, on average
 
 
 class ExternalData:
@@ -26,6 +27,7 @@ class ExternalData:
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self._files: dict[str, memoryview] = {}
+        self._read: dict[str, int] = {}
 
     def read(self, entries: Any, size: int, where: str) -> memoryview:
         """The `size` bytes that a tensor's external_data entries describe. Raises LoadError naming the tensor."""
@@ -42,6 +44,11 @@ class ExternalData:
         if not (length <= total and offset <= total - length):
             raise LoadError(
                 f"{where}: external data at {offset} with {length} bytes reaches outside {name!r}, which has {total}"
+            )
+        self._read[name] = self._read.get(name, 0) + length
+        if self._read[name] > _OVERLAP * total:  # each may become a copy
+            raise LoadError(
+                f"{where}: the tensors of the model take more than {_OVERLAP} times the bytes that {name!r} has"
             )
         return data[offset : offset + length]
 

@@ -40,10 +40,22 @@ class Functions:
                 raise LoadError(f"function {_text(key)} is defined twice")
             self._protos[key] = proto
         self._sizes: dict[Key, int] = {}
+        self._bytes: dict[Key, int] = {}
+        self._repeated = 0
 
     def find(self, node: Any) -> Any | None:
         """The function that a node calls, or None."""
         return self._protos.get((domain_of(node), node.op_type, node.overload))
+
+    def repeat(self, node: Any, function: Any, limit: int) -> None:
+        """Count a call. LoadError where the bodies that are read again, and their constants with them, exceed `limit` bytes."""
+        key = (domain_of(node), node.op_type, node.overload)
+        if key not in self._bytes:
+            self._bytes[key] = function.ByteSize()
+            return
+        self._repeated += self._bytes[key]
+        if self._repeated > limit:
+            raise LoadError(f"the functions of the model, written out for each call, have more than {limit} bytes")
 
     def expanded_size(self, nodes: Iterable[Any], depth: int = 0, calls: tuple[Key, ...] = ()) -> int:
         """How many nodes a list of nodes becomes. LoadError for recursion, and beyond the limits."""

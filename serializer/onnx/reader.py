@@ -23,6 +23,8 @@ from headrace.serializer.onnx.tensors import SPARSE_LIMIT, read_sparse, read_ten
 from headrace.serializer.onnx.types import PATH_KEY, Symbols, read_type
 
 _ARITY_LIMIT = 4096  # inputs or outputs of one node
+# Bytes of function bodies that are read again for a second and later call: a short file can call a long function often.
+_REPEAT_LIMIT = 16 << 20
 # Where torch's exporter writes the module path of a node.
 _TORCH_SCOPES = "pkg.torch.onnx.name_scopes"
 
@@ -200,6 +202,7 @@ class Reader:
         function = called(proto, self.functions)
         results: Sequence[Value | None]
         if function is not None:
+            self.functions.repeat(proto, function, _REPEAT_LIMIT)
             results = self._call(function, inputs, attributes, scope, proto, where)
         elif (domain, proto.op_type) == gradient.KIND:
             results = self._gradient(proto, inputs, attributes, scope, where)

@@ -117,6 +117,23 @@ def test_ranges_and_keys(folder: Path, fields: dict[str, Any]) -> None:
     refused(write(folder, {"location": "m.data", **fields}))
 
 
+def test_a_small_file_does_not_stand_for_many_copies(folder: Path) -> None:
+    """Unaligned tensors are copied: a thousand over the same bytes would be a thousand copies."""
+    tensors = []
+    for index in range(6):
+        tensors.append(TensorProto(name=f"w{index}", data_type=1, dims=(4,), data_location=TensorProto.EXTERNAL))
+        for key, value in (("location", "m.data"), ("offset", "1"), ("length", "16")):
+            tensors[-1].external_data.add(key=key, value=value)
+    (folder / "m.data").write_bytes(bytes(17))
+    ends = [helper.make_tensor_value_info(name, 1, [4]) for name in "xy"]
+    node = helper.make_node("Sum", ["x", *(tensor.name for tensor in tensors)], ["y"])
+    graph = helper.make_graph([node], "g", ends[:1], ends[1:], initializer=tensors)
+    path = folder / "m.onnx"
+    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]).SerializeToString())
+    with pytest.raises(LoadError, match="more than 4 times the bytes"):
+        open_program(path)
+
+
 def test_a_key_twice(folder: Path) -> None:
     path = write(folder, {"location": "m.data"})
     proto = onnx.ModelProto.FromString(path.read_bytes())

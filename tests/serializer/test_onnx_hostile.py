@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import resource
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from serializer_graphs import make_graph
 
+from headrace.runtime import check
 from headrace.runtime.errors import LoadError
+from headrace.runtime.passes import fold
 from headrace.serializer.onnx.load import open_program
 from headrace.serializer.onnx.save import to_model
 
@@ -109,3 +113,66 @@ def test_errors_name_the_file_but_no_other_path(tmp_path: Path) -> None:
     with pytest.raises(LoadError) as caught:
         open_program(path)
     assert str(caught.value).startswith(str(path))
+
+
+def small_model(nodes: list[Any], weights: Any = (), functions: Any = ()) -> bytes:
+    ends = [helper.make_tensor_value_info(name, 1, None) for name in ("x", "y")]
+    flag = helper.make_tensor_value_info("flag", TensorProto.BOOL, [])
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("d", 1)]
+    graph = helper.make_graph(nodes, "g", [ends[0], flag], ends[1:], list(weights))
+    return bytes(
+        helper.make_model(graph, functions=list(functions), opset_imports=opsets, ir_version=10).SerializeToString()
+    )
+
+
+def test_a_long_function_called_often_is_refused_before_it_is_written_out() -> None:
+    """1 MB of a constant, a hundred times, would be 400 MB of int32."""
+    value = helper.make_tensor("t", TensorProto.INT32, [1_000_000], [1] * 1_000_000)
+    body = [
+        helper.make_node("Constant", [], ["k"], value=value),
+        helper.make_node("ReduceMax", ["k"], ["m"], keepdims=0),
+        helper.make_node("Cast", ["m"], ["f"], to=1),
+        helper.make_node("Add", ["a", "f"], ["o"]),
+    ]
+    function = helper.make_function("d", "F", ["a"], ["o"], body, [helper.make_opsetid("", 20)])
+    names = ["x", *(f"v{i}" for i in range(99)), "y"]
+    calls = [helper.make_node("F", [a], [b], domain="d") for a, b in itertools.pairwise(names)]
+    with pytest.raises(LoadError, match="written out for each call"):
+        open_program(small_model(calls, functions=[function]))
+
+
+def test_many_blocks_behind_many_values_take_linear_time() -> None:
+    """Each block sees all values in front of it: looking at them anew for each block took minutes."""
+    nodes = [helper.make_node("Identity", ["x"], [f"a{i}"]) for i in range(10_000)]
+    branches = {
+        f"{key}_branch": helper.make_graph(
+            [helper.make_node(kind, ["x"], [key])], key, [], [helper.make_tensor_value_info(key, 1, None)]
+        )
+        for key, kind in (("then", "Neg"), ("else", "Abs"))
+    }
+    nodes += [helper.make_node("If", ["flag"], [f"b{i}"], **branches) for i in range(500)]
+    nodes.append(helper.make_node("Sum", [f"b{i}" for i in range(500)], ["y"]))
+    graph = open_program(small_model(nodes)).program.main
+
+    class Unwalked(dict):  # type: ignore[type-arg]
+        def refuse(self) -> Any:
+            raise AssertionError("all names are looked at")
+
+        __iter__ = keys = items = values = refuse  # type: ignore[assignment]
+
+    assert check._check_nodes(graph.block, Unwalked({value.name: value for value in graph.inputs}), 1, 0) > 1000
+
+
+def test_many_large_constants_are_not_folded() -> None:
+    """A node of 30 bytes asks for 1 MB: a thousand of them must not become 1 GB while the file is loaded."""
+    nodes = []
+    for i in range(200):
+        nodes += [
+            helper.make_node("ConstantOfShape", ["s"], [f"c{i}"]),
+            helper.make_node("Add", [f"c{i}", "x"], [f"y{i}"]),
+        ]
+    nodes.append(helper.make_node("Concat", [f"y{i}" for i in range(200)], ["y"], axis=0))
+    graph = open_program(small_model(nodes, [numpy_helper.from_array(np.array([260_000]), "s")])).program.main
+    folded = fold.run(graph)
+    size = sum(array.nbytes for array in folded.constants.values())
+    assert fold.TOTAL <= size < fold.TOTAL + (2 << 20)
