@@ -27,6 +27,7 @@ from headrace.serve.errors import (
 from headrace.serve.manager import Manager
 from headrace.serve.request import InferRequest, InferResponse
 from headrace.serve.scheduler import Job
+from headrace.serve.slow import KEPT
 from headrace.serve.validate import Port
 from headrace.serve.version import ModelVersion
 
@@ -151,6 +152,15 @@ class DataPlane:
         rows = [{"name": v.name, "version": v.number} | v.count().show() for v in versions]
         return {"model_stats": sorted(rows, key=lambda row: (row["name"], int(row["version"])))}
 
+    def slow(self) -> Answer:
+        """The slowest requests of the last minutes over all loaded models, the slowest first."""
+        rows: list[Answer] = [
+            {"model": version.name, "version": version.number, **one.show()}
+            for version in self.manager.versions()
+            for one in version.count().slowest.show()
+        ]
+        return {"requests": sorted(rows, key=lambda row: -row["total_us"])[:KEPT]}
+
     # ---- inference ----
 
     def infer(self, request: InferRequest) -> InferResponse:
@@ -179,7 +189,7 @@ class DataPlane:
             finished = self._clock()
             ran = job.execution if job is not None else None
             queued = ran.started - job.enqueued if ran is not None and job is not None else 0.0
-            version.statistics.finish(request.front, meaning, finished - started, queued, ran)
+            version.statistics.finish(request.front, meaning, finished - started, queued, ran, request.id)
             self.manager.release(version)
             with self._lock:
                 self._inflight[request.front] -= 1

@@ -44,6 +44,8 @@ def group_of(parts: list[str]) -> str:
     match parts:
         case ["v2", "health", *_] | ["v2", "models", _, "ready"] | ["v2", "models", _, "versions", _, "ready"]:
             return "health"
+        case ["v2", "headrace", "slow"]:
+            return "statistics"
         case ["v2", "models", "stats"] | ["v2", "models", _, "stats"] | ["v2", "models", _, "versions", _, "stats"]:
             return "statistics"
         case ["v2", "models", _, "config"] | ["v2", "models", _, "versions", _, "config"]:
@@ -112,6 +114,8 @@ class RestFront:
                 return {"GET": lambda _: _ready(plane.server_ready())}
             case ["v2", "models"]:
                 return {"GET": lambda _: _answer({"models": sorted({v.name for v in plane.manager.versions()})})}
+            case ["v2", "headrace", "slow"]:
+                return {"GET": lambda _: _answer(plane.slow())}
             case ["v2", "models", "stats"]:
                 return {"GET": lambda _: _answer(plane.statistics("", ""))}
             case ["v2", "models", name, "trace", "setting"] if name:

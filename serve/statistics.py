@@ -12,6 +12,7 @@ from typing import Any
 
 from headrace.serve.errors import Meaning
 from headrace.serve.scheduler import Execution
+from headrace.serve.slow import Slowest, SlowRequest
 
 # Exponential from 0.1 ms to 30 s.
 SECONDS_BUCKETS = (
@@ -86,6 +87,7 @@ class Statistics:
         self.queue_seconds, self.assemble_seconds = Histogram(SECONDS_BUCKETS), Histogram(SECONDS_BUCKETS)
         self.compute_seconds, self.scatter_seconds = Histogram(SECONDS_BUCKETS), Histogram(SECONDS_BUCKETS)
         self.batch_rows = Histogram(ROW_BUCKETS)
+        self.slowest = Slowest()
         self.expired_before_run = self.cancelled_before_run = 0
 
     def observe(self, execution: Execution) -> None:
@@ -109,10 +111,18 @@ class Statistics:
             self.batch_rows.add(execution.rows)
 
     def finish(
-        self, front: str, meaning: Meaning | None, seconds: float, queued: float, execution: Execution | None
+        self,
+        front: str,
+        meaning: Meaning | None,
+        seconds: float,
+        queued: float,
+        execution: Execution | None,
+        request: str = "",
     ) -> None:
-        """Account one request: `meaning` None is success; `queued` seconds waiting before its run."""
+        """Account one request: `meaning` None is success; `queued` seconds waiting before its run; `request` is its id."""
         name = "ok" if meaning is None else meaning.value
+        if self.slowest.is_slow(seconds):
+            self._keep_slow(front, request, name, seconds, queued, execution)
         with self._lock:
             key = (front, name)
             self.meanings[key] = self.meanings.get(key, 0) + 1
@@ -135,6 +145,16 @@ class Statistics:
                 self.compute_infer.add(execution.computed - execution.assembled)
                 self.compute_output.add(execution.finished - execution.computed)
 
+    def _keep_slow(
+        self, front: str, request: str, meaning: str, seconds: float, queued: float, ran: Execution | None
+    ) -> None:
+        phases: tuple[int, int, int, int, int, str] | tuple[()] = ()
+        if ran is not None:
+            spans = (queued, ran.assembled - ran.started, ran.computed - ran.assembled, ran.finished - ran.computed)
+            queue, assemble, compute, scatter = map(_micros, spans)
+            phases = (queue, assemble, compute, scatter, ran.rows, ran.reason)
+        self.slowest.add(SlowRequest(_micros(seconds), int(time.time() * 1000), front, request, meaning, *phases))
+
     def look_up(self, hit: bool, seconds: float) -> None:
         """Account a look into the response cache: what a hit took, or a miss with putting the answer there."""
         with self._lock:
@@ -148,6 +168,11 @@ class Statistics:
             for name in ("inference_count", "execution_count", "expired_before_run", "cancelled_before_run"):
                 setattr(self, name, getattr(self, name) + counts[name])
             self.last_inference_ms = max(self.last_inference_ms, counts["last_inference_ms"])
+            for seconds, ended_ms, name, meaning, *spans, rows, reason in counts["slow"]:
+                text = name.decode("utf-8", "replace")
+                queue, assemble, compute, scatter = map(_micros, spans)
+                phases = (queue, assemble, compute, scatter, rows, reason)
+                self.slowest.add(SlowRequest(_micros(seconds), ended_ms, front, text, meaning, *phases))
             for size, (assemble, compute, scatter) in counts["batches"].items():
                 row = self.batches.get(size) or self.batches.setdefault(size, BatchRow())
                 row.compute_input.join(assemble)
@@ -202,3 +227,7 @@ class Statistics:
             "empty_response": Duration().show(),
             "cancel": self.cancel.show(),
         }
+
+
+def _micros(seconds: float) -> int:
+    return round(seconds * 1e6)

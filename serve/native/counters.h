@@ -1,10 +1,13 @@
 // Counters of one version, taken over by the statistics in Python whenever somebody looks.
 #pragma once
+#include <algorithm>
 #include <array>
 #include <chrono>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "call.h"
@@ -43,12 +46,22 @@ struct Execution {
 
 inline double seconds_between(Time a, Time b) { return std::chrono::duration<double>(b - a).count(); }
 
+// One of the slowest requests.
+struct Slow {
+    double seconds, queued, assemble = 0, compute = 0, scatter = 0;
+    int64_t ended_ms, rows = 0;
+    std::string meaning, id, reason;
+    bool operator>(const Slow& other) const { return seconds > other.seconds; }
+};
+
 struct Counts {
     Sum success, fail, cancel, queue, assemble, compute, scatter;
     uint64_t inferences = 0, executions = 0, expired = 0, cancelled = 0;
     int64_t last_ms = 0;
     std::map<int64_t, BatchSums> batches;
     std::map<std::string, uint64_t> releases, meanings;
+    std::vector<Slow> slow;                     // a heap, the fastest first
+    Time slow_since{};
     Histogram request_seconds, queue_seconds, assemble_seconds, compute_seconds, scatter_seconds, batch_rows;
 };
 
@@ -70,8 +83,9 @@ public:
     }
 
     // One request: `meaning` is "ok" or why not; `run` null where it never ran.
-    void finish(const char* meaning, double seconds, double queued, const Execution* run) {
+    void finish(const char* meaning, double seconds, double queued, const Execution* run, std::string_view id = {}) {
         std::lock_guard guard(lock_);
+        keep_slow(meaning, seconds, queued, run, id);
         counts_.meanings[meaning]++;
         counts_.request_seconds.add(seconds);
         const std::string_view what = meaning;
@@ -81,7 +95,7 @@ public:
             return;
         }
         counts_.success.add(seconds);
-        counts_.last_ms = std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+        counts_.last_ms = now_ms();
         counts_.queue.add(queued), counts_.queue_seconds.add(queued);
         if (!run) return;
         counts_.assemble.add(seconds_between(run->started, run->assembled));
@@ -100,7 +114,31 @@ public:
     }
 
 private:
+    static constexpr size_t kSlow = 100;
+    static constexpr auto kSlowWindow = std::chrono::seconds(300);
+
+    static int64_t now_ms() { return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count(); }
+
+    // The slowest since somebody looked, or of the last window where nobody does (slow.py remembers longer).
+    void keep_slow(const char* meaning, double seconds, double queued, const Execution* run, std::string_view id) {
+        const Time now = Clock::now();
+        if (now - counts_.slow_since > kSlowWindow) counts_.slow.clear(), counts_.slow_since = now;
+        if (counts_.slow.size() == kSlow) {
+            if (seconds <= counts_.slow.front().seconds) return;
+            std::pop_heap(counts_.slow.begin(), counts_.slow.end(), std::greater<>());
+            counts_.slow.pop_back();
+        }
+        Slow one{seconds, queued, 0, 0, 0, now_ms(), 0, meaning, std::string(id), {}};
+        if (run) {
+            one.assemble = seconds_between(run->started, run->assembled), one.compute = seconds_between(run->assembled, run->computed);
+            one.scatter = seconds_between(run->computed, run->finished), one.rows = run->rows, one.reason = run->reason;
+        }
+        counts_.slow.push_back(std::move(one));
+        std::push_heap(counts_.slow.begin(), counts_.slow.end(), std::greater<>());
+    }
+
     void reset(Counts& counts) const {
+        counts.slow_since = Clock::now();
         for (Histogram* h : {&counts.request_seconds, &counts.queue_seconds, &counts.assemble_seconds, &counts.compute_seconds, &counts.scatter_seconds})
             h->bounds = &seconds_, h->counts.assign(seconds_.size() + 1, 0);
         counts.batch_rows.bounds = &rows_, counts.batch_rows.counts.assign(rows_.size() + 1, 0);

@@ -226,6 +226,9 @@ public:
         out["compute_input"] = sum(c.assemble), out["compute_infer"] = sum(c.compute), out["compute_output"] = sum(c.scatter);
         out["inference_count"] = c.inferences, out["execution_count"] = c.executions, out["last_inference_ms"] = c.last_ms;
         out["expired_before_run"] = c.expired, out["cancelled_before_run"] = c.cancelled;
+        nb::list slow;
+        for (const Slow& s : c.slow) slow.append(nb::make_tuple(s.seconds, s.ended_ms, nb::bytes(s.id.data(), s.id.size()), s.meaning, s.queued, s.assemble, s.compute, s.scatter, s.rows, s.reason));
+        out["slow"] = slow;
         out["batches"] = batches, out["releases"] = releases, out["meanings"] = meanings;
         out["request_seconds"] = histogram(c.request_seconds), out["queue_seconds"] = histogram(c.queue_seconds);
         out["assemble_seconds"] = histogram(c.assemble_seconds), out["compute_seconds"] = histogram(c.compute_seconds);

@@ -236,7 +236,7 @@ void Version::run(std::vector<std::shared_ptr<Job>>& jobs, const char* reason) {
                     job->succeed(*outputs, from, execution);
                     const Time done = Clock::now();
                     execution.finished = done;
-                    if (job->counted()) counters_.finish("ok", seconds_between(job->arrived, done), seconds_between(job->arrived, execution.started), &execution);
+                    if (job->counted()) counters_.finish("ok", seconds_between(job->arrived, done), seconds_between(job->arrived, execution.started), &execution, job->request.id);
                     inflight_--;
                 }
             }
@@ -249,7 +249,7 @@ void Version::run(std::vector<std::shared_ptr<Job>>& jobs, const char* reason) {
 }
 
 void Version::end(Job& job, Meaning meaning, const std::string& text, const Execution* run) {
-    if (job.counted()) counters_.finish(text_of(meaning), seconds_between(job.arrived, Clock::now()), 0, run);
+    if (job.counted()) counters_.finish(text_of(meaning), seconds_between(job.arrived, Clock::now()), run ? seconds_between(job.arrived, run->started) : 0, run, job.request.id);
     inflight_--;
     job.fail(meaning, text, run);
 }
