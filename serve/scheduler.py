@@ -85,7 +85,7 @@ class Job:
         self.end(ServeError(Meaning.CANCELLED, "the request was cancelled by the client"))
 
     def promote(self) -> None:
-        """Make the waiting caller the leader of the next batch."""
+        """Make the waiting caller the leader of the next batch; `lead` stays set, so that no leader is made one twice."""
         self.lead = True
         self.wake()
 
@@ -156,17 +156,18 @@ class Scheduler:
             if (full := self._queue.push(job, job.enqueued)) is not None:
                 raise overloaded(full)
             lead = self._idle > 0
+            inline = lead and self._run_seconds <= INLINE_SECONDS
             if lead:
                 self._idle -= 1
+                job.lead = inline
             elif self._gathering:
                 self._arrived.notify_all()
-        if not lead:
-            self._follow(job, watch)
-        elif self._run_seconds > INLINE_SECONDS:
-            self._lead_in_background()
-            self._follow(job, watch)
-        else:
+        if inline:
             self._lead(job)
+        else:
+            if lead:
+                self._lead_in_background()
+            self._follow(job, watch)
         outcome = job.outcome
         if isinstance(outcome, dict):
             return outcome
@@ -193,7 +194,7 @@ class Scheduler:
             if job.lead:
                 break
         with self._lock:  # a promotion may have come after the end: the leadership must not be lost
-            lead, job.lead = job.lead, False
+            lead = job.lead
         if lead:
             self._lead(job)
 

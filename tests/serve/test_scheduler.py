@@ -266,3 +266,32 @@ def test_many_callers_each_get_their_own(instances):
     while scheduler._idle != instances and time.monotonic() < until:
         time.sleep(0.001)
     assert scheduler.pending == 0 and scheduler._idle == instances
+
+
+def test_a_leader_is_no_heir():
+    """A leader runs another's job while its own still waits: an instance handed over meanwhile must not go to it, who no
+    longer listens, and be lost."""
+    gate, running = threading.Event(), threading.Event()
+
+    def run(feeds):
+        running.set()
+        gate.wait(10)
+        return {"y": feeds["x"]}
+
+    scheduler = Scheduler(run, BatchPolicy(0, instances=2))
+    other, own = (Job({"x": np.ones((1, 2))}, 1, None) for _ in range(2))
+    with scheduler._lock:
+        scheduler._idle = 0  # one instance is about to be the leader's, one is ours
+        scheduler._queue.push(other, 0.0)
+    leader = threading.Thread(target=scheduler.run, args=(own,))
+    leader.start()
+    while scheduler.pending < 2:
+        time.sleep(0.001)
+    own.promote()
+    assert running.wait(10)
+    with scheduler._lock:
+        scheduler._hand_over()
+    gate.set()
+    leader.join(10)
+    assert own.ended and other.ended
+    assert scheduler._idle == 2
