@@ -5,6 +5,7 @@ Inferences that fit a published version without doubt never come here. The rest 
 turn of the loop: quick methods are answered at once, others on threads.
 """
 
+import contextlib
 import logging
 import math
 import queue
@@ -212,21 +213,22 @@ class NativeFront:
             self._stream(number, method.streaming, call)
 
     def _unary(self, number: int, method: Unary, data: bytes, call: "_Call") -> None:
-        try:
+        with self._failing(number):
             self._front.answer(number, method(data, call))
-        except ServeError as error:
-            self._fail(number, error)
-        except Exception:
-            log.exception("a method failed")
-            self._fail(number, _INTERNAL)
 
     def _stream(self, number: int, method: Streaming, call: "_Call") -> None:
-        try:
+        with self._failing(number):
             for answer in method(call.incoming(), call):
                 if not call.is_active():
                     return
                 self._front.send(number, answer)
             self._front.finish(number, 0, "")
+
+    @contextlib.contextmanager
+    def _failing(self, number: int) -> Iterator[None]:
+        """What is raised inside ends the call."""
+        try:
+            yield
         except ServeError as error:
             self._fail(number, error)
         except Exception:

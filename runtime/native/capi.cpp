@@ -13,8 +13,6 @@ namespace hr {
 
 namespace {
 
-bool is_object(DType dtype) { return dtype == DType::none || dtype == DType::str; }
-
 // The results of one run and the memory behind them.
 struct Outputs : hr_outputs {
     std::vector<hr_tensor> list;
@@ -50,12 +48,8 @@ int run(void* program_pointer, const hr_tensor* inputs, hr_outputs** out, char* 
     try {
         const std::shared_ptr<Plan> plan = program.plan_for(feeds.data());
         if (!plan) return HR_DOES_NOT_FIT;
-        struct Hold {
-            Program& program;
-            std::unique_ptr<Frame> frame;
-            ~Hold() { program.give_frame(std::move(frame)); }
-        } hold{program, program.take_frame(*plan)};
-        Frame& frame = *hold.frame;
+        const HeldFrame held(program, *plan);
+        Frame& frame = held.frame();
         for (size_t i = 0; i < n_in; i++) {
             frame.io[i] = feeds[i].data;
             if (plan->generic) frame.values[program.inputs[i].value] = feeds[i];

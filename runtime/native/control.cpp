@@ -12,8 +12,6 @@ namespace hr {
 
 namespace {
 
-bool is_object(DType dtype) { return dtype == DType::none || dtype == DType::str; }
-
 Held fresh(const Tensor& like) {
     Held held{like, take_buffer(like.bytes())};
     held.tensor.data = held.buffer->data;

@@ -23,6 +23,9 @@
 
 namespace hr {
 
+// Values of these element types are host objects, not native tensors.
+inline bool is_object(DType dtype) { return dtype == DType::none || dtype == DType::str; }
+
 struct Frame;
 class Program;
 
@@ -216,6 +219,19 @@ private:
     };
     std::vector<Arena> arenas_;
     Arena take_arena(size_t bytes);
+};
+
+// The frame of one call; it goes back to its plan whatever happens.
+class HeldFrame {
+public:
+    HeldFrame(Program& program, Plan& plan) : program_(program), frame_(program.take_frame(plan)) {}
+    ~HeldFrame() { program_.give_frame(std::move(frame_)); }
+    HeldFrame(const HeldFrame&) = delete;
+    Frame& frame() const { return *frame_; }
+
+private:
+    Program& program_;
+    std::unique_ptr<Frame> frame_;
 };
 
 }  // namespace hr

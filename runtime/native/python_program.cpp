@@ -10,8 +10,6 @@ namespace hr {
 
 namespace {
 
-bool is_object(DType dtype) { return dtype == DType::none || dtype == DType::str; }
-
 // One attribute of a node from Python: bool, int, float, str, bytes, or a tuple of one kind.
 Attr attribute(nb::handle value) {
     if (nb::isinstance<nb::int_>(value)) return {nb::cast<int64_t>(value)};
@@ -140,12 +138,8 @@ bool PythonProgram::execute(Call& call) {
         nb::raise_python_error();
     }
     if (!plan) return false;
-    struct Hold {
-        Program& program;
-        std::unique_ptr<Frame> frame;
-        ~Hold() { program.give_frame(std::move(frame)); }
-    } hold{program_, program_.take_frame(*plan)};
-    Frame& frame = *hold.frame;
+    const HeldFrame held(program_, *plan);
+    Frame& frame = held.frame();
     const size_t n_in = call.held.size();
     for (size_t i = 0; i < n_in; i++) {
         frame.io[i] = call.tensors[i].data;

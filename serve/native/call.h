@@ -15,6 +15,9 @@ using Clock = std::chrono::steady_clock;
 using Time = Clock::time_point;
 constexpr Time kNever = Time::max();
 
+inline double seconds_between(Time from, Time to) { return std::chrono::duration<double>(to - from).count(); }
+inline Clock::duration span(double seconds) { return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds)); }
+
 // gRPC status codes: https://grpc.github.io/grpc/core/md_doc_statuscodes.html
 enum class Code : int {
     ok = 0, cancelled = 1, unknown = 2, invalid_argument = 3, deadline_exceeded = 4, not_found = 5, already_exists = 6,

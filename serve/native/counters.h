@@ -44,8 +44,6 @@ struct Execution {
     bool failed = false;
 };
 
-inline double seconds_between(Time a, Time b) { return std::chrono::duration<double>(b - a).count(); }
-
 // One of the slowest requests.
 struct Slow {
     double seconds, queued, assemble = 0, compute = 0, scatter = 0;

@@ -9,8 +9,6 @@ namespace {
 
 constexpr auto kLinger = std::chrono::seconds(2);       // reading on after a refusal, so that the client sees the answer and no reset
 
-double seconds(Clock::duration d) { return std::chrono::duration<double>(d).count(); }
-
 bool is_token(char c) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || std::string_view("!#$%&'*+-.^_`|~").find(c) != std::string_view::npos;
 }
@@ -313,17 +311,17 @@ bool Http1Connection::tick() {
     const Limits& limits = hub_.limits();
     const Time now = hub_.now();
     switch (state_) {
-        case State::lingering: return now < linger_until_ || (!out_.empty() && seconds(now - linger_until_) < limits.http_idle_timeout_s);
+        case State::lingering: return now < linger_until_ || (!out_.empty() && seconds_between(linger_until_, now) < limits.http_idle_timeout_s);
         case State::answering: return true;
         case State::head:
-            if (!greeted()) return seconds(now - quiet_since_) < limits.handshake_timeout_s;
+            if (!greeted()) return seconds_between(quiet_since_, now) < limits.handshake_timeout_s;
             if (head_since_ != kNever) {
-                if (seconds(now - head_since_) > limits.header_timeout_s) refuse(408, "the headers did not come in time");
+                if (seconds_between(head_since_, now) > limits.header_timeout_s) refuse(408, "the headers did not come in time");
                 return true;
             }
-            return !leaving_ && seconds(now - quiet_since_) < limits.http_idle_timeout_s;
+            return !leaving_ && seconds_between(quiet_since_, now) < limits.http_idle_timeout_s;
         default:
-            if (window_since_ != kNever && seconds(now - window_since_) > limits.body_window_s) {
+            if (window_since_ != kNever && seconds_between(window_since_, now) > limits.body_window_s) {
                 if (window_bytes_ < limits.body_window_bytes) refuse(408, "the body came too slowly");
                 window_since_ = now, window_bytes_ = 0;
             }

@@ -19,8 +19,6 @@ nghttp2_nv header(std::string_view name, std::string_view value) {
     return {bytes(name), bytes(value), name.size(), value.size(), NGHTTP2_NV_FLAG_NONE};
 }
 
-double seconds(Clock::duration d) { return std::chrono::duration<double>(d).count(); }
-
 }  // namespace
 
 struct Http2Connection::Stream {
@@ -182,7 +180,7 @@ void Http2Connection::begin(Stream& stream) {
     if (!stream.timeout.empty()) {
         const auto left = parse_timeout(stream.timeout);
         if (!left) return fail(stream, Code::internal, "grpc-timeout is malformed");
-        call.deadline = hub_.now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(std::min(*left, 1e7)));
+        call.deadline = hub_.now() + span(std::min(*left, 1e7));
     }
     stream.started = true;
     hub_.opened(stream.call, *this, stream.id);
@@ -392,13 +390,13 @@ void Http2Connection::refuse_new() {
 bool Http2Connection::tick() {
     const Limits& limits = hub_.limits();
     const Time now = hub_.now();
-    if (!greeted_) return seconds(now - opened_) < limits.handshake_timeout_s;
-    if (leaving_ && (streams_.empty() ? out_.size() == out_at_ : seconds(now - goaway_at_) > limits.age_grace_s)) return false;
-    if (!leaving_ && streams_.empty() && seconds(now - idle_since_) > limits.idle_timeout_s) refuse_new();
-    if (!leaving_ && seconds(now - opened_) > limits.age_s) refuse_new();
+    if (!greeted_) return seconds_between(opened_, now) < limits.handshake_timeout_s;
+    if (leaving_ && (streams_.empty() ? out_.size() == out_at_ : seconds_between(goaway_at_, now) > limits.age_grace_s)) return false;
+    if (!leaving_ && streams_.empty() && seconds_between(idle_since_, now) > limits.idle_timeout_s) refuse_new();
+    if (!leaving_ && seconds_between(opened_, now) > limits.age_s) refuse_new();
     if (ping_sent_ != kNever) {
-        if (seconds(now - ping_sent_) > limits.keepalive_timeout_s) return false;
-    } else if (seconds(now - last_read_) > limits.keepalive_s) {
+        if (seconds_between(ping_sent_, now) > limits.keepalive_timeout_s) return false;
+    } else if (seconds_between(last_read_, now) > limits.keepalive_s) {
         nghttp2_submit_ping(session_, NGHTTP2_FLAG_NONE, nullptr);
         ping_sent_ = now, dirty = true;
     }

@@ -20,8 +20,6 @@ namespace hr::serve {
 
 namespace {
 
-Clock::duration duration_of(double seconds) { return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds)); }
-
 nb::bytes bytes_of(const Bytes& data) { return nb::bytes(data.data() ? data.data() : "", data.size()); }
 
 // Text from the network as Python text: one character a byte, so that nothing can fail.
@@ -139,7 +137,7 @@ private:
         void fail(Meaning, const std::string&, const Execution*) override {}
         const int number;
     };
-    static Time at(double seconds) { return Time() + duration_of(seconds); }
+    static Time at(double seconds) { return Time() + span(seconds); }
     const Policy policy_;
     Pending pending_;
 };
@@ -188,8 +186,8 @@ public:
             job->request.inputs.push_back(tensor);
         }
         job->request.rows = rows, job->arrived = Clock::now();
-        if (left) job->deadline = job->arrived + duration_of(std::min(*left, 1e7));
-        if (in_time) job->delay_at = job->arrived + duration_of(std::min(*in_time, 1e7));
+        if (left) job->deadline = job->arrived + span(std::min(*left, 1e7));
+        if (in_time) job->delay_at = job->arrived + span(std::min(*in_time, 1e7));
         if (level < 1 || size_t(level) > version->policy().levels.size()) throw std::out_of_range("there is no such level");
         job->level = level;
         Meaning why;

@@ -96,7 +96,7 @@ bool Plane::infer(const std::shared_ptr<Call>& call) {
     if (!fit(version->interface(), call->message.view(), job->request)) return false;
     job->arrived = loop_.now(), job->deadline = call->deadline, job->level = version->policy().default_level;
     if (const Policy& policy = version->policy(); policy.timeout_s > 0) {
-        const Time late = job->arrived + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(policy.timeout_s));
+        const Time late = job->arrived + span(policy.timeout_s);
         if (policy.delays) job->delay_at = late;
         else job->deadline = std::min(job->deadline, late);
     }
@@ -125,11 +125,7 @@ void Plane::refuse(const std::shared_ptr<Call>& call, int status, const char* te
 }
 
 void Plane::turn() {
-    for (size_t i = 0; i < touched_.size();) {      // what a turn brought is a batch
-        touched_[i]->pump(true);
-        if (touched_[i]->pending()) i++;
-        else touched_.erase(touched_.begin() + long(i));
-    }
+    for (const auto& version : touched_) version->pump(true);       // what a turn brought is a batch
     touched_.clear();
     {
         std::lock_guard guard(lock_);

@@ -70,7 +70,7 @@ void Version::pump(bool on_loop) {
         if (!pop(batch, locked, false)) break;
         busy_++;
         locked.unlock();
-        execute(batch);
+        run(batch.jobs, batch.reason);
         locked.lock();
         busy_--;
     }
@@ -87,7 +87,7 @@ void Version::work() {
         busy_++;
         for (Batch batch; pop(batch, locked, true); batch = Batch()) {
             locked.unlock();
-            execute(batch);
+            run(batch.jobs, batch.reason);
             batch.jobs.clear();
             locked.lock();
         }
@@ -134,7 +134,6 @@ bool Version::is_short() const {
 }
 
 bool Version::pop(Batch& batch, std::unique_lock<std::mutex>& locked, bool may_wait) {
-    const auto span = [](double seconds) { return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds)); };
     std::vector<JobPtr> dropped;
     bool waited = false;
     for (;;) {
@@ -160,11 +159,11 @@ bool Version::pop(Batch& batch, std::unique_lock<std::mutex>& locked, bool may_w
 
 // ---- running (without the lock) ----
 
-bool Version::merge(const std::vector<std::shared_ptr<Job>>& jobs, std::vector<hr_tensor>& inputs, std::vector<Bytes>& memory, int64_t& rows) const {
+void Version::merge(const std::vector<std::shared_ptr<Job>>& jobs, std::vector<hr_tensor>& inputs, std::vector<Bytes>& memory, int64_t& rows) const {
     rows = 0;
     for (const auto& job : jobs) rows += job->request.rows;
     inputs = jobs[0]->request.inputs;
-    if (jobs.size() == 1) return true;
+    if (jobs.size() == 1) return;
     for (size_t i = 0; i < inputs.size(); i++) {
         size_t row = interface_.inputs[i].item;
         for (int d = 1; d < inputs[i].rank; d++) row *= size_t(inputs[i].dims[d]);
@@ -178,10 +177,7 @@ bool Version::merge(const std::vector<std::shared_ptr<Job>>& jobs, std::vector<h
         inputs[i].dims[0] = rows, inputs[i].data = joined.data();
         memory.push_back(std::move(joined));
     }
-    return true;
 }
-
-void Version::execute(Batch& batch) { run(batch.jobs, batch.reason); }
 
 void Version::run(std::vector<std::shared_ptr<Job>>& jobs, const char* reason) {
     Execution execution;

@@ -40,9 +40,8 @@ private:
     bool pop(Batch& batch, std::unique_lock<std::mutex>& locked, bool may_wait);
     void drop(std::vector<JobPtr>& jobs, Time now);
     bool is_short() const;          // the next batch does not hold the loop up
-    void execute(Batch& batch);
     void run(std::vector<JobPtr>& jobs, const char* reason);
-    bool merge(const std::vector<JobPtr>& jobs, std::vector<hr_tensor>& inputs, std::vector<Bytes>& memory, int64_t& rows) const;
+    void merge(const std::vector<JobPtr>& jobs, std::vector<hr_tensor>& inputs, std::vector<Bytes>& memory, int64_t& rows) const;
     void end(Job& job, Meaning meaning, const std::string& text, const Execution* run);
     void work();
 

@@ -9,16 +9,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import serve_fake
-from serve_start import FRONTS, MODELS, start
-
-from headrace.serve import engine
+from serve_start import FRONTS, MODELS, need, start
 
 
 @pytest.fixture(scope="session", params=FRONTS)
 def server(request, tmp_path_factory):
     """One server a gRPC front: what is tested over gRPC is tested on both."""
-    if request.param == "native" and engine._native is None:
-        pytest.skip("built without libnghttp2: there is no native front")
+    need(request.param)
     with start(serve_fake.repository(tmp_path_factory.mktemp("repository"), MODELS), request.param) as running:
         yield running
 

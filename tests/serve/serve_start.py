@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import serve_fake
 
+from headrace.serve import engine
 from headrace.serve.config import Drain, Limits, Listen, Settings
 from headrace.serve.server import Server
 
@@ -18,9 +20,13 @@ MODELS = {name.lower(): f"identity {name}" for name in serve_fake.DTYPES} | {
     "wrong": "golden bad",
 }
 LIMITS = Limits(max_message_bytes=1024 * 1024)
-
-
 FRONTS = ["portable", "native"]
+
+
+def need(front: str) -> None:
+    """Skip the test where this front was not built."""
+    if front == "native" and engine._native is None:
+        pytest.skip("built without libnghttp2: there is no native front")
 
 
 def start(root: Path, front: str = "auto", **options) -> Server:

@@ -8,9 +8,9 @@ import serve_fake
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from serve_packages import X, package
-from serve_start import FRONTS, start
+from serve_start import FRONTS, need, start
 
-from headrace.serve import Client, engine
+from headrace.serve import Client
 from headrace.serve.cache import ENTRY_BYTES, ResponseCache, key_of
 from headrace.serve.config import Drain, Listen, Settings
 from headrace.serve.request import InferRequest, InputTensor
@@ -23,8 +23,7 @@ ON = "[cache]\nenabled = true\n"
 @pytest.fixture(params=FRONTS)
 def server(request, tmp_path):
     """`double` is a real package, which the native front serves by C++ where there is no cache."""
-    if request.param == "native" and engine._native is None:
-        pytest.skip("built without libnghttp2: there is no native front")
+    need(request.param)
     package(tmp_path / "double" / "1" / "model.hr", 2.0)
     (tmp_path / "double" / "config.toml").write_text(ON)
     listen = Listen("127.0.0.1", 0, 0, 0, front=request.param)

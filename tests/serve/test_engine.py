@@ -343,17 +343,14 @@ def test_a_full_queue(root):
         (root / "dense" / "config.toml").unlink()
 
 
+def save_product(root, value):
+    node, f = helper.make_node("Mul", ["x", "k"], ["y"]), TensorProto.FLOAT
+    save(root, "m", [node], [("x", f, ["n", 4])], [("y", f, ["n", 4])], [("k", np.float32(value))])
+
+
 def test_swaps_under_load(tmp_path):
     """Two versions with answers of their own, swapped for seconds: no request fails, every answer is of one of them."""
-    node, f = helper.make_node, TensorProto.FLOAT
-    save(
-        tmp_path,
-        "m",
-        [node("Mul", ["x", "k"], ["y"])],
-        [("x", f, ["n", 4])],
-        [("y", f, ["n", 4])],
-        [("k", np.float32(2))],
-    )
+    save_product(tmp_path, 2)
     with start(tmp_path, "native") as server, grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
         call, stop, wrong, count = channel.unary_unary(INFER), threading.Event(), [], [0]
         data = request_of("m", {"x": np.ones((2, 4), np.float32)}).SerializeToString()
@@ -376,14 +373,7 @@ def test_swaps_under_load(tmp_path):
             folder = tmp_path / "m" / "1"
             (folder / "model.onnx").unlink()
             folder.rmdir()
-            save(
-                tmp_path,
-                "m",
-                [node("Mul", ["x", "k"], ["y"])],
-                [("x", f, ["n", 4])],
-                [("y", f, ["n", 4])],
-                [("k", np.float32(value))],
-            )
+            save_product(tmp_path, value)
             server._manager.load("m")
             time.sleep(0.1)
         stop.set()

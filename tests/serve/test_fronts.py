@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import serve_fake
 from serve_packages import X, package
-from serve_start import FRONTS, start
+from serve_start import FRONTS, need, start
 
 from headrace.protos import health_pb2 as health
 from headrace.protos import inference_pb2 as pb
-from headrace.serve import Client, engine
+from headrace.serve import Client
 from headrace.serve.config import Drain, Listen, Settings
 from headrace.serve.datatypes import DATATYPES, decode_bytes, encode_bytes
 from headrace.serve.errors import Meaning, ServeError
@@ -168,8 +168,7 @@ def test_inputs_may_have_any_name(client):
 
 @pytest.mark.parametrize("front", FRONTS)
 def test_a_label_stands_wherever_a_version_does(tmp_path, front):
-    if front == "native" and engine._native is None:
-        pytest.skip("built without libnghttp2: there is no native front")
+    need(front)
     for version in (1, 2):
         package(tmp_path / f"m/{version}/model.hr", version)
     config = '[versions]\npolicy = "all"\nlabels = {{stable = {0}, canary = 2}}\n'

@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 import grpc
 import pytest
 from serve_packages import X, package
-from serve_start import FRONTS, LIMITS
+from serve_start import FRONTS, LIMITS, need
 
 from headrace.protos import inference_pb2 as pb
-from headrace.serve import Client, engine
+from headrace.serve import Client
 from headrace.serve.config import Auth, ConfigError, Drain, Listen, Settings
 from headrace.serve.errors import Meaning, ServeError
 from headrace.serve.guard import Guard
@@ -50,8 +50,7 @@ TOKENS = "".join(token(role, [role]) for role in ("metadata", "infer", "metrics"
 
 
 def guarded(front, root, auth, **options):
-    if front == "native" and engine._native is None:
-        pytest.skip("built without libnghttp2: there is no native front")
+    need(front)
     listen = Listen("127.0.0.1", 0, 0, 0, front=front)
     settings = Settings(listen=listen, auth=auth, limits=LIMITS, drain=Drain(lame_duck_s=0, grace_s=10))
     return Server(root, settings=settings, **options)

@@ -31,9 +31,10 @@ from raw_http2 import (
     message,
     request,
 )
+from serve_start import need
 
 from headrace.protos import inference_pb2 as pb
-from headrace.serve import Server, engine
+from headrace.serve import Server
 from headrace.serve.config import Drain, Limits, Listen, Settings
 
 INFER = b"/inference.GRPCInferenceService/ModelInfer"
@@ -44,8 +45,7 @@ LIMITS = Limits(max_message_bytes=1 << 20, header_timeout_s=1.0, max_connections
 
 @pytest.fixture(scope="module", params=["portable", "native"])
 def server(request, tmp_path_factory):
-    if request.param == "native" and engine._native is None:
-        pytest.skip("built without libnghttp2: there is no native front")
+    need(request.param)
     root = serve_fake.repository(tmp_path_factory.mktemp("abuse"), {"add": "add", "fp32": "identity FP32"})
     settings = Settings(listen=Listen("127.0.0.1", 0, -1, -1, front=request.param), limits=LIMITS, drain=Drain(0, 5))
     with Server(root, settings=settings, loader=serve_fake.load) as running:

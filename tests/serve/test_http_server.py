@@ -6,9 +6,8 @@ import threading
 import time
 
 import pytest
-from serve_start import FRONTS, LIMITS
+from serve_start import FRONTS, LIMITS, need
 
-from headrace.serve import engine
 from headrace.serve.config import Limits
 from headrace.serve.http_connection import HttpResponse
 from headrace.serve.http_server import HttpServer
@@ -42,8 +41,7 @@ def listening(kind, application, limits, port=0):
     if kind == "portable":
         server = HttpServer(application, "127.0.0.1", port, limits, threads=2)
         return server, server.port
-    if engine._native is None:
-        pytest.skip("built without libnghttp2: there is no native front")
+    need("native")
     from headrace.serve.native_front import NativeFront
 
     front = NativeFront(None, limits, threads=2)

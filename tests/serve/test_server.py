@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import serve_fake
 from serve_packages import X, package
-from serve_start import FRONTS, start
+from serve_start import FRONTS, need, start
 
-from headrace.serve import Client, engine
+from headrace.serve import Client
 from headrace.serve.config import Drain, Listen, Settings
 from headrace.serve.errors import Meaning, ServeError
 from headrace.serve.server import Server
@@ -153,8 +153,7 @@ def test_stop_waits_for_a_request_in_flight(tmp_path):
 def test_swaps_under_load_never_fail_or_mix(tmp_path, front):
     """28 swaps of real packages under unary gRPC, streams and REST: no request fails, every answer is of one version, and
     versions only go forward."""
-    if front == "native" and engine._native is None:
-        pytest.skip("built without libnghttp2: there is no native front")
+    need(front)
     package(tmp_path / "m/1/model.hr", 1)
     settings = Settings(listen=Listen("127.0.0.1", 0, 0, -1, front=front), drain=Drain(0, 10))
     with Server(tmp_path, settings=settings) as server:

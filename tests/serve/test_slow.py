@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from serve_packages import X, package
-from serve_start import FRONTS
+from serve_start import FRONTS, need
 
 from headrace.protos import inference_pb2 as pb
-from headrace.serve import Client, engine
+from headrace.serve import Client
 from headrace.serve.config import Drain, Listen, Settings
 from headrace.serve.server import Server
 from headrace.serve.slow import KEPT, WINDOW_SECONDS, Slowest, SlowRequest
@@ -42,8 +42,7 @@ def test_old_ones_go():
 @pytest.mark.parametrize("front", FRONTS)
 def test_over_the_wire(front, tmp_path):
     """Ids from gRPC (through C++ on the native front) and REST; phases that add up; refused ones, too."""
-    if front == "native" and engine._native is None:
-        pytest.skip("built without libnghttp2: there is no native front")
+    need(front)
     package(tmp_path / "double" / "1" / "model.hr", 2.0)
     settings = Settings(listen=Listen("127.0.0.1", 0, 0, 0, front=front), drain=Drain(lame_duck_s=0))
     with Server(tmp_path, settings=settings) as running:

@@ -16,9 +16,9 @@ import pytest
 import serve_fake
 from serve_certificates import DAY, NOW, Authority
 from serve_packages import X, package
-from serve_start import FRONTS, LIMITS
+from serve_start import FRONTS, LIMITS, need
 
-from headrace.serve import Client, engine
+from headrace.serve import Client
 from headrace.serve.client import ClientTls
 from headrace.serve.config import ConfigError, Drain, Listen, Settings, Tls
 from headrace.serve.errors import Meaning, ServeError
@@ -50,8 +50,7 @@ def clients(place, authority):
 
 
 def secured(front, root, pair, authority="", limits=LIMITS, **options):
-    if front == "native" and engine._native is None:
-        pytest.skip("built without libnghttp2: there is no native front")
+    need(front)
     settings = Settings(
         listen=Listen("127.0.0.1", 0, 0, 0, front=front),
         tls=Tls(pair.certificate, pair.key, authority),

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 import serve_fake
-from serve_start import FRONTS, MODELS, start
-
-from headrace.serve import engine
+from serve_start import FRONTS, MODELS, need, start
 
 PYTHON = os.environ.get("HEADRACE_TRITON_PYTHON")
 HERE = Path(__file__).parent
@@ -17,8 +15,7 @@ pytestmark = pytest.mark.skipif(not PYTHON, reason="HEADRACE_TRITON_PYTHON names
 
 @pytest.fixture(scope="module", params=FRONTS)
 def ports(request, tmp_path_factory):
-    if request.param == "native" and engine._native is None:
-        pytest.skip("built without libnghttp2: there is no native front")
+    need(request.param)
     good = {name: text for name, text in MODELS.items() if name not in ("bad", "wrong")}
     with start(serve_fake.repository(tmp_path_factory.mktemp("triton"), good), request.param) as server:
         yield server.grpc_port, server.http_port
