@@ -95,6 +95,7 @@ def cases() -> Iterator[Case]:
     for size, c, m, kernel, stride in (
         (224, 3, 64, 7, 2), (56, 64, 64, 3, 1), (56, 64, 256, 1, 1), (56, 256, 64, 1, 1), (28, 128, 128, 3, 1),
         (14, 256, 256, 3, 1), (14, 1024, 256, 1, 1), (7, 512, 512, 3, 1), (7, 2048, 512, 1, 1), (56, 128, 128, 3, 2),
+        (80, 32, 32, 3, 1), (160, 16, 16, 3, 1),
     ):  # fmt: skip
         out = -(-size // stride)
         window = {"pads": (kernel // 2,) * 4, "strides": (stride, stride)}
@@ -102,6 +103,11 @@ def cases() -> Iterator[Case]:
         name = f"{size}x{size}x{c} -> {m}, {kernel}x{kernel}/{stride}"
         x, w = f32(1, size, size, c), f32(m, c, kernel, kernel)
         yield Case(f"conv f32 {name}", "headrace.cpu.Conv", [x, w, f32(m)], {**window, "activation": "Relu"}, work)
+        for tile in (2, 4) if kernel == 3 and stride == 1 else ():  # operations of the direct convolution
+            attributes = {**window, "activation": "Relu", "tile": tile}
+            yield Case(
+                f"conv f32 {name} winograd {tile}", "headrace.cpu.WinogradConv", [x, w, f32(m)], attributes, work
+            )
         low = {**window, "activation": "Relu", "precision": "bf16"}
         yield Case(f"conv bf16 {name}", "headrace.cpu.Conv", [x, w, f32(m)], low, work)
         levels = [

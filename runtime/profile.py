@@ -93,10 +93,11 @@ def _row(row: tuple[Any, ...], calls: float, nanoseconds: float, share: float, t
 
 def flops_of(operator: str, inputs: Sequence[_Seen], outputs: Sequence[_Seen]) -> int | None:
     """What the operator contract says of a node that ran; machine operators ("headrace.cpu.Conv") do what the operator
-    of their name does."""
+    of their name does, and a convolution by transforms counts as the direct one whose work it does."""
     domain, _, name = operator.rpartition(".")
     found = find(name, domain)
     if domain == "headrace.cpu":
+        name = name.removeprefix("Winograd")
         found = find(name, "headrace") or find(name, "")
     sizes = [[None if seen is None else seen[1] for seen in side] for side in (inputs, outputs)]
     return None if found is None else found.flops(*sizes)

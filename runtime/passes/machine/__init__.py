@@ -14,12 +14,13 @@ from headrace.runtime.passes.machine.attention import attention
 from headrace.runtime.passes.machine.channels_last import channels_last
 from headrace.runtime.passes.machine.lookup import lookup
 from headrace.runtime.passes.machine.low_precision import low_precision
+from headrace.runtime.passes.machine.winograd import winograd
 
 if TYPE_CHECKING:
     from headrace.runtime.passes.report import Watch
 
 PORTABLE = False
-PASSES = ("attention", "lookup", "channels_last", "low_precision")  # in their order
+PASSES = ("attention", "lookup", "channels_last", "winograd", "low_precision")  # in their order
 
 
 def run(
@@ -31,12 +32,13 @@ def run(
     watch: Watch | None = None,
 ) -> Graph:
     """The graph as this machine runs it best: attentions in one node, functions of 8-bit numbers as tables, convolutions
-    and what lies between them with channels last; products in `precision` ("bf16") where the CPU has them. Passes named in
+    and what lies between them with channels last, 3x3 ones by Winograd's transforms; products in `precision` ("bf16") where the CPU has them. Passes named in
     `skip` are left out; `watch` is told what each did."""
     passes: dict[str, Callable[[Graph], Graph]] = {
         "attention": lambda graph: attention(graph, caps),
         "lookup": lambda graph: lookup(graph, caps),
         "channels_last": lambda graph: channels_last(graph, caps),
+        "winograd": lambda graph: winograd(graph, caps),
         "low_precision": lambda graph: graph if precision is None else low_precision(graph, caps, precision),
     }
     for name in PASSES:

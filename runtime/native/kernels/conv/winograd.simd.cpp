@@ -1,0 +1,105 @@
+// The transforms of Winograd's convolutions, vectors of channels; built once for every tier.
+#include "kernels/conv/winograd.h"
+#include "kernels/gemm/activation.inc.h"
+#include "kernels/gemm/simd.h"
+
+namespace hr::HR_TIER {
+
+constexpr float kHalfRoot = 0.70710678118654752f, kRoot = 1.4142135623730950f;
+
+// v = B' d, of vectors `sd` and `sv` apart.
+template <int M> HR_INLINE void forward(const vf* d, int sd, vf* v, int sv) {
+    if constexpr (M == 2) {
+        v[0] = d[0] - d[2 * sd], v[sv] = d[sd] + d[2 * sd], v[2 * sv] = d[2 * sd] - d[sd], v[3 * sv] = d[3 * sd] - d[sd];
+    } else {
+        const vf d0 = d[0], d1 = d[sd], d2 = d[2 * sd], d3 = d[3 * sd], d4 = d[4 * sd], d5 = d[5 * sd];
+        const vf even = fma(splat(-2.0f), d2, d4), odd = fma(splat(-2.0f), d1, d3);
+        const vf even2 = fma(splat(-0.5f), d2, d4), odd2 = fma(splat(-0.5f), d1, d3);
+        v[0] = fma(splat(-2.5f), d2, d0 + d4);
+        v[sv] = fma(splat(kHalfRoot), odd, even), v[2 * sv] = fma(splat(-kHalfRoot), odd, even);
+        v[3 * sv] = fma(splat(kRoot), odd2, even2), v[4 * sv] = fma(splat(-kRoot), odd2, even2);
+        v[5 * sv] = fma(splat(-2.5f), d3, d1 + d5);
+    }
+}
+
+// y = A' m.
+template <int M> HR_INLINE void backward(const vf* m, int sm, vf* y, int sy) {
+    if constexpr (M == 2) {
+        y[0] = m[0] + (m[sm] + m[2 * sm]), y[sy] = (m[sm] - m[2 * sm]) + m[3 * sm];
+    } else {
+        const vf sum = m[sm] + m[2 * sm], difference = m[sm] - m[2 * sm];
+        const vf sum2 = m[3 * sm] + m[4 * sm], difference2 = m[3 * sm] - m[4 * sm];
+        y[0] = m[0] + (sum + sum2);
+        y[sy] = fma(splat(kRoot), difference2, splat(kHalfRoot) * difference);
+        y[2 * sy] = fma(splat(2.0f), sum2, splat(0.5f) * sum);
+        y[3 * sy] = m[5 * sm] + fma(splat(2 * kRoot), difference2, splat(0.5f * kHalfRoot) * difference);
+    }
+}
+
+HR_INLINE vf load_some(const float* p, int64_t n) {
+    float some[kLanes] = {};
+    memcpy(some, p, size_t(n) * 4);
+    return load(some);
+}
+
+template <int M> static void input(const WinogradInput& w) {
+    constexpr int N = M + 2;
+    for (int64_t c = 0; c < w.c; c += kLanes) {
+        const int64_t left = w.c - c;
+        vf d[N * N], t[N * N];
+        for (int j = 0; j < N; j++) {
+            HR_UNROLL for (int i = 0; i < N; i++) {
+                const float* p = w.pixels[i * N + j] + c;
+                d[i] = left >= kLanes ? load(p) : load_some(p, left);
+            }
+            forward<M>(d, 1, t + j, N);
+        }
+        float* out = w.out + c;
+        for (int i = 0; i < N; i++) {
+            vf v[N];
+            forward<M>(t + i * N, 1, v, 1);
+            HR_UNROLL for (int j = 0; j < N; j++) store(out + (i * N + j) * w.step, v[j]);
+        }
+    }
+}
+
+template <int M> static void output(const WinogradOutput& w) {
+    constexpr int N = M + 2;
+    const Epilogue& e = w.epilogue;
+    const vf lo = splat(e.act.lo), hi = splat(e.act.hi);
+    for (int64_t f = 0; f < w.f; f += kLanes) {
+        const int64_t left = w.f - f < kLanes ? w.f - f : kLanes;
+        vf t[M * N];
+        float y[M * M * kLanes];
+        for (int j = 0; j < N; j++) {
+            vf m[N];
+            HR_UNROLL for (int i = 0; i < N; i++) m[i] = load(w.sums + (i * N + j) * w.step + f);
+            backward<M>(m, 1, t + j, N);
+        }
+        const vf bias = e.bias ? load(e.bias + f) : vf{};
+        for (int i = 0; i < M; i++) {
+            vf v[M];
+            backward<M>(t + i * N, 1, v, 1);
+            HR_UNROLL for (int j = 0; j < M; j++) {
+                const int64_t at = w.at[i * M + j];
+                v[j] += bias;
+                if (e.residual && at >= 0) v[j] += left == kLanes ? load(e.residual + at + f) : load_some(e.residual + at + f, left);
+                v[j] = vmin(hi, vmax(lo, v[j]));
+                if (e.act.kind == Act::none && at >= 0 && left == kLanes) store(w.y + at + f, v[j]);
+                else store(y + (i * M + j) * kLanes, v[j]);
+            }
+        }
+        if (e.act.kind == Act::none && left == kLanes) continue;
+        if (e.act.kind != Act::none) activate_row(e.act, y, M * M * kLanes);
+        for (int i = 0; i < M * M; i++) {
+            if (w.at[i] < 0) continue;
+            if (left == kLanes) store(w.y + w.at[i] + f, load(y + i * kLanes));
+            else memcpy(w.y + w.at[i] + f, y + i * kLanes, size_t(left) * 4);
+        }
+    }
+}
+
+extern const WinogradTable winograd_kernels;
+const WinogradTable winograd_kernels = {{input<2>, input<4>}, {output<2>, output<4>}};
+
+}  // namespace hr::HR_TIER
