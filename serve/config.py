@@ -84,6 +84,8 @@ class RepositorySettings(Section, frozen=True):
 
     `control`: changes are taken over on load and unload calls ("explicit"), by looking every `poll_s` seconds ("poll"),
     or not at all ("off").
+    `check`: a model is loaded and proven in a process of its own first, within `load_timeout_s` and `load_memory_bytes` of
+    private memory (0: 2 GiB, or four times the file where that is more). What was proven on this host once is not again.
     """
 
     paths: tuple[str, ...] = ()
@@ -92,6 +94,9 @@ class RepositorySettings(Section, frozen=True):
     threads: int = 0
     control: Literal["explicit", "poll", "off"] = "explicit"
     poll_s: float = 5.0
+    check: bool = True
+    load_timeout_s: float = 120.0
+    load_memory_bytes: int = 0
 
 
 class Settings(Section, frozen=True):

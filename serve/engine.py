@@ -18,7 +18,8 @@ from headrace.serve.statistics import ROW_BUCKETS, SECONDS_BUCKETS
 from headrace.serve.validate import Interface, Port
 
 if TYPE_CHECKING:
-    from headrace.serve.version import Model, ModelVersion
+    from headrace.serve.model import Model
+    from headrace.serve.version import ModelVersion
 
 try:
     from headrace.serve import _native

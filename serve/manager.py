@@ -15,10 +15,11 @@ from headrace.runtime.errors import HeadraceError
 from headrace.runtime.hints import nearest
 from headrace.serve.config import ConfigError
 from headrace.serve.errors import Meaning, ServeError, not_found, quoted, unavailable
+from headrace.serve.model import Loader
 from headrace.serve.policy import Load, State, VersionKey, next_action
 from headrace.serve.repository import Entry, Repository
 from headrace.serve.validate import check_model_name, parse_version
-from headrace.serve.version import Loader, ModelVersion
+from headrace.serve.version import ModelVersion
 
 log = logging.getLogger("headrace.serve")
 

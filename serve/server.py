@@ -1,5 +1,6 @@
 """The server: puts repository, manager, data plane and fronts together, and takes them down in the right order."""
 
+import contextlib
 import logging
 import threading
 import time
@@ -10,29 +11,34 @@ from typing import Any
 
 from google.protobuf.internal import api_implementation
 
+from headrace.runtime.caches import cache_folder
+from headrace.serve.checker import CheckedLoader, load
 from headrace.serve.config import Drain, Listen, Settings, Tls
 from headrace.serve.dataplane import DataPlane
 from headrace.serve.file_watch import FileWatch
 from headrace.serve.fronts import RESERVED_THREADS, open_fronts
 from headrace.serve.guard import Guard
 from headrace.serve.manager import Manager
+from headrace.serve.model import Loader
 from headrace.serve.poller import Poller
 from headrace.serve.repository import Repository
+from headrace.serve.supervisor import DEFAULT_LOADER, Spec, Supervisor
 from headrace.serve.tls import Certificates
-from headrace.serve.version import Loader
 
 log = logging.getLogger("headrace.serve")
 
 
-def runtime_loader(device: str = "auto", threads: int = 0) -> Loader:
-    """The loader of real models; the runtime is imported with the first load."""
-
-    def load(path: Path) -> Any:
-        from headrace import runtime
-
-        return runtime.load(path, device=device, threads=threads)
-
-    return load
+def make_loader(spec: Spec, settings: Settings, supervisor: Supervisor) -> Loader:
+    """Loads models as `spec` says, checked first where the settings want that."""
+    store = settings.repository
+    if not store.check:
+        return lambda path: load(spec, path)
+    folder = None
+    if spec.loader == DEFAULT_LOADER:
+        with contextlib.suppress(OSError, RuntimeError):  # no home, or not to be written: every model is checked
+            folder = cache_folder("proven")
+    timeout, memory = store.load_timeout_s, store.load_memory_bytes
+    return CheckedLoader(spec, supervisor, timeout=timeout, memory_bytes=memory, folder=folder)
 
 
 class Server:
@@ -43,6 +49,7 @@ class Server:
     `repository` is a folder, a file, `name=path`, or a sequence of them. Port 0 takes a free port (see `.grpc_port`,
     `.http_port`, `.metrics_port`), a negative port switches that listener off. OSError when a port is taken,
     RepositoryError when the repository cannot be read; a model that does not load is a state, not an error.
+    `loader` is another way to load a model: a function of its path, or a Spec, which worker processes can follow too.
     """
 
     def __init__(
@@ -54,7 +61,7 @@ class Server:
         host: str = "127.0.0.1",
         *,
         settings: Settings | None = None,
-        loader: Loader | None = None,
+        loader: Loader | Spec | None = None,
     ) -> None:
         if api_implementation.Type() != "upb":
             raise RuntimeError("protobuf runs without its upb parser, which bounds recursion; refusing to serve")
@@ -64,9 +71,12 @@ class Server:
         paths = [repository] if isinstance(repository, (str, Path)) else list(repository)
         store = settings.repository
         found = Repository(paths or store.paths, store.model_name)
+        self._supervisor = Supervisor()
+        spec = loader or Spec(options=(("device", store.device), ("threads", store.threads)))
+        self._loader = make_loader(spec, settings, self._supervisor) if isinstance(spec, Spec) else spec
         self._manager = Manager(
             found,
-            loader or runtime_loader(store.device, store.threads),
+            self._loader,
             drain_seconds=settings.drain.grace_s,
         )
         threads = {"grpc": settings.limits.grpc_threads, "http": settings.limits.http_threads}
@@ -185,5 +195,7 @@ class Server:
             for front in self._fronts:
                 front.stop(max(0.0, end - time.monotonic()))
             self._manager.close()
+            getattr(self._loader, "close", lambda: None)()
+            self._supervisor.close()
             self._plane.close()
             self._stopped.set()

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from headrace.runtime.hints import shape_hint
 from headrace.serve.datatypes import Array, Buffer, Datatype, decode_bytes, of_dtype
 from headrace.serve.elements import to_array
 from headrace.serve.errors import ServeError, bad_argument, quoted, unsupported
+from headrace.serve.model import TensorSpec
 from headrace.serve.request import Elements, InferRequest, InputTensor, Parameters, RequestedOutput
 
 MAX_RANK = 32
@@ -37,18 +38,6 @@ _SHARED_MEMORY = ("shared_memory_region", "shared_memory_byte_size", "shared_mem
 
 class InterfaceError(HeadraceError):
     """An input or output of a model cannot be put on the wire."""
-
-
-class TensorSpec(Protocol):
-    """One input or output of a loaded model. A dimension is an int, None when unknown, or symbolic: anything whose text
-    is its name. Shape None is unknown rank."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def shape(self) -> tuple[Any, ...] | None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,67 +2,19 @@
 
 import math
 import os
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
 
-from headrace.runtime.errors import HeadraceError
 from headrace.serve import engine
 from headrace.serve.cache import ResponseCache
 from headrace.serve.config import ConfigError, ModelConfig
-from headrace.serve.datatypes import Array
+from headrace.serve.model import Loader, Model, proven
 from headrace.serve.pending import BatchPolicy, Level
 from headrace.serve.policy import State, VersionKey
 from headrace.serve.scheduler import Queue, Scheduler
 from headrace.serve.statistics import Statistics
-from headrace.serve.validate import Interface, TensorSpec
+from headrace.serve.validate import Interface
 
 DEFAULT_MAX_BATCH = 256
-
-
-class RowProof(Protocol):
-    """Whether row i of every output depends on row i of the inputs alone, and what stands in the way."""
-
-    @property
-    def independent(self) -> bool: ...
-    @property
-    def reason(self) -> str: ...
-
-
-class VerifyReport(Protocol):
-    """The outcome of running a package's golden data again; `max_error` NaN: it has none."""
-
-    @property
-    def ok(self) -> bool: ...
-    @property
-    def message(self) -> str: ...
-    @property
-    def max_error(self) -> float: ...
-
-
-class Model(Protocol):
-    """What serving needs of a loaded model (`headrace.runtime.load`). `run` is thread-safe."""
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]: ...
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]: ...
-    @property
-    def rows(self) -> RowProof: ...
-    @property
-    def properties(self) -> Mapping[str, str]: ...
-    @property
-    def weight_bytes(self) -> int: ...
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]: ...
-    def verify(self) -> VerifyReport: ...
-    def close(self) -> None: ...
-
-
-Loader = Callable[[Path], Any]
-
-
-class GoldenError(HeadraceError):
-    """The golden data of the package does not come out on this host."""
 
 
 class ModelVersion:
@@ -89,9 +41,7 @@ class ModelVersion:
         """Load, verify the golden data, compile the interface. Any exception means not ready."""
         model: Model = loader(path)
         try:
-            report = model.verify()
-            if not report.ok:
-                raise GoldenError(f"the golden data of the package do not come out on this machine: {report.message}")
+            report = proven(model)
             rows, why = batch_rows(model, config)
             self.interface = Interface(model.inputs, model.outputs, rows)
             check_declared(self.interface, config)

@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from headrace.runtime.caches import cache_folder
 from headrace.runtime.cuda.interface import Arg, Array, Dim3, Ptr
-from headrace.runtime.cuda.sources import cache_folder, digest, texts
+from headrace.runtime.cuda.sources import digest, texts
 
 HOST = "hr_host.cpp"
 ORDERS = ("forward", "reverse", "shuffled")

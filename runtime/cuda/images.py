@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headrace.runtime.cuda.sources import cache_folder, digest, texts
+from headrace.runtime.caches import cache_folder
+from headrace.runtime.cuda.sources import digest, texts
 from headrace.runtime.errors import LoadError
 
 UNIT = "all.cu"  # includes every .cu file

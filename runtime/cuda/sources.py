@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from functools import cache
 from pathlib import Path
 
 CSRC = Path(__file__).resolve().parent / "csrc"
 LIMIT_SHARED = 48 << 10
-
-
-def cache_folder(kind: str) -> Path:
-    """$HEADRACE_CACHE_DIR, else the user's cache folder; made if absent."""
-    root = os.environ.get("HEADRACE_CACHE_DIR") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.join(Path.home(), ".cache"), "headrace"
-    )
-    folder = Path(root) / kind
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def texts() -> dict[str, str]:

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from headrace.runtime.cuda.sources import cache_folder
+from headrace.runtime.caches import cache_folder
 
 log = logging.getLogger("headrace")
 Call = Callable[[int], None]

@@ -5,6 +5,8 @@ The repository then needs no real archive: `model.hr` holds, for example, `ident
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -117,8 +119,22 @@ def scale(factor: float) -> FakeModel:
     return model
 
 
+def misbehave(kind: str) -> None:
+    """What may happen while a package is loaded."""
+    if kind == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    while kind == "loop":
+        pass
+    if kind == "eat":
+        kept = [bytearray(1 << 26) for _ in range(1024)]
+        raise AssertionError(f"{len(kept)} x 64 MiB were to be had")
+    if kind == "exit":
+        os._exit(3)
+
+
 def load(path: Path) -> FakeModel:
     kind, *words = path.read_text().split()
+    misbehave(kind)
     if kind == "identity":
         return identity(*words)
     if kind == "dependent":

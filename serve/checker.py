@@ -1,0 +1,168 @@
+"""A model is loaded and proven in a process of its own before the server takes it in: what crashes, loops or takes too much
+memory there harms nobody.
+
+What was proven on this host with the kernels it has now need not be proven again: a small file in the cache folder says so
+for a digest. It only saves the process; the server runs the golden data itself in any case.
+"""
+
+import hashlib
+import importlib
+import logging
+import os
+import stat
+import threading
+from pathlib import Path
+from typing import Any
+
+from headrace.runtime.errors import HeadraceError
+from headrace.serve.supervisor import Process, Spec, Supervisor, WorkerError, WorkerLost
+
+log = logging.getLogger("headrace.serve")
+
+IDLE_SECONDS = 5.0
+LEAST_MEMORY = 2 << 30
+KEPT = 1024  # notes
+FILES_OF_MEMORY = 4  # times the size of the file
+
+
+class CheckError(HeadraceError):
+    """The model did not get through its check in a process of its own; the text says how it ended there."""
+
+
+class CheckedLoader:
+    """Loads models as `spec` says, each checked first. One check at a time; the process is used again for a while."""
+
+    def __init__(
+        self, spec: Spec, supervisor: Supervisor, *, timeout: float, memory_bytes: int, folder: Path | None
+    ) -> None:
+        self._spec, self._supervisor = spec, supervisor
+        self._timeout, self._memory_bytes = timeout, memory_bytes
+        self._known = Known(folder, spec) if folder is not None else None
+        self._lock = threading.Lock()
+        self._process: Process | None = None
+        self._idle: threading.Timer | None = None
+
+    def __call__(self, path: Path) -> Any:
+        """Check, then load here. CheckError, and what the loader raises."""
+        before = _identity(path)
+        name = self._known.name_of(path) if self._known is not None else None
+        if self._known is None or name is None or not self._known.has(name):
+            self.check(path)
+            if self._known is not None and name is not None:
+                self._known.add(name)
+        model = load(self._spec, path)
+        if _identity(path) != before:
+            model.close()
+            raise CheckError(f"{path.name} was exchanged while it was loaded; load it again")
+        return model
+
+    def check(self, path: Path) -> None:
+        """Load and prove it in the other process. CheckError with the reason."""
+        with self._lock:
+            if self._idle is not None:
+                self._idle.cancel()
+            limit = self._memory_bytes or max(LEAST_MEMORY, FILES_OF_MEMORY * path.stat().st_size)
+            process = self._process or self._supervisor.start(self._gone)
+            self._process = process
+            process.limit_memory(limit)
+            importlib.import_module(self._spec.loader.partition(":")[0])  # while the process starts
+            try:
+                process.load(path, self._spec, self._timeout)
+                process.unload(self._timeout)
+            except WorkerError as error:
+                raise CheckError(_with_limit(str(error), limit)) from None
+            except WorkerLost as error:
+                self._process = None
+                raise CheckError(f"checked in a process of its own, which {error}") from None
+            finally:
+                self._idle = threading.Timer(IDLE_SECONDS, self.rest)
+                self._idle.daemon = True
+                self._idle.start()
+
+    def rest(self) -> None:
+        """End the process; the next check starts another one."""
+        with self._lock:
+            process, self._process = self._process, None
+        if process is not None:
+            process.kill("it had nothing to do")
+
+    def close(self) -> None:
+        """For the end of the server."""
+        if self._idle is not None:
+            self._idle.cancel()
+        self.rest()
+
+    def _gone(self, process: Process, how: str) -> None:
+        log.debug("the checking process %d %s", process.pid, how)
+
+
+def load(spec: Spec, path: Path) -> Any:
+    """Call the loader that `spec` names."""
+    module, _, name = spec.loader.partition(":")
+    return getattr(importlib.import_module(module), name)(path, **dict(spec.options))
+
+
+class Known:
+    """Digests of files that got through a check on this host, with this build and these options: one small file each.
+
+    A file that is not ours, that others may write, or whose text is not what it should be counts for nothing."""
+
+    def __init__(self, folder: Path, spec: Spec) -> None:
+        self._folder, self._spec = folder, spec
+
+    def name_of(self, path: Path) -> str | None:
+        """The name under which a file is known; None where the file is not all there is to the model."""
+        if path.suffix != ".hr":
+            return None
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        parts = (digest, self._spec.loader, repr(self._spec.options), _build())
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def has(self, name: str) -> bool:
+        try:
+            descriptor = os.open(self._folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return False
+        with os.fdopen(descriptor, "rb") as file:
+            found = os.fstat(descriptor)
+            safe = stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
+            return safe and file.read(len(_text(name)) + 1) == _text(name)
+
+    def add(self, name: str) -> None:
+        """A cache folder that cannot be written costs a check the next time, nothing else."""
+        from headrace.serializer.atomic import replace
+
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            replace(self._folder / name, [_text(name)])
+            notes = sorted(self._folder.iterdir(), key=lambda note: note.stat().st_mtime)
+            for note in notes[:-KEPT]:
+                note.unlink(missing_ok=True)
+        except OSError as error:
+            log.debug("not noted as proven: %s", error.strerror)
+
+
+def _text(name: str) -> bytes:
+    return b"proven on this host: " + name.encode() + b"\n"
+
+
+def _build() -> str:
+    """What else decides about a model's numbers here: the kernels and the CPU's tier."""
+    try:
+        from headrace.runtime import _native
+    except ImportError:  # a source tree without a build
+        return "reference"
+    found = os.stat(_native.__file__ or "")
+    return f"{_native.cpu_tier()} {found.st_size} {found.st_mtime_ns}"
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _with_limit(text: str, limit: int) -> str:
+    if "memory" in text:
+        return f"{text} (repository.load_memory_bytes allows {limit})"
+    return text

@@ -1,0 +1,141 @@
+"""A process that loads one model, proves it, and runs batches for the server that started it: `python -m
+headrace.serve.worker SOCKET BEAT PARENT`, the numbers of two inherited descriptors and of a process.
+
+It talks to nobody else, and ends with its parent: the system kills it, or it meets the end of the socket.
+"""
+
+import ctypes
+import importlib
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from headrace.runtime.errors import HeadraceError, InputError
+from headrace.serve import frames
+from headrace.serve.frames import Frame, Inbox, Kind, Outbox, Segment
+from headrace.serve.model import Model, proven
+
+log = logging.getLogger("headrace.serve.worker")
+
+BEAT_SECONDS = 0.1
+TEXT_LIMIT = 4096
+_PR_SET_PDEATHSIG = 1
+
+
+def main(arguments: list[str]) -> None:
+    """Serve the socket until it ends."""
+    descriptor, beat, parent = map(int, arguments)
+    _die_with(parent)
+    Path("/proc/self/oom_score_adj").write_text("500")  # where memory ends, a worker goes before its server
+    threading.Thread(target=_beat, args=(Segment(beat, 4096, writable=True), parent), daemon=True).start()
+    Worker(socket.socket(fileno=descriptor)).serve()
+    os._exit(0)  # threads of the runtime need no farewell
+
+
+def _die_with(parent: int) -> None:
+    """Be killed when the thread that started us ends, which the server keeps to its own end."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _beat(control: Segment, parent: int) -> None:
+    """Count, as long as this process is scheduled and its interpreter lock is given away."""
+    count = 0
+    while os.getppid() == parent:
+        count += 1
+        control.memory[:8] = count.to_bytes(8, "little")
+        time.sleep(BEAT_SECONDS)
+    os._exit(1)
+
+
+class Worker:
+    """Answers the frames of one connection, in their order."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._inbox, self._outbox = Inbox(), Outbox()
+        self._model: Model | None = None
+
+    def serve(self) -> None:
+        """Until the server is gone."""
+        while (frame := frames.receive(self._connection)) is not None:
+            try:
+                self._answer(frame)
+            except Exception as error:
+                self._fail(frame, error)
+
+    def _answer(self, frame: Frame) -> None:
+        if frame.kind is Kind.RUN:
+            payload, descriptor = self._run(frame)
+            frames.send(self._connection, Kind.RESULT, frame.number, payload, descriptor)
+            self._outbox.sent()
+        elif frame.kind is Kind.LOAD:
+            self._send(Kind.LOADED, frame, json.dumps(self._load(json.loads(frame.payload))).encode())
+        elif frame.kind is Kind.UNLOAD:
+            self._unload()
+            self._send(Kind.UNLOADED, frame)
+
+    def _send(self, kind: Kind, frame: Frame, payload: bytes = b"") -> None:
+        frames.send(self._connection, kind, frame.number, payload)
+
+    def _fail(self, frame: Frame, error: Exception) -> None:
+        """Our own errors speak for themselves; others are logged here and told by kind."""
+        text = str(error).splitlines()[0] if str(error) else ""
+        if not isinstance(error, HeadraceError):
+            log.error("a %s failed", frame.kind.name.lower(), exc_info=True)
+            text = "ran out of memory" if isinstance(error, MemoryError) else f"failed with {type(error).__name__}"
+        kind = "input" if isinstance(error, InputError) else "headrace" if isinstance(error, HeadraceError) else "other"
+        self._send(Kind.FAILED, frame, json.dumps({"kind": kind, "text": text[:TEXT_LIMIT]}).encode())
+
+    def _load(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Load and prove a model; what the server must know of it."""
+        self._unload()
+        module, _, name = asked["loader"].partition(":")
+        model: Model = getattr(importlib.import_module(module), name)(Path(asked["path"]), **asked["options"])
+        try:
+            report = proven(model)
+            facts = {
+                "inputs": [_row(spec) for spec in model.inputs],
+                "outputs": [_row(spec) for spec in model.outputs],
+                "rows": [model.rows.independent, model.rows.reason],
+                "properties": dict(model.properties),
+                "weight_bytes": int(model.weight_bytes),
+                "report": [report.ok, report.message, float(report.max_error)],
+            }
+        except BaseException:
+            model.close()
+            raise
+        self._model = model
+        return facts
+
+    def _unload(self) -> None:
+        model, self._model = self._model, None
+        self._inbox, self._outbox = Inbox(), Outbox()
+        if model is not None:
+            model.close()
+
+    def _run(self, frame: Frame) -> tuple[bytes, int | None]:
+        if self._model is None:
+            raise HeadraceError("the worker has no model")
+        arrays = self._inbox.read(frame)
+        outputs = self._model.run({spec.name: array for spec, array in zip(self._model.inputs, arrays, strict=True)})
+        return self._outbox.write([outputs[spec.name] for spec in self._model.outputs])
+
+
+def _row(spec: Any) -> list[Any]:
+    """Dimensions as numbers, names and None."""
+    shape = None if spec.shape is None else [d if d is None or isinstance(d, int) else str(d) for d in spec.shape]
+    return [spec.name, spec.dtype, shape]
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(asctime)s %(levelname)s worker %(process)d: %(message)s")
+    main(sys.argv[1:])

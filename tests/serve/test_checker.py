@@ -1,0 +1,172 @@
+"""The check in a process of its own: what goes wrong there is a reason, never the server's end; and what is remembered of it."""
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import serve_fake
+from serve_packages import X, package
+
+from headrace.serve import Client
+from headrace.serve.checker import CheckedLoader, CheckError, Known
+from headrace.serve.config import Drain, Listen, RepositorySettings, Settings
+from headrace.serve.errors import ServeError
+from headrace.serve.server import Server
+from headrace.serve.supervisor import Spec, Supervisor
+
+FAKE = Spec("serve_fake:load")
+
+
+@pytest.fixture(scope="module")
+def supervisor():
+    made = Supervisor()
+    yield made
+    made.close()
+
+
+def loader(supervisor, spec=FAKE, timeout=20.0, memory_bytes=1 << 28, folder=None):
+    return CheckedLoader(spec, supervisor, timeout=timeout, memory_bytes=memory_bytes, folder=folder)
+
+
+def model(folder, text):
+    return serve_fake.repository(folder, {"m": text}) / "m/1/model.hr"
+
+
+@pytest.mark.parametrize(
+    ("text", "timeout", "reason"),
+    [
+        ("crash", 20, "which was ended by SIGSEGV"),
+        ("exit", 20, "which ended with status 3"),
+        ("loop", 1, "which was not ready after 1 s"),
+        ("eat", 20, "ran out of memory (repository.load_memory_bytes allows 268435456)"),
+        ("golden bad", 20, "the golden data of the package do not come out on this machine"),
+        ("nonsense", 20, "failed with ValueError"),
+    ],
+)
+def test_a_bad_package_ends_with_a_reason_and_the_next_one_loads(tmp_path, supervisor, text, timeout, reason):
+    checked = loader(supervisor, timeout=timeout)
+    with pytest.raises(CheckError) as caught:
+        checked(model(tmp_path / "bad", text))
+    assert reason in str(caught.value) and str(tmp_path) not in str(caught.value)
+    good = loader(supervisor)(model(tmp_path / "good", "scale 2"))
+    assert (good.run({"x": np.ones((1, 4), np.float32)})["y"] == 2).all()
+    checked.close()
+
+
+def test_a_process_is_used_again_and_ends_when_told(tmp_path, supervisor):
+    checked = loader(supervisor)
+    checked.check(model(tmp_path, "scale 2"))
+    pid = checked._process.pid
+    checked.check(model(tmp_path, "scale 3"))
+    assert checked._process.pid == pid
+    checked.close()
+    for _ in range(500):
+        if not Path(f"/proc/{pid}").exists():
+            break
+        time.sleep(0.01)
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_what_was_proven_is_not_proven_again_until_it_changes(tmp_path, supervisor, monkeypatch):
+    checked = loader(supervisor, spec=Spec(), folder=tmp_path / "proven")
+    asked: list[Path] = []
+    monkeypatch.setattr(checked, "check", asked.append)
+    path = tmp_path / "model.hr"
+    package(path, 2)
+    checked(path).close()
+    checked(path).close()
+    assert len(asked) == 1
+    package(path, 3)
+    checked(path).close()
+    assert len(asked) == 2
+    other = loader(supervisor, spec=Spec(options=(("threads", 1),)), folder=tmp_path / "proven")
+    monkeypatch.setattr(other, "check", asked.append)
+    other(path).close()
+    assert len(asked) == 3  # other options are another case
+
+
+def test_a_note_that_is_not_ours_counts_for_nothing(tmp_path):
+    package(tmp_path / "model.hr", 2)
+    known = Known(tmp_path / "proven", Spec())
+    name = known.name_of(tmp_path / "model.hr")
+    assert name is not None and not known.has(name)
+    known.add(name)
+    assert known.has(name)
+    note = tmp_path / "proven" / name
+    note.chmod(0o666)
+    assert not known.has(name)
+    note.chmod(0o644)
+    note.write_text("proven on this host: something else\n")
+    assert not known.has(name)
+    note.unlink()
+    note.symlink_to(tmp_path / "model.hr")
+    assert not known.has(name)
+    assert Known(tmp_path, Spec()).name_of(tmp_path / "model.onnx") is None  # other files may belong to it
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing(tmp_path):
+    (tmp_path / "file").write_text("")
+    known = Known(tmp_path / "file" / "proven", Spec())
+    known.add("0" * 64)
+    assert not known.has("0" * 64)
+
+
+def test_bad_packages_beside_a_good_model(tmp_path):
+    """Loaded by name under load: the good model answers throughout, the bad ones are shown with their reasons, the old version
+    of one serves on."""
+    root = serve_fake.repository(tmp_path, {"good": "scale 3", "old": "scale 2"})
+    settings = Settings(
+        listen=Listen("127.0.0.1", 0, -1, -1),
+        repository=RepositorySettings(load_timeout_s=1.0, load_memory_bytes=1 << 28),
+        drain=Drain(0, 10),
+    )
+    with Server(root, settings=settings, loader=FAKE) as server:
+        url, stop, wrong, done = f"127.0.0.1:{server.grpc_port}", threading.Event(), [], [0]
+        x = np.ones((1, 4), np.float32)
+
+        def ask():
+            with Client(url) as client:
+                while not stop.is_set():
+                    try:
+                        wrong.extend([] if (client.infer("good", x=x)["y"] == 3).all() else ["value"])
+                    except ServeError as error:
+                        wrong.append(error.text)
+                    done[0] += 1
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        serve_fake.repository(root, {"a": "crash", "b": "loop", "c": "eat", "d": "golden bad", "old/2": "crash"})
+        with Client(url) as client:
+            for name in ("a", "b", "c", "d", "old"):
+                with pytest.raises(ServeError):
+                    client.load(name)
+            assert (client.infer("old", x=x)["y"] == 2).all()
+        stop.set()
+        thread.join(20)
+        shown = {row[0]: row for row in server._manager.index()}
+        assert not wrong and done[0]
+        for name, part in (("a", "SIGSEGV"), ("b", "after 1 s"), ("c", "memory"), ("d", "golden")):
+            assert shown[name][2] == "UNAVAILABLE" and part in shown[name][3]
+        assert "replacement" in shown["old"][3] or shown["old"][2] == "UNAVAILABLE"
+
+
+def test_a_server_takes_real_packages_through_the_check(tmp_path, monkeypatch):
+    monkeypatch.setenv("HEADRACE_CACHE_DIR", str(tmp_path / "cache"))
+    package(tmp_path / "models/m/1/model.hr", 2)
+    package(tmp_path / "models/bad/1/model.hr", 2, off=1.0)
+    settings = Settings(listen=Listen("127.0.0.1", 0, -1, -1), drain=Drain(0, 10))
+    with Server(tmp_path / "models", settings=settings) as server, Client(f"127.0.0.1:{server.grpc_port}") as client:
+        assert (client.infer("m", x=X)["y"] == 2 * X).all()
+        assert [row[2] for row in server._manager.index()] == ["UNAVAILABLE", "READY"]
+    assert len(os.listdir(tmp_path / "cache/proven")) == 1
+
+
+def test_a_file_exchanged_under_the_load_is_not_taken(tmp_path, supervisor, monkeypatch):
+    checked = loader(supervisor)
+    path = model(tmp_path, "scale 2")
+    monkeypatch.setattr(checked, "check", lambda path: path.write_text("scale 30"))
+    with pytest.raises(CheckError, match="exchanged"):
+        checked(path)
