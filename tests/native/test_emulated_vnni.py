@@ -43,7 +43,7 @@ def test_kernels_of_the_emulated_tier() -> None:
         "HEADRACE_NATIVE_DIR": str(folder),
         "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]),
     }
-    tests = [str(HERE / name) for name in ("test_gemm.py", "test_conv.py", "test_quant_kernels.py")]
+    tests = [str(HERE / name) for name in ("test_gemm.py", "test_conv.py", "test_quant_kernels.py", "test_nbits.py")]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "use_build", "-k", "avx512_vnni", *tests]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=TEST_SECONDS, env=environment, cwd=ROOT)
     assert ran.returncode == 0, ran.stdout[-5000:] + ran.stderr[-2000:]
