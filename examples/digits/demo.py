@@ -93,7 +93,7 @@ with tempfile.TemporaryDirectory(prefix="headrace-demo-") as scratch:
         labels=({INPUT: x_test}, y_test),
     )
     cost = quantized.report["accuracy"]
-    console.print(f"accuracy {cost['float']:.2%} -> {cost['int8']:.2%}, {int8_file.stat().st_size / 1e3:.0f} kB")
+    console.print(f"accuracy {cost['float']:.2%} -> {cost['quantized']:.2%}, {int8_file.stat().st_size / 1e3:.0f} kB")
 
     step("4  Verify both: every digest, and the golden outputs re-run")
     for file in (float_file, int8_file):

@@ -58,12 +58,12 @@ def quantize_dynamic(graph: Graph, *, kept: Collection[str] = ()) -> Graph:
         layer = layers.get(id(node))
         if layer is None:
             return None
-        return _replace_table(layer, scope) if node.kind == "Gather" else _replace(layer, scope)
+        return replace_table(layer, scope) if node.kind == "Gather" else _replace(layer, scope)
 
     return rewrite(prepared, {"MatMul": rule, "Gemm": rule, "Gather": rule})
 
 
-def _replace_table(layer: Layer, scope: Scope) -> Patch:
+def replace_table(layer: Layer, scope: Scope) -> Patch:
     """The rows of integers, as floats, times the scales of the rows."""
     node, name, indices = layer.node, layer.weights.name, layer.node.inputs[1]
     integers, scheme = schemes.weights(np.asarray(scope.array(layer.weights)), 0)
@@ -76,21 +76,28 @@ def _replace_table(layer: Layer, scope: Scope) -> Patch:
     return Patch([node], [rows, numbers, scale, product])
 
 
-def _replace(layer: Layer, scope: Scope) -> Patch:
+def product(layer: Layer, scope: Scope) -> tuple[np.ndarray, Value | None, list[Node]]:
+    """What a product with constant weights computes: weights [K, N], a bias [N] or None, and the nodes that this takes, the
+    last of which makes the result."""
     node = layer.node
     array: np.ndarray = scope.array(node.inputs[1])  # type: ignore[assignment]
     if node.kind == "Gemm" and attribute(node, "transB", 0):
         array = np.ascontiguousarray(array.T)
-    integers, scheme = schemes.weights(array, 1)
-    nodes, output = [node], node.outputs[0]
+    output = node.outputs[0]
     bias = _vector(node.inputs[2] if len(node.inputs) > 2 else None, array.shape[1], output, scope)
     following = scope.user(output, "Add")
     if bias is None and following is not None:
-        other = other_input(following, output)
-        bias = _vector(other, array.shape[1], output, scope)
+        bias = _vector(other_input(following, output), array.shape[1], output, scope)
         if bias is not None:
-            output = following.outputs[0]
-            nodes.append(following)
+            return array, bias, [node, following]
+    return array, bias, [node]
+
+
+def _replace(layer: Layer, scope: Scope) -> Patch:
+    node = layer.node
+    array, bias, nodes = product(layer, scope)
+    integers, scheme = schemes.weights(array, 1)
+    output = nodes[-1].outputs[0]
     form = fused_form(following := scope.user(output), scope)
     attributes: dict[str, object] = {}
     if following is not None and following.inputs[0] is output and allowed("DynamicMatMul", form):

@@ -84,7 +84,7 @@ def weight_rows(before: Graph, layers: Sequence[Any], quantized: Mapping[str, np
             "name": layer.name,
             "operator": layer.node.kind,
             "shape": list(weights.shape),
-            "int8": layer.name in quantized,
+            "quantized": layer.name in quantized,
         }
         if layer.name in quantized:
             row["weight_sqnr_db"] = error(weights, quantized[layer.name])["sqnr_db"]

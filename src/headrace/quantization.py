@@ -1,11 +1,13 @@
-"""Quantization to int8.
+"""Quantization to int8, and of weights alone to 4 or 8 bits.
 
     import headrace
     result = headrace.quantization.quantize("net.hr", "net-int8.hr", calibration="samples.npz")
     result.report["outputs"]
 
 `static` calibrates activation ranges on data and quantizes Conv, Gemm and MatMul (for convolutional networks);
-`dynamic` needs no data and quantizes the activations of MatMul and Gemm row by row while running (for transformers).
+`dynamic` needs no data and quantizes the activations of MatMul and Gemm row by row while running (for transformers);
+`weight-only` needs no data either and keeps the weights of MatMul and Gemm in blocks of 4 or 8 bits, which is what bounds a
+language model that answers one token at a time.
 The archive that is written holds the integer model's own golden outputs, `calibration.json` and `quant_report.json`.
 The same model and data give the same bytes.
 """
@@ -32,11 +34,12 @@ from headrace.runtime.quant.data import CHUNK, batches, chunks, random_batches, 
 from headrace.runtime.quant.dynamic import dynamic_layers, quantize_dynamic
 from headrace.runtime.quant.observers import OBSERVERS
 from headrace.runtime.quant.static import Layer, insert, joined, layers_of, measure, plan, prepare
+from headrace.runtime.quant.weight_only import Blocks, quantize_weights
 from headrace.runtime.source import READERS
 
-__all__ = ["QuantizeResult", "quantize"]
+__all__ = ["Blocks", "QuantizeResult", "quantize"]
 
-METHODS = ("static", "dynamic")
+METHODS = ("static", "dynamic", "weight-only")
 COMPARED = 32  # batches that output errors are taken over
 RECORDED = 4  # batches of golden data
 ROWS = 8  # of each of these, where the model has a batch dimension
@@ -44,7 +47,7 @@ ROWS = 8  # of each of these, where the model has a batch dimension
 
 @dataclass(frozen=True)
 class QuantizeResult:
-    """The quantized program, what it costs (`report`, see `quant_report.json`), and the calibration (`None` if dynamic)."""
+    """The quantized program, what it costs (`report`, see `quant_report.json`), and the calibration (`None` unless static)."""
 
     program: Program
     report: dict[str, Any]
@@ -60,14 +63,16 @@ def quantize(
     labels: Any = None,
     observer: str = "minmax",
     max_drop: float | None = None,
+    blocks: Blocks | None = None,
     progress: Progress | None = None,
 ) -> QuantizeResult:
-    """Quantize a model to int8; write it to `output` (.hr) where that is given.
+    """Quantize a model; write it to `output` (.hr) where that is given.
 
     source: a path (.hr, .onnx), an exported program, a Program with one entry point, or a Graph.
+    method: static, dynamic (both int8), or weight-only (`blocks`: bits, group, symmetric, rows).
     calibration: representative inputs; an .npz file (arrays by input name), a folder of .npz files (a batch
-        each) or .npy files (for a model of one input), or an iterable of dicts. Static quantization needs it; dynamic
-        uses it for the report only, and random inputs without it. Batches of more than 64 rows are cut.
+        each) or .npy files (for a model of one input), or an iterable of dicts. Static quantization needs it; the others
+        use it for the report only, and random inputs without it. Batches of more than 64 rows are cut.
     labels: (inputs by name, class numbers), for accuracy before and after.
     observer: how activation ranges are taken: minmax, moving-average, percentile, entropy, mse.
     max_drop: the largest loss of accuracy allowed, in percentage points; needs labels. Layers go back to float32, the
@@ -76,24 +81,28 @@ def quantize(
 
     Raises HeadraceError (LoadError for an unreadable source) saying what is wrong and what is allowed.
     """
-    _check_arguments(method, observer, calibration, labels, max_drop)
+    _check_arguments(method, observer, calibration, labels, max_drop, blocks)
     graph, properties = _open(source)
     data = list(batches(calibration, graph)) if calibration is not None else []
-    work = _Work(graph, prepare(graph), data, method, observer, labels, progress)
+    work = _Work(graph, prepare(graph), data, method, observer, blocks or Blocks(), labels, progress)
     outcome = work.outcome(max_drop)
     result = QuantizeResult(Program({graph.name: outcome.graph}), work.report(outcome), work.calibration())
     if output is not None:
-        _save(Path(output), result, work.golden(outcome.graph), properties, method)
+        _save(Path(output), result, work.golden(outcome.graph), properties, work.scheme)
     return result
 
 
-def _check_arguments(method: str, observer: str, calibration: Any, labels: Any, max_drop: float | None) -> None:
+def _check_arguments(
+    method: str, observer: str, calibration: Any, labels: Any, max_drop: float | None, blocks: Blocks | None
+) -> None:
     if method not in METHODS:
         raise HeadraceError(f"no quantization method is called {method!r}; allowed: {', '.join(METHODS)}")
     if observer not in OBSERVERS:
         raise HeadraceError(f"no observer is called {observer!r}; allowed: {', '.join(OBSERVERS)}")
     if method == "static" and calibration is None:
         raise HeadraceError("static quantization needs calibration data; without data, method='dynamic' is allowed")
+    if blocks is not None and method != "weight-only":
+        raise HeadraceError(f"blocks are for method='weight-only', not {method!r}")
     if max_drop is not None and labels is None:
         raise HeadraceError("max_drop needs labels to measure accuracy: (inputs by name, class numbers)")
     if max_drop is not None and not max_drop >= 0:
@@ -148,11 +157,13 @@ class _Work:
         data: list[Feeds],
         method: str,
         observer: str,
+        blocks: Blocks,
         labels: Any,
         progress: Progress | None,
     ) -> None:
         self.graph, self.prepared, self.data = graph, prepared, data
-        self.method, self.observer = method, observer
+        self.method, self.observer, self.blocks = method, observer, blocks
+        self.scheme = f"weight-only {blocks}" if method == "weight-only" else f"{method} int8"
         self.labels = _labels(labels, graph) if labels is not None else None
         self.layers: list[Layer] = layers_of(prepared) if method == "static" else dynamic_layers(prepared)
         self.statistics = self._measure(progress) if method == "static" else Statistics()
@@ -171,6 +182,8 @@ class _Work:
         """The quantized graph with the layers named in `kept` in float32. Statistics are taken once, for the whole model."""
         if self.method == "dynamic":
             return quantize_dynamic(self.prepared, kept=kept)
+        if self.method == "weight-only":
+            return quantize_weights(self.prepared, self.blocks, kept=kept)
         chosen = plan(self.prepared, kept)
         return insert(self.prepared, chosen, self.statistics)
 
@@ -215,17 +228,21 @@ class _Work:
         return min((float(row["sqnr_db"]) for row in rows), default=0.0)
 
     def report(self, outcome: contract.Outcome) -> dict[str, Any]:
+        blocks = self.blocks if self.method == "weight-only" else None
         quantized = {
-            layer.name: _rounded(self.prepared, layer) for layer in self.layers if layer.name not in outcome.kept
+            layer.name: _rounded(self.prepared, layer, blocks)
+            for layer in self.layers
+            if layer.name not in outcome.kept
         }
         found: dict[str, Any] = {
             "format": 1,
             "method": self.method,
+            "scheme": self.scheme,
             "outputs": report.output_errors(self.reference, _run_all(outcome.graph, self.compared)),
             "compared_on": {"batches": len(self.compared), "data": "calibration" if self.data else "random"},
             "layers": report.weight_rows(self.prepared, self.layers, quantized),
             "kept_float": list(outcome.kept),
-            "bytes": {"float": report.constant_bytes(self.graph), "int8": report.constant_bytes(outcome.graph)},
+            "bytes": {"float": report.constant_bytes(self.graph), "quantized": report.constant_bytes(outcome.graph)},
         }
         if outcome.sensitivity:
             found["sensitivity_db"] = outcome.sensitivity
@@ -233,7 +250,7 @@ class _Work:
             after = outcome.score if not np.isnan(outcome.score) else self.score(outcome.graph)
             found["accuracy"] = {
                 "float": self.float_score / 100.0,
-                "int8": after / 100.0,
+                "quantized": after / 100.0,
                 "drop_points": self.float_score - after,
                 "samples": int(self.labels[1].size),
             }
@@ -257,10 +274,14 @@ class _Work:
         return Golden(inputs, _run_all(graph, inputs), rtol=1e-4, atol=1e-5)
 
 
-def _rounded(graph: Graph, layer: Layer) -> np.ndarray:
+def _rounded(graph: Graph, layer: Layer, blocks: Blocks | None) -> np.ndarray:
     """What a layer's weights are after quantization."""
     array = graph.constant_of(layer.weights)
     assert array is not None  # a layer has constant weights
+    if blocks is not None and layer.node.kind != "Gather":
+        columns = array.T if layer.axis else array
+        rounded = blocks.quantize(columns).dequantize()
+        return rounded.T if layer.axis else rounded
     integers, scheme = schemes.weights(array, layer.axis)
     return scheme.dequantize(integers, layer.axis)
 
@@ -285,7 +306,7 @@ def _run_all(graph: Graph, batches: Sequence[Feeds]) -> list[dict[str, Any]]:
     return [run(feeds) for feeds in batches]
 
 
-def _save(path: Path, result: QuantizeResult, golden: Golden, properties: dict[str, str], method: str) -> None:
+def _save(path: Path, result: QuantizeResult, golden: Golden, properties: dict[str, str], scheme: str) -> None:
     archive = importlib.import_module("headrace.serializer.archive")
     write = partial(json.dumps, sort_keys=True, indent=1, allow_nan=False)
     members = {"quant_report.json": write(result.report).encode()}
@@ -293,6 +314,6 @@ def _save(path: Path, result: QuantizeResult, golden: Golden, properties: dict[s
         members["calibration.json"] = write(result.calibration).encode()
     kept = {key: value for key, value in properties.items() if key != "created"}
     archive.save(
-        result.program, path, golden=golden, properties={**kept, "quantization": f"{method} int8"},
+        result.program, path, golden=golden, properties={**kept, "quantization": scheme},
         extra_members=members, created=properties.get("created"),
     )  # fmt: skip

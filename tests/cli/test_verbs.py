@@ -199,6 +199,15 @@ def test_quantize_dynamic_needs_no_data(folder: Path, tmp_path: Path) -> None:
     assert answer("verify", tmp_path / "q.hr")["ok"]
 
 
+def test_quantize_takes_weights_alone(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "q.hr"
+    report = answer("quantize", folder / "net.hr", "-o", out, "--method", "weight-only", "--bits", "8", "--group", "16", "--symmetric")  # fmt: skip
+    assert report["scheme"] == "weight-only int8 group 16 symmetric, rows int8"
+    assert answer("verify", out)["ok"]
+    refused = headrace("quantize", folder / "net.hr", "-o", out, "--method", "dynamic", "--bits", "8")
+    assert refused.returncode == 2 and "--bits is for --method weight-only" in refused.stderr
+
+
 def test_bench_reports_percentiles(folder: Path) -> None:
     figures = answer("bench", folder / "net.hr", "--seconds", "0.2")["engines"]["headrace"]
     assert figures["calls"] >= 5 and figures["failed"] == 0

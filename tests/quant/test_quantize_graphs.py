@@ -68,7 +68,7 @@ def test_static_keeps_answers(make_graph, observer: str) -> None:
     result = quantization.quantize(graph, method="static", calibration=data(graph), observer=observer)
     (row,) = result.report["outputs"]
     assert row["cosine"] > 0.99 and row["sqnr_db"] > 15, row
-    assert result.report["bytes"]["int8"] < result.report["bytes"]["float"]
+    assert result.report["bytes"]["quantized"] < result.report["bytes"]["float"]
     assert result.calibration["observer"] == observer and result.calibration["batches"] == 6
 
 
@@ -152,7 +152,7 @@ def test_accuracy_is_reported_and_limits_hold() -> None:
     result = quantization.quantize(graph, calibration=data(graph), labels=labels, max_drop=5.0)
     found = result.report["accuracy"]
     assert found["float"] == 1.0 and found["samples"] == 200
-    assert found["drop_points"] == pytest.approx(100 * (1 - found["int8"])) and found["drop_points"] <= 5.0
+    assert found["drop_points"] == pytest.approx(100 * (1 - found["quantized"])) and found["drop_points"] <= 5.0
 
 
 def test_sensitive_layers_go_back_first() -> None:
@@ -321,6 +321,6 @@ def test_large_tables_become_rows_of_integers() -> None:
     )
     result = quantization.quantize(graph, method="dynamic", calibration=[{"i": rng.integers(0, 1100, (3, 5))}])
     assert count(result.program.main) == {"Gather": 2, "Cast": 1, "Mul": 1, "headrace.DynamicMatMul": 1}
-    assert result.report["bytes"]["int8"] < 0.3 * result.report["bytes"]["float"]
+    assert result.report["bytes"]["quantized"] < 0.3 * result.report["bytes"]["float"]
     assert [row["operator"] for row in result.report["layers"]] == ["MatMul", "Gather"]
     assert result.report["outputs"][0]["sqnr_db"] > 35

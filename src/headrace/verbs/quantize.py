@@ -1,7 +1,7 @@
-"""`headrace.quantize`: make an int8 package from a model, with a report (see `headrace.quantization`)."""
+"""`headrace.quantize`: make a quantized package from a model, with a report (see `headrace.quantization`)."""
 
 from __future__ import annotations
 
-from headrace.quantization import QuantizeResult, quantize
+from headrace.quantization import Blocks, QuantizeResult, quantize
 
-__all__ = ["QuantizeResult", "quantize"]
+__all__ = ["Blocks", "QuantizeResult", "quantize"]
