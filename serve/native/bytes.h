@@ -7,6 +7,8 @@
 #include <string_view>
 #include <utility>
 
+#include "blocks.h"
+
 namespace hr::serve {
 
 class Bytes {
@@ -20,7 +22,7 @@ public:
         return *this;
     }
     Bytes(const Bytes&) = delete;
-    ~Bytes() { std::free(data_); }
+    ~Bytes() { give(data_, capacity_); }
 
     char* data() { return data_; }
     const char* data() const { return data_; }
@@ -32,8 +34,17 @@ public:
 
     void reserve(size_t capacity) {
         if (capacity <= capacity_) return;
-        void* grown = std::realloc(data_, capacity);
-        if (!grown) throw std::bad_alloc();
+        capacity = Blocks::rounded(capacity);
+        void* grown;
+        if (Blocks::keeps(capacity_) || Blocks::keeps(capacity)) {
+            grown = Blocks::keeps(capacity) ? Blocks::take(capacity) : std::malloc(capacity);
+            if (!grown) throw std::bad_alloc();
+            if (size_) std::memcpy(grown, data_, size_);
+            give(data_, capacity_);
+        } else {
+            grown = std::realloc(data_, capacity);
+            if (!grown) throw std::bad_alloc();
+        }
         data_ = static_cast<char*>(grown), capacity_ = capacity;
     }
     // Room for `size` more bytes, to be filled by the caller.
@@ -50,6 +61,10 @@ public:
     void push(char byte) { *extend(1) = byte; }
 
 private:
+    static void give(char* data, size_t capacity) {
+        if (Blocks::keeps(capacity)) Blocks::give(data, capacity);
+        else std::free(data);
+    }
     void swap(Bytes& other) {
         std::swap(data_, other.data_), std::swap(size_, other.size_), std::swap(capacity_, other.capacity_);
     }

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "call.h"
+#include "outbox.h"
 #include "socket.h"
 
 namespace hr::serve {
@@ -32,7 +33,7 @@ public:
     virtual bool on_readable() = 0;             // false: close it
     virtual bool flush() = 0;                   // writes what is ready; false: close it
     virtual bool wants_read() const { return true; }
-    bool wants_write() const { return socket_.is_tls() ? socket_.wants_write() : out_.size() > out_at_; }     // TLS may wait to read first
+    bool wants_write() const { return socket_.is_tls() ? socket_.wants_write() : !out_.empty(); }     // TLS may wait to read first
     bool greeted() const { return socket_.greeted(); }
     int fd() const { return socket_.fd(); }
 
@@ -49,23 +50,10 @@ public:
     uint32_t watched = 0;                       // events that the loop watches for
 
 protected:
-    // Writes out_; false: the client is gone.
-    bool write_out() {
-        while (out_at_ < out_.size()) {
-            const auto [result, bytes] = socket_.write(out_.data() + out_at_, out_.size() - out_at_);
-            if (result == Socket::Result::closed) return false;
-            if (result == Socket::Result::again) return true;
-            out_at_ += bytes;
-        }
-        out_.clear(), out_at_ = 0;
-        return true;
-    }
-
     Hub& hub_;
     Socket socket_;
     const bool local_;
-    std::string out_;                           // not yet taken by the kernel
-    size_t out_at_ = 0;
+    Outbox out_;                                // not yet taken by the kernel
 };
 
 }  // namespace hr::serve

@@ -169,7 +169,7 @@ bool Http1Connection::parse_head(std::string_view head) {
     if (has_length && chunked) return bad("Content-Length and Transfer-Encoding exclude each other");
     if (length > limits.max_message_bytes) return refuse(413, "the body is too long"), false;
     window_since_ = hub_.now(), window_bytes_ = trailer_bytes_ = 0;
-    if (wait && (chunked || length) && rest().empty()) out_ += "HTTP/1.1 100 Continue\r\n\r\n";
+    if (wait && (chunked || length) && rest().empty()) out_.append("HTTP/1.1 100 Continue\r\n\r\n");
     if (chunked) {
         state_ = State::chunk_size;
     } else if (length) {
@@ -269,9 +269,12 @@ void Http1Connection::refuse(int status, const char* text) {
 void Http1Connection::respond(int32_t request, Bytes head, Bytes body, bool close) {
     if (request != request_ || state_ != State::answering || !call_) return;
     const bool last = close || leaving_ || !keep_alive_;
-    out_.append(head.data(), head.size());
-    out_ += "content-length: " + std::to_string(body.size()) + (last ? "\r\nconnection: close\r\n\r\n" : "\r\n\r\n");
-    if (!head_only_ && body.size()) out_.append(body.data(), body.size());
+    out_.append(head.view());
+    out_.append("content-length: " + std::to_string(body.size()) + (last ? "\r\nconnection: close\r\n\r\n" : "\r\n\r\n"));
+    if (!head_only_) {
+        const auto held = std::make_shared<const Bytes>(std::move(body));
+        out_.append(held->view(), held);
+    }
     call_->gone = true;
     hub_.closed(*call_);
     call_.reset();
@@ -294,7 +297,7 @@ void Http1Connection::begin_next() {
 
 bool Http1Connection::flush() {
     dirty = false;
-    if (!write_out()) return false;
+    if (!out_.write(socket_)) return false;
     if (state_ == State::lingering && out_.empty()) {
         if (hub_.now() >= linger_until_) return false;
         ::shutdown(fd(), SHUT_WR);

@@ -10,6 +10,7 @@ namespace {
 constexpr uint32_t kStreamWindow = 1 << 20, kConnectionWindow = 8 << 20, kMaxFrame = 256 << 10;
 constexpr size_t kOutputMark = 1 << 20;         // framed ahead of the socket at most
 constexpr size_t kTrust = 1 << 20;              // reserved on the word of a length prefix
+constexpr size_t kFrameHead = 9;
 constexpr int kPingWeight = 5, kControlLimit = 5;
 
 std::string_view text(const uint8_t* bytes, size_t size) { return {reinterpret_cast<const char*>(bytes), size}; }
@@ -39,10 +40,23 @@ struct Http2Connection::Stream {
     bool started = false, input_ended = false;
 
     // Response
-    std::deque<Bytes> out;
-    size_t out_at = 0;
+    std::deque<std::shared_ptr<const Bytes>> out;
+    size_t out_at = 0, out_bytes = 0;   // where in the first of them; how many in all
     Status status;
     bool headers_sent = false, finished = false, over = false;      // over: the call has ended for its handler
+
+    // Hands the next `size` bytes of the answer on, part by part.
+    template <class Give>
+    void take(size_t size, Give&& give) {
+        out_bytes -= size;
+        while (size) {
+            const auto& front = out.front();
+            const std::string_view part = front->view().substr(out_at, size);
+            give(part, front);
+            size -= part.size(), out_at += part.size();
+            if (out_at == front->size()) out.pop_front(), out_at = 0;
+        }
+    }
 };
 
 Http2Connection::Http2Connection(Hub& hub, Socket socket, bool local) : Connection(hub, std::move(socket), local) {
@@ -61,6 +75,7 @@ Http2Connection::Http2Connection(Hub& hub, Socket socket, bool local) : Connecti
         if (found != streams.end() && !found->second->input_ended) nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id, NGHTTP2_NO_ERROR);
         return 0;
     });
+    nghttp2_session_callbacks_set_send_data_callback(callbacks, send_body);
     nghttp2_session_server_new(&session_, callbacks, this);
     nghttp2_session_callbacks_del(callbacks);
     const nghttp2_settings_entry settings[] = {
@@ -271,7 +286,8 @@ int Http2Connection::on_close(nghttp2_session*, int32_t id, uint32_t, void* user
 void Http2Connection::send(int32_t id, Bytes framed) {
     const auto found = streams_.find(id);
     if (found == streams_.end() || found->second->finished) return;
-    found->second->out.push_back(std::move(framed));
+    found->second->out_bytes += framed.size();
+    found->second->out.push_back(std::make_shared<const Bytes>(std::move(framed)));
     start_answer(*found->second);
 }
 
@@ -337,44 +353,49 @@ void Http2Connection::start_answer(Stream& stream) {
     nghttp2_submit_response(session_, stream.id, headers, 2, &provider);
 }
 
-ssize_t Http2Connection::read_body(nghttp2_session* session, int32_t id, uint8_t* to, size_t size, uint32_t* flags, nghttp2_data_source* source, void*) {
+// Small answers are copied into nghttp2's frame; large ones are named only, and send_body puts them behind the frame's head.
+ssize_t Http2Connection::read_body(nghttp2_session* session, int32_t id, uint8_t* to, size_t size, uint32_t* flags, nghttp2_data_source* source, void* user) {
     Stream& stream = *static_cast<Stream*>(source->ptr);
-    size_t written = 0;
-    while (written < size && !stream.out.empty()) {
-        Bytes& front = stream.out.front();
-        const size_t take = std::min(size - written, front.size() - stream.out_at);
-        std::copy_n(front.data() + stream.out_at, take, to + written);
-        written += take, stream.out_at += take;
-        if (stream.out_at == front.size()) stream.out.pop_front(), stream.out_at = 0;
+    const size_t ready = std::min(size, stream.out_bytes);
+    const bool all = ready == stream.out_bytes;
+    if (ready >= Outbox::kHeld && !static_cast<Http2Connection*>(user)->socket_.is_tls()) {
+        *flags |= NGHTTP2_DATA_FLAG_NO_COPY;
+    } else {
+        stream.take(ready, [&](std::string_view part, const auto&) { to = std::copy(part.begin(), part.end(), to); });
     }
-    if (stream.out.empty() && stream.finished) {
+    if (all && stream.finished) {
         *flags |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM;
         nghttp2_nv fields[3];
         std::string code, message, retry;
         const size_t n = trailers(stream.status, code, message, retry, fields);
         nghttp2_submit_trailer(session, id, fields, n);
-    } else if (!written) {
+    } else if (!ready) {
         return NGHTTP2_ERR_DEFERRED;
     }
-    return ssize_t(written);
+    return ssize_t(ready);
+}
+
+int Http2Connection::send_body(nghttp2_session*, nghttp2_frame*, const uint8_t* head, size_t size, nghttp2_data_source* source, void* user) {
+    auto& self = *static_cast<Http2Connection*>(user);
+    if (self.out_.size() >= kOutputMark) return NGHTTP2_ERR_WOULDBLOCK;
+    self.out_.append(text(head, kFrameHead));
+    static_cast<Stream*>(source->ptr)->take(size, [&](std::string_view part, const auto& owner) { self.out_.append(part, owner); });
+    return 0;
 }
 
 bool Http2Connection::flush() {
     dirty = false;
     for (;;) {
-        while (out_.size() - out_at_ < kOutputMark) {
+        while (out_.size() < kOutputMark) {
             const uint8_t* data;
             const ssize_t n = nghttp2_session_mem_send(session_, &data);
             if (n < 0) return false;
             if (n == 0) break;
-            out_.append(reinterpret_cast<const char*>(data), size_t(n));
+            out_.append(text(data, size_t(n)));
         }
-        if (out_.size() == out_at_) {
-            out_.clear(), out_at_ = 0;
-            return nghttp2_session_want_read(session_) || nghttp2_session_want_write(session_);
-        }
-        if (!write_out()) return false;
-        if (out_at_ < out_.size()) return true;         // the kernel takes no more now
+        if (out_.empty()) return nghttp2_session_want_read(session_) || nghttp2_session_want_write(session_);
+        if (!out_.write(socket_)) return false;
+        if (!out_.empty()) return true;         // the kernel takes no more now
     }
 }
 
@@ -391,7 +412,7 @@ bool Http2Connection::tick() {
     const Limits& limits = hub_.limits();
     const Time now = hub_.now();
     if (!greeted_) return seconds_between(opened_, now) < limits.handshake_timeout_s;
-    if (leaving_ && (streams_.empty() ? out_.size() == out_at_ : seconds_between(goaway_at_, now) > limits.age_grace_s)) return false;
+    if (leaving_ && (streams_.empty() ? out_.empty() : seconds_between(goaway_at_, now) > limits.age_grace_s)) return false;
     if (!leaving_ && streams_.empty() && seconds_between(idle_since_, now) > limits.idle_timeout_s) refuse_new();
     if (!leaving_ && seconds_between(opened_, now) > limits.age_s) refuse_new();
     if (ping_sent_ != kNever) {

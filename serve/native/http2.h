@@ -40,6 +40,7 @@ private:
     static int on_frame(nghttp2_session*, const nghttp2_frame*, void*);
     static int on_data(nghttp2_session*, uint8_t, int32_t, const uint8_t*, size_t, void*);
     static int on_close(nghttp2_session*, int32_t, uint32_t, void*);
+    static int send_body(nghttp2_session*, nghttp2_frame*, const uint8_t*, size_t, nghttp2_data_source*, void*);
     static ssize_t read_body(nghttp2_session*, int32_t, uint8_t*, size_t, uint32_t*, nghttp2_data_source*, void*);
 
     nghttp2_session* session_ = nullptr;

@@ -64,7 +64,7 @@ bool shape_fits(const Port& port, const Given& given, std::vector<int64_t>& symb
     return true;
 }
 
-// The tensor over the raw bytes; copied where they are not aligned, or booleans that are not 0 and 1.
+// The tensor over the raw bytes, aligned or not; copied where booleans are not 0 and 1.
 bool materialise(const Port& port, const Given& given, std::string_view raw, Fitted& out, hr_tensor& tensor) {
     int64_t count = 1;
     size_t bytes;
@@ -73,12 +73,9 @@ bool materialise(const Port& port, const Given& given, std::string_view raw, Fit
     if (__builtin_mul_overflow(size_t(count), port.item, &bytes) || bytes != raw.size()) return false;
     tensor = {port.code, given.rank, {}, const_cast<char*>(raw.data())};
     std::copy_n(given.dims, given.rank, tensor.dims);
-    const bool aligned = reinterpret_cast<uintptr_t>(raw.data()) % port.item == 0;
-    const bool truth = port.datatype == "BOOL";
-    if (aligned && !(truth && std::any_of(raw.begin(), raw.end(), [](char c) { return c != 0 && c != 1; }))) return true;
+    if (port.datatype != "BOOL" || std::all_of(raw.begin(), raw.end(), [](char c) { return c == 0 || c == 1; })) return true;
     Bytes copy(raw.size());
-    if (truth) std::transform(raw.begin(), raw.end(), copy.data(), [](char c) { return char(c != 0); });
-    else if (!raw.empty()) std::memcpy(copy.data(), raw.data(), raw.size());
+    std::transform(raw.begin(), raw.end(), copy.data(), [](char c) { return char(c != 0); });
     tensor.data = copy.data();
     out.copies.push_back(std::move(copy));
     return true;

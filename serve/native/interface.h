@@ -29,7 +29,7 @@ struct Envelope {
     std::string_view model, version, id;
 };
 
-// A request that fits: tensors are views of the message where they are aligned, else of `copies`.
+// A request that fits: tensors are views of the message, aligned or not, or of `copies` where booleans had to be made 0 and 1.
 struct Fitted {
     std::string_view id;
     std::vector<hr_tensor> inputs;      // in the order of the interface

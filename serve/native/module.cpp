@@ -44,8 +44,7 @@ public:
     bool counted() const override { return false; }     // the data plane counts its requests itself
 
     bool gone() const override { return cancelled.load(); }
-    void succeed(const hr_outputs& result, int64_t from, const Execution& run) override {
-        std::vector<Output> copies;
+    void prepare(const hr_outputs& result, int64_t from) override {
         for (int k = 0; k < result.count; k++) {
             Output out{result.tensors[k], {}};
             size_t row = interface_.outputs[k].item, count = 1;
@@ -54,10 +53,10 @@ public:
             for (int d = 0; d < out.tensor.rank; d++) count *= size_t(out.tensor.dims[d]);
             const char* data = static_cast<const char*>(out.tensor.data) + (interface_.max_batch_rows ? size_t(from) * row : 0);
             out.data.assign(data, count * interface_.outputs[k].item);
-            copies.push_back(std::move(out));
+            prepared_.push_back(std::move(out));
         }
-        finish(Meaning::ok, "", std::move(copies), &run);
     }
+    void deliver(const Execution& run) override { finish(Meaning::ok, "", std::move(prepared_), &run); }
     void fail(Meaning why, const std::string& what, const Execution* run) override { finish(why, what, {}, run); }
 
     // Waits; false: the time is up.
@@ -83,6 +82,7 @@ private:
         done_.notify_all();
     }
     const Interface& interface_;
+    std::vector<Output> prepared_;
     std::mutex lock_;
     std::condition_variable done_;
     bool ended_ = false;
@@ -133,7 +133,8 @@ public:
 private:
     struct Numbered : Job {
         explicit Numbered(int n) : number(n) {}
-        void succeed(const hr_outputs&, int64_t, const Execution&) override {}
+        void prepare(const hr_outputs&, int64_t) override {}
+    void deliver(const Execution&) override {}
         void fail(Meaning, const std::string&, const Execution*) override {}
         const int number;
     };

@@ -36,7 +36,8 @@ public:
     virtual ~Job() = default;
     virtual bool gone() const { return false; }                         // nobody waits any more
     virtual bool counted() const { return true; }                       // as a request, in the counters
-    virtual void succeed(const hr_outputs& outputs, int64_t from, const Execution& run) = 0;
+    virtual void prepare(const hr_outputs& outputs, int64_t from) = 0;  // its answer, of the rows from `from` on ...
+    virtual void deliver(const Execution& run) = 0;                     // ... goes out, after everything is counted
     virtual void fail(Meaning meaning, const std::string& text, const Execution* run) = 0;
     bool take() { return !ended_.exchange(true); }
     bool ended() const { return ended_.load(); }

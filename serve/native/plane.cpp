@@ -12,9 +12,10 @@ public:
     CallJob(Loop& loop, std::shared_ptr<Call> call, std::shared_ptr<Version> version) : loop_(loop), call_(std::move(call)), version_(std::move(version)) {}
 
     bool gone() const override { return call_->gone.load(std::memory_order_relaxed); }
-    void succeed(const hr_outputs& outputs, int64_t from, const Execution&) override {
-        loop_.answer(call_->id, encode(version_->interface(), version_->name(), version_->number(), request, outputs, from));
+    void prepare(const hr_outputs& outputs, int64_t from) override {
+        answer_ = encode(version_->interface(), version_->name(), version_->number(), request, outputs, from);
     }
+    void deliver(const Execution&) override { loop_.answer(call_->id, std::move(answer_)); }
     void fail(Meaning meaning, const std::string& text, const Execution*) override { loop_.finish(call_->id, status_of(meaning, text)); }
 
     static Status status_of(Meaning meaning, const std::string& text) {
@@ -33,6 +34,7 @@ private:
     Loop& loop_;
     const std::shared_ptr<Call> call_;      // owns the bytes that the request looks into
     const std::shared_ptr<Version> version_;
+    Bytes answer_;
 };
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -42,6 +43,12 @@ public:
         if (!ssl_) return plain(::send(fd_, from, size, MSG_NOSIGNAL));
         ERR_clear_error();
         return tls(SSL_write(ssl_, from, int(size)));
+    }
+    Done write(const iovec* parts, int n) {
+        if (ssl_) return write(parts[0].iov_base, parts[0].iov_len);
+        msghdr message{};
+        message.msg_iov = const_cast<iovec*>(parts), message.msg_iovlen = size_t(n);
+        return plain(::sendmsg(fd_, &message, MSG_NOSIGNAL));
     }
     bool pending() const { return ssl_ && SSL_pending(ssl_) > 0; }     // bytes that the kernel no longer announces
     bool wants_write() const { return wants_write_; }      // TLS waits for room

@@ -163,18 +163,21 @@ void Version::merge(const std::vector<std::shared_ptr<Job>>& jobs, std::vector<h
     rows = 0;
     for (const auto& job : jobs) rows += job->request.rows;
     inputs = jobs[0]->request.inputs;
-    if (jobs.size() == 1) return;
     for (size_t i = 0; i < inputs.size(); i++) {
-        size_t row = interface_.inputs[i].item;
-        for (int d = 1; d < inputs[i].rank; d++) row *= size_t(inputs[i].dims[d]);
-        Bytes joined(std::max<size_t>(row * size_t(rows), 1));
+        const size_t item = interface_.inputs[i].item;
+        const bool aligned = reinterpret_cast<uintptr_t>(inputs[i].data) % item == 0;
+        if (jobs.size() == 1 && aligned) continue;          // the kernels read the message itself
+        if (jobs.size() > 1) inputs[i].dims[0] = rows;
+        size_t total = item;
+        for (int d = 0; d < inputs[i].rank; d++) total *= size_t(inputs[i].dims[d]);
+        Bytes joined(std::max<size_t>(total, 1));
         char* at = joined.data();
         for (const auto& job : jobs) {
-            const size_t bytes = row * size_t(job->request.rows);
+            const size_t bytes = jobs.size() == 1 ? total : total / size_t(rows) * size_t(job->request.rows);
             if (bytes) std::memcpy(at, job->request.inputs[i].data, bytes);
             at += bytes;
         }
-        inputs[i].dims[0] = rows, inputs[i].data = joined.data();
+        inputs[i].data = joined.data();
         memory.push_back(std::move(joined));
     }
 }
@@ -224,22 +227,27 @@ void Version::run(std::vector<std::shared_ptr<Job>>& jobs, const char* reason) {
     } else {
         execution.finished = Clock::now();
         int64_t from = 0;
+        std::vector<Job*> done;
         for (auto& job : jobs) {
             if (job->take()) {
                 if (job->gone()) {
                     end(*job, job->deadline <= execution.finished ? Meaning::expired : Meaning::cancelled, "", &execution);
                 } else {
-                    job->succeed(*outputs, from, execution);
-                    const Time done = Clock::now();
-                    execution.finished = done;
-                    if (job->counted()) counters_.finish("ok", seconds_between(job->arrived, done), seconds_between(job->arrived, execution.started), &execution, job->request.id);
-                    inflight_--;
+                    job->prepare(*outputs, from);
+                    done.push_back(job.get());
                 }
             }
             from += job->request.rows;
         }
         execution.finished = Clock::now();
         counters_.observe(execution);
+        // Counted before they go out: who has an answer finds it in the statistics.
+        for (Job* job : done)
+            if (job->counted()) counters_.finish("ok", seconds_between(job->arrived, execution.finished), seconds_between(job->arrived, execution.started), &execution, job->request.id);
+        for (Job* job : done) {
+            inflight_--;
+            job->deliver(execution);
+        }
     }
     if (outputs) door_->release(outputs);
 }

@@ -99,6 +99,21 @@ def test_large_tensor(client):
     assert client.infer("fp32", x=x)["y"].tobytes() == x.tobytes()
 
 
+def test_answers_of_many_sizes_side_by_side(channel):
+    """On one connection, so that frames of all of them alternate; odd names make the tensors lie unaligned."""
+    widths = [1, 2, 900, 1020, 1030, 4090, 4100, 16_000, 70_000, 130_000, 200_000, 260_000]
+    waiting = []
+    for n, width in enumerate(widths * 3):
+        x = np.arange(n, n + width, dtype=np.float32)
+        message = pb.ModelInferRequest(model_name="fp32", id="i" * (n % 7))
+        message.inputs.add(name="x", datatype="FP32", shape=[1, width])
+        message.raw_input_contents.append(x.tobytes())
+        waiting.append((x, channel.unary_unary(V2 + "ModelInfer").future(message.SerializeToString(), timeout=30)))
+    for n, (x, future) in enumerate(waiting):
+        answer = pb.ModelInferResponse.FromString(future.result())
+        assert answer.id == "i" * (n % 7) and answer.raw_output_contents[0] == x.tobytes()
+
+
 def test_chosen_outputs_and_errors(client):
     x = np.ones((1, 4), np.float32)
     assert list(client.infer("add", outputs=["difference"], a=x, b=x)) == ["difference"]
