@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from headrace.serve import classify
-from headrace.serve.config import Versions
+from headrace.serve.config import EnsembleStep, Versions
 from headrace.serve.pending import Level
 from headrace.serve.request import NO_PARAMETERS, InferRequest, InferResponse, OutputTensor, Parameters
 from headrace.serve.scheduler import Job
@@ -40,6 +40,11 @@ def config(version: ModelVersion) -> Answer:
         "instance_group": [{"name": f"{version.name}_0", "count": policy.instances, "kind": "KIND_CPU"}],
         "model_transaction_policy": {"decoupled": False},
     }
+    if steps := version.config.ensemble.steps:
+        answer["platform"] = "ensemble"
+        answer["ensemble_scheduling"] = {"step": [_step(step) for step in steps]}
+        del answer["instance_group"]
+        batching = 0  # answered by the members
     if version.cache is not None:
         answer["response_cache"] = {"enable": True}
     if batching:
@@ -57,6 +62,16 @@ def config(version: ModelVersion) -> Answer:
                 "priority_queue_policy": {n: _queue_policy(level) for n, level in enumerate(policy.levels, 1)},
             }
     return answer
+
+
+def _step(step: EnsembleStep) -> Answer:
+    number = int(step.version) if step.version.isdigit() else -1
+    return {
+        "model_name": step.model,
+        "model_version": number,
+        "input_map": step.inputs,
+        "output_map": step.outputs,
+    }
 
 
 def _queue_policy(level: Level) -> Answer:

@@ -179,6 +179,22 @@ class Declared(Section, frozen=True):
     dims: tuple[int, ...]
 
 
+class EnsembleStep(Section, frozen=True):
+    """One model of an ensemble: `inputs` say which tensor each of its inputs reads, `outputs` which one each output makes.
+    `version` is a number or a label ("": by the model's policy)."""
+
+    model: str
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    version: str = ""
+
+
+class Ensemble(Section, frozen=True):
+    """Models that answer one request together, in the order that their tensors ask for."""
+
+    steps: tuple[EnsembleStep, ...] = ()
+
+
 class ModelConfig(Section, frozen=True):
     """name/config.toml, or what a name/config.pbtxt says."""
 
@@ -189,6 +205,7 @@ class ModelConfig(Section, frozen=True):
     instances: Instances = Instances()
     inputs: tuple[Declared, ...] = ()
     outputs: tuple[Declared, ...] = ()
+    ensemble: Ensemble = Ensemble()
 
 
 S = TypeVar("S", bound=Section)

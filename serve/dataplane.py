@@ -186,10 +186,7 @@ class DataPlane:
             meaning = failure.meaning
             raise failure from None
         finally:
-            finished = self._clock()
-            ran = job.execution if job is not None else None
-            queued = ran.started - job.enqueued if ran is not None and job is not None else 0.0
-            version.statistics.finish(request.front, meaning, finished - started, queued, ran, request.id)
+            version.account(request.front, meaning, self._clock() - started, job, request.id)
             self.manager.release(version)
             with self._lock:
                 self._inflight[request.front] -= 1
@@ -234,8 +231,9 @@ class DataPlane:
         timeout = policy.timeout_of(level, request.parameters)
         late = None if timeout is None else started + timeout
         if policy.levels[level - 1].delay:
-            return Job(feeds, rows, request.deadline, level, late)
-        return Job(feeds, rows, min((t for t in (request.deadline, late) if t is not None), default=None), level)
+            return Job(feeds, rows, request.deadline, level, late, request.parameters)
+        deadline = min((t for t in (request.deadline, late) if t is not None), default=None)
+        return Job(feeds, rows, deadline, level, None, request.parameters)
 
     def _refused(self, front: str, meaning: Meaning) -> None:
         key = (front, meaning.value)
@@ -264,7 +262,7 @@ class DataPlane:
         for key, value in parameters.items():
             if key != "unload_dependents" or not isinstance(value, bool):
                 raise bad_argument(f"parameter {quoted(key)}: an unload takes only unload_dependents, true or false")
-        self.manager.unload(name)
+        self.manager.unload(name, dependents=bool(parameters.get("unload_dependents")))
         return {"model_name": name, "isUnloaded": True}
 
     def _manage(self, repository: str, trusted: bool) -> None:

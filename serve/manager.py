@@ -4,6 +4,7 @@ Publishing is one swap of a dictionary entry under the lock. A load runs on its 
 process; loads of one model that come together are one load.
 """
 
+import contextlib
 import logging
 import threading
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.hints import nearest
 from headrace.serve.config import ConfigError
+from headrace.serve.ensemble import Ensemble, members_of
 from headrace.serve.errors import Meaning, ServeError, not_found, quoted, unavailable
 from headrace.serve.model import Loader
 from headrace.serve.policy import Load, State, VersionKey, next_action
@@ -146,14 +148,29 @@ class Manager:
     def start(self) -> None:
         """Load every model of the repository; a failure is recorded and logged, the others go on."""
         for name in self._repository.names():
+            if name in self._records:
+                continue  # loaded as the member of an ensemble
             try:
                 self.load(name)
             except ServeError:
                 continue  # logged there
 
     def load(self, name: str) -> None:
-        """Bring the wanted versions of `name` up; returns when they are ready. Joins a load that is under way."""
+        """Bring the wanted versions of `name` up; returns when they are ready. Joins a load that is under way. An ensemble's
+        members that are not ready are loaded first."""
         check_model_name(name)
+        for member in self._members(name):
+            if not self.ready(member):
+                with contextlib.suppress(ServeError):  # logged there, and the reason why the ensemble is not ready
+                    self._load_one(member)
+        self._load_one(name)
+
+    def _members(self, name: str) -> list[str]:
+        with contextlib.suppress(ConfigError, OSError):  # told by the load of the ensemble
+            return members_of(name, self._repository.find)
+        return []
+
+    def _load_one(self, name: str) -> None:
         with self._lock:
             record = self._records.get(name)
             before = record.loads if record else 0
@@ -172,9 +189,18 @@ class Manager:
             if record.failure is not None:
                 raise record.failure
 
-    def unload(self, name: str) -> None:
-        """Take all versions of `name` down; returns when the last handle is gone and the memory is free."""
+    def unload(self, name: str, dependents: bool = False) -> None:
+        """Take all versions of `name` down; returns when the last handle is gone and the memory is free. `dependents`: and
+        then the members of an ensemble that no other one has."""
         check_model_name(name)
+        members = self._members(name) if dependents else []
+        self._unload_one(name)
+        others = {member for other in {v.name for v in self.versions()} for member in self._members(other)}
+        for member in reversed(members):
+            if member not in others and self.ready(member):
+                self._unload_one(member)
+
+    def _unload_one(self, name: str) -> None:
         with self._lock:
             record = self._records.get(name)
         if record is None:
@@ -236,6 +262,7 @@ class Manager:
         try:
             entry = self._repository.find(name)
             wanted = entry.wanted() if entry else frozenset()
+            members_of(name, self._repository.find)
         except (ConfigError, OSError) as error:
             record.error = str(error) if isinstance(error, ConfigError) else "its folder cannot be read"
             return unavailable(f"model {quoted(name)}: {record.error}")
@@ -271,7 +298,9 @@ class Manager:
         with self._one_load:
             version.state = State.LOADING
             try:
-                version.bring_up(record.entry.files[key], record.entry.config, self._loader)
+                config = record.entry.config
+                loader = (lambda _: Ensemble(config, self)) if config.ensemble.steps else self._loader
+                version.bring_up(record.entry.files[key], config, loader)
             except Exception as error:
                 version.reason = _reason(error, record.entry.files[key])
                 version.state = State.ERROR

@@ -12,6 +12,8 @@ from headrace.serve.config import (
     Cache,
     ConfigError,
     Declared,
+    Ensemble,
+    EnsembleStep,
     Instances,
     ModelConfig,
     Queue,
@@ -22,11 +24,10 @@ from headrace.serve.datatypes import DATATYPES
 
 NAME = "config.pbtxt"
 MAX_BYTES = 1024 * 1024
-BACKENDS = ("", "onnxruntime", "onnxruntime_onnx", "headrace")
+BACKENDS = ("", "onnxruntime", "onnxruntime_onnx", "headrace", "ensemble")
 FILES = ("", "model.onnx", "model.hr")
 _REFUSED = {
     "sequence_batching": "sequences are not supported",
-    "ensemble_scheduling": "ensembles are not supported",
     "batch_input": "ragged batches are not supported",
     "batch_output": "ragged batches are not supported",
     "model_operations": "no code is loaded for a model",
@@ -34,7 +35,7 @@ _REFUSED = {
 }
 _USED = {
     "name", "platform", "backend", "max_batch_size", "input", "output", "version_policy", "dynamic_batching",
-    "instance_group", "response_cache", "default_model_filename", "model_transaction_policy",
+    "instance_group", "response_cache", "default_model_filename", "model_transaction_policy", "ensemble_scheduling",
 }  # fmt: skip
 _DATATYPES = {row.config: row.name for row in DATATYPES.values()}
 
@@ -64,6 +65,7 @@ def read(path: Path, model: str) -> tuple[ModelConfig, list[str]]:
         instances=_instances(message.instance_group, ignored),
         inputs=tuple(_declared(tensor, "input", ignored) for tensor in message.input),
         outputs=tuple(_declared(tensor, "output", ignored) for tensor in message.output),
+        ensemble=_ensemble(message),
     )
     return config, list(dict.fromkeys(ignored))
 
@@ -115,6 +117,25 @@ def _late(policy: Any) -> tuple[int, bool, Literal["reject", "delay"]]:
     """(milliseconds, override, action). Where no time is set, requests may always set their own."""
     time = -(-policy.default_timeout_microseconds // 1000)
     return time, policy.allow_timeout_override or not time, "delay" if policy.timeout_action else "reject"
+
+
+def _ensemble(message: Any) -> Ensemble:
+    steps = message.ensemble_scheduling.step
+    if bool(steps) != (message.WhichOneof("scheduling_choice") == "ensemble_scheduling" or "ensemble" in (
+        message.platform, message.backend
+    )):  # fmt: skip
+        raise ConfigError(f"{NAME}: an ensemble needs ensemble_scheduling with at least one step")
+    return Ensemble(
+        tuple(
+            EnsembleStep(
+                step.model_name,
+                dict(step.input_map),
+                dict(step.output_map),
+                str(step.model_version) if step.model_version > 0 else "",
+            )
+            for step in steps
+        )
+    )
 
 
 def _versions(policy: Any) -> Versions:

@@ -95,6 +95,9 @@ class Repository:
             return Entry(name, {VersionKey(1, _fingerprint(place, "")): place})
         config, ignored = _configuration(place)
         files, mark = {}, _load_mark(config)
+        if config.ensemble.steps:  # no file: the members have theirs
+            numbers = [int(one.name) for one in place.iterdir() if one.is_dir() and _NUMBER.fullmatch(one.name)]
+            return Entry(name, {VersionKey(n, mark): place for n in numbers or [1]}, config, tuple(ignored))
         for folder in place.iterdir():
             if folder.is_dir() and _NUMBER.fullmatch(folder.name):
                 path = next((folder / f"model{s}" for s in SUFFIXES if (folder / f"model{s}").is_file()), None)

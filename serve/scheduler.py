@@ -19,11 +19,13 @@ from headrace.serve import batch
 from headrace.serve.datatypes import Array
 from headrace.serve.errors import Meaning, ServeError, overloaded, unavailable
 from headrace.serve.pending import BatchPolicy, Pending
+from headrace.serve.request import NO_PARAMETERS, Parameters
 
 INLINE_SECONDS = 0.010
 _ISOLATED = "isolated"  # release reason of jobs run again alone after their batch failed
 
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]
+Watch = Callable[[Callable[[], None]], bool]  # registers a cancel callback; False: the client is gone already
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class Job:
 
     __slots__ = (
         "_ticket", "_wake", "deadline", "delay_at", "delayed", "enqueued", "execution", "feeds", "key", "lead", "level",
-        "outcome", "rows",
+        "outcome", "parameters", "rows",
     )  # fmt: skip
 
     def __init__(
@@ -54,8 +56,10 @@ class Job:
         deadline: float | None,
         level: int = 1,
         delay_at: float | None = None,
+        parameters: Parameters = NO_PARAMETERS,
     ) -> None:
         self.feeds = feeds
+        self.parameters = parameters  # of the request
         self.rows = rows
         self.key: tuple[Any, ...] | None = None
         self.deadline = deadline
@@ -107,7 +111,7 @@ class Queue(Protocol):
         """Jobs waiting."""
         ...
 
-    def run(self, job: Job, watch: Callable[[Callable[[], None]], bool] | None = None) -> dict[str, Array]: ...
+    def run(self, job: Job, watch: Watch | None = None) -> dict[str, Array]: ...
 
     def close(self) -> None: ...
 
@@ -140,7 +144,7 @@ class Scheduler:
         """Jobs waiting; those that ended meanwhile are counted until they reach the head."""
         return len(self._queue)
 
-    def run(self, job: Job, watch: Callable[[Callable[[], None]], bool] | None = None) -> dict[str, Array]:
+    def run(self, job: Job, watch: Watch | None = None) -> dict[str, Array]:
         """Block until `job` has ended. Returns its rows of every output, or raises its ServeError.
 
         `watch` registers the cancel callback; it is asked only when the caller has to wait for somebody else.
@@ -181,7 +185,7 @@ class Scheduler:
         for job in waiting:
             job.end(unavailable("the model was unloaded before the request ran"))
 
-    def _follow(self, job: Job, watch: Callable[[Callable[[], None]], bool] | None) -> None:
+    def _follow(self, job: Job, watch: Watch | None) -> None:
         """Wait for the outcome, or for being promoted to leader."""
         if watch is not None and not watch(job.cancel):
             job.cancel()
@@ -290,4 +294,4 @@ def _expired() -> ServeError:
     return ServeError(Meaning.EXPIRED, "the deadline passed before the request ran")
 
 
-__all__ = ["BatchPolicy", "Execution", "Job", "Queue", "Scheduler"]
+__all__ = ["BatchPolicy", "Execution", "Job", "Queue", "Scheduler", "Watch"]

@@ -102,6 +102,15 @@ class Interface:
             check_parameters(request.parameters, request.streamed)
         return feeds, rows, self._requested(request.outputs) if request.outputs else self.outputs
 
+    def check_tensors(self, given: list[InputTensor]) -> int:
+        """The rows of inputs whose data are arrays already (a step of an ensemble); raises as `check`."""
+        if len(given) != len(self.inputs) or {t.name for t in given} != self._inputs.keys():
+            raise self._wrong_set([tensor.name for tensor in given])
+        bound: dict[str, int] = {}
+        for tensor in given:
+            _check_shape(tensor, self._inputs[tensor.name], bound)
+        return self._rows(given) if self.max_batch_size else 1
+
     def _wrong_set(self, names: list[str]) -> ServeError:
         takes = ", ".join(quoted(port.name) for port in self.inputs) or "no input"
         for name in names:

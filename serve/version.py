@@ -7,10 +7,12 @@ from pathlib import Path
 from headrace.serve import engine
 from headrace.serve.cache import ResponseCache
 from headrace.serve.config import ConfigError, ModelConfig
+from headrace.serve.ensemble import Ensemble
+from headrace.serve.errors import Meaning
 from headrace.serve.model import Loader, Model, proven
 from headrace.serve.pending import BatchPolicy, Level
 from headrace.serve.policy import State, VersionKey
-from headrace.serve.scheduler import Queue, Scheduler
+from headrace.serve.scheduler import Job, Queue, Scheduler
 from headrace.serve.statistics import Statistics
 from headrace.serve.validate import Interface
 
@@ -48,7 +50,9 @@ class ModelVersion:
             count = config.instances.count or (1 if rows else min(4, os.cpu_count() or 1))
             policy = queue_policy(rows, count, config)
             self.engine = engine.make(self, model, policy)
-            if self.engine is not None:
+            if isinstance(model, Ensemble):
+                self.scheduler = model.queue(policy, self.statistics)
+            elif self.engine is not None:
                 self.scheduler = engine.EngineScheduler(self.engine, self.interface, policy)
             else:
                 self.scheduler = Scheduler(model.run, policy, observe=self.statistics.observe)
@@ -79,6 +83,12 @@ class ModelVersion:
         if self.engine is not None:
             self.statistics.absorb("grpc", self.engine.take_counts())
         return self.statistics
+
+    def account(self, front: str, meaning: Meaning | None, seconds: float, job: Job | None, request: str = "") -> None:
+        """Count one request that came through Python: `meaning` None is success; `request` is its id."""
+        ran = job.execution if job is not None else None
+        queued = ran.started - job.enqueued if ran is not None and job is not None else 0.0
+        self.statistics.finish(front, meaning, seconds, queued, ran, request)
 
     def take_down(self) -> None:
         """Free the model. The last handle is gone."""
@@ -127,7 +137,10 @@ def batch_rows(model: Model, config: ModelConfig) -> tuple[int, str]:
         raise ConfigError(f"batching.max_batch_size is {asked}, but the model cannot be batched: {why}")
     if why:
         return 0, why
-    return (asked if asked > 0 else DEFAULT_MAX_BATCH), ""
+    most = getattr(model, "max_rows", DEFAULT_MAX_BATCH)
+    if isinstance(model, Ensemble) and asked > most:
+        raise ConfigError(f"batching.max_batch_size is {asked}, the steps take at most {most} rows")
+    return (asked if asked > 0 else most), ""
 
 
 def check_declared(interface: Interface, config: ModelConfig) -> None:

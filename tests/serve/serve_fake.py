@@ -137,6 +137,8 @@ def load(path: Path) -> FakeModel:
     misbehave(kind)
     if kind == "identity":
         return identity(*words)
+    if kind == "fixed":
+        return identity("FP32", int(words[0]))
     if kind == "dependent":
         return identity("FP32", "n", Rows(False, "node 'mean' mixes rows"))
     if kind == "add":
