@@ -1,4 +1,4 @@
-"""AttributeProto <-> Python values. Graph-valued attributes become blocks; the caller says how."""
+"""AttributeProto <-> Python values, and nodes with them. Graph-valued attributes become blocks; the caller says how."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from headrace.runtime.errors import LoadError
-from headrace.runtime.graph import Block
+from headrace.runtime.errors import GraphError, LoadError
+from headrace.runtime.graph import Block, Node
 from headrace.runtime.types import MapType, OptionalType, SequenceType, TensorType
 from headrace.serializer.onnx.external import ExternalData
 from headrace.serializer.onnx.tensors import read_sparse, read_tensor, write_tensor
@@ -147,3 +147,26 @@ def _write_list(proto: Any, values: Any) -> None:
         proto.strings.extend(value.encode() if isinstance(value, str) else value for value in values)
     else:
         raise TypeError(f"attribute {proto.name!r}: a list of mixed types has no ONNX form")
+
+
+def node_proto(node: Node, write_block: Callable[[Block, str], Any] | None = None) -> Any:
+    """One node as a NodeProto. Raises GraphError where an attribute has no ONNX form."""
+    import onnx
+
+    proto = onnx.NodeProto(
+        op_type=node.operator, domain=node.domain, name=node.name,
+        input=["" if value is None else value.name for value in node.inputs],
+        output=["" if value is None else value.name for value in node.outputs],
+    )  # fmt: skip
+    for key, value in sorted(node.attributes.items()):
+        if value is None:
+            continue
+        try:
+            proto.attribute.append(write_attribute(key, value, write_block or _no_block))
+        except TypeError as error:
+            raise GraphError(f"{node.label()}: {error}") from None
+    return proto
+
+
+def _no_block(block: Block, name: str) -> Any:
+    raise TypeError(f"attribute {name!r}: a graph has no form here")

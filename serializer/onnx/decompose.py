@@ -31,23 +31,23 @@ def rule(function: Rule) -> Rule:
     return function
 
 
-def _rule_of(node: Node, opset: int | None) -> Rule | None:
-    """The formula that must take a node's place; None where the node may stay."""
+def _replaced(node: Node, opset: int | None, functions: bool) -> bool:
+    """Whether a formula must take the node's place. Raises GraphError for one of our domain that has none."""
     if node.domain == "headrace":
-        function = _RULES.get(node.operator)
-        if function is None:
+        if node.operator not in _RULES:
             raise GraphError(
                 f"{node.label()}: the operator has no form in standard ONNX; allowed: {', '.join(sorted(_RULES))}"
             )
-        return function
-    newer = None if node.domain or opset is None else NEWER.get(node.operator)
-    return newer if newer is not None and schema_of(node.operator, "", opset or 0) is None else None
+        return not functions
+    newer = not node.domain and opset is not None and node.operator in NEWER
+    return newer and schema_of(node.operator, "", opset or 0) is None
 
 
-def decompose(graph: Graph, opset: int | None = None) -> Graph:
-    """The graph with every headrace operator replaced, and with `opset` those standard ones that this set lacks and that have a
-    formula; itself where there is none. Value names stay."""
-    if not any(_rule_of(node, opset) for node in graph.block.walk()):
+def decompose(graph: Graph, opset: int | None = None, *, functions: bool = False) -> Graph:
+    """The graph with every headrace operator replaced (or kept, with `functions`: see `bodies`), and with `opset` those standard
+    ones that this set lacks and that have a formula; itself where there is none. Value names stay."""
+    replaced = {id(node) for node in graph.block.walk() if _replaced(node, opset, functions)}
+    if not replaced:
         return graph
     fresh = Graph(
         Block([Value(value.name, value.type) for value in graph.inputs], [], []),
@@ -57,19 +57,23 @@ def decompose(graph: Graph, opset: int | None = None) -> Graph:
     builder.names.update(graph.names())
     known = {id(old): new for old, new in zip(graph.inputs, fresh.inputs)}
     known |= {id(value): value for value in graph.values.values()}
-    _copy(graph.block, builder, known, opset)
+    _copy(graph.block, builder, known, replaced)
     return fresh
 
 
-def _copy(block: Block, builder: Builder, known: dict[int, Value], opset: int | None) -> None:
+def _copy(block: Block, builder: Builder, known: dict[int, Value], replaced: set[int]) -> None:
     for node in block.nodes:
         inputs = [None if value is None else known[id(value)] for value in node.inputs]
-        if (function := _rule_of(node, opset)) is not None:
-            results: list[Value | None] = [*_expand(node, inputs, builder, function)]
+        results: list[Value | None]
+        if id(node) in replaced:
+            results = [*expand(node, inputs, builder)]
+            for old, new in zip(node.outputs, results):
+                if old is not None and new is not None:
+                    new.name = old.name
         else:
             results = [None if value is None else Value(value.name, value.type) for value in node.outputs]
             attributes = {
-                key: _inner(value, builder, known, opset) if isinstance(value, Block) else value
+                key: _inner(value, builder, known, replaced) if isinstance(value, Block) else value
                 for key, value in node.attributes.items()
             }
             builder.append(
@@ -88,15 +92,17 @@ def _copy(block: Block, builder: Builder, known: dict[int, Value], opset: int | 
     builder.block.outputs.extend(known[id(value)] for value in block.outputs)
 
 
-def _inner(block: Block, builder: Builder, known: dict[int, Value], opset: int | None) -> Block:
+def _inner(block: Block, builder: Builder, known: dict[int, Value], replaced: set[int]) -> Block:
     inputs = [Value(value.name, value.type) for value in block.inputs]
     fresh = Block(inputs, [], [])
-    _copy(block, builder.inner(fresh), known | {id(old): new for old, new in zip(block.inputs, inputs)}, opset)
+    _copy(block, builder.inner(fresh), known | {id(old): new for old, new in zip(block.inputs, inputs)}, replaced)
     return fresh
 
 
-def _expand(node: Node, inputs: list[Value | None], builder: Builder, function: Rule) -> list[Value]:
-    operator = find(node.operator, node.domain)
+def expand(node: Node, inputs: list[Value | None], builder: Builder) -> list[Value]:
+    """The node's outputs as its formula makes them over `inputs`, each by a node of its own. Raises GraphError where the
+    formula cannot say this node."""
+    operator, function = find(node.operator, node.domain), (_RULES if node.domain else NEWER)[node.operator]
     assert operator is not None
     start = len(builder.nodes)
     formals = len(operator.inputs)
@@ -109,14 +115,13 @@ def _expand(node: Node, inputs: list[Value | None], builder: Builder, function: 
     except GraphError as error:
         raise GraphError(f"{node.label()}: has no form in standard ONNX here: {error}") from error
     results = list(made) if isinstance(made, tuple) else [made]
-    own = {id(value) for new in builder.nodes[start:] for value in new.outputs}
     if any(old is not None for old in node.outputs[len(results) :]):
         raise GraphError(f"{node.label()}: has no form in standard ONNX with {len(node.outputs)} outputs")
-    for index, (old, new) in enumerate(zip(node.outputs, results)):
-        if old is not None and id(new) not in own:  # an input passed through still needs the name
-            (results[index],) = builder.node("Identity", [new])
-        if old is not None:
-            results[index].name = old.name
+    own = {id(value) for new in builder.nodes[start:] for value in new.outputs}
+    for index, value in enumerate(results):  # an input passed on, or one value twice, goes through a node of its own
+        if id(value) not in own:
+            (results[index],) = builder.node("Identity", [value], path=node.path)
+        own.discard(id(value))
     return results
 
 

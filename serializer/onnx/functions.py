@@ -7,6 +7,7 @@ from typing import Any
 
 from headrace.runtime.errors import GraphError, LoadError
 from headrace.runtime.graph import Node
+from headrace.serializer.onnx.attributes import node_proto
 from headrace.serializer.onnx.types import write_type
 
 NODE_LIMIT = 200_000  # of a file, functions expanded
@@ -93,8 +94,6 @@ def schema_function(node: Node, version: int) -> Any | None:
         return schema.function_body
     if not schema.has_context_dependent_function:
         return None
-    from headrace.serializer.onnx.save import node_proto
-
     types = [
         (onnx.TypeProto() if value is None or value.type is None else write_type(value.type)).SerializeToString()
         for value in node.inputs

@@ -14,7 +14,7 @@ from headrace.runtime.errors import GraphError, LoadError
 from headrace.runtime.graph import Block, Graph, Node, Value
 from headrace.runtime.ops import find
 from headrace.runtime.types import SequenceType, TensorType, Type
-from headrace.serializer.onnx import gradient, upgrade
+from headrace.serializer.onnx import bodies, gradient, upgrade
 from headrace.serializer.onnx.attributes import read_attributes
 from headrace.serializer.onnx.external import ExternalData
 from headrace.serializer.onnx.functions import DEPTH_LIMIT, NODE_LIMIT, Functions, domain_of, schema_function
@@ -201,7 +201,7 @@ class Reader:
             return
         function = called(proto, self.functions)
         results: Sequence[Value | None]
-        if function is not None:
+        if function is not None and not self._is_own(function, proto, inputs, attributes, scope):
             self.functions.repeat(proto, function, _REPEAT_LIMIT)
             results = self._call(function, inputs, attributes, scope, proto, where)
         elif (domain, proto.op_type) == gradient.KIND:
@@ -251,6 +251,17 @@ class Reader:
             return upgrade.append(self.builder, node, version)
         except GraphError as error:
             raise LoadError(f"{where}: {error}") from error
+
+    def _is_own(
+        self, function: Any, proto: Any, inputs: list[Value | None], attributes: dict[str, Any], scope: Scope
+    ) -> bool:
+        """Whether a call is one of our operators, and not only of its name."""
+        domain = domain_of(proto)
+        if domain != "headrace" or find(proto.op_type, domain) is None:
+            return False
+        outputs = [Value(name) if name else None for name in proto.output]
+        node = Node(proto.op_type, inputs, outputs, attributes, domain=domain, version=scope.opsets.get(domain, 1))
+        return bodies.is_own(node, function)
 
     def _gradient(
         self, proto: Any, inputs: Sequence[Value | None], attributes: Mapping[str, Any], scope: Scope, where: str

@@ -1,7 +1,8 @@
 """A program to ONNX: `to_model(program, opset=...)`, `save(program, path)`.
 
-Headrace operators become standard ones (`decompose`), each node is said in the target operator set (`downgrade`), and
-the graph is written with its names and symbolic dimensions. Training states are plain inputs and outputs in ONNX.
+Headrace operators stay, each with a function that says it in standard ones (`bodies`), or become these (`decompose`); each
+node is said in the target operator set (`downgrade`), and the graph is written with its names and symbolic dimensions.
+Training states are plain inputs and outputs in ONNX.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from headrace.runtime.errors import GraphError, HeadraceError
 from headrace.runtime.graph import OPSETS, Block, Graph, Node, Program, Value
 from headrace.runtime.types import TensorType
 from headrace.serializer import atomic
-from headrace.serializer.onnx.attributes import write_attribute
+from headrace.serializer.onnx.attributes import node_proto
+from headrace.serializer.onnx.bodies import OVERLOADS_IR, Bodies, expansion
 from headrace.serializer.onnx.decompose import decompose
 from headrace.serializer.onnx.downgrade import downgrade
 from headrace.serializer.onnx.tensors import write_tensor
@@ -29,14 +31,16 @@ SIZE_LIMIT = (1 << 31) - 1
 _EXTERNAL_MINIMUM = 1024
 
 
-def to_model(source: Program | Graph, *, opset: int | None = None) -> Any:
+def to_model(source: Program | Graph, *, opset: int | None = None, functions: bool = True) -> Any:
     """The entry point "main" as an `onnx.ModelProto`.
 
-    `opset` is the version of ai.onnx, 13 or newer; None takes 20, or the lowest above it that all nodes allow.
+    `opset` is the version of ai.onnx, 13 or newer; None takes 20, or the lowest above it that all nodes allow. Operators of
+    the domain "headrace" stay as calls of functions in standard operators; without `functions`, for readers that know
+    none, their bodies take their place.
     Raises GraphError naming the node that has no form there, or HeadraceError beyond protobuf's 2 GiB.
     """
     program = Program({source.name: source}) if isinstance(source, Graph) else source
-    graph = decompose(program.main, opset)
+    graph = decompose(program.main, opset, functions=functions)
     size = sum(array.nbytes for array in graph.constants.values())
     if size > SIZE_LIMIT:
         raise HeadraceError(
@@ -46,15 +50,21 @@ def to_model(source: Program | Graph, *, opset: int | None = None) -> Any:
 
 
 def save(
-    source: Program | Graph, path: str | os.PathLike[str], *, opset: int | None = None, external_data: bool = False
+    source: Program | Graph,
+    path: str | os.PathLike[str],
+    *,
+    opset: int | None = None,
+    external_data: bool = False,
+    functions: bool = True,
 ) -> None:
-    """Write an ONNX file; with `external_data` the weights go to `<name>.data` beside it. Files are replaced whole."""
+    """Write an ONNX file as `to_model` says; with `external_data` the weights go to `<name>.data` beside it. Files are replaced
+    whole."""
     path = Path(path)
     if not external_data:
-        atomic.replace(path, [to_model(source, opset=opset).SerializeToString(deterministic=True)])
+        atomic.replace(path, [to_model(source, opset=opset, functions=functions).SerializeToString(deterministic=True)])
         return
     program = Program({source.name: source}) if isinstance(source, Graph) else source
-    graph = decompose(program.main, opset)
+    graph = decompose(program.main, opset, functions=functions)
     writer = _Writer(graph, program.metadata, _versions(graph, opset), f"{path.name}.data")
     model = writer.model()
     atomic.replace(path.with_name(f"{path.name}.data"), writer.data)
@@ -65,20 +75,22 @@ def _versions(graph: Graph, opset: int | None) -> dict[str, int]:
     """domain -> version: the one asked for, or the first that every node allows."""
     if opset is not None and not OLDEST <= opset <= OPSETS[""]:
         raise HeadraceError(f"opset {opset} cannot be written; allowed: {OLDEST} to {OPSETS['']}")
-    nodes = list(graph.block.walk())
-    versions = {"": opset or _first(nodes, "", range(DEFAULT, OPSETS[""] + 1), graph)}
-    for domain in sorted({node.domain for node in nodes} - {""}):
+    nodes = [(node, graph) for node in graph.block.walk()]
+    for body in [expansion(node, opset) for node, _ in nodes if node.domain == "headrace"]:
+        nodes += [(node, body) for node in body.block.walk()]
+    versions = {"": opset or _first(nodes, "", range(DEFAULT, OPSETS[""] + 1))}
+    for domain in sorted({node.domain for node, _ in nodes} - {""}):
         newest = OPSETS.get(domain, 1)
-        versions[domain] = _first(nodes, domain, [*range(min(3, newest), newest + 1), *range(1, min(3, newest))], graph)
+        versions[domain] = _first(nodes, domain, [*range(min(3, newest), newest + 1), *range(1, min(3, newest))])
     return versions
 
 
-def _first(nodes: Iterable[Node], domain: str, candidates: Iterable[int], graph: Graph) -> int:
-    own = [node for node in nodes if node.domain == domain]
+def _first(nodes: Iterable[tuple[Node, Graph]], domain: str, candidates: Iterable[int]) -> int:
+    own = [(node, graph) for node, graph in nodes if node.domain == domain]
     failure: GraphError | None = None
     for version in candidates:
         try:
-            for node in own:
+            for node, graph in own:
                 downgrade(node, version, graph, _scratch)
             return version
         except GraphError as error:
@@ -100,13 +112,14 @@ class _Writer:
         self.used: dict[str, np.ndarray] = {}
         self._constants = dict(graph.constants)
         self.names = graph.names()
+        self.bodies = Bodies(versions)
         self.data: list[memoryview] = []
         self._end = 0
 
     def model(self) -> Any:
         import onnx
 
-        proto = onnx.ModelProto(ir_version=self._ir_version(), producer_name="headrace")
+        proto = onnx.ModelProto(producer_name="headrace")
         proto.opset_import.extend(
             onnx.OperatorSetIdProto(domain=domain, version=version) for domain, version in self.versions.items()
         )
@@ -114,14 +127,16 @@ class _Writer:
             onnx.StringStringEntryProto(key=key, value=value) for key, value in sorted(self.metadata.items())
         )
         proto.graph.CopyFrom(self._main())
+        proto.functions.extend(self.bodies.protos)
+        proto.ir_version = self._ir_version()
         return proto
 
     def _ir_version(self) -> int:
-        """The IR version that was released with the operator set, or the one that the element types need."""
+        """The IR version that was released with the operator set, or the one that functions and element types need."""
         import onnx
 
         row = min((row[1], row[2]) for row in onnx.helper.VERSION_TABLE if row[2] >= self.versions[""])
-        return max(8, row[0])
+        return max(OVERLOADS_IR if any(body.overload for body in self.bodies.protos) else 8, row[0])
 
     def _main(self) -> Any:
         import onnx
@@ -178,6 +193,8 @@ class _Writer:
             for value in written.inputs:
                 self._use(value)
             proto = node_proto(written, self._block)
+            if node.domain == "headrace":
+                proto.overload = self.bodies.overload(node)
             if node.path:
                 proto.metadata_props.add(key=PATH_KEY, value=node.path)
             yield proto
@@ -223,22 +240,3 @@ class _Writer:
             candidate = f"{name}_{count}"
         self.names.add(candidate)
         return candidate
-
-
-def node_proto(node: Node, write_block: Any = None) -> Any:
-    """One node as a NodeProto. Raises GraphError where an attribute has no ONNX form."""
-    import onnx
-
-    proto = onnx.NodeProto(
-        op_type=node.operator, domain=node.domain, name=node.name,
-        input=["" if value is None else value.name for value in node.inputs],
-        output=["" if value is None else value.name for value in node.outputs],
-    )  # fmt: skip
-    for key, value in sorted(node.attributes.items()):
-        if value is None:
-            continue
-        try:
-            proto.attribute.append(write_attribute(key, value, write_block))
-        except TypeError as error:
-            raise GraphError(f"{node.label()}: {error}") from None
-    return proto

@@ -30,11 +30,9 @@ def require_operators(model: Any, functions: Functions, opsets: Mapping[str, int
 
 
 def called(node: Any, functions: Functions) -> Any:
-    """The local function that a node calls, or None. The functions that stand for operators of the domain "headrace" give
-    way to these."""
-    function = functions.find(node)
-    own = domain_of(node) in ("", "headrace") and find(node.op_type, domain_of(node)) is not None
-    return None if own else function
+    """The local function that a node calls, or None. An operator of ai.onnx is none, whatever the file has under its name."""
+    standard = not domain_of(node) and find(node.op_type) is not None
+    return None if standard else functions.find(node)
 
 
 def _collect(

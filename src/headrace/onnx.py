@@ -61,6 +61,7 @@ def export(
     dynamic_axes: Mapping[str, Mapping[int, str] | Sequence[int]] | None = None,
     opset_version: int | None = None,
     external_data: bool = False,
+    functions: bool = True,
     rtol: float = 1e-3,
     atol: float = 1e-4,
     **options: Any,
@@ -68,9 +69,10 @@ def export(
     """Write a Module or what `jit.script` answers (with example arguments), an `Exported`, a Program or a Graph as an ONNX file.
 
     Dimension 0 of every input is symbolic; `dynamic_axes` ({input: {axis: name}} or {input: [axis]}) names it and makes
-    others symbolic. `opset_version` is 13 or newer, None the default of the writer. Example arguments are run through
-    the file, and HeadraceError is raised where an answer differs by more than atol + rtol * |value|; nothing is left
-    then. Raises GraphError naming a node that ONNX cannot say.
+    others symbolic. `opset_version` is 13 or newer, None the default of the writer. Operators of headrace's own are calls of
+    functions in the file; without `functions` their bodies take their place. Example arguments are run through the file, and
+    HeadraceError is raised where an answer differs by more than atol + rtol * |value|; nothing is left then. Raises
+    GraphError naming a node that ONNX cannot say.
     """
     unknown = sorted(set(options) - _IGNORED)
     if unknown:
@@ -85,7 +87,13 @@ def export(
     graph = rename(program.main, names) if names else program.main
     path = Path(f)
     before = path.read_bytes() if path.exists() else None
-    save(Program({graph.name: graph}, program.metadata), path, opset=opset_version, external_data=external_data)
+    save(
+        Program({graph.name: graph}, program.metadata),
+        path,
+        opset=opset_version,
+        external_data=external_data,
+        functions=functions,
+    )
     try:
         errors = _compare(path, {names.get(name, name): array for name, array in feeds.items()}, answers, rtol, atol)
     except BaseException:

@@ -107,6 +107,16 @@ def test_run_export_and_run_again_agree(folder: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(a["data"], b["data"], rtol=1e-6)
 
 
+def test_own_operators_are_exported_as_functions_or_written_out(folder: Path, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx", reason="the exported files are read with it")
+    headrace("quantize", folder / "net.hr", "-o", tmp_path / "small.hr")
+    for given, functions in (((), True), (("--inline",), False)):
+        answer("export", tmp_path / "small.hr", "-o", tmp_path / "small.onnx", *given)
+        model = onnx.load(tmp_path / "small.onnx")
+        assert bool(model.functions) is functions
+        assert ("headrace" in {node.domain for node in model.graph.node}) is functions
+
+
 SCRIPTED = """
 import headrace as torch
 from headrace import jit, nn

@@ -9,15 +9,16 @@ from headrace.runtime.source import open_source
 from headrace.serializer import atomic
 
 
-def export(model: str | Path, output: str | Path, *, opset: int | None = None) -> dict[str, Any]:
+def export(model: str | Path, output: str | Path, *, opset: int | None = None, inline: bool = False) -> dict[str, Any]:
     """Write `model` (.hr or .onnx) as an ONNX file at `output`.
 
     opset: version of ai.onnx, 13 or newer; None takes the default of `serializer.onnx.save`.
+    inline: write out the bodies of headrace's own operators, for readers that know no functions.
     Answers {"path", "bytes", "opset"}. Raises LoadError, and GraphError naming a node that has no ONNX form.
     """
     from headrace.serializer.onnx.save import to_model
 
-    proto = to_model(open_source(Path(model)).program, opset=opset)
+    proto = to_model(open_source(Path(model)).program, opset=opset, functions=not inline)
     data = proto.SerializeToString(deterministic=True)
     atomic.replace(output, [data])
     version = next(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx"))
