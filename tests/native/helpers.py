@@ -34,8 +34,9 @@ def sample_graph(operator: Operator, sample: Sample, constant: set[int]) -> tupl
     return graph, feeds
 
 
-def assert_near(found: Any, wanted: Any, ulp: float, where: str) -> None:
-    """Equal dtype and shape; values within `ulp` units in the last place of the larger of |wanted| and the typical size."""
+def assert_near(found: Any, wanted: Any, ulp: float, where: str, least: float = 0.0) -> None:
+    """Equal dtype and shape; values within `ulp` units in the last place of the largest of |wanted|, the typical size and
+    `least` (Accuracy.scale)."""
     found, wanted = np.asarray(found), np.asarray(wanted)
     assert found.dtype == wanted.dtype, where
     assert found.shape == wanted.shape, where
@@ -58,7 +59,9 @@ def assert_near(found: Any, wanted: Any, ulp: float, where: str) -> None:
         info.name, 2.0**-6
     )
     a, b = a[finite], b[finite]
-    scale = np.maximum(np.maximum(np.abs(b), np.abs(b[np.abs(b) < 1e6]).mean() if (np.abs(b) < 1e6).any() else 0), tiny)
+    scale = np.maximum(
+        np.maximum(np.abs(b), np.abs(b[np.abs(b) < 1e6]).mean() if (np.abs(b) < 1e6).any() else 0), max(tiny, least)
+    )
     assert (np.abs(a - b) <= ulp * eps * scale).all(), (
         f"{where}: off by {(np.abs(a - b) / (eps * scale)).max():.1f} ulp"
     )

@@ -35,5 +35,5 @@ def test_kernel_equals_reference(operator) -> None:
                     where = (
                         f"{operator.kind} sample {number} {shapes} {sample.attributes} constant {constant} turn {turn}"
                     )
-                    assert_near(found[name], wanted[name], operator.accuracy.ulp, where)
+                    assert_near(found[name], wanted[name], operator.accuracy.ulp, where, operator.accuracy.scale)
     assert ran, f"no sample of {operator.kind} reaches a kernel"

@@ -36,7 +36,7 @@ HR_VECTOR(VTanh, tanh(x));
 HR_VECTOR(VSigmoid, sigmoid(x));
 HR_VECTOR(VSoftplus, softplus(x));
 HR_VECTOR(VMish, x * tanh(softplus(x)));
-HR_VECTOR(VGelu, splat(0.5f) * x * (splat(1.0f) + erf(x * splat(0.70710678118654752f))));
+HR_VECTOR(VGelu, gelu(x));
 HR_VECTOR(VGeluTanh, splat(0.5f) * x * (splat(1.0f) + tanh(splat(0.79788456080286536f) * (x + splat(0.044715f) * x * x * x))));
 HR_VECTOR(VSoftsign, x / (splat(1.0f) + (vf)((vi)x & 0x7fffffff)));
 struct VSwish {

@@ -35,29 +35,18 @@ HR_INLINE vf log(vf x) {
     return select((vi)(x < vf{}), splat(__builtin_nanf("")), select((vi)(x != x), x, r));
 }
 
-// e^x - 1 for x <= 88, exact near 0: the polynomial of exp without its constant term.
+// e^x - 1 for x <= 88, exact near 0.
 HR_INLINE vf expm1(vf x) {
-    const vf clamped = vmin(splat(88.0f), vmax(splat(-87.0f), x));
-    const vi n = round_even(clamped * splat(1.44269504088896341f));
-    const vf nf = to_float(n);
-    vf r = fma(nf, splat(-0.693359375f), clamped);
-    r = fma(nf, splat(2.12194440e-4f), r);
-    vf p = splat(1.9875691500e-4f);
-    p = fma(p, r, splat(1.3981999507e-3f));
-    p = fma(p, r, splat(8.3334519073e-3f));
-    p = fma(p, r, splat(4.1665795894e-2f));
-    p = fma(p, r, splat(1.6666665459e-1f));
-    p = fma(p, r, splat(5.0000001201e-1f));
-    p = fma(p, r * r, r);
-    const vf scale = (vf)((n + 127) << 23);
-    const vf y = fma(p, scale, scale - splat(1.0f));
+    const Exponent e = exponent(vmin(splat(88.0f), vmax(splat(-87.0f), x)));
+    const vf scale = (vf)((round_even(e.n) + 127) << 23);
+    const vf y = fma(e.p + e.r, scale, scale - splat(1.0f));
     return select((vi)(x == vf{}), x, y);
 }
 
 // log(1 + e^x) without overflow: max(x, 0) + log1p(e^-|x|), the rounding of 1 + u corrected.
 HR_INLINE vf softplus(vf x) {
     const vf one = splat(1.0f);
-    const vf u = exp((vf)((vi)x | int32_t(0x80000000)));
+    const vf u = exp_negative((vf)((vi)x | int32_t(0x80000000)));
     const vf w = one + u;
     const vf l = log(w) - ((w - one) - u) / w;
     return vmax(vf{}, x) + select((vi)(x != x), x, l);

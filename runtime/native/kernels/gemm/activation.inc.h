@@ -1,78 +1,100 @@
-// Vector activations: exp, tanh and erf by polynomials after Cephes (Moshier), about 2 units in the last place.
+// Vector activations, about 2 units in the last place; e^x by a polynomial after Cephes (Moshier).
 #pragma once
 #include "kernels/gemm/activation.h"
 #include "kernels/gemm/simd.h"
 
+#if HR_TIER_RANK >= 2 && !defined(HR_EMULATE_VNNI)
+#define HR_SCALES   // vrndscaleps, vscalefps
+#endif
+
 namespace hr::HR_TIER {
 
-// e^x: x = n ln2 + r, a degree-5 polynomial for e^r. 0 below -103.97, inf above 88.72, NaN kept.
-HR_INLINE vf exp(vf x) {
-    const vf high = splat(88.72284f), low = splat(-87.33654f);
-    const vf clamped = vmin(high, vmax(low, x));
-    const vi n = round_even(clamped * splat(1.44269504088896341f));
-    const vf nf = to_float(n);
-    vf r = fma(nf, splat(-0.693359375f), clamped);
-    r = fma(nf, splat(2.12194440e-4f), r);
+// x = n ln2 + r with |r| <= ln2 / 2: n, as a number and as what 2^n is made from, and e^r - 1 - r of degree 5 in r.
+struct Exponent {
+    vf n, r, p;
+};
+HR_INLINE Exponent exponent(vf x) {
+#ifdef HR_SCALES
+    const vf n = (vf)_mm512_roundscale_ps((__m512)(x * splat(1.44269504088896341f)), 8);
+#else
+    const vf n = to_float(round_even(x * splat(1.44269504088896341f)));
+#endif
+    vf r = fma(n, splat(-0.693359375f), x);
+    r = fma(n, splat(2.12194440e-4f), r);
     vf p = splat(1.9875691500e-4f);
     p = fma(p, r, splat(1.3981999507e-3f));
     p = fma(p, r, splat(8.3334519073e-3f));
     p = fma(p, r, splat(4.1665795894e-2f));
     p = fma(p, r, splat(1.6666665459e-1f));
     p = fma(p, r, splat(5.0000001201e-1f));
-    p = fma(p, r * r, r + splat(1.0f));
-    // 2^n in two factors: n may be 128, one more than an exponent holds.
-    const vi half = n >> 1;
-    const vf y = p * (vf)((half + 127) << 23) * (vf)((n - half + 127) << 23);
-    const vf inf = splat(__builtin_inff());
-    return select((vi)(x > high), inf, select((vi)(x < low), vf{}, y));
+    return {n, r, p * (r * r)};
 }
 
+// y 2^n; subnormal and infinite results as they should be.
+HR_INLINE vf scaled(vf y, vf n) {
+#ifdef HR_SCALES
+    return (vf)_mm512_scalef_ps((__m512)y, (__m512)n);
+#else
+    const vi whole = round_even(n), half = whole >> 1;  // in two factors: n may be 128, one more than an exponent holds
+    return y * (vf)((half + 127) << 23) * (vf)((whole - half + 127) << 23);
+#endif
+}
+
+// e^x for x <= 0, and for what is NaN.
+HR_INLINE vf exp_negative(vf x) {
+    const Exponent e = exponent(vmax(splat(-104.0f), x));
+    return scaled(e.p + (e.r + splat(1.0f)), e.n);
+}
+
+HR_INLINE vf exp(vf x) {
+    const Exponent e = exponent(vmin(splat(89.0f), vmax(splat(-104.0f), x)));
+    return scaled(e.p + (e.r + splat(1.0f)), e.n);
+}
+
+// e^x - 1 for -87 <= x <= 0, exact near 0.
+HR_INLINE vf expm1_negative(vf x) {
+    const Exponent e = exponent(x);
+    const vf scale = (vf)((round_even(e.n) + 127) << 23);
+    return fma(e.p + e.r, scale, scale - splat(1.0f));
+}
+
+HR_INLINE vf magnitude(vf x) { return (vf)((vi)x & 0x7fffffff); }
+HR_INLINE vf with_sign(vf x, vf sign) { return (vf)((vi)x | ((vi)sign & int32_t(0x80000000))); }
+
+// From the negative side, so that e^-|x| never overflows: e/(1+e) for x < 0, 1/(1+e) else.
 HR_INLINE vf sigmoid(vf x) {
-    // From the negative side, so that e^-|x| never overflows: e/(1+e) for x < 0, 1/(1+e) else.
-    const vi negative = (vi)(x < vf{});
-    const vf e = exp(select(negative, x, -x));
-    return select(negative, e, splat(1.0f)) / (splat(1.0f) + e);
+    const vf e = exp_negative((vf)((vi)x | int32_t(0x80000000)));
+    return select((vi)(x < vf{}), e, splat(1.0f)) / (splat(1.0f) + e);
 }
 
+// (1 - e^-2|x|) / (1 + e^-2|x|).
 HR_INLINE vf tanh(vf x) {
-    const vf magnitude = (vf)((vi)x & 0x7fffffff);
-    const vf z = x * x;
-    vf p = splat(-5.70498872745e-3f);
-    p = fma(p, z, splat(2.06390887954e-2f));
-    p = fma(p, z, splat(-5.37397155531e-2f));
-    p = fma(p, z, splat(1.33314422036e-1f));
-    p = fma(p, z, splat(-3.33332819422e-1f));
-    const vf small = fma(p * z, x, x);
-    const vf e = exp(magnitude + magnitude);
-    const vf big = splat(1.0f) - splat(2.0f) / (e + splat(1.0f));
-    const vf signed_big = (vf)((vi)big | ((vi)x & int32_t(0x80000000)));
-    return select((vi)(magnitude < splat(0.625f)), small, select((vi)(x != x), x, signed_big));
+    const vf a = magnitude(x), m = expm1_negative(vmax(splat(-40.0f), a * splat(-2.0f)));
+    return with_sign(magnitude(m) / (splat(2.0f) + m), x);
 }
 
-// erf: for |x| < 1 an odd polynomial, else 1 - e^(-x²) P(t)/x-like tail; both minimax fits of Cephes' erff and erfcf.
+// x q(x) with q a polynomial whose weighted error is the least; -ln erfc(x) is smooth and has no zero but that at 0.
+template <int N> HR_INLINE vf times_polynomial(vf x, const float (&c)[N]) {
+    vf p = splat(c[0]);
+    HR_UNROLL for (int i = 1; i < N; i++) p = fma(p, x, splat(c[i]));
+    return p * x;
+}
+
+// 1 - erfc(|x|), where -ln erfc(|x|) is a polynomial of degree 10, fitted on [0, 4.2] to an error of 4e-8 of erf; beyond it grows.
 HR_INLINE vf erf(vf x) {
-    const vf a = (vf)((vi)x & 0x7fffffff);
-    const vf z = x * x;
-    vf p = splat(7.853861353153693e-5f);
-    p = fma(p, z, splat(-8.010193625184903e-4f));
-    p = fma(p, z, splat(5.188327685732524e-3f));
-    p = fma(p, z, splat(-2.685381193529856e-2f));
-    p = fma(p, z, splat(1.128358514861418e-1f));
-    p = fma(p, z, splat(-3.761262582423300e-1f));
-    p = fma(p, z, splat(1.128379165726710f));
-    const vf near_zero = p * x;
-    const vf q = splat(1.0f) / vmax(splat(1.0f), a);
-    const vf y = q * q;
-    vf s = splat(2.326819970068386e-2f), t = splat(-1.047766399936249e1f);
-    const float sp[] = {-1.387039388740657e-1f, 3.687424674597105e-1f, -5.824733027278666e-1f, 6.210004621745983e-1f,
-                        -4.944515323274145e-1f, 3.404879937665872e-1f, -2.741127028184656e-1f, 5.638259427386472e-1f};
-    const float tp[] = {1.297719955372516e1f, -7.495518717768503e0f, 2.921019019210786e0f, -1.015265279202700e0f,
-                        4.218463358204948e-1f, -2.820767439740514e-1f, 5.641895067754075e-1f};
-    HR_UNROLL for (float c : sp) s = fma(s, y, splat(c));
-    HR_UNROLL for (float c : tp) t = fma(t, y, splat(c));
-    const vf tail = exp(-(a * a)) * q * select((vi)(a < splat(2.0f)), s, t);
-    const vf far = (vf)((vi)(splat(1.0f) - tail) | ((vi)x & int32_t(0x80000000)));
-    return select((vi)(a < splat(1.0f)), near_zero, select((vi)(x != x), x, far));
+    static constexpr float c[] = {5.747477302975312e-7f, -1.2472514754335862e-5f, 1.155470818048343e-4f, -5.810533766634762e-4f,
+                                  1.5220041386783123e-3f, 1.9478487956803292e-5f, -1.9261473789811134e-2f, 1.0280738025903702e-1f,
+                                  6.366165280342102e-1f, 1.128379225730896f};
+    return with_sign(magnitude(expm1_negative(vmax(splat(-40.0f), -times_polynomial(magnitude(x), c)))), x);
+}
+
+// x Phi(x), with Phi(-|x|) = e^-q / 2 and no 1 - 1; q = -ln erfc(|x| / sqrt 2), of degree 12, fitted on [0, 6] to 1e-8.
+HR_INLINE vf gelu(vf x) {
+    static constexpr float c[] = {1.5310630541165438e-10f, -6.934837593064458e-9f, 1.4194135644629569e-7f, -1.7311023157162708e-6f,
+                                  1.3872950148652308e-5f, -7.443352660629898e-5f, 2.394641487626359e-4f, -5.893547131563537e-5f,
+                                  -4.771614447236061e-3f, 3.633302077651024e-2f, 3.183101415634155e-1f, 7.978845834732056e-1f};
+    const vf tail = splat(0.5f) * exp_negative(-times_polynomial(magnitude(x), c));
+    return x * select((vi)(x < vf{}), tail, splat(1.0f) - tail);
 }
 
 HR_INLINE vf hard_sigmoid(vf x, float alpha, float beta) {
@@ -87,22 +109,37 @@ HR_INLINE vf activate(Act kind, vf x, float alpha, float beta) {
         case Act::hard_swish: return x * hard_sigmoid(x, 1.0f / 6, 0.5f);
         case Act::hard_sigmoid: return hard_sigmoid(x, alpha, beta);
         case Act::leaky_relu: return select((vi)(x < vf{}), splat(alpha) * x, x);
-        case Act::gelu: return splat(0.5f) * x * (splat(1.0f) + erf(x * splat(0.70710678118654752f)));
+        case Act::gelu: return gelu(x);
         case Act::gelu_tanh:
             return splat(0.5f) * x * (splat(1.0f) + tanh(splat(0.79788456080286536f) * (x + splat(0.044715f) * x * x * x)));
         default: return x;
     }
 }
 
-// Applies a kind that is no clamp to n floats in place. The tail goes through a whole vector: the same code, the same bits.
-static void activate_row(const Activation& act, float* p, int64_t n) {
+// The tail goes through a whole vector: the same code, the same bits.
+template <Act kind> static void activate_all(const Activation& act, float* p, int64_t n) {
     int64_t i = 0;
-    for (; i + kLanes <= n; i += kLanes) store(p + i, activate(act.kind, load(p + i), act.alpha, act.beta));
+    for (; i + kLanes <= n; i += kLanes) store(p + i, activate(kind, load(p + i), act.alpha, act.beta));
     if (i < n) {
         float tail[kLanes] = {};
         memcpy(tail, p + i, size_t(n - i) * 4);
-        store(tail, activate(act.kind, load(tail), act.alpha, act.beta));
+        store(tail, activate(kind, load(tail), act.alpha, act.beta));
         memcpy(p + i, tail, size_t(n - i) * 4);
+    }
+}
+
+// Applies a kind that is no clamp to n floats in place.
+static void activate_row(const Activation& act, float* p, int64_t n) {
+    switch (act.kind) {
+        case Act::none: return;
+        case Act::sigmoid: return activate_all<Act::sigmoid>(act, p, n);
+        case Act::tanh: return activate_all<Act::tanh>(act, p, n);
+        case Act::silu: return activate_all<Act::silu>(act, p, n);
+        case Act::hard_swish: return activate_all<Act::hard_swish>(act, p, n);
+        case Act::hard_sigmoid: return activate_all<Act::hard_sigmoid>(act, p, n);
+        case Act::leaky_relu: return activate_all<Act::leaky_relu>(act, p, n);
+        case Act::gelu: return activate_all<Act::gelu>(act, p, n);
+        case Act::gelu_tanh: return activate_all<Act::gelu_tanh>(act, p, n);
     }
 }
 

@@ -80,6 +80,6 @@ HR_INLINE vf to_float(vi a) { return (vf)_mm_cvtepi32_ps((__m128i)a); }
 #endif
 
 // Lanes of `yes` where the mask is all ones, else of `no`.
-HR_INLINE vf select(vi mask, vf yes, vf no) { return (vf)(((vi)yes & mask) | ((vi)no & ~mask)); }
+HR_INLINE vf select(vi mask, vf yes, vf no) { return mask ? yes : no; }
 
 }  // namespace hr::HR_TIER
