@@ -14,7 +14,7 @@ from headrace.runtime import devices
 from headrace.runtime.errors import HeadraceError, InputError, LoadError
 from headrace.runtime.feeds import check_feeds
 from headrace.runtime.golden import VerifyReport, compare_golden
-from headrace.runtime.graph import Graph, Program
+from headrace.runtime.graph import Graph, Program, State
 from headrace.runtime.interface import Golden, TensorSpec
 from headrace.runtime.memory import Memory, memory_of
 from headrace.runtime.profile import ProfileRow, profile_nodes, trace_events
@@ -109,6 +109,19 @@ class Model:
             if self._rows is None:
                 self._rows = importlib.import_module("headrace.runtime.rows").prove_rows(self.graph)
             return self._rows
+
+    @property
+    def states(self) -> tuple[State, ...]:
+        """The inputs that a caller keeps between runs, each with the output that is its next value."""
+        return tuple(self.graph.states)
+
+    @property
+    def fed_rows(self) -> RowProof:
+        """`rows` for a caller that gives every row its own states."""
+        if not self.graph.states:
+            return self.rows
+        proof: RowProof = importlib.import_module("headrace.runtime.rows").prove_rows(self.graph, fed=True)
+        return proof
 
     @property
     def properties(self) -> dict[str, str]:

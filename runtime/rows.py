@@ -30,12 +30,13 @@ class RowProof:
     reason: str = ""
 
 
-def prove_rows(graph: Graph) -> RowProof:
-    """Walk the graph from its inputs, whose dimension 0 must be one shared symbol."""
+def prove_rows(graph: Graph, *, fed: bool = False) -> RowProof:
+    """Walk the graph from its inputs, whose dimension 0 must be one shared symbol. `fed`: states are inputs like any other, of
+    one row each; else a graph with states belongs to one caller."""
     batch = _batch_symbol(graph)
     if isinstance(batch, RowProof):
         return batch
-    if graph.states:
+    if graph.states and not fed:
         return RowProof(False, f"the state {graph.states[0].input!r} belongs to one caller")
     try:
         inference = infer_graph(graph)

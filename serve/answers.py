@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from headrace.serve import classify
+from headrace.serve import classify, sequences
 from headrace.serve.config import EnsembleStep, Versions
 from headrace.serve.pending import Level
 from headrace.serve.request import NO_PARAMETERS, InferRequest, InferResponse, OutputTensor, Parameters
@@ -40,6 +40,9 @@ def config(version: ModelVersion) -> Answer:
         "instance_group": [{"name": f"{version.name}_0", "count": policy.instances, "kind": "KIND_CPU"}],
         "model_transaction_policy": {"decoupled": False},
     }
+    if version.stateful:
+        answer["sequence_batching"] = sequences.shown(version.config.sequence)
+        batching = 0
     if steps := version.config.ensemble.steps:
         answer["platform"] = "ensemble"
         answer["ensemble_scheduling"] = {"step": [_step(step) for step in steps]}

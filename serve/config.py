@@ -179,6 +179,39 @@ class Declared(Section, frozen=True):
     dims: tuple[int, ...]
 
 
+class SequenceState(Section, frozen=True):
+    """A state that the package does not declare: `output` of one run is `input` of the next, zeros at first. `dims` without the
+    batch where `max_batch_size` is above 0; not needed where the model's are fixed."""
+
+    input: str
+    output: str
+    dims: tuple[int, ...] = ()
+
+
+class SequenceControl(Section, frozen=True):
+    """An input that tells the model where in a sequence a row is: `on` or `off`, or the sequence's id ("corrid")."""
+
+    input: str
+    kind: Literal["start", "end", "ready", "corrid"]
+    off: float = 0
+    on: float = 1
+
+
+class Sequence(Section, frozen=True):
+    """Requests with a `sequence_id`, for which the server keeps the model's states.
+
+    `strategy` "oldest": requests of different sequences are merged; "direct": each runs by itself at once; "off": states are
+    inputs and outputs of the client; "": "oldest" for a model whose package declares states. A sequence that gets no request
+    for `idle_timeout_ms` is forgotten."""
+
+    strategy: Literal["", "direct", "oldest", "off"] = ""
+    idle_timeout_ms: int = 60_000
+    max_sequences: int = 4096
+    max_state_bytes: int = 1024 * MIB
+    states: tuple[SequenceState, ...] = ()
+    controls: tuple[SequenceControl, ...] = ()
+
+
 class EnsembleStep(Section, frozen=True):
     """One model of an ensemble: `inputs` say which tensor each of its inputs reads, `outputs` which one each output makes.
     `version` is a number or a label ("": by the model's policy)."""
@@ -206,6 +239,7 @@ class ModelConfig(Section, frozen=True):
     inputs: tuple[Declared, ...] = ()
     outputs: tuple[Declared, ...] = ()
     ensemble: Ensemble = Ensemble()
+    sequence: Sequence = Sequence()
 
 
 S = TypeVar("S", bound=Section)

@@ -40,6 +40,8 @@ EXTENSIONS = (
     "model_configuration",
     "binary_tensor_data",
     "parameters",
+    "sequence",
+    "sequence(string_id)",
     "statistics",
     "logging",
 )

@@ -19,7 +19,6 @@ from headrace.serve.validate import Interface, Port
 
 if TYPE_CHECKING:
     from headrace.serve.model import Model
-    from headrace.serve.version import ModelVersion
 
 try:
     from headrace.serve import _native
@@ -30,15 +29,15 @@ Engine = Any  # a `_native.Version`
 PortRow = tuple[str, str, int, int, list[int] | None]
 
 
-def make(version: "ModelVersion", model: "Model", policy: BatchPolicy) -> Engine | None:
+def make(name: str, number: str, interface: Interface, model: "Model", policy: BatchPolicy) -> Engine | None:
     """The engine of a version; None where it takes the queue in Python."""
-    interface, program = version.interface, getattr(model, "program", None)
+    program = getattr(model, "program", None)
     if _native is None or program is None or any(not p.datatype.size for p in (*interface.inputs, *interface.outputs)):
         return None
     symbols: dict[str, int] = {}
     return _native.Version(
-        version.name,
-        version.number,
+        name,
+        number,
         [_row(port, symbols) for port in interface.inputs],
         [_row(port, {}) for port in interface.outputs],
         interface.max_batch_size,

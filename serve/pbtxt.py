@@ -18,6 +18,9 @@ from headrace.serve.config import (
     ModelConfig,
     Queue,
     QueueLevel,
+    Sequence,
+    SequenceControl,
+    SequenceState,
     Versions,
 )
 from headrace.serve.datatypes import DATATYPES
@@ -27,7 +30,6 @@ MAX_BYTES = 1024 * 1024
 BACKENDS = ("", "onnxruntime", "onnxruntime_onnx", "headrace", "ensemble")
 FILES = ("", "model.onnx", "model.hr")
 _REFUSED = {
-    "sequence_batching": "sequences are not supported",
     "batch_input": "ragged batches are not supported",
     "batch_output": "ragged batches are not supported",
     "model_operations": "no code is loaded for a model",
@@ -36,6 +38,7 @@ _REFUSED = {
 _USED = {
     "name", "platform", "backend", "max_batch_size", "input", "output", "version_policy", "dynamic_batching",
     "instance_group", "response_cache", "default_model_filename", "model_transaction_policy", "ensemble_scheduling",
+    "sequence_batching",
 }  # fmt: skip
 _DATATYPES = {row.config: row.name for row in DATATYPES.values()}
 
@@ -66,6 +69,7 @@ def read(path: Path, model: str) -> tuple[ModelConfig, list[str]]:
         inputs=tuple(_declared(tensor, "input", ignored) for tensor in message.input),
         outputs=tuple(_declared(tensor, "output", ignored) for tensor in message.output),
         ensemble=_ensemble(message),
+        sequence=_sequence(message, ignored),
     )
     return config, list(dict.fromkeys(ignored))
 
@@ -136,6 +140,45 @@ def _ensemble(message: Any) -> Ensemble:
             for step in steps
         )
     )
+
+
+_CONTROLS: dict[int, Literal["start", "ready", "end", "corrid"]] = {0: "start", 1: "ready", 2: "end", 3: "corrid"}
+
+
+def _sequence(message: Any, ignored: list[str]) -> Sequence:
+    """`iterative_sequence`, and slots and delays of a strategy, have no effect: states travel with the requests."""
+    if message.WhichOneof("scheduling_choice") != "sequence_batching":
+        return Sequence()
+    batching = message.sequence_batching
+    used = ("max_sequence_idle_microseconds", "control_input", "state", "direct", "oldest")
+    ignored += [f"sequence_batching.{field.name}" for field, _ in batching.ListFields() if field.name not in used]
+    states = []
+    for state in batching.state:
+        where = f"sequence_batching.state {state.input_name!r}"
+        if any(first.WhichOneof("state_data") == "data_file" for first in state.initial_state):
+            raise ConfigError(
+                f"{NAME}: {where}: a state begins with zeros, or with what the package says; no data_file"
+            )
+        dims = tuple(state.dims) if all(size >= 0 for size in state.dims) else ()
+        for first in state.initial_state if not dims else ():
+            dims = tuple(first.dims)
+        states.append(SequenceState(state.input_name, state.output_name, dims))
+    controls = [_control(row.name, one) for row in batching.control_input for one in row.control]
+    return Sequence(
+        batching.WhichOneof("strategy_choice") or "direct",
+        max(1, round((batching.max_sequence_idle_microseconds or 1_000_000) / 1000)),
+        batching.oldest.max_candidate_sequences or Sequence().max_sequences,
+        states=tuple(states),
+        controls=tuple(controls),
+    )
+
+
+def _control(name: str, one: Any) -> SequenceControl:
+    pairs = [tuple(pair) for pair in (one.int32_false_true, one.fp32_false_true, one.bool_false_true) if pair]
+    if one.kind != 3 and (len(pairs) != 1 or len(pairs[0]) != 2):
+        raise ConfigError(f"{NAME}: sequence_batching.control_input {name!r} needs one pair of values, false and true")
+    off, on = pairs[0] if pairs else (0, 1)
+    return SequenceControl(name, _CONTROLS[one.kind], off, on)
 
 
 def _versions(policy: Any) -> Versions:

@@ -4,7 +4,7 @@ import math
 import os
 from pathlib import Path
 
-from headrace.serve import engine
+from headrace.serve import engine, sequences
 from headrace.serve.cache import ResponseCache
 from headrace.serve.config import ConfigError, ModelConfig
 from headrace.serve.ensemble import Ensemble
@@ -38,6 +38,7 @@ class ModelVersion:
         self.scheduler: Queue
         self.engine: engine.Engine | None = None
         self.cache: ResponseCache | None = None
+        self.stateful = False  # a request is a step of something that the server keeps
 
     def bring_up(self, path: Path, config: ModelConfig, loader: Loader) -> None:
         """Load, verify the golden data, compile the interface. Any exception means not ready."""
@@ -46,21 +47,26 @@ class ModelVersion:
             report = proven(model)
             rows, why = batch_rows(model, config)
             self.interface = Interface(model.inputs, model.outputs, rows)
-            check_declared(self.interface, config)
-            count = config.instances.count or (1 if rows else min(4, os.cpu_count() or 1))
-            policy = queue_policy(rows, count, config)
-            self.engine = engine.make(self, model, policy)
             if isinstance(model, Ensemble):
+                policy = queue_policy(rows, 1, config)
                 self.scheduler = model.queue(policy, self.statistics)
-            elif self.engine is not None:
-                self.scheduler = engine.EngineScheduler(self.engine, self.interface, policy)
+            elif kept := sequences.kept_of(model, config):
+                self.interface = kept.visible(model, rows)
+                self.stateful = True
+                merged = 0 if config.sequence.strategy == "direct" else rows
+                queue = self._queue(model, Interface(model.inputs, model.outputs, merged), config)
+                self.scheduler = sequences.SequenceQueue(
+                    kept.steps(queue, self.interface), kept.controls, config.sequence
+                )
             else:
-                self.scheduler = Scheduler(model.run, policy, observe=self.statistics.observe)
+                self.scheduler = self._queue(model, self.interface, config)
+            check_declared(self.interface, config)
         except BaseException:
             model.close()
             raise
         self.config = config
-        self.cache = ResponseCache(config.cache.max_bytes) if config.cache.enabled else None
+        cached = config.cache.enabled and not self.stateful
+        self.cache = ResponseCache(config.cache.max_bytes) if cached else None
         self.properties = dict(model.properties) | {
             "headrace.batching": f"on, up to {rows} rows" if rows else f"off: {why}",
             "headrace.verified": "false" if math.isnan(report.max_error) else "true",
@@ -68,10 +74,20 @@ class ModelVersion:
         self.statistics.memory_bytes = model.weight_bytes
         self.model = model
 
+    def _queue(self, model: Model, interface: Interface, config: ModelConfig) -> Queue:
+        """What merges requests with these inputs into runs: in C++ where it can be."""
+        rows = interface.max_batch_size
+        count = config.instances.count or (1 if rows else min(4, os.cpu_count() or 1))
+        policy = queue_policy(rows, count, config)
+        self.engine = engine.make(self.name, self.number, interface, model, policy)
+        if self.engine is not None:
+            return engine.EngineScheduler(self.engine, interface, policy)
+        return Scheduler(model.run, policy, observe=self.statistics.observe)
+
     @property
     def direct(self) -> engine.Engine | None:
-        """The engine, where a front may put requests into it itself: not past a cache."""
-        return self.engine if self.cache is None else None
+        """The engine, where a front may put requests into it itself: not past a cache, and not without the states."""
+        return self.engine if self.cache is None and not self.stateful else None
 
     @property
     def inflight(self) -> int:
@@ -177,4 +193,5 @@ def _obstacle(model: Model) -> str:
                 return f"{kind} {spec.name!r} has no dimension 0"
             if isinstance(spec.shape[0], int):
                 return f"dimension 0 of {kind} {spec.name!r} is fixed to {spec.shape[0]}"
-    return "" if model.rows.independent else model.rows.reason or "rows are not proven independent"
+    rows = getattr(model, "fed_rows", model.rows)  # states go into a run as inputs: they may meet as rows do
+    return "" if rows.independent else rows.reason or "rows are not proven independent"

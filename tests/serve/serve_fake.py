@@ -42,6 +42,13 @@ class Report:
     max_error: float = float("nan")
 
 
+@dataclass(frozen=True)
+class State:
+    input: str
+    output: str
+    initial: np.ndarray | None = None
+
+
 @dataclass
 class FakeModel:
     inputs: tuple[Spec, ...]
@@ -49,6 +56,7 @@ class FakeModel:
     function: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
     rows: Rows = Rows()
     report: Report = Report()
+    states: tuple[State, ...] = ()
     properties: dict[str, str] = field(default_factory=dict)
     weight_bytes: int = 0
     calls: list[int] = field(default_factory=list)  # rows of every run
@@ -132,6 +140,49 @@ def misbehave(kind: str) -> None:
         os._exit(3)
 
 
+def accumulate(seconds: float, declared: bool, shape: tuple[int | str | None, ...] = ("batch", 4)) -> FakeModel:
+    """y = x + total, which is the next total; a state that the model declares, or not."""
+
+    def run(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        time.sleep(seconds)
+        if (feeds["x"] == 666).any():
+            raise RuntimeError("secret detail")
+        total = feeds["x"] + feeds["total"]
+        return {"y": total.copy(), "total_next": total}
+
+    rows = Rows(shape[0] == "batch", "it has one row")
+    model = FakeModel(
+        (Spec("x", "float32", shape), Spec("total", "float32", shape)),
+        (Spec("y", "float32", shape), Spec("total_next", "float32", shape)),
+        run,
+        rows,
+    )
+    model.states = (State("total", "total_next"),) if declared else ()
+    return model
+
+
+def controlled(corrid: str) -> FakeModel:
+    """Answers what it was told of the sequence: start, end, ready as one row, and the id."""
+    flags = ("START", "END", "READY")
+    column = ("batch", 1)
+
+    def run(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {
+            "told": np.concatenate([feeds[name].astype(np.float32) for name in flags], 1),
+            "who": feeds["CORRID"],
+        }
+
+    return FakeModel(
+        (
+            Spec("x", "float32", column),
+            *(Spec(name, "float32", column) for name in flags),
+            Spec("CORRID", corrid, column),
+        ),
+        (Spec("told", "float32", ("batch", 3)), Spec("who", corrid, column)),
+        run,
+    )
+
+
 def load(path: Path) -> FakeModel:
     kind, *words = path.read_text().split()
     misbehave(kind)
@@ -139,6 +190,10 @@ def load(path: Path) -> FakeModel:
         return identity(*words)
     if kind == "fixed":
         return identity("FP32", int(words[0]))
+    if kind == "accumulate":
+        return accumulate(float(words[0]), words[1] == "declared", ("batch", 4) if len(words) < 3 else (1, 4))
+    if kind == "controlled":
+        return controlled(words[0])
     if kind == "dependent":
         return identity("FP32", "n", Rows(False, "node 'mean' mixes rows"))
     if kind == "add":

@@ -32,4 +32,4 @@ def need(front: str) -> None:
 def start(root: Path, front: str = "auto", **options) -> Server:
     listen = Listen("127.0.0.1", 0, 0, 0, front=front)
     settings = Settings(listen=listen, limits=LIMITS, drain=Drain(lame_duck_s=0, grace_s=10))
-    return Server(root, settings=settings, loader=serve_fake.load, **options)
+    return Server(root, settings=settings, **{"loader": serve_fake.load, **options})

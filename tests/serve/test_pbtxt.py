@@ -77,7 +77,6 @@ def test_version_policies(pbtxt, text, policy, keep):
         ('backend: "python"', "backend is 'python'"),
         ('default_model_filename: "net.onnx"', "allowed are model.onnx, model.hr"),
         ("max_batch_size: -1", "max_batch_size is -1"),
-        ("sequence_batching {}", "sequence_batching: sequences are not supported"),
         ("model_transaction_policy { decoupled: true }", "decoupled"),
         ('input { name: "a" dims: 4 }', "input 'a': data_type is TYPE_INVALID"),
         ('input { name: "a" data_type: TYPE_FP32 reshape { shape: [] } }', "reshape"),
