@@ -3,6 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+def remote_door(
+    run: Callable[[list[tuple[Any, list[int]]], float | None], Sequence[tuple[Any, Sequence[int]]]],
+    inputs: Sequence[tuple[int, int]],
+    outputs: Sequence[tuple[int, int]],
+) -> Any: ...
+
 class Version:
     def __init__(
         self,

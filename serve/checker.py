@@ -61,7 +61,7 @@ class CheckedLoader:
         with self._lock:
             if self._idle is not None:
                 self._idle.cancel()
-            limit = self._memory_bytes or max(LEAST_MEMORY, FILES_OF_MEMORY * path.stat().st_size)
+            limit = self._memory_bytes or memory_of_load(path)
             process = self._process or self._supervisor.start(self._gone)
             self._process = process
             process.limit_memory(limit)
@@ -94,6 +94,11 @@ class CheckedLoader:
 
     def _gone(self, process: Process, how: str) -> None:
         log.debug("the checking process %d %s", process.pid, how)
+
+
+def memory_of_load(path: Path) -> int:
+    """What loading and proving a file may take where no setting says it."""
+    return max(LEAST_MEMORY, FILES_OF_MEMORY * path.stat().st_size)
 
 
 def load(spec: Spec, path: Path) -> Any:

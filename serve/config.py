@@ -79,6 +79,17 @@ class Drain(Section, frozen=True):
     grace_s: float = 25.0
 
 
+class Workers(Section, frozen=True):
+    """Models run in `count` processes each (0: in threads of the server). A process that takes more than `memory_bytes` of
+    private memory fails (0: no limit); one whose heart does not beat for `heartbeat_timeout_s`, or whose batch runs for more
+    than `run_timeout_s` or well past the deadlines of all its requests, is killed and replaced."""
+
+    count: int = 0
+    memory_bytes: int = 0
+    heartbeat_timeout_s: float = 4.0
+    run_timeout_s: float = 60.0
+
+
 class RepositorySettings(Section, frozen=True):
     """What is served: a folder, one file, or `name=path` entries; and the name of a single file.
 
@@ -107,6 +118,7 @@ class Settings(Section, frozen=True):
     auth: Auth = Auth()
     limits: Limits = Limits()
     drain: Drain = Drain()
+    workers: Workers = Workers()
     repository: RepositorySettings = RepositorySettings()
 
 
@@ -259,6 +271,7 @@ FLAGS = {
     "model_name": ("repository", "model_name"),
     "threads": ("repository", "threads"),
     "control": ("repository", "control"),
+    "workers": ("workers", "count"),
 }
 
 

@@ -128,7 +128,7 @@ class DataPlane:
     def server_ready(self) -> Answer:
         if not self._started and not self._draining and self.manager.all_ready():
             self._started = True
-        return {"ready": self._started and not self._draining}
+        return {"ready": self._started and not self._draining and self.manager.all_alive()}
 
     def server_metadata(self) -> Answer:
         return {"name": "headrace", "version": package_version(), "extensions": list(EXTENSIONS)}

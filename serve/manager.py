@@ -239,17 +239,22 @@ class Manager:
     def ready(self, name: str, version: str = "") -> bool:
         """True when a request for it would find a ready version."""
         try:
-            self.release(self.acquire(name, version))
+            found = self.acquire(name, version)
+            self.release(found)
+            return found.alive
         except ServeError as error:
             if error.meaning is Meaning.BAD_ARGUMENT:
                 raise
             return False
-        return True
 
     def all_ready(self) -> bool:
         """True when every model that is wanted has a ready version."""
         with self._lock:
             return all(name in self._served for name, r in self._records.items() if r.desired or r.error)
+
+    def all_alive(self) -> bool:
+        """True when every ready version has something to run it: a worker process, where it runs in some."""
+        return all(version.alive for version in self.versions())
 
     def versions(self) -> list[ModelVersion]:
         """Every version that is ready now."""
@@ -310,6 +315,8 @@ class Manager:
         with self._lock:
             version.state = State.READY
             self._publish(name, record)
+        if version.workers is not None:
+            version.workers.when_given_up(lambda reason: self._give_up(name, record, version, reason))
         log.info(
             "model %s version %s ready in %.3f s, batching %s",
             name,
@@ -317,6 +324,16 @@ class Manager:
             self._clock() - started,
             version.properties["headrace.batching"],
         )
+
+    def _give_up(self, name: str, record: _Record, version: ModelVersion, reason: str) -> None:
+        """Its workers keep dying: nothing else is touched by that."""
+        with self._lock:
+            if version.state is not State.READY:
+                return
+            version.state, version.reason = State.ERROR, reason
+            self._publish(name, record)
+        log.error("model %s version %s: given up: %s", name, version.number, reason)
+        version.give_up()
 
     def _take_down(self, name: str, record: _Record, version: ModelVersion) -> None:
         with self._lock:

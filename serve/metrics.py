@@ -149,6 +149,14 @@ def _gauges(plane: DataPlane, versions: list[ModelVersion]) -> Iterator[Metric]:
         if number:
             state.add_metric([name, number, shown], 1)
     yield state
+    alive = GaugeMetricFamily("headrace_workers_alive", "Worker processes that are ready", labels=_LABELS)
+    restarts = CounterMetricFamily("headrace_worker_restarts", "Worker processes that died", labels=_LABELS)
+    for version in versions:
+        if version.workers is not None:
+            alive.add_metric([version.name, version.number], version.workers.alive)
+            restarts.add_metric([version.name, version.number], version.workers.restarts)
+    yield alive
+    yield restarts
     inflight = GaugeMetricFamily("headrace_inflight_requests", "Inference requests in progress")
     inflight.add_metric([], plane.inflight)
     yield inflight

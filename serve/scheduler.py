@@ -9,6 +9,7 @@ Each job ends exactly once: completion, expiry, cancellation and closing race fo
 """
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -19,13 +20,33 @@ from headrace.serve import batch
 from headrace.serve.datatypes import Array
 from headrace.serve.errors import Meaning, ServeError, overloaded, unavailable
 from headrace.serve.pending import BatchPolicy, Pending
+from headrace.serve.quarantine import Quarantine
 from headrace.serve.request import NO_PARAMETERS, Parameters
+
+log = logging.getLogger("headrace.serve")
 
 INLINE_SECONDS = 0.010
 _ISOLATED = "isolated"  # release reason of jobs run again alone after their batch failed
 
+LOST, NOBODY = 3, 4  # as hr_outcome has them
+_current = threading.local()
+
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 Watch = Callable[[Callable[[], None]], bool]  # registers a cancel callback; False: the client is gone already
+
+
+class Lost(ServeError):
+    """From a `run` in another process: that one died (`outcome` LOST), or there was none in time (NOBODY)."""
+
+    def __init__(self, text: str, outcome: int) -> None:
+        super().__init__(Meaning.UNAVAILABLE, text)
+        self.outcome = outcome
+
+
+def running_until() -> float | None:
+    """When the callers of the batch that this thread runs have all given up; None: never."""
+    until: float | None = getattr(_current, "until", None)
+    return until
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +146,7 @@ class Scheduler:
         policy: BatchPolicy,
         *,
         observe: Callable[[Execution], None] = lambda execution: None,
+        inline: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.policy = policy
@@ -138,6 +160,8 @@ class Scheduler:
         self._gathering = 0
         self._closed = False
         self._run_seconds = 0.0  # of the latest run
+        self._inline = inline  # callers may run batches themselves
+        self._quarantine = Quarantine(clock)
 
     @property
     def pending(self) -> int:
@@ -154,13 +178,17 @@ class Scheduler:
             raise _expired()
         if self.policy.max_rows:
             job.key = batch.signature(job.feeds)
+        if deaths := self._quarantine.deaths(job.feeds):
+            if deaths > 1:
+                raise unavailable(_REFUSED)
+            job.key = (object(),)  # alone
         with self._lock:
             if self._closed:
                 raise unavailable("the model is being unloaded")
             if (full := self._queue.push(job, job.enqueued)) is not None:
                 raise overloaded(full)
             lead = self._idle > 0
-            inline = lead and self._run_seconds <= INLINE_SECONDS
+            inline = lead and self._inline and self._run_seconds <= INLINE_SECONDS
             if lead:
                 self._idle -= 1
                 job.lead = inline
@@ -224,7 +252,7 @@ class Scheduler:
         heir = next((job for job in self._queue if not job.lead and not job.ended), None)
         if heir is None:
             self._idle += 1
-        elif self._run_seconds > INLINE_SECONDS:
+        elif self._run_seconds > INLINE_SECONDS or not self._inline:
             self._lead_in_background()
         else:
             heir.promote()
@@ -260,6 +288,11 @@ class Scheduler:
         self._drop(dropped)
         return jobs, reason
 
+    def _accuse(self, jobs: list[Job]) -> None:
+        guilty = sum(self._quarantine.accuse(job.feeds) > 1 for job in jobs)
+        if guilty:
+            log.error("%d requests were in progress at two deaths of workers, and are refused for a minute", guilty)
+
     def _execute(self, jobs: list[Job], reason: str) -> None:
         clock = self._clock
         started = assembled = computed = clock()
@@ -268,6 +301,8 @@ class Scheduler:
         try:
             feeds = batch.merge([job.feeds for job in jobs]) if len(jobs) > 1 else jobs[0].feeds
             assembled = clock()
+            times = [job.deadline for job in jobs]
+            _current.until = None if None in times else max(time for time in times if time is not None)
             outputs = self._run(feeds)
             computed = clock()
             parts = batch.split(outputs, [job.rows for job in jobs]) if len(jobs) > 1 else [outputs]
@@ -276,7 +311,11 @@ class Scheduler:
             error = caught
         finished = clock()
         self._run_seconds = computed - assembled
-        if error is not None and len(jobs) > 1:  # find the guilty row: each alone, once
+        if isinstance(error, Lost) and error.outcome == LOST:
+            self._accuse(jobs)
+        elif (
+            error is not None and not isinstance(error, Lost) and len(jobs) > 1
+        ):  # find the guilty row: each alone, once
             for job in jobs:
                 if not job.ended:
                     self._execute([job], _ISOLATED)
@@ -290,8 +329,11 @@ class Scheduler:
             job.end(error if error is not None else parts[i])
 
 
+_REFUSED = "this request was in progress when two workers of the model ended; it is refused for a while"
+
+
 def _expired() -> ServeError:
     return ServeError(Meaning.EXPIRED, "the deadline passed before the request ran")
 
 
-__all__ = ["BatchPolicy", "Execution", "Job", "Queue", "Scheduler", "Watch"]
+__all__ = ["BatchPolicy", "Execution", "Job", "Lost", "Queue", "Scheduler", "Watch"]

@@ -1,7 +1,9 @@
 """The server: puts repository, manager, data plane and fronts together, and takes them down in the right order."""
 
 import contextlib
+import functools
 import logging
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -13,7 +15,7 @@ from google.protobuf.internal import api_implementation
 
 from headrace.runtime.caches import cache_folder
 from headrace.serve.checker import CheckedLoader, load
-from headrace.serve.config import Drain, Listen, Settings, Tls
+from headrace.serve.config import ConfigError, Drain, Listen, Settings, Tls
 from headrace.serve.dataplane import DataPlane
 from headrace.serve.file_watch import FileWatch
 from headrace.serve.fronts import RESERVED_THREADS, open_fronts
@@ -24,13 +26,26 @@ from headrace.serve.poller import Poller
 from headrace.serve.repository import Repository
 from headrace.serve.supervisor import DEFAULT_LOADER, Spec, Supervisor
 from headrace.serve.tls import Certificates
+from headrace.serve.workers import WorkerModel
 
 log = logging.getLogger("headrace.serve")
 
 
+MAX_WORKERS = 64
+
+
 def make_loader(spec: Spec, settings: Settings, supervisor: Supervisor) -> Loader:
-    """Loads models as `spec` says, checked first where the settings want that."""
+    """Loads models as `spec` says: into workers, or checked first where the settings want that."""
     store = settings.repository
+    if settings.workers.count:
+        return functools.partial(
+            WorkerModel,
+            spec=spec,
+            supervisor=supervisor,
+            settings=settings.workers,
+            load_timeout=store.load_timeout_s,
+            load_memory=store.load_memory_bytes,
+        )
     if not store.check:
         return lambda path: load(spec, path)
     folder = None
@@ -71,8 +86,14 @@ class Server:
         paths = [repository] if isinstance(repository, (str, Path)) else list(repository)
         store = settings.repository
         found = Repository(paths or store.paths, store.model_name)
-        self._supervisor = Supervisor()
-        spec = loader or Spec(options=(("device", store.device), ("threads", store.threads)))
+        workers = settings.workers
+        if not 0 <= workers.count <= MAX_WORKERS:
+            raise ConfigError(f"workers.count is {workers.count}; allowed are numbers from 0 to {MAX_WORKERS}")
+        self._supervisor = Supervisor(workers.heartbeat_timeout_s, spares=1 if workers.count else 0)
+        compute = store.threads or (max(1, len(os.sched_getaffinity(0)) // workers.count) if workers.count else 0)
+        spec = loader or Spec(options=(("device", store.device), ("threads", compute)))
+        if workers.count and not isinstance(spec, Spec):
+            raise ConfigError("workers.count is above 0, but the loader is a function of this process; give a Spec")
         self._loader = make_loader(spec, settings, self._supervisor) if isinstance(spec, Spec) else spec
         self._manager = Manager(
             found,

@@ -4,6 +4,7 @@ One thread starts and watches them all. It must be the same one: the system kill
 ends (`worker._die_with`), so that none outlives its server.
 """
 
+import collections
 import contextlib
 import json
 import logging
@@ -54,7 +55,7 @@ class Spec:
 class Process:
     """One worker process. One question at a time; `kill` may come from any thread."""
 
-    def __init__(self, memory_bytes: int = 0) -> None:
+    def __init__(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._beat = Segment.make(4096)
         passed = (theirs.fileno(), self._beat.descriptor)
@@ -73,7 +74,7 @@ class Process:
             self._beat.close_descriptor()
         self.pid = self._process.pid
         self.descriptor = os.pidfd_open(self.pid)
-        self.limit_memory(memory_bytes)
+        self.gone = False
         self.lost = ""  # why it was ended
         self._asking = threading.Lock()  # one question at a time, and none of a descriptor that is closed
         self._life = threading.Lock()  # of `descriptor`
@@ -178,6 +179,7 @@ class Process:
         """After its end: give back what it held here. How it ended."""
         how = self.lost or self._how_it_ended()
         self._process.wait()
+        self.gone = True
         with self._life:
             os.close(self.descriptor)
             self.descriptor = -1
@@ -194,12 +196,13 @@ OnDeath = Callable[[Process, str], None]
 
 class Supervisor:
     """Starts processes and tells of their deaths, once each, on its thread. `patience`: seconds without a heartbeat after
-    which a loaded worker is killed."""
+    which a loaded worker is killed. `spares` processes are kept started, so that a new one has only its model to load."""
 
-    def __init__(self, patience: float = 4.0) -> None:
+    def __init__(self, patience: float = 4.0, spares: int = 0) -> None:
         self._patience = patience
+        self._spares, self._spare = spares, collections.deque[Process]()
         self._lock = threading.Lock()
-        self._wanted: list[tuple[int, OnDeath, Future[Process]]] = []
+        self._wanted: list[tuple[OnDeath, Future[Process]]] = []
         self._watched: dict[int, tuple[Process, OnDeath]] = {}  # by descriptor
         self._beating: set[Process] = set()
         self._woken, self._wake = os.pipe()
@@ -207,13 +210,13 @@ class Supervisor:
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def start(self, on_death: OnDeath, memory_bytes: int = 0) -> Process:
+    def start(self, on_death: OnDeath) -> Process:
         """A new process; `on_death(process, how)` is called when it has ended. From any thread."""
         future: Future[Process] = Future()
         with self._lock:
             if self._closed:
                 raise WorkerLost("the server is shutting down")
-            self._wanted.append((memory_bytes, on_death, future))
+            self._wanted.append((on_death, future))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="headrace-supervisor", daemon=True)
                 self._thread.start()
@@ -260,17 +263,29 @@ class Supervisor:
     def _start_wanted(self, poll: select.poll) -> None:
         with self._lock:
             wanted, self._wanted = self._wanted, []
-        for memory_bytes, on_death, future in wanted:
+        for on_death, future in wanted:
             try:
                 if self._closed:
                     raise WorkerLost("the server is shutting down")
-                process = Process(memory_bytes)
+                process = self._spare.popleft() if self._spare else self._start(poll)
             except Exception as error:
                 future.set_exception(error)
                 continue
             self._watched[process.descriptor] = process, on_death
-            poll.register(process.descriptor, select.POLLIN)
             future.set_result(process)
+        with contextlib.suppress(OSError):  # a spare is only for speed
+            while not self._closed and len(self._spare) < self._spares:
+                self._spare.append(self._start(poll))
+
+    def _start(self, poll: select.poll) -> Process:
+        process = Process()
+        poll.register(process.descriptor, select.POLLIN)
+        self._watched[process.descriptor] = process, self._drop_spare
+        return process
+
+    def _drop_spare(self, process: Process, how: str) -> None:
+        if process in self._spare:
+            self._spare.remove(process)
 
     def _bury(self, process: Process, on_death: OnDeath) -> None:
         with self._lock:

@@ -3,6 +3,7 @@
 import math
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from headrace.serve import engine, sequences
 from headrace.serve.cache import ResponseCache
@@ -15,6 +16,9 @@ from headrace.serve.policy import State, VersionKey
 from headrace.serve.scheduler import Job, Queue, Scheduler
 from headrace.serve.statistics import Statistics
 from headrace.serve.validate import Interface
+
+if TYPE_CHECKING:
+    from headrace.serve.workers import WorkerModel
 
 DEFAULT_MAX_BATCH = 256
 
@@ -77,17 +81,30 @@ class ModelVersion:
     def _queue(self, model: Model, interface: Interface, config: ModelConfig) -> Queue:
         """What merges requests with these inputs into runs: in C++ where it can be."""
         rows = interface.max_batch_size
-        count = config.instances.count or (1 if rows else min(4, os.cpu_count() or 1))
+        workers = getattr(model, "wanted", 0)
+        count = config.instances.count or workers or (1 if rows else min(4, os.cpu_count() or 1))
         policy = queue_policy(rows, count, config)
         self.engine = engine.make(self.name, self.number, interface, model, policy)
         if self.engine is not None:
             return engine.EngineScheduler(self.engine, interface, policy)
-        return Scheduler(model.run, policy, observe=self.statistics.observe)
+        return Scheduler(model.run, policy, observe=self.statistics.observe, inline=not workers)
 
     @property
     def direct(self) -> engine.Engine | None:
         """The engine, where a front may put requests into it itself: not past a cache, and not without the states."""
         return self.engine if self.cache is None and not self.stateful else None
+
+    @property
+    def workers(self) -> "WorkerModel | None":
+        """The processes that it runs in, if it does."""
+        model = getattr(self, "model", None)  # gone when it was unloaded meanwhile
+        return model if hasattr(model, "alive") else None
+
+    @property
+    def alive(self) -> bool:
+        """Something is there to run it."""
+        workers = self.workers
+        return workers is None or workers.alive > 0
 
     @property
     def inflight(self) -> int:
@@ -105,6 +122,11 @@ class ModelVersion:
         ran = job.execution if job is not None else None
         queued = ran.started - job.enqueued if ran is not None and job is not None else 0.0
         self.statistics.finish(front, meaning, seconds, queued, ran, request)
+
+    def give_up(self) -> None:
+        """End what waits, refuse the rest: nothing is there to run it. Handles may still be held."""
+        self.scheduler.close()
+        self.model.close()
 
     def take_down(self) -> None:
         """Free the model. The last handle is gone."""

@@ -4,6 +4,7 @@ headrace.serve.worker SOCKET BEAT PARENT`, the numbers of two inherited descript
 It talks to nobody else, and ends with its parent: the system kills it, or it meets the end of the socket.
 """
 
+import base64
 import ctypes
 import importlib
 import json
@@ -17,8 +18,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from headrace.runtime.errors import HeadraceError, InputError
 from headrace.serve import frames
+from headrace.serve.datatypes import of_array, to_wire
 from headrace.serve.frames import Frame, Inbox, Kind, Outbox, Segment
 from headrace.serve.model import Model, proven
 
@@ -102,10 +106,15 @@ class Worker:
         model: Model = getattr(importlib.import_module(module), name)(Path(asked["path"]), **asked["options"])
         try:
             report = proven(model)
+            fed = getattr(model, "fed_rows", model.rows)
             facts = {
                 "inputs": [_row(spec) for spec in model.inputs],
                 "outputs": [_row(spec) for spec in model.outputs],
                 "rows": [model.rows.independent, model.rows.reason],
+                "fed_rows": [fed.independent, fed.reason],
+                "states": [
+                    [state.input, state.output, _constant(state.initial)] for state in getattr(model, "states", ())
+                ],
                 "properties": dict(model.properties),
                 "weight_bytes": int(model.weight_bytes),
                 "report": [report.ok, report.message, float(report.max_error)],
@@ -128,6 +137,14 @@ class Worker:
         arrays = self._inbox.read(frame)
         outputs = self._model.run({spec.name: array for spec, array in zip(self._model.inputs, arrays, strict=True)})
         return self._outbox.write([outputs[spec.name] for spec in self._model.outputs])
+
+
+def _constant(array: Any) -> list[Any] | None:
+    """A small array as text."""
+    if array is None:
+        return None
+    array = np.asarray(array)
+    return [of_array(array).name, list(array.shape), base64.b64encode(bytes(to_wire(array))).decode()]
 
 
 def _row(spec: Any) -> list[Any]:

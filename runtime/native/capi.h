@@ -18,7 +18,8 @@ struct hr_outputs {
     const hr_tensor* tensors;   // in the order of the interface; valid until release
 };
 
-enum hr_outcome { HR_OK = 0, HR_DOES_NOT_FIT = 1, HR_FAILED = 2 };
+// The last two are of doors to other processes: the one that ran it is gone; or there was none to run it.
+enum hr_outcome { HR_OK = 0, HR_DOES_NOT_FIT = 1, HR_FAILED = 2, HR_LOST = 3, HR_NOBODY = 4 };
 
 struct hr_door {
     int32_t version;            // 1

@@ -12,6 +12,7 @@
 
 #include "capi.h"
 #include "plane.h"
+#include "remote.h"
 #include "tls.h"
 
 namespace nb = nanobind;
@@ -410,6 +411,7 @@ NB_MODULE(_native, m) {
         .def("take_counts", &PyVersion::take_counts)
         .def_prop_ro("pending", [](const PyVersion& self) { return self.version->pending(); })
         .def_prop_ro("inflight", [](const PyVersion& self) { return self.version->inflight(); });
+    m.def("remote_door", &remote_door, nb::arg("run"), nb::arg("inputs"), nb::arg("outputs"), "The door of a model that runs in other processes; see remote.h.");
     nb::class_<PyPending>(m, "Pending", "The waiting jobs of a version, by themselves: for tests.")
         .def(nb::init<int64_t, size_t, std::vector<int64_t>, std::vector<std::tuple<size_t, double, bool>>>(), nb::arg("max_rows"), nb::arg("max_queue"),
              nb::arg("preferred"), nb::arg("levels"))

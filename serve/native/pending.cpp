@@ -59,9 +59,9 @@ void Pending::settle(Time now, std::vector<JobPtr>& dropped) {
 
 Pending::Scan Pending::scan(Time now) const {
     Scan out{{0}, is_preferred(head().request.rows) ? size_t(1) : 0, false, head().request.rows};
-    for (size_t i = 1; policy_.max_rows && i < jobs_.size() && out.rows < policy_.max_rows; i++) {
+    for (size_t i = 1; !head().alone && policy_.max_rows && i < jobs_.size() && out.rows < policy_.max_rows; i++) {
         const Job& job = *jobs_[i];
-        if (is_over(job, now) || !alike(head().request, job.request)) continue;
+        if (job.alone || is_over(job, now) || !alike(head().request, job.request)) continue;
         if (out.rows + job.request.rows > policy_.max_rows) {
             out.full = true;
             break;

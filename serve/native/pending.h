@@ -47,6 +47,7 @@ public:
     Time delay_at = kNever;         // behind the others of its level from then on
     int level = 1;
     bool delayed = false;
+    bool alone = false;             // never merged: it may be what ends the process that runs it
 
 private:
     std::atomic<bool> ended_{false};

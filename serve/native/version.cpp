@@ -21,6 +21,8 @@ std::string make_incident() {
 
 }  // namespace
 
+thread_local Time running_until = kNever;
+
 const char* text_of(Meaning meaning) {
     switch (meaning) {
         case Meaning::ok: return "ok";
@@ -55,6 +57,13 @@ bool Version::submit(JobPtr job, Meaning& why, std::string& text) {
     std::vector<JobPtr> dropped;
     const Time now = job->arrived;
     const int level = job->level;
+    switch (quarantine_.look(interface_, job->request, now)) {
+        case Quarantine::Verdict::refused:
+            text = "this request was in progress when two workers of the model ended; it is refused for a while";
+            return why = Meaning::unavailable, false;
+        case Quarantine::Verdict::suspect: job->alone = true; break;
+        case Quarantine::Verdict::clear: break;
+    }
     const bool taken = queue_.push(std::move(job), now, dropped);
     drop(dropped, now);
     if (!taken) return why = Meaning::overloaded, text = queue_.refusal(level), false;
@@ -191,6 +200,8 @@ void Version::run(std::vector<std::shared_ptr<Job>>& jobs, const char* reason) {
     execution.assembled = Clock::now();
     hr_outputs* outputs = nullptr;
     char error[512] = "";
+    running_until = Time::min();
+    for (const auto& job : jobs) running_until = std::max(running_until, job->deadline);
     int outcome = door_->run(door_->program, inputs.data(), &outputs, error, sizeof error);
     execution.computed = Clock::now();
     if (outcome == HR_OK && interface_.max_batch_rows)
@@ -208,7 +219,9 @@ void Version::run(std::vector<std::shared_ptr<Job>>& jobs, const char* reason) {
         run_seconds_ = first ? took : run_seconds_ + kSmoothing * (took - run_seconds_);
         row_seconds_ = first ? each : row_seconds_ + kSmoothing * (each - row_seconds_);
     }
-    if (outcome != HR_OK && jobs.size() > 1) {          // find the guilty one: each alone, once
+    if (outcome == HR_LOST || outcome == HR_NOBODY) {
+        lose(jobs, execution, error, outcome == HR_LOST);
+    } else if (outcome != HR_OK && jobs.size() > 1) {          // find the guilty one: each alone, once
         for (auto& job : jobs) {
             std::vector<std::shared_ptr<Job>> one{job};
             if (!job->ended()) run(one, "isolated");
@@ -217,12 +230,7 @@ void Version::run(std::vector<std::shared_ptr<Job>>& jobs, const char* reason) {
         execution.finished = Clock::now(), execution.failed = true;
         counters_.observe(execution);
         const std::string incident = make_incident();
-        OnFailure told;
-        {
-            std::lock_guard guard(lock_);
-            told = on_failure_;
-        }
-        if (told) told(incident, error);
+        tell(incident, error);
         if (jobs[0]->take()) end(*jobs[0], Meaning::internal, "internal error, incident " + incident, &execution);
     } else {
         execution.finished = Clock::now();
@@ -250,6 +258,30 @@ void Version::run(std::vector<std::shared_ptr<Job>>& jobs, const char* reason) {
         }
     }
     if (outputs) door_->release(outputs);
+}
+
+// Those that ran fail at once, and are not tried again: who knows what they have done.
+void Version::lose(std::vector<JobPtr>& jobs, const Execution& execution, const char* how, bool was_running) {
+    Execution run = execution;
+    run.finished = Clock::now(), run.failed = true;
+    counters_.observe(run);
+    int guilty = 0;
+    if (was_running) {
+        std::lock_guard guard(lock_);
+        for (const auto& job : jobs) guilty += quarantine_.accuse(interface_, job->request, run.finished);
+    }
+    if (guilty) tell(make_incident(), std::to_string(guilty) + " requests were in progress at two deaths of workers, and are refused for a minute");
+    for (auto& job : jobs)
+        if (job->take()) end(*job, Meaning::unavailable, how, &run);
+}
+
+void Version::tell(const std::string& incident, const std::string& text) {
+    OnFailure told;
+    {
+        std::lock_guard guard(lock_);
+        told = on_failure_;
+    }
+    if (told) told(incident, text);
 }
 
 void Version::end(Job& job, Meaning meaning, const std::string& text, const Execution* run) {

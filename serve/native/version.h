@@ -11,8 +11,12 @@
 #include <vector>
 
 #include "pending.h"
+#include "quarantine.h"
 
 namespace hr::serve {
+
+// When the callers of the batch that this thread runs have all given up: for a door that waits for another process.
+extern thread_local Time running_until;
 
 class Version {
 public:
@@ -42,6 +46,8 @@ private:
     bool is_short() const;          // the next batch does not hold the loop up
     void run(std::vector<JobPtr>& jobs, const char* reason);
     void merge(const std::vector<JobPtr>& jobs, std::vector<hr_tensor>& inputs, std::vector<Bytes>& memory, int64_t& rows) const;
+    void lose(std::vector<JobPtr>& jobs, const Execution& execution, const char* how, bool was_running);
+    void tell(const std::string& incident, const std::string& text);
     void end(Job& job, Meaning meaning, const std::string& text, const Execution* run);
     void work();
 
@@ -55,6 +61,7 @@ private:
     std::condition_variable arrived_, idle_;
     Pending queue_;
     OnFailure on_failure_;
+    Quarantine quarantine_;
     int busy_ = 0;
     bool closed_ = false;
     double run_seconds_ = 1;        // of recent runs; pessimistic before the first

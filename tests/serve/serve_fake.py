@@ -121,6 +121,27 @@ def poison() -> FakeModel:
     return model
 
 
+def mortal(datatype: str = "FP32") -> FakeModel:
+    """Twice x; where a row holds 666 the process dies, 667: it loops for ever, 668: it stops, 669: it raises."""
+    model = identity(datatype, 4)
+
+    def run(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        texts = feeds["x"].dtype == object
+        values = {int(v) for v in feeds["x"].ravel().tolist()}
+        if 666 in values:
+            os.kill(os.getpid(), signal.SIGKILL)
+        while 667 in values:
+            pass
+        if 668 in values:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if 669 in values:
+            raise RuntimeError("secret detail at /some/path")
+        return {"y": feeds["x"] + feeds["x"] if texts else feeds["x"] * 2}
+
+    model.function = run
+    return model
+
+
 def scale(factor: float) -> FakeModel:
     model = identity("FP32", 4)
     model.function = lambda feeds: {"y": feeds["x"] * np.float32(factor)}
@@ -202,6 +223,8 @@ def load(path: Path) -> FakeModel:
         return slow(float(words[0]))
     if kind == "poison":
         return poison()
+    if kind == "mortal":
+        return mortal(*words)
     if kind == "scale":
         return scale(float(words[0]))
     if kind == "golden":

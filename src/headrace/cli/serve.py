@@ -26,6 +26,7 @@ from headrace.cli.output import common, print_json
 )
 @click.option("--restricted", metavar="FILE", help="TOML file of groups of calls that need a header.")
 @click.option("--threads", type=int, help="Threads that a model computes with (0: as many as allowed).")
+@click.option("--workers", type=int, help="Processes that each model runs in (0: threads of the server).  [default: 0]")
 @click.option(
     "--control",
     type=click.Choice(["explicit", "poll", "off"]),
