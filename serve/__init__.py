@@ -1,17 +1,22 @@
-"""Serving: repository, scheduler, one data plane, gRPC and REST fronts, and a client.
+"""Serving: repository, scheduler, one data plane, gRPC and REST fronts, and clients.
 
-`Server` and `Client` are imported on first use, so that a client process does not pay for the server.
+`Server` and the clients are imported on first use, so that a client process does not pay for the server.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headrace.serve.client import Client
+    from headrace.serve.client import Client, ClientTls, Retry, SharedTensor
+    from headrace.serve.client_async import AsyncClient
     from headrace.serve.server import Server
 
-__all__ = ["Client", "Server"]
+__all__ = ["AsyncClient", "Client", "ClientTls", "Retry", "Server", "SharedTensor"]
 
-_PLACES = {"Client": "headrace.serve.client", "Server": "headrace.serve.server"}
+_PLACES = {
+    **dict.fromkeys(("Client", "ClientTls", "Retry", "SharedTensor"), "headrace.serve.client"),
+    "AsyncClient": "headrace.serve.client_async",
+    "Server": "headrace.serve.server",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -6,7 +6,8 @@ from typing import Any
 from headrace.serve import classify, sequences
 from headrace.serve.config import EnsembleStep, Versions
 from headrace.serve.pending import Level
-from headrace.serve.request import NO_PARAMETERS, InferRequest, InferResponse, OutputTensor, Parameters
+from headrace.serve.records import micros
+from headrace.serve.request import NO_PARAMETERS, InferRequest, InferResponse, OutputTensor, Parameter, Parameters
 from headrace.serve.scheduler import Job
 from headrace.serve.validate import Port
 from headrace.serve.version import ModelVersion
@@ -119,18 +120,26 @@ def inference(
             tensors.append(OutputTensor(port.name, "BYTES", classify.top(array, int(classes[port.name]), batched)))
         else:
             tensors.append(OutputTensor(port.name, datatype.name, array))
-    parameters = _explain(job) if request.parameters.get("headrace_explain") else NO_PARAMETERS
+    parameters = _explain(job, version) if request.parameters.get("headrace_explain") else NO_PARAMETERS
     return InferResponse(request.model, version.number, request.id, tensors, parameters)
 
 
-def _explain(job: Job) -> Parameters:
+def _explain(job: Job, version: ModelVersion) -> Parameters:
+    """What became of a request: its times, its batch, what computed it."""
     ran = job.execution
     if ran is None:
         return {"headrace_cache_hit": True}
-    return {
-        "headrace_queue_us": round((ran.started - job.enqueued) * 1e6),
-        "headrace_assemble_us": round((ran.assembled - ran.started) * 1e6),
-        "headrace_compute_us": round((ran.computed - ran.assembled) * 1e6),
+    explained: dict[str, Parameter] = {
+        "headrace_cache_hit": False,
+        "headrace_queue_us": micros(ran.started - job.enqueued),
+        "headrace_assemble_us": micros(ran.assembled - ran.started),
+        "headrace_compute_us": micros(ran.computed - ran.assembled),
+        "headrace_scatter_us": micros(ran.finished - ran.computed),
+        "headrace_batch_id": ran.number,
         "headrace_batch_rows": ran.rows,
         "headrace_batch_release": ran.reason,
+        "headrace_device": version.properties.get("device", "cpu"),
     }
+    if version.kernels:
+        explained["headrace_kernels"] = version.kernels
+    return explained

@@ -1,67 +1,66 @@
 """A client of any Open Inference Protocol server: gRPC for `host:port`, REST for `http://host:port` or `https://host:port`.
 
 Tensors travel in raw form both ways. Errors are `ServeError` with the meaning that the server's status stands for.
+`client_async.AsyncClient` is the same for asyncio.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-import numpy as np
-
-from headrace.serve.datatypes import DATATYPES, Array, of_array
+from headrace.serve.client_types import (
+    Ask,
+    ClientTls,
+    Compression,
+    Connection,
+    Inference,
+    SharedTensor,
+    Wanted,
+    connection_of,
+    is_rest,
+    make_ask,
+)
+from headrace.serve.datatypes import Array
 from headrace.serve.errors import Meaning, ServeError
+from headrace.serve.request import Parameters
+from headrace.serve.retry import Attempts, Budget, Retry
 
-Feeds = Mapping[str, Array]
-
-
-@dataclass(frozen=True, slots=True)
-class ClientTls:
-    """PEM files: the authority that the server's certificate must come from ("": those of the system), and the client's
-    own certificate and key where the server asks for one."""
-
-    authority: str = ""
-    certificate: str = ""
-    key: str = ""
+T = TypeVar("T")
 
 
 class Transport(Protocol):
     """The verbs as one protocol carries them."""
 
-    def infer(self, name: str, version: str, inputs: Feeds, outputs: list[str]) -> dict[str, Array]: ...
-    def stream(
-        self, name: str, version: str, requests: Iterable[Feeds], outputs: list[str], timeout: float | None
-    ) -> Iterator[dict[str, Array]]: ...
-    def call(self, verb: str, name: str, version: str) -> Any: ...
+    def infer(self, ask: Ask, timeout: float) -> Inference: ...
+    def stream(self, asks: Iterable[Ask], timeout: float | None) -> Iterator[Inference]: ...
+    def call(self, verb: str, arguments: Mapping[str, Any], timeout: float) -> Any: ...
     def close(self) -> None: ...
 
 
 class Client:
     """A connection to one server; a context manager; safe for use by several threads."""
 
-    def __init__(self, url: str, *, timeout: float = 60.0, tls: ClientTls | str | None = None, token: str = "") -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = 60.0,
+        tls: ClientTls | str | None = None,
+        token: str = "",
+        compression: Compression = "",
+        retry: Retry | None = None,
+    ) -> None:
         """`url` is `host:port` (gRPC), `http://host:port` or `https://host:port` (REST); `timeout` seconds bound every
         call. `tls`: how to trust the server, or the file of its authority alone; None is plain text, except for https://.
-        `token` is sent as the bearer token of every call. ServeError (bad_argument) where a file cannot be used.
+        `token` is sent as the bearer token of every call. `compression`: "gzip" or "deflate" for requests, and for answers
+        where the server does it. `retry`: repeat calls that found the server unavailable or overloaded (see `Retry`); None:
+        never. ServeError (bad_argument) where a file cannot be used.
         """
-        tls = ClientTls(tls) if isinstance(tls, str) else tls
-        self._transport: Transport
-        if url.startswith(("http://", "https://")):
-            if url.startswith("http://") and tls is not None:
-                raise ServeError(Meaning.BAD_ARGUMENT, f"url {url!r}: TLS is asked for; write https://")
-            from headrace.serve.client_rest import RestTransport
-
-            secure = tls or ClientTls()
-            self._transport = RestTransport(url, timeout, secure if url.startswith("https://") else None, token)
-        elif "://" in url:
-            raise ServeError(
-                Meaning.BAD_ARGUMENT, f"url {url!r}: expected host:port, http://host:port or https://host:port"
-            )
-        else:
-            from headrace.serve.client_grpc import GrpcTransport
-
-            self._transport = GrpcTransport(url, timeout, tls, token)
+        connection = connection_of(url, timeout, tls, token, compression)
+        self._timeout, self._retry = timeout, retry
+        self._budget = Budget(retry) if retry is not None else None
+        self._transport = _transport(connection)
 
     def infer(
         self,
@@ -78,7 +77,24 @@ class Client:
         The mapping takes inputs of any name, also "version" and "outputs". BYTES inputs may be arrays of str or bytes;
         BYTES outputs are object arrays of bytes. Inputs are sent as the dtype they have. Raises ServeError.
         """
-        return self._transport.infer(model, str(version), _feeds({**(inputs or {}), **arrays}), outputs or [])
+        return self.request(model, {**(inputs or {}), **arrays}, version=version, outputs=outputs).outputs
+
+    def request(
+        self,
+        model: str,
+        inputs: Mapping[str, Any],
+        *,
+        version: str | int = "",
+        outputs: Sequence[str] | Wanted | None = None,
+        parameters: Parameters | None = None,
+        id: str = "",
+        timeout: float | None = None,
+    ) -> Inference:
+        """`infer` with everything that the protocol has: request parameters (such as headrace_explain), an id, the version
+        and parameters of the answer; `timeout` seconds instead of the client's, all attempts together. A `SharedTensor`
+        as an input is read from shared memory, as the value of an output written there. Raises ServeError."""
+        ask = make_ask(model, inputs, version, outputs, parameters, id)
+        return self._attempt(lambda left: self._transport.infer(ask, left), ask.repeatable, timeout)
 
     def stream(
         self,
@@ -87,6 +103,7 @@ class Client:
         *,
         version: str | int = "",
         outputs: list[str] | None = None,
+        parameters: Parameters | None = None,
         timeout: float | None = None,
     ) -> Iterator[dict[str, Array]]:
         """Send every mapping of `requests` on one stream; answers in their order, as they come (gRPC only).
@@ -94,28 +111,28 @@ class Client:
         `requests` is read by another thread, ahead of the answers. The first error ends the stream and is raised as
         ServeError. `timeout` seconds bound the whole stream; leaving the iterator early cancels what is in flight.
         """
-        feeds = map(_feeds, requests)
-        return self._transport.stream(model, str(version), feeds, outputs or [], timeout)
+        asks = (make_ask(model, feeds, version, outputs, parameters, "") for feeds in requests)
+        return (answer.outputs for answer in self._transport.stream(asks, timeout))
 
     def metadata(self, model: str = "", version: str | int = "") -> dict[str, Any]:
         """The interface and properties of a model, or name, version and extensions of the server."""
-        answer: dict[str, Any] = self._transport.call("metadata", model, str(version))
+        answer: dict[str, Any] = self._call("metadata", model=model, version=str(version))
         return answer
 
     def config(self, model: str, version: str | int = "") -> dict[str, Any]:
         """The model's configuration (max_batch_size, dynamic_batching, ...)."""
-        answer: dict[str, Any] = self._transport.call("config", model, str(version))
+        answer: dict[str, Any] = self._call("config", model=model, version=str(version))
         return answer
 
     def statistics(self, model: str = "", version: str | int = "") -> list[dict[str, Any]]:
         """Cumulative statistics of a model's versions, or of all."""
-        answer: list[dict[str, Any]] = self._transport.call("statistics", model, str(version))
+        answer: list[dict[str, Any]] = self._call("statistics", model=model, version=str(version))
         return answer
 
     def ready(self, model: str = "", version: str | int = "") -> bool:
         """Whether the model, or the server, takes requests. False when the server cannot be reached."""
         try:
-            return bool(self._transport.call("ready", model, str(version)))
+            return bool(self._transport.call("ready", {"model": model, "version": str(version)}, self._timeout))
         except ServeError as error:
             if error.meaning in (Meaning.UNAVAILABLE, Meaning.EXPIRED):
                 return False
@@ -123,16 +140,29 @@ class Client:
 
     def index(self) -> list[dict[str, str]]:
         """Every version the server knows: name, version, state, reason."""
-        answer: list[dict[str, str]] = self._transport.call("index", "", "")
+        answer: list[dict[str, str]] = self._call("index")
         return answer
 
     def load(self, model: str) -> None:
         """Load, or load again and switch; returns when the model is ready."""
-        self._transport.call("load", model, "")
+        self._call("load", False, model=model)
 
     def unload(self, model: str) -> None:
         """Unload; returns when the last request has finished and the memory is free."""
-        self._transport.call("unload", model, "")
+        self._call("unload", False, model=model)
+
+    def share(self, name: str, key: str, byte_size: int, offset: int = 0) -> None:
+        """Register the POSIX shared memory object `key` as region `name` (see `SharedTensor`)."""
+        self._call("share", False, name=name, key=key, byte_size=byte_size, offset=offset)
+
+    def unshare(self, name: str = "") -> None:
+        """Unregister a region, or all."""
+        self._call("unshare", False, name=name)
+
+    def shared(self, name: str = "") -> list[dict[str, Any]]:
+        """The regions that are registered."""
+        answer: list[dict[str, Any]] = self._call("shared", name=name)
+        return answer
 
     def close(self) -> None:
         self._transport.close()
@@ -145,15 +175,31 @@ class Client:
     ) -> None:
         self.close()
 
+    def _call(self, verb: str, repeatable: bool = True, /, **arguments: Any) -> Any:
+        return self._attempt(lambda left: self._transport.call(verb, arguments, left), repeatable)
 
-def _feeds(arrays: Mapping[str, Any]) -> Feeds:
-    """The arrays, each of a dtype that can be sent."""
-    feeds = {name: np.asarray(array) for name, array in arrays.items()}
-    for name, array in feeds.items():
-        try:
-            of_array(array)
-        except KeyError:
-            known = ", ".join(row.dtype.name for row in DATATYPES.values() if row.size)
-            text = f"input {name!r}: {array.dtype} has no wire form; allowed are {known} and strings"
-            raise ServeError(Meaning.BAD_ARGUMENT, text) from None
-    return feeds
+    def _attempt(self, send: Callable[[float], T], repeatable: bool, timeout: float | None = None) -> T:
+        attempts = Attempts(self._retry, self._budget, self._timeout if timeout is None else timeout, repeatable)
+        while True:
+            try:
+                answer = send(attempts.left())
+            except ServeError as error:
+                if (pause := attempts.failed(error)) is None:
+                    raise
+                time.sleep(pause)
+            else:
+                attempts.succeeded()
+                return answer
+
+
+def _transport(connection: Connection) -> Transport:
+    if is_rest(connection.url):
+        from headrace.serve.client_rest import RestTransport
+
+        return RestTransport(connection)
+    from headrace.serve.client_grpc import GrpcTransport
+
+    return GrpcTransport(connection)
+
+
+__all__ = ["Client", "ClientTls", "Inference", "Retry", "SharedTensor"]

@@ -90,6 +90,15 @@ class Workers(Section, frozen=True):
     run_timeout_s: float = 60.0
 
 
+class Log(Section, frozen=True):
+    """The access log: JSON lines to `file` ("": stderr). `access` is "off"; "errors", requests that failed; "slow", these and
+    those over `slow_ms`; "sampled:N", these and one in N; or "all"."""
+
+    access: str = "slow"
+    slow_ms: float = 1000.0
+    file: str = ""
+
+
 class RepositorySettings(Section, frozen=True):
     """What is served: a folder, one file, or `name=path` entries; and the name of a single file.
 
@@ -119,6 +128,7 @@ class Settings(Section, frozen=True):
     limits: Limits = Limits()
     drain: Drain = Drain()
     workers: Workers = Workers()
+    log: Log = Log()
     repository: RepositorySettings = RepositorySettings()
 
 
@@ -267,6 +277,7 @@ FLAGS = {
     "tls_authority": ("tls", "authority"),
     "tokens": ("auth", "tokens"),
     "restricted": ("auth", "restricted"),
+    "access_log": ("log", "access"),
     "repository": ("repository", "paths"),
     "model_name": ("repository", "model_name"),
     "threads": ("repository", "threads"),

@@ -13,6 +13,7 @@ from typing import Any
 
 from headrace.runtime.errors import InputError
 from headrace.serve import answers, cache, controls
+from headrace.serve.access import AccessLog
 from headrace.serve.answers import Answer
 from headrace.serve.errors import (
     Meaning,
@@ -28,6 +29,7 @@ from headrace.serve.manager import Manager
 from headrace.serve.request import InferRequest, InferResponse
 from headrace.serve.scheduler import Job
 from headrace.serve.slow import KEPT
+from headrace.serve.statistics import record
 from headrace.serve.validate import Port
 from headrace.serve.version import ModelVersion
 
@@ -69,6 +71,7 @@ class DataPlane:
         *,
         max_inflight: Mapping[str, int] | None = None,
         control: str = "explicit",
+        access: AccessLog | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.manager = manager
@@ -76,6 +79,7 @@ class DataPlane:
         self._inflight: dict[str, int] = {}
         self.refusals: dict[tuple[str, str], int] = {}  # (front, meaning) of requests that never reached a model
         self._control = control
+        self._access = access or AccessLog()
         self._clock = clock
         self._log_control = controls.LogControl()
         log.addFilter(self._log_control)
@@ -171,15 +175,17 @@ class DataPlane:
         try:
             version = self._enter(request)
         except ServeError as error:
-            self._refused(request.front, error.meaning)
+            self._refused(request, error.meaning, self._clock() - started)
             raise
         job: Job | None = None
         meaning: Meaning | None = None
+        response: InferResponse | None = None
         try:
             feeds, rows, ports = version.interface.check(request)
             job = self._job(request, version, feeds, rows, started)
             outputs = self._run(request, version, job, ports)
-            return answers.inference(request, version, ports, outputs, job)
+            response = answers.inference(request, version, ports, outputs, job)
+            return response
         except ServeError as error:
             meaning = error.meaning
             raise
@@ -188,7 +194,8 @@ class DataPlane:
             meaning = failure.meaning
             raise failure from None
         finally:
-            version.account(request.front, meaning, self._clock() - started, job, request.id)
+            sent = sum(output.array.nbytes for output in response.outputs) if response is not None else 0
+            version.account(request, meaning, self._clock() - started, job, sent)
             self.manager.release(version)
             with self._lock:
                 self._inflight[request.front] -= 1
@@ -237,8 +244,10 @@ class DataPlane:
         deadline = min((t for t in (request.deadline, late) if t is not None), default=None)
         return Job(feeds, rows, deadline, level, None, request.parameters)
 
-    def _refused(self, front: str, meaning: Meaning) -> None:
-        key = (front, meaning.value)
+    def _refused(self, request: InferRequest, meaning: Meaning, seconds: float) -> None:
+        if self._access.wants(False, seconds):
+            self._access.add(request.model, request.version, record(request, 0, meaning, seconds, 0.0, None))
+        key = (request.front, meaning.value)
         with self._lock:
             self.refusals[key] = self.refusals.get(key, 0) + 1
 

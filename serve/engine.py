@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headrace.runtime import dtypes
+from headrace.serve.access import KEPT
+from headrace.serve.access import Policy as AccessPolicy
 from headrace.serve.datatypes import Array
 from headrace.serve.errors import Meaning, ServeError, overloaded, unavailable
 from headrace.serve.scheduler import BatchPolicy, Execution, Job
@@ -52,6 +54,11 @@ def make(name: str, number: str, interface: Interface, model: "Model", policy: B
         list(SECONDS_BUCKETS),
         list(ROW_BUCKETS),
     )
+
+
+def set_access(engine: Engine, policy: AccessPolicy) -> None:
+    """Which requests the engine keeps a record of, for the access log."""
+    engine.set_access(policy.errors, policy.slow_s, policy.every, KEPT if policy.on else 0)
 
 
 def level_rows(policy: BatchPolicy) -> list[tuple[int, float, bool]]:
@@ -114,9 +121,9 @@ class EngineScheduler:
         self._engine.close()
 
 
-def _execution(enqueued: float, times: tuple[float, float, float, float, int, str], failed: bool) -> Execution:
-    queued, assemble, compute, scatter, rows, reason = times
+def _execution(enqueued: float, times: tuple[float, float, float, float, int, str, int], failed: bool) -> Execution:
+    queued, assemble, compute, scatter, rows, reason, number = times
     started = enqueued + queued
     assembled = started + assemble
     computed = assembled + compute
-    return Execution(rows, reason, started, assembled, computed, computed + scatter, failed)
+    return Execution(rows, reason, started, assembled, computed, computed + scatter, failed, number)

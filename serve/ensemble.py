@@ -16,7 +16,7 @@ from headrace.serve.config import ConfigError, EnsembleStep, ModelConfig
 from headrace.serve.datatypes import Array, of_array
 from headrace.serve.errors import Meaning, ServeError, unavailable
 from headrace.serve.pending import BatchPolicy
-from headrace.serve.request import InputTensor
+from headrace.serve.request import InferRequest, InputTensor
 from headrace.serve.scheduler import Execution, Job, Watch
 from headrace.serve.statistics import Statistics
 from headrace.serve.validate import Port, Shape
@@ -248,7 +248,8 @@ def _run(
         meaning = Meaning.INTERNAL
         raise
     finally:
-        version.account(FRONT, meaning, time.monotonic() - started, inner)
+        asked = InferRequest(version.name, version.number, [], front=FRONT)
+        version.account(asked, meaning, time.monotonic() - started, inner)
 
 
 def _where(number: int, step: EnsembleStep) -> str:

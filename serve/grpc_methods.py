@@ -112,13 +112,16 @@ class Methods:
 
     def _infer(self, data: bytes, call: Call) -> bytes:
         self._admit_inference(call)
-        return write_infer(self._run(read_infer(data), call))
+        request = read_infer(data)
+        request.size = len(data)
+        return write_infer(self._run(request, call))
 
     def _run(self, request: InferRequest, call: Call) -> InferResponse:
         left = call.remaining()
         if left is not None and left < NO_DEADLINE_SECONDS:
             request.deadline = time.monotonic() + left
         request.watch = call.watch
+        request.principal = self._guard.name_of(_headers(call))
         return self._plane.infer(request)
 
     def _stream(self, messages: Iterator[bytes], call: Call) -> Iterator[bytes]:

@@ -75,7 +75,7 @@ def _begin(
         failed: Future[InferResponse] = Future()
         failed.set_exception(error)
         return None, failed
-    request.streamed = True
+    request.streamed, request.size = True, len(data)
     if last is not None and request.parameters.get("sequence_id"):
         wait([last])
     return request, pool.submit(run, request)

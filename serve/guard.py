@@ -112,6 +112,14 @@ class Guard:
             raise forbidden(f"the token does not allow calls of the group {group}; allowed with the role {needed}")
         return "manage" in roles
 
+    def name_of(self, header: Lookup) -> str:
+        """The name of the token that a caller showed, for the log; "" without tokens."""
+        if self.rules.tokens is None:
+            return ""
+        _, _, text = (header("authorization") or "").partition(" ")
+        digest = _digest(text.strip())
+        return next((token.name for token in self.rules.tokens if hmac.compare_digest(token.sha256, digest)), "")
+
     def _roles(self, tokens: tuple[Token, ...], value: str | None) -> tuple[Role, ...]:
         scheme, _, text = (value or "").partition(" ")
         if scheme.lower() != "bearer" or not text.strip():

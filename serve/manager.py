@@ -14,6 +14,7 @@ from pathlib import Path
 
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.hints import nearest
+from headrace.serve.access import AccessLog
 from headrace.serve.config import ConfigError
 from headrace.serve.ensemble import Ensemble, members_of
 from headrace.serve.errors import Meaning, ServeError, not_found, quoted, unavailable
@@ -71,11 +72,13 @@ class Manager:
         loader: Loader,
         *,
         drain_seconds: float = 30.0,
+        access: AccessLog | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._repository = repository
         self._loader = loader
         self._drain_seconds = drain_seconds
+        self._access = access
         self._clock = clock
         self._lock = threading.Lock()
         self._released = threading.Condition(self._lock)
@@ -296,7 +299,7 @@ class Manager:
 
     def _bring_up(self, name: str, record: _Record, key: VersionKey) -> None:
         assert record.entry is not None
-        version = ModelVersion(name, key)
+        version = ModelVersion(name, key, self._access)
         version.state = State.LOAD_REQUESTED
         record.versions[key] = version
         started = self._clock()

@@ -94,7 +94,7 @@ class NativeFront:
     def _set_gate(self, rules: Rules) -> None:
         """Inferences with good credentials need not come to Python; the rest do, and the methods answer them."""
         tokens = [
-            (bytes.fromhex(token.sha256), math.inf if token.expires is None else token.expires.timestamp())
+            (token.name, bytes.fromhex(token.sha256), math.inf if token.expires is None else token.expires.timestamp())
             for token in rules.tokens or ()
             if any("inference" in ALLOWED[role] for role in token.roles)
         ]

@@ -55,6 +55,8 @@ class InferRequest:
     deadline: float | None = None
     watch: Callable[[Callable[[], None]], bool] | None = None
     front: str = "local"
+    size: int = 0  # bytes of the message or body
+    principal: str = ""  # the name of its token
     streamed: bool = False  # one of many on a stream
 
 

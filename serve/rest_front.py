@@ -202,7 +202,8 @@ class RestFront:
             asked, wishes = rest_codec.read_raw(name, version, request.body, config)
         else:
             asked, wishes = rest_codec.read_infer(name, version, request.body, length)
-        asked.watch = request.watch
+        asked.watch, asked.size = request.watch, len(request.body)
+        asked.principal = self._guard.name_of(request.header)
         body, json_length = rest_codec.write_infer(self._plane.infer(asked), wishes)
         headers = [JSON] if json_length is None else [BINARY, (rest_codec.LENGTH_HEADER, b"%d" % json_length)]
         form = request.headers.get(LOAD_FORM, b"").strip().lower()

@@ -9,6 +9,7 @@ Each job ends exactly once: completion, expiry, cancellation and closing race fo
 """
 
 import contextlib
+import itertools
 import logging
 import threading
 import time
@@ -60,6 +61,7 @@ class Execution:
     computed: float
     finished: float
     failed: bool
+    number: int = 0  # of the runs of its version, from 1
 
 
 class Job:
@@ -162,6 +164,7 @@ class Scheduler:
         self._run_seconds = 0.0  # of the latest run
         self._inline = inline  # callers may run batches themselves
         self._quarantine = Quarantine(clock)
+        self._runs = itertools.count(1)
 
     @property
     def pending(self) -> int:
@@ -296,6 +299,7 @@ class Scheduler:
     def _execute(self, jobs: list[Job], reason: str) -> None:
         clock = self._clock
         started = assembled = computed = clock()
+        number = next(self._runs)
         error: BaseException | None = None
         parts: list[dict[str, Array]] = []
         try:
@@ -321,7 +325,7 @@ class Scheduler:
                     self._execute([job], _ISOLATED)
             return
         execution = Execution(
-            sum(job.rows for job in jobs), reason, started, assembled, computed, finished, error is not None
+            sum(job.rows for job in jobs), reason, started, assembled, computed, finished, error is not None, number
         )
         self._observe(execution)
         for i, job in enumerate(jobs):

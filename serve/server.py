@@ -14,8 +14,9 @@ from typing import Any
 from google.protobuf.internal import api_implementation
 
 from headrace.runtime.caches import cache_folder
+from headrace.serve.access import AccessLog
 from headrace.serve.checker import CheckedLoader, load
-from headrace.serve.config import ConfigError, Drain, Listen, Settings, Tls
+from headrace.serve.config import ConfigError, Drain, Listen, Log, Settings, Tls
 from headrace.serve.dataplane import DataPlane
 from headrace.serve.file_watch import FileWatch
 from headrace.serve.fronts import RESERVED_THREADS, open_fronts
@@ -80,8 +81,9 @@ class Server:
     ) -> None:
         if api_implementation.Type() != "upb":
             raise RuntimeError("protobuf runs without its upb parser, which bounds recursion; refusing to serve")
-        if settings is None:  # a server inside a program: no balancer to wait for
-            settings = Settings(listen=Listen(host, grpc_port, http_port, metrics_port), drain=Drain(lame_duck_s=0))
+        if settings is None:  # a server inside a program: no balancer to wait for, no lines
+            listen = Listen(host, grpc_port, http_port, metrics_port)
+            settings = Settings(listen=listen, drain=Drain(lame_duck_s=0), log=Log(access="off"))
         self.settings = settings
         paths = [repository] if isinstance(repository, (str, Path)) else list(repository)
         store = settings.repository
@@ -95,14 +97,17 @@ class Server:
         if workers.count and not isinstance(spec, Spec):
             raise ConfigError("workers.count is above 0, but the loader is a function of this process; give a Spec")
         self._loader = make_loader(spec, settings, self._supervisor) if isinstance(spec, Spec) else spec
+        self._access = AccessLog(settings.log)
         self._manager = Manager(
             found,
             self._loader,
             drain_seconds=settings.drain.grace_s,
+            access=self._access,
         )
+        self._access.follow(lambda: [version.take_access() for version in self._manager.versions()])
         threads = {"grpc": settings.limits.grpc_threads, "http": settings.limits.http_threads}
         caps = {front: max(1, count - RESERVED_THREADS) for front, count in threads.items()}
-        self._plane = DataPlane(self._manager, max_inflight=caps, control=store.control)
+        self._plane = DataPlane(self._manager, max_inflight=caps, control=store.control, access=self._access)
         self._poller = Poller(found, self._manager, store.poll_s) if store.control == "poll" else None
         self._certificates = Certificates(settings.tls) if settings.tls != Tls() else None
         self._guard = Guard(settings.auth)
@@ -125,6 +130,7 @@ class Server:
     def start(self) -> "Server":
         """Listen, then load the repository. Clients that come during the load see a live server that is not ready."""
         try:
+            self._access.start()
             self._open_fronts()
             for front in self._fronts:
                 front.start()
@@ -216,6 +222,7 @@ class Server:
             for front in self._fronts:
                 front.stop(max(0.0, end - time.monotonic()))
             self._manager.close()
+            self._access.stop()
             getattr(self._loader, "close", lambda: None)()
             self._supervisor.close()
             self._plane.close()

@@ -4,31 +4,11 @@ import heapq
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+
+from headrace.serve.records import Record
 
 KEPT = 100
 WINDOW_SECONDS = 300.0  # what is shown reaches back one to two of these
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class SlowRequest:
-    """One request that has ended. `ended_ms` since 1970; the phases are 0 where it never ran; `batch_rows` counts the rows
-    that ran together."""
-
-    total_us: int
-    ended_ms: int
-    front: str
-    id: str
-    meaning: str
-    queue_us: int = 0
-    assemble_us: int = 0
-    compute_us: int = 0
-    scatter_us: int = 0
-    batch_rows: int = 0
-    batch_release: str = ""
-
-    def show(self) -> dict[str, int | str]:
-        return asdict(self)
 
 
 class Slowest:
@@ -37,8 +17,8 @@ class Slowest:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._lock = clock, threading.Lock()
         self._since = clock()
-        self._now: list[SlowRequest] = []  # a heap, the fastest first
-        self._before: list[SlowRequest] = []
+        self._now: list[Record] = []  # a heap, the fastest first
+        self._before: list[Record] = []
 
     def is_slow(self, seconds: float) -> bool:
         """Whether a request that took so long would be kept: a look without the lock, before one is described."""
@@ -48,7 +28,7 @@ class Slowest:
             or self._clock() - self._since >= WINDOW_SECONDS
         )
 
-    def add(self, request: SlowRequest) -> None:
+    def add(self, request: Record) -> None:
         with self._lock:
             self._turn()
             if len(self._now) < KEPT:
@@ -56,7 +36,7 @@ class Slowest:
             elif request > self._now[0]:
                 heapq.heapreplace(self._now, request)
 
-    def show(self) -> list[SlowRequest]:
+    def show(self) -> list[Record]:
         """The slowest first."""
         with self._lock:
             self._turn()
@@ -70,4 +50,4 @@ class Slowest:
             self._since = self._clock()
 
 
-__all__ = ["SlowRequest", "Slowest"]
+__all__ = ["KEPT", "Slowest"]

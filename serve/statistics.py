@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headrace.serve.errors import Meaning
+from headrace.serve.records import Record, micros
+from headrace.serve.request import InferRequest
 from headrace.serve.scheduler import Execution
-from headrace.serve.slow import Slowest, SlowRequest
+from headrace.serve.slow import Slowest
 
 # Exponential from 0.1 ms to 30 s.
 SECONDS_BUCKETS = (
@@ -111,18 +113,10 @@ class Statistics:
             self.batch_rows.add(execution.rows)
 
     def finish(
-        self,
-        front: str,
-        meaning: Meaning | None,
-        seconds: float,
-        queued: float,
-        execution: Execution | None,
-        request: str = "",
+        self, front: str, meaning: Meaning | None, seconds: float, queued: float, execution: Execution | None
     ) -> None:
-        """Account one request: `meaning` None is success; `queued` seconds waiting before its run; `request` is its id."""
-        name = "ok" if meaning is None else meaning.value
-        if self.slowest.is_slow(seconds):
-            self._keep_slow(front, request, name, seconds, queued, execution)
+        """Account one request: `meaning` None is success; `queued` seconds waiting before its run."""
+        name = meaning_text(meaning)
         with self._lock:
             key = (front, name)
             self.meanings[key] = self.meanings.get(key, 0) + 1
@@ -145,16 +139,6 @@ class Statistics:
                 self.compute_infer.add(execution.computed - execution.assembled)
                 self.compute_output.add(execution.finished - execution.computed)
 
-    def _keep_slow(
-        self, front: str, request: str, meaning: str, seconds: float, queued: float, ran: Execution | None
-    ) -> None:
-        phases: tuple[int, int, int, int, int, str] | tuple[()] = ()
-        if ran is not None:
-            spans = (queued, ran.assembled - ran.started, ran.computed - ran.assembled, ran.finished - ran.computed)
-            queue, assemble, compute, scatter = map(_micros, spans)
-            phases = (queue, assemble, compute, scatter, ran.rows, ran.reason)
-        self.slowest.add(SlowRequest(_micros(seconds), int(time.time() * 1000), front, request, meaning, *phases))
-
     def look_up(self, hit: bool, seconds: float) -> None:
         """Account a look into the response cache: what a hit took, or a miss with putting the answer there."""
         with self._lock:
@@ -168,11 +152,8 @@ class Statistics:
             for name in ("inference_count", "execution_count", "expired_before_run", "cancelled_before_run"):
                 setattr(self, name, getattr(self, name) + counts[name])
             self.last_inference_ms = max(self.last_inference_ms, counts["last_inference_ms"])
-            for seconds, ended_ms, name, meaning, *spans, rows, reason in counts["slow"]:
-                text = name.decode("utf-8", "replace")
-                queue, assemble, compute, scatter = map(_micros, spans)
-                phases = (queue, assemble, compute, scatter, rows, reason)
-                self.slowest.add(SlowRequest(_micros(seconds), ended_ms, front, text, meaning, *phases))
+            for kept in counts["slow"]:
+                self.slowest.add(Record.of_engine(front, kept))
             for size, (assemble, compute, scatter) in counts["batches"].items():
                 row = self.batches.get(size) or self.batches.setdefault(size, BatchRow())
                 row.compute_input.join(assemble)
@@ -229,5 +210,19 @@ class Statistics:
         }
 
 
-def _micros(seconds: float) -> int:
-    return round(seconds * 1e6)
+def meaning_text(meaning: Meaning | None) -> str:
+    """As labels and records have it."""
+    return "ok" if meaning is None else meaning.value
+
+
+def record(
+    request: InferRequest, sent: int, meaning: Meaning | None, seconds: float, queued: float, ran: Execution | None
+) -> Record:
+    """The record of a request that has ended just now; `sent` bytes of tensors went back."""
+    phases: tuple[int, int, int, int, int, str, int] | tuple[()] = ()
+    if ran is not None:
+        spans = (queued, ran.assembled - ran.started, ran.computed - ran.assembled, ran.finished - ran.computed)
+        queue, assemble, compute, scatter = map(micros, spans)
+        phases = (queue, assemble, compute, scatter, ran.rows, ran.reason, ran.number)
+    known = (request.front, request.id, meaning_text(meaning), request.size, sent, request.principal)
+    return Record(micros(seconds), int(time.time() * 1000), *known, *phases)

@@ -2,10 +2,13 @@
 
 import math
 import os
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headrace.serve import engine, sequences
+from headrace.serve.access import AccessLog
+from headrace.serve.access import Row as AccessRow
 from headrace.serve.cache import ResponseCache
 from headrace.serve.config import ConfigError, ModelConfig
 from headrace.serve.ensemble import Ensemble
@@ -13,8 +16,10 @@ from headrace.serve.errors import Meaning
 from headrace.serve.model import Loader, Model, proven
 from headrace.serve.pending import BatchPolicy, Level
 from headrace.serve.policy import State, VersionKey
+from headrace.serve.records import Record
+from headrace.serve.request import InferRequest
 from headrace.serve.scheduler import Job, Queue, Scheduler
-from headrace.serve.statistics import Statistics
+from headrace.serve.statistics import Statistics, record
 from headrace.serve.validate import Interface
 
 if TYPE_CHECKING:
@@ -26,7 +31,7 @@ DEFAULT_MAX_BATCH = 256
 class ModelVersion:
     """State and parts of one version. `refs` counts handles and, like `state`, is guarded by the manager's lock."""
 
-    def __init__(self, name: str, key: VersionKey) -> None:
+    def __init__(self, name: str, key: VersionKey, access: AccessLog | None = None) -> None:
         self.name = name
         self.key = key
         self.number = str(key.number)
@@ -43,6 +48,8 @@ class ModelVersion:
         self.engine: engine.Engine | None = None
         self.cache: ResponseCache | None = None
         self.stateful = False  # a request is a step of something that the server keeps
+        self.kernels = ""  # which run it, in words
+        self.access = access
 
     def bring_up(self, path: Path, config: ModelConfig, loader: Loader) -> None:
         """Load, verify the golden data, compile the interface. Any exception means not ready."""
@@ -76,6 +83,7 @@ class ModelVersion:
             "headrace.verified": "false" if math.isnan(report.max_error) else "true",
         }
         self.statistics.memory_bytes = model.weight_bytes
+        self.kernels = kernels_of(model)
         self.model = model
 
     def _queue(self, model: Model, interface: Interface, config: ModelConfig) -> Queue:
@@ -86,6 +94,8 @@ class ModelVersion:
         policy = queue_policy(rows, count, config)
         self.engine = engine.make(self.name, self.number, interface, model, policy)
         if self.engine is not None:
+            if self.access is not None:
+                engine.set_access(self.engine, self.access.policy)
             return engine.EngineScheduler(self.engine, interface, policy)
         return Scheduler(model.run, policy, observe=self.statistics.observe, inline=not workers)
 
@@ -117,11 +127,30 @@ class ModelVersion:
             self.statistics.absorb("grpc", self.engine.take_counts())
         return self.statistics
 
-    def account(self, front: str, meaning: Meaning | None, seconds: float, job: Job | None, request: str = "") -> None:
-        """Count one request that came through Python: `meaning` None is success; `request` is its id."""
+    def account(
+        self, request: InferRequest, meaning: Meaning | None, seconds: float, job: Job | None, sent: int = 0
+    ) -> None:
+        """Count one request that came through Python, and keep its record where one is wanted: `meaning` None is success,
+        `sent` bytes of tensors went back."""
         ran = job.execution if job is not None else None
         queued = ran.started - job.enqueued if ran is not None and job is not None else 0.0
-        self.statistics.finish(front, meaning, seconds, queued, ran, request)
+        self.statistics.finish(request.front, meaning, seconds, queued, ran)
+        slow = self.statistics.slowest.is_slow(seconds)
+        logged = self.access is not None and self.access.wants(meaning is None, seconds)
+        if slow or logged:
+            one = record(request, sent, meaning, seconds, queued, ran)
+            if slow:
+                self.statistics.slowest.add(one)
+            if logged and self.access is not None:
+                self.access.add(self.name, self.number, one)
+
+    def take_access(self) -> tuple[list[AccessRow], int]:
+        """What the engine has for the access log, and how much it had no room for."""
+        taken = self.engine
+        if taken is None:
+            return [], 0
+        records, lost = taken.take_access()
+        return [(self.name, self.number, Record.of_engine("grpc", row)) for row in records], lost
 
     def give_up(self) -> None:
         """End what waits, refuse the rest: nothing is there to run it. Handles may still be held."""
@@ -132,9 +161,20 @@ class ModelVersion:
         """Free the model. The last handle is gone."""
         self.scheduler.close()
         self.count()
+        if self.access is not None:
+            self.access.absorb(self.take_access())
         self.model.close()
         self.engine = self.cache = None
         del self.model, self.scheduler
+
+
+def kernels_of(model: Model) -> str:
+    """Which kernels run a model, and how many nodes each: what `headrace_explain` says."""
+    kernels = getattr(model, "kernels", None)
+    if kernels is None:
+        return ""
+    counts = Counter(row["kernel"] for row in kernels())
+    return ", ".join(f"{kernel} x{count}" if count > 1 else kernel for kernel, count in counts.most_common())
 
 
 MAX_LEVELS = 64

@@ -8,6 +8,7 @@
 #include <mutex>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "call.h"
@@ -36,20 +37,40 @@ struct BatchSums {
     Sum assemble, compute, scatter;
 };
 
-// What one run of the model did.
+// What one run of the model did; `number` counts the runs of a version.
 struct Execution {
+    uint64_t number = 0;
     int64_t rows = 0;
     const char* reason = "";
     Time started, assembled, computed, finished;
     bool failed = false;
 };
 
-// One of the slowest requests.
-struct Slow {
+// What a request was, for the records of some.
+struct Asked {
+    std::string_view id, principal;
+    size_t request_bytes = 0, response_bytes = 0;
+};
+
+// The record of a request that has ended: one of the slowest, or a line of the access log.
+struct Ended {
     double seconds, queued, assemble = 0, compute = 0, scatter = 0;
     int64_t ended_ms, rows = 0;
-    std::string meaning, id, reason;
-    bool operator>(const Slow& other) const { return seconds > other.seconds; }
+    uint64_t batch = 0;
+    size_t request_bytes, response_bytes;
+    std::string meaning, id, reason, principal;
+    bool operator>(const Ended& other) const { return seconds > other.seconds; }
+};
+
+// Which requests the access log gets (serve/access.py).
+struct AccessPolicy {
+    bool errors = false;
+    double slow_s = 0;              // those that took longer; 0: none for that
+    uint64_t every = 0;             // one of so many; 0: none for that
+    size_t most = 0;                // records kept until somebody takes them; what is over is counted
+    bool wants(bool ok, double seconds, uint64_t nth) const {
+        return (errors && !ok) || (slow_s > 0 && seconds > slow_s) || (every && nth % every == 0);
+    }
 };
 
 struct Counts {
@@ -58,7 +79,7 @@ struct Counts {
     int64_t last_ms = 0;
     std::map<int64_t, BatchSums> batches;
     std::map<std::string, uint64_t> releases, meanings;
-    std::vector<Slow> slow;                     // a heap, the fastest first
+    std::vector<Ended> slow;                    // a heap, the fastest first
     Time slow_since{};
     Histogram request_seconds, queue_seconds, assemble_seconds, compute_seconds, scatter_seconds, batch_rows;
 };
@@ -81,12 +102,16 @@ public:
     }
 
     // One request: `meaning` is "ok" or why not; `run` null where it never ran.
-    void finish(const char* meaning, double seconds, double queued, const Execution* run, std::string_view id = {}) {
+    void finish(const char* meaning, double seconds, double queued, const Execution* run, const Asked& asked = {}) {
         std::lock_guard guard(lock_);
-        keep_slow(meaning, seconds, queued, run, id);
+        const std::string_view what = meaning;
+        if (is_slow(seconds)) keep_slow(record(meaning, seconds, queued, run, asked));
+        if (access_policy_.wants(what == "ok", seconds, ++finished_)) {
+            if (access_.size() < access_policy_.most) access_.push_back(record(meaning, seconds, queued, run, asked));
+            else access_lost_++;
+        }
         counts_.meanings[meaning]++;
         counts_.request_seconds.add(seconds);
-        const std::string_view what = meaning;
         if (what != "ok") {
             (what == "cancelled" ? counts_.cancel : counts_.fail).add(seconds);
             if (!run) counts_.expired += what == "expired", counts_.cancelled += what == "cancelled";
@@ -111,6 +136,17 @@ public:
         return out;
     }
 
+    void set_access(const AccessPolicy& policy) {
+        std::lock_guard guard(lock_);
+        access_policy_ = policy;
+    }
+
+    // The records for the access log since the last call, and how many there was no room for.
+    std::pair<std::vector<Ended>, uint64_t> take_access() {
+        std::lock_guard guard(lock_);
+        return {std::exchange(access_, {}), std::exchange(access_lost_, 0)};
+    }
+
 private:
     static constexpr size_t kSlow = 100;
     static constexpr auto kSlowWindow = std::chrono::seconds(300);
@@ -118,21 +154,28 @@ private:
     static int64_t now_ms() { return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count(); }
 
     // The slowest since somebody looked, or of the last window where nobody does (slow.py remembers longer).
-    void keep_slow(const char* meaning, double seconds, double queued, const Execution* run, std::string_view id) {
+    bool is_slow(double seconds) {
         const Time now = Clock::now();
         if (now - counts_.slow_since > kSlowWindow) counts_.slow.clear(), counts_.slow_since = now;
+        return counts_.slow.size() < kSlow || seconds > counts_.slow.front().seconds;
+    }
+
+    void keep_slow(Ended one) {
         if (counts_.slow.size() == kSlow) {
-            if (seconds <= counts_.slow.front().seconds) return;
             std::pop_heap(counts_.slow.begin(), counts_.slow.end(), std::greater<>());
             counts_.slow.pop_back();
         }
-        Slow one{seconds, queued, 0, 0, 0, now_ms(), 0, meaning, std::string(id), {}};
-        if (run) {
-            one.assemble = seconds_between(run->started, run->assembled), one.compute = seconds_between(run->assembled, run->computed);
-            one.scatter = seconds_between(run->computed, run->finished), one.rows = run->rows, one.reason = run->reason;
-        }
         counts_.slow.push_back(std::move(one));
         std::push_heap(counts_.slow.begin(), counts_.slow.end(), std::greater<>());
+    }
+
+    static Ended record(const char* meaning, double seconds, double queued, const Execution* run, const Asked& asked) {
+        Ended one{seconds, queued, 0, 0, 0, now_ms(), 0, 0, asked.request_bytes, asked.response_bytes, meaning, std::string(asked.id), {}, std::string(asked.principal)};
+        if (run) {
+            one.assemble = seconds_between(run->started, run->assembled), one.compute = seconds_between(run->assembled, run->computed);
+            one.scatter = seconds_between(run->computed, run->finished), one.rows = run->rows, one.batch = run->number, one.reason = run->reason;
+        }
+        return one;
     }
 
     void reset(Counts& counts) const {
@@ -144,6 +187,9 @@ private:
     const std::vector<double> seconds_, rows_;
     std::mutex lock_;
     Counts counts_;
+    AccessPolicy access_policy_;
+    std::vector<Ended> access_;
+    uint64_t access_lost_ = 0, finished_ = 0;
 };
 
 }  // namespace hr::serve

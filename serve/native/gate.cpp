@@ -27,7 +27,7 @@ bool equal(const Digest& a, const Digest& b) { return CRYPTO_memcmp(a.data(), b.
 
 }  // namespace
 
-bool Gate::admits(const Call& call) const {
+bool Gate::admits(const Call& call, std::string& principal) const {
     if (needs_header) {
         bool good = false;
         for (const Header& header : headers)
@@ -40,7 +40,8 @@ bool Gate::admits(const Call& call) const {
     const Digest digest = digest_of(std::string_view(*value).substr(kBearer.size()));
     const double now = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
     bool good = false;
-    for (const Token& token : tokens) good |= equal(token.digest, digest) && now < token.expires;       // all are compared
+    for (const Token& token : tokens)           // all are compared
+        if (equal(token.digest, digest) && now < token.expires) good = true, principal = token.name;
     return good;
 }
 

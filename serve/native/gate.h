@@ -13,6 +13,7 @@ using Digest = std::array<unsigned char, 32>;     // SHA-256
 
 struct Gate {
     struct Token {
+        std::string name;
         Digest digest;
         double expires;                 // seconds since 1970
     };
@@ -24,7 +25,7 @@ struct Gate {
     std::vector<Token> tokens;          // those that allow inference
     std::vector<Header> headers;        // one of them is enough
 
-    bool admits(const Call& call) const;
+    bool admits(const Call& call, std::string& principal) const;        // `principal`: the name of the token
 };
 
 }  // namespace hr::serve

@@ -154,6 +154,17 @@ bool fit(const Interface& interface, std::string_view message, Fitted& out) {
     return true;
 }
 
+size_t answer_bytes(const Interface& interface, const Fitted& request, const hr_outputs& outputs) {
+    size_t total = 0;
+    for (int which : request.outputs) {
+        const hr_tensor& tensor = outputs.tensors[which];
+        size_t bytes = interface.outputs[size_t(which)].item;
+        for (int i = 0; i < tensor.rank; i++) bytes *= size_t(interface.max_batch_rows && i == 0 ? request.rows : tensor.dims[i]);
+        total += bytes;
+    }
+    return total;
+}
+
 Bytes encode(const Interface& interface, std::string_view model, std::string_view version, const Fitted& request, const hr_outputs& outputs, int64_t from) {
     struct Slice {
         const Port* port;

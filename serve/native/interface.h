@@ -45,6 +45,9 @@ bool read_envelope(std::string_view message, Envelope& out);
 // goes to the validator in Python, which answers what is wrong, or takes it.
 bool fit(const Interface& interface, std::string_view message, Fitted& out);
 
+// The bytes of the tensors that such a response has.
+size_t answer_bytes(const Interface& interface, const Fitted& request, const hr_outputs& outputs);
+
 // A ModelInferResponse with rows [from, from + rows) of every output asked for (all rows where the model is not batched),
 // after five free bytes for the gRPC prefix.
 Bytes encode(const Interface& interface, std::string_view model, std::string_view version, const Fitted& request, const hr_outputs& outputs,

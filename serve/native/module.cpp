@@ -28,6 +28,11 @@ nb::object latin(const std::string& text) { return nb::steal(PyUnicode_DecodeLat
 
 nb::object sum(const Sum& s) { return nb::make_tuple(s.count, s.ns); }
 
+nb::object record(const Ended& e) {
+    return nb::make_tuple(e.seconds, e.ended_ms, nb::bytes(e.id.data(), e.id.size()), e.meaning, e.request_bytes, e.response_bytes, e.principal, e.queued, e.assemble, e.compute,
+                          e.scatter, e.rows, e.reason, e.batch);
+}
+
 nb::object histogram(const Histogram& h) {
     nb::list counts;
     for (uint64_t n : h.counts) counts.append(n);
@@ -176,7 +181,7 @@ public:
         version->close();
     }
 
-    // (meaning, text, outputs, times): outputs as (bytes, shape), times as seconds: queued, assembled, computed, scattered, and rows and reason.
+    // (meaning, text, outputs, times): outputs as (bytes, shape), times as seconds: queued, assembled, computed, scattered, and rows, reason and number of the run.
     nb::object run(const std::vector<std::pair<uintptr_t, std::vector<int64_t>>>& inputs, int64_t rows, std::optional<double> left, nb::object watch, int level,
                    std::optional<double> in_time) {
         auto job = std::make_shared<LocalJob>(version->interface());
@@ -205,7 +210,7 @@ public:
         if (job->execution) {
             const Execution& e = *job->execution;
             times = nb::make_tuple(seconds_between(job->arrived, e.started), seconds_between(e.started, e.assembled), seconds_between(e.assembled, e.computed),
-                                   seconds_between(e.computed, e.finished), e.rows, e.reason);
+                                   seconds_between(e.computed, e.finished), e.rows, e.reason, e.number);
         }
         nb::list outputs;
         for (const auto& out : job->outputs) {
@@ -227,7 +232,7 @@ public:
         out["inference_count"] = c.inferences, out["execution_count"] = c.executions, out["last_inference_ms"] = c.last_ms;
         out["expired_before_run"] = c.expired, out["cancelled_before_run"] = c.cancelled;
         nb::list slow;
-        for (const Slow& s : c.slow) slow.append(nb::make_tuple(s.seconds, s.ended_ms, nb::bytes(s.id.data(), s.id.size()), s.meaning, s.queued, s.assemble, s.compute, s.scatter, s.rows, s.reason));
+        for (const Ended& one : c.slow) slow.append(record(one));
         out["slow"] = slow;
         out["batches"] = batches, out["releases"] = releases, out["meanings"] = meanings;
         out["request_seconds"] = histogram(c.request_seconds), out["queue_seconds"] = histogram(c.queue_seconds);
@@ -235,6 +240,15 @@ public:
         out["scatter_seconds"] = histogram(c.scatter_seconds), out["batch_rows"] = histogram(c.batch_rows);
         return out;
     }
+
+    // (records, how many there was no room for)
+    nb::object take_access() {
+        const auto [records, lost] = version->counters().take_access();
+        nb::list out;
+        for (const Ended& one : records) out.append(record(one));
+        return nb::make_tuple(out, lost);
+    }
+    void set_access(bool errors, double slow_s, uint64_t every, size_t most) { version->counters().set_access({errors, slow_s, every, most}); }
 
     std::shared_ptr<Version> version;
 
@@ -285,7 +299,7 @@ public:
     void start() { loop_->start(*plane_); }
     void set_refusing() { plane_->set_refusing(); }
     // Digests as 32 bytes.
-    void set_gate(bool needs_token, const std::vector<std::pair<nb::bytes, double>>& tokens, const std::vector<std::pair<std::string, nb::bytes>>& headers) {
+    void set_gate(bool needs_token, const std::vector<std::tuple<std::string, nb::bytes, double>>& tokens, const std::vector<std::pair<std::string, nb::bytes>>& headers) {
         const auto digest = [](const nb::bytes& from) {
             Digest out;
             if (from.size() != out.size()) throw std::invalid_argument("a digest has 32 bytes");
@@ -293,7 +307,7 @@ public:
             return out;
         };
         Gate gate{needs_token, !headers.empty(), {}, {}};
-        for (const auto& [bytes, expires] : tokens) gate.tokens.push_back({digest(bytes), expires});
+        for (const auto& [name, bytes, expires] : tokens) gate.tokens.push_back({name, digest(bytes), expires});
         for (const auto& [name, bytes] : headers) gate.headers.push_back({name, digest(bytes)});
         plane_->set_gate(std::move(gate));
     }
@@ -409,6 +423,8 @@ NB_MODULE(_native, m) {
              nb::arg("in_time").none() = nb::none())
         .def("close", &PyVersion::close)
         .def("take_counts", &PyVersion::take_counts)
+        .def("take_access", &PyVersion::take_access)
+        .def("set_access", &PyVersion::set_access, nb::arg("errors"), nb::arg("slow_s"), nb::arg("every"), nb::arg("most"))
         .def_prop_ro("pending", [](const PyVersion& self) { return self.version->pending(); })
         .def_prop_ro("inflight", [](const PyVersion& self) { return self.version->inflight(); });
     m.def("remote_door", &remote_door, nb::arg("run"), nb::arg("inputs"), nb::arg("outputs"), "The door of a model that runs in other processes; see remote.h.");

@@ -9,12 +9,15 @@ namespace {
 // A unary ModelInfer call in the queue of a version.
 class CallJob : public Job {
 public:
-    CallJob(Loop& loop, std::shared_ptr<Call> call, std::shared_ptr<Version> version) : loop_(loop), call_(std::move(call)), version_(std::move(version)) {}
+    CallJob(Loop& loop, std::shared_ptr<Call> call, std::shared_ptr<Version> version, std::string principal)
+        : loop_(loop), call_(std::move(call)), version_(std::move(version)), principal_(std::move(principal)) {}
 
     bool gone() const override { return call_->gone.load(std::memory_order_relaxed); }
     void prepare(const hr_outputs& outputs, int64_t from) override {
+        answer_bytes_ = answer_bytes(version_->interface(), request, outputs);
         answer_ = encode(version_->interface(), version_->name(), version_->number(), request, outputs, from);
     }
+    Asked asked() const override { return {request.id, principal_, call_->message.size(), answer_bytes_}; }
     void deliver(const Execution&) override { loop_.answer(call_->id, std::move(answer_)); }
     void fail(Meaning meaning, const std::string& text, const Execution*) override { loop_.finish(call_->id, status_of(meaning, text)); }
 
@@ -34,7 +37,9 @@ private:
     Loop& loop_;
     const std::shared_ptr<Call> call_;      // owns the bytes that the request looks into
     const std::shared_ptr<Version> version_;
+    const std::string principal_;
     Bytes answer_;
+    size_t answer_bytes_ = 0;
 };
 
 }  // namespace
@@ -93,8 +98,9 @@ bool Plane::infer(const std::shared_ptr<Call>& call) {
             version = one->second;
         }
     }
-    if (!version || !gate->admits(*call)) return false;
-    auto job = std::make_shared<CallJob>(loop_, call, version);
+    std::string principal;
+    if (!version || !gate->admits(*call, principal)) return false;
+    auto job = std::make_shared<CallJob>(loop_, call, version, std::move(principal));
     if (!fit(version->interface(), call->message.view(), job->request)) return false;
     job->arrived = loop_.now(), job->deadline = call->deadline, job->level = version->policy().default_level;
     if (const Policy& policy = version->policy(); policy.timeout_s > 0) {
@@ -107,7 +113,7 @@ bool Plane::infer(const std::shared_ptr<Call>& call) {
     if (!version->submit(job, why, text)) {
         if (why == Meaning::unavailable) return false;      // being unloaded: Python finds the one that took its place
         loop_.finish(call->id, CallJob::status_of(why, text));
-        version->counters().finish(text_of(why), 0, 0, nullptr);
+        version->counters().finish(text_of(why), 0, 0, nullptr, job->asked());
         return true;
     }
     if (std::find(touched_.begin(), touched_.end(), version) == touched_.end()) touched_.push_back(std::move(version));

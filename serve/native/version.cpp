@@ -193,7 +193,7 @@ void Version::merge(const std::vector<std::shared_ptr<Job>>& jobs, std::vector<h
 
 void Version::run(std::vector<std::shared_ptr<Job>>& jobs, const char* reason) {
     Execution execution;
-    execution.reason = reason, execution.started = Clock::now();
+    execution.number = ++runs_, execution.reason = reason, execution.started = Clock::now();
     std::vector<hr_tensor> inputs;
     std::vector<Bytes> memory;
     merge(jobs, inputs, memory, execution.rows);
@@ -251,7 +251,7 @@ void Version::run(std::vector<std::shared_ptr<Job>>& jobs, const char* reason) {
         counters_.observe(execution);
         // Counted before they go out: who has an answer finds it in the statistics.
         for (Job* job : done)
-            if (job->counted()) counters_.finish("ok", seconds_between(job->arrived, execution.finished), seconds_between(job->arrived, execution.started), &execution, job->request.id);
+            if (job->counted()) counters_.finish("ok", seconds_between(job->arrived, execution.finished), seconds_between(job->arrived, execution.started), &execution, job->asked());
         for (Job* job : done) {
             inflight_--;
             job->deliver(execution);
@@ -285,7 +285,7 @@ void Version::tell(const std::string& incident, const std::string& text) {
 }
 
 void Version::end(Job& job, Meaning meaning, const std::string& text, const Execution* run) {
-    if (job.counted()) counters_.finish(text_of(meaning), seconds_between(job.arrived, Clock::now()), run ? seconds_between(job.arrived, run->started) : 0, run, job.request.id);
+    if (job.counted()) counters_.finish(text_of(meaning), seconds_between(job.arrived, Clock::now()), run ? seconds_between(job.arrived, run->started) : 0, run, job.asked());
     inflight_--;
     job.fail(meaning, text, run);
 }

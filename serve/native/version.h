@@ -68,6 +68,7 @@ private:
     double row_seconds_ = 1;
     std::vector<std::thread> workers_;
     std::atomic<size_t> inflight_{0};
+    std::atomic<uint64_t> runs_{0};
 };
 
 }  // namespace hr::serve

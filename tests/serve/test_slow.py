@@ -13,8 +13,9 @@ from serve_start import FRONTS, need
 from headrace.protos import inference_pb2 as pb
 from headrace.serve import Client
 from headrace.serve.config import Drain, Listen, Settings
+from headrace.serve.records import Record
 from headrace.serve.server import Server
-from headrace.serve.slow import KEPT, WINDOW_SECONDS, Slowest, SlowRequest
+from headrace.serve.slow import KEPT, WINDOW_SECONDS, Slowest
 
 
 @given(st.lists(st.integers(0, 1000), max_size=3 * KEPT))
@@ -22,16 +23,16 @@ def test_the_slowest_are_kept(times):
     slowest = Slowest(clock=lambda: 0.0)
     for i, micros in enumerate(times):
         if slowest.is_slow(micros / 1e6 + 1e-9):
-            slowest.add(SlowRequest(micros, i, "grpc", "", "ok"))
+            slowest.add(Record(micros, i, "grpc", "", "ok"))
     assert [one.total_us for one in slowest.show()] == sorted(times, reverse=True)[:KEPT]
 
 
 def test_old_ones_go():
     now = 0.0
     slowest = Slowest(clock=lambda: now)
-    slowest.add(SlowRequest(9, 0, "grpc", "old", "ok"))
+    slowest.add(Record(9, 0, "grpc", "old", "ok"))
     now = WINDOW_SECONDS
-    slowest.add(SlowRequest(5, 1, "grpc", "new", "ok"))
+    slowest.add(Record(5, 1, "grpc", "new", "ok"))
     assert [one.id for one in slowest.show()] == ["old", "new"]
     now = 2 * WINDOW_SECONDS
     assert [one.id for one in slowest.show()] == ["new"]

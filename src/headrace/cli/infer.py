@@ -49,7 +49,7 @@ def command(
     token = token_file.read().strip() if token_file is not None else ""
     with Client(url, timeout=timeout, tls=tls, token=token) as client:
         feeds: dict[str, Any] = dict(read_arrays(inputs))
-        outputs = client.infer(model, version=version, **feeds)
+        outputs = client.infer(model, feeds, version=version)
     if output:
         from headrace.verbs.files import write_npz
 

@@ -32,6 +32,11 @@ from headrace.cli.output import common, print_json
     type=click.Choice(["explicit", "poll", "off"]),
     help="Changes are loaded on request, by looking for them, or never.  [default: explicit]",
 )
+@click.option(
+    "--access-log",
+    metavar="LEVEL",
+    help="Requests that are logged: off, errors, slow, sampled:N or all.  [default: slow]",
+)
 @click.option("--device", help="cpu, cuda, cuda:N, or auto: a GPU where there is one.  [default: auto]")
 @click.option("--config", type=click.Path(exists=True, dir_okay=False), help="A headrace.toml.")
 @common
