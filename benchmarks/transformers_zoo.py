@@ -238,8 +238,8 @@ def export(name: str, folder: Path, opset: int | None) -> None:
     configuration.return_dict = True
     torch.manual_seed(0)
     model = kind(configuration).eval()
-    _awaken(torch, model)
     inputs = make(np.random.default_rng(0))
+    _awaken(torch, model, {key: torch.from_numpy(value) for key, value in inputs.items()})
 
     class Plain(torch.nn.Module):
         """Named tensors in, a flat tuple of float tensors out."""
@@ -283,19 +283,23 @@ def export(name: str, folder: Path, opset: int | None) -> None:
     program.save(str(folder / "model.onnx"), external_data=False)
 
 
-def _awaken(torch: Any, model: Any) -> None:
-    """Weights as large as those of trained models: the usual start (0.02) makes small nets answer next to nothing."""
+def _awaken(torch: Any, model: Any, feeds: dict[str, Any]) -> None:
+    """Weights as large as those of trained models: the usual start (0.02) makes small nets answer next to nothing, and layer
+    scales start at 1e-6, with which a block adds nothing. Batch statistics are those of the example."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1:
                 parameter.normal_(0.0, float(parameter.shape[0] / max(1, parameter.numel())) ** 0.5)
-            elif name.endswith("bias"):
+            elif name.endswith("bias") or float(parameter.abs().max()) < 0.01:
                 parameter.normal_(0.0, 0.1)
-        for name, buffer in model.named_buffers():
-            if name.endswith("running_mean"):
-                buffer.normal_(0.0, 0.1)
-            elif name.endswith("running_var"):
-                buffer.uniform_(0.5, 1.5)
+        norms = [module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
+        for module in norms:
+            module.momentum = 1.0
+            module.train()
+        if norms:
+            model(**feeds)
+        for module in norms:
+            module.eval()
 
 
 def _difference(ours: np.ndarray, theirs: np.ndarray) -> float:

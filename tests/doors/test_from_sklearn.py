@@ -17,6 +17,7 @@ from sklearn.cluster import KMeans
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.gaussian_process import GaussianProcessClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, PolynomialFeatures, StandardScaler
@@ -115,6 +116,14 @@ def test_a_deviation_says_what_may_help(tmp_path: Path) -> None:
 def test_double_precision_where_the_converter_can(tmp_path: Path) -> None:
     report = packed(StandardScaler(), 1e4 + X, None, tmp_path / "m.hr", dtype="float64")
     assert report.inputs == {"X": "float64[batch, 4]"} and report.deviation < 1e-10
+
+
+def test_a_gaussian_process_classifier_solves_equations(tmp_path: Path) -> None:
+    """skl2onnx writes com.microsoft.Solve, which onnxruntime does not have. Terms of thousands cancel, so in float64."""
+    report = packed(GaussianProcessClassifier(), X[:60], X[:60, 0] > 0, tmp_path / "m.hr", dtype="float64")
+    assert report.deviation < 1e-10
+    graph = load(tmp_path / "m.hr").graph
+    assert "headrace.Solve" in {node.kind for node in graph.block.walk()}
 
 
 def test_what_cannot_be_packed_says_so(tmp_path: Path) -> None:
