@@ -45,11 +45,16 @@ const GemmTable& gemm_table() { return gemm_table_of(cpu_tier()); }
 namespace avx512_bf16 { extern const GemmTable gemm_kernels; }
 #endif
 
-const GemmTable& gemm_table_for(const NodeInfo& node) {
+const GemmTable* bf16_gemm_table() {
 #ifdef HR_HAS_BF16
-    if (node.s("precision", "") == "bf16" && cpu_tier() >= kAvx512Bf16) return avx512_bf16::gemm_kernels;
+    if (cpu_tier() >= kAvx512Bf16) return &avx512_bf16::gemm_kernels;
 #endif
-    return gemm_table();
+    return nullptr;
+}
+
+const GemmTable& gemm_table_for(const NodeInfo& node) {
+    const GemmTable* low = node.s("precision", "") == "bf16" ? bf16_gemm_table() : nullptr;
+    return low ? *low : gemm_table();
 }
 
 Ranges::Ranges(const GemmTable& t, int64_t all, int64_t length) : segments(all), k(length) {

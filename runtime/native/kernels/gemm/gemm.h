@@ -61,7 +61,9 @@ struct GemmTable {
 const GemmTable& gemm_table();
 const GemmTable& gemm_table_of(int tier);
 // Products of bf16 factors with f32 sums: the same machinery over 32-bit elements that are pairs of factors, neighbours
-// in k. For a node whose attribute `precision` is "bf16" where the tier has them, else the table of f32.
+// in k. Null where the tier has none.
+const GemmTable* bf16_gemm_table();
+// That table for a node whose attribute `precision` is "bf16" where there is one, else the table of f32.
 const GemmTable& gemm_table_for(const NodeInfo& node);
 inline int64_t pairs_of(int64_t k) { return (k + 1) / 2; }
 

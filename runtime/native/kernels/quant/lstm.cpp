@@ -7,6 +7,7 @@
 
 #include "kernels/quant/params.h"
 #include "kernels/quant/rows.h"
+#include "kernels/rnn/gates.h"
 #include "pool.h"
 
 namespace hr {
@@ -39,7 +40,7 @@ struct Weights {
 
 class DynamicLstm final : public Kernel {
 public:
-    explicit DynamicLstm(const NodeInfo& node) : table_(int_table()), gemm_(gemm_table()), backward_(node.s("direction", "forward") == "reverse") {
+    explicit DynamicLstm(const NodeInfo& node) : table_(int_table()), gates_(gate_table()), backward_(node.s("direction", "forward") == "reverse") {
         const Tensor &w = *node.constants[kW], &r = *node.constants[kR];
         input_ = w.shape[1], hidden_ = r.shape[1];
         const int64_t columns = kGates * hidden_;
@@ -147,7 +148,7 @@ private:
                 const int64_t time = !backward ? step : step < length ? length - 1 - step : step;
                 float* shown = mem.shown + b * hidden_;
                 if (step < length) {
-                    gates(mem.projected + (time * batch + b) * columns, mem.inner + b * columns, mem.h + b * hidden_, mem.cell + b * hidden_);
+                    gates_.lstm(mem.projected + (time * batch + b) * columns, mem.inner + b * columns, hidden_, hidden_, mem.h + b * hidden_, mem.cell + b * hidden_);
                     std::copy_n(mem.h + b * hidden_, hidden_, shown);
                 } else {
                     std::fill_n(shown, hidden_, 0.0f);
@@ -159,19 +160,8 @@ private:
             if (c.out(i).data) std::copy_n(i == 1 ? mem.h : mem.cell, size, c.out(i).as<float>() + d * size);
     }
 
-    // The state after one step of one sequence; `inner` is overwritten.
-    void gates(const float* projected, float* inner, float* h, float* cell) const {
-        const int64_t n = hidden_;
-        for (int64_t j = 0; j < kGates * n; j++) inner[j] += projected[j];
-        gemm_.activate({Act::sigmoid}, inner, 3 * n);
-        gemm_.activate({Act::tanh}, inner + 3 * n, n);
-        for (int64_t j = 0; j < n; j++) h[j] = cell[j] = inner[2 * n + j] * cell[j] + inner[j] * inner[3 * n + j];
-        gemm_.activate({Act::tanh}, h, n);
-        for (int64_t j = 0; j < n; j++) h[j] *= inner[n + j];
-    }
-
     const IntTable& table_;
-    const GemmTable& gemm_;
+    const GateTable& gates_;
     bool backward_;
     int64_t input_ = 0, hidden_ = 0;
     std::vector<Weights> w_, r_;

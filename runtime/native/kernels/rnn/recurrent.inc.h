@@ -1,9 +1,10 @@
 // LSTM, GRU and RNN of float32 with constant weights and the standard activations. With HR_BF16 the factors of both products
 // are rounded to bf16.
 //
-// Weights are packed once: transposed, each gate padded to whole vectors, in panels of four vectors. The inputs of all
-// steps are projected in one product; a step adds the state times the recurrent weights and applies the gates. Every sum
-// runs over k in order, so a row's result does not depend on its batch.
+// Weights are packed once: transposed, each gate padded to whole vectors. The inputs of all steps are projected in one
+// matrix product; a step adds the state times the recurrent weights, in panels of four vectors, and applies the gates. Steps
+// go through the panels forth and back in turn: of weights as large as L2, most are then still there from the step before.
+// Every sum runs over k in order, so a row's result does not depend on its batch.
 #pragma once
 #include <algorithm>
 #include <cctype>
@@ -13,6 +14,9 @@
 #include "kernels/elementwise/broadcast.h"
 #include "kernels/elementwise/vector_math.inc.h"
 #include "kernels/gemm/bf16.inc.h"
+#include "kernels/gemm/common.h"
+#include "kernels/gemm/gemm.h"
+#include "kernels/rnn/gates.h"
 #include "pool.h"
 
 namespace hr::HR_TIER {
@@ -26,14 +30,11 @@ constexpr const char* kFactors = "_bf16_";
 constexpr int64_t kPair = 1;
 constexpr const char* kFactors = "_f32_";
 #endif
-int64_t round_up(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
-
-// A constant matrix [gates * hidden, k] as panels of its transpose; columns are padded gate by gate.
-struct Packed {
-    int64_t k = 0, columns = 0;     // k in elements; columns: a multiple of kPanel
+// A constant matrix [gates * hidden, k], transposed: [k, columns] in elements, columns padded gate by gate.
+struct Transposed {
+    int64_t k, columns;     // columns: a multiple of kPanel
     std::vector<float> data;
 
-    Packed() = default;
     static float element(const float* row, int64_t i, [[maybe_unused]] int64_t depth) {
 #ifdef HR_BF16
         const BFloat16 pair[2] = {to_bfloat16(row[2 * i]), 2 * i + 1 < depth ? to_bfloat16(row[2 * i + 1]) : BFloat16{}};
@@ -44,16 +45,44 @@ struct Packed {
         return row[i];
 #endif
     }
-    Packed(const float* w, int64_t gates, int64_t hidden, int64_t depth) : k((depth + kPair - 1) / kPair), columns(round_up(gates * round_up(hidden, kLanes), kPanel)) {
-        data.assign(static_cast<size_t>(columns * k), 0.0f);
+    Transposed(const float* w, int64_t gates, int64_t hidden, int64_t depth) : k((depth + kPair - 1) / kPair), columns(round_up(gates * round_up(hidden, kLanes), kPanel)), data(size_t(columns * k)) {
         const int64_t padded = round_up(hidden, kLanes);
         for (int64_t g = 0; g < gates; g++)
-            for (int64_t h = 0; h < hidden; h++) {
-                const int64_t column = g * padded + h;
-                for (int64_t i = 0; i < k; i++) data[size_t((column / kPanel * k + i) * kPanel + column % kPanel)] = element(w + (g * hidden + h) * depth, i, depth);
-            }
+            for (int64_t h = 0; h < hidden; h++)
+                for (int64_t i = 0; i < k; i++) data[size_t(i * columns + g * padded + h)] = element(w + (g * hidden + h) * depth, i, depth);
     }
 };
+
+// Such a matrix in panels [columns / kPanel][k][kPanel], for products of few rows.
+struct Panels {
+    int64_t k = 0, columns = 0;
+    Packed<float> data;
+
+    Panels() = default;
+    explicit Panels(const Transposed& w) : k(w.k), columns(w.columns), data(w.columns * w.k) {
+        for (int64_t p = 0; p < columns / kPanel; p++)
+            for (int64_t i = 0; i < k; i++) std::copy_n(w.data.data() + i * columns + p * kPanel, kPanel, data.get() + (p * k + i) * kPanel);
+    }
+};
+
+// And in the panels of matrix products, for many rows.
+struct Matrix {
+    int64_t k = 0, columns = 0;
+    Packed<float> data;
+
+    Matrix() = default;
+    Matrix(const GemmTable& t, const Transposed& w) : k(w.k), columns(w.columns), data(packed_floats(t, 1, w.k, w.columns)) {
+        pack_matrix(t, Ranges(t, 1, k), w.data.data(), columns, 1, columns, data.get(), 0, columns / t.nr);
+    }
+};
+
+const GemmTable& products() {
+#ifdef HR_BF16
+    return *bf16_gemm_table();
+#else
+    return gemm_table();
+#endif
+}
 
 // One row of factors as the product reads it.
 const float* factors(const float* x, int64_t n, [[maybe_unused]] float* out) {
@@ -82,16 +111,22 @@ void block(const float* x, int64_t xs, int64_t k, const float* panel, const floa
         HR_UNROLL for (int v = 0; v < 4; v++) store(y + r * ys + v * kLanes, sum[r][v]);
 }
 
+// The rows as factors, in `low` where they change.
+const float* all_factors(const float* x, int64_t& xs, int64_t m, int64_t k, int64_t elements, float* low) {
+    if (kPair == 1) return x;
+    for (int64_t r = 0; r < m; r++) factors(x + r * xs, k, low + r * elements);
+    return xs = elements, low;
+}
+
 // y [m, columns] = start + x [m, k] times the packed matrix. `low` has room for x in elements; k: the values of a row.
-void product(const float* x, int64_t xs, int64_t m, int64_t k, const Packed& w, const float* start, float* y, float* low, ThreadPool& pool) {
-    if (kPair > 1) {
-        for (int64_t r = 0; r < m; r++) factors(x + r * xs, k, low + r * w.k);
-        x = low, xs = w.k;
-    }
+// `back`: panels from the last to the first.
+void product(const float* x, int64_t xs, int64_t m, int64_t k, const Panels& w, const float* start, float* y, float* low, bool back, ThreadPool& pool) {
+    x = all_factors(x, xs, m, k, w.k, low);
     const int64_t panels = w.columns / kPanel;
     pool.parallel(panels, std::max<int64_t>(1, 65536 / std::max<int64_t>(1, w.k * kPanel * m)), [&](int64_t begin, int64_t end) {
-        for (int64_t p = begin; p < end; p++) {
-            const float *panel = w.data.data() + p * w.k * kPanel, *from = start ? start + p * kPanel : nullptr;
+        for (int64_t i = begin; i < end; i++) {
+            const int64_t p = back ? panels - 1 - i : i;
+            const float *panel = w.data.get() + p * w.k * kPanel, *from = start ? start + p * kPanel : nullptr;
             float* to = y + p * kPanel;
             int64_t r = 0;
             for (; r + 3 <= m; r += 3) block<3>(x + r * xs, xs, w.k, panel, from, to + r * w.columns, w.columns);
@@ -99,6 +134,15 @@ void product(const float* x, int64_t xs, int64_t m, int64_t k, const Packed& w, 
             if (m - r == 1) block<1>(x + r * xs, xs, w.k, panel, from, to + r * w.columns, w.columns);
         }
     });
+}
+
+// y [m, columns] = bias + x [m, k] times the matrix.
+void product(const float* x, int64_t xs, int64_t m, int64_t k, const Matrix& w, const float* bias, float* y, float* low, ThreadPool& pool) {
+    x = all_factors(x, xs, m, k, w.k, low);
+    const MatrixRows rows(x, xs);
+    GemmProblem p{m, w.columns, 1, w.k, &rows, w.data.get(), y, w.columns, {}};
+    p.epilogue.bias = bias;
+    run_gemm(products(), p, pool);
 }
 
 enum class Cell { rnn, gru, lstm };
@@ -120,10 +164,10 @@ public:
         for (int64_t d = 0; d < directions_; d++) {
             Direction one;
             const float* rd = pr + d * gates_ * hidden_ * hidden_;
-            one.w = Packed(pw + d * gates_ * hidden_ * input_, gates_, hidden_, input_);
+            one.w = Matrix(products(), Transposed(pw + d * gates_ * hidden_ * input_, gates_, hidden_, input_));
             const int64_t together = cell == Cell::gru && reset_first_ ? 2 : gates_;
-            one.r = Packed(rd, together, hidden_, hidden_);
-            if (together < gates_) one.candidate = Packed(rd + together * hidden_ * hidden_, 1, hidden_, hidden_);
+            one.r = Panels(Transposed(rd, together, hidden_, hidden_));
+            if (together < gates_) one.candidate = Panels(Transposed(rd + together * hidden_ * hidden_, 1, hidden_, hidden_));
             one.bias.assign(static_cast<size_t>(one.w.columns), 0.0f);
             one.inner.assign(static_cast<size_t>(one.r.columns), 0.0f);
             for (int64_t g = 0; pb && g < gates_; g++)
@@ -141,7 +185,7 @@ public:
     std::string variant() const override { return std::string(cell_ == Cell::lstm ? "lstm" : cell_ == Cell::gru ? "gru" : "rnn") + kFactors + tier_name(); }
     size_t packed_bytes() const override {
         size_t total = 0;
-        for (const Direction& d : directions) total += (d.w.data.size() + d.r.data.size() + d.candidate.data.size()) * sizeof(float);
+        for (const Direction& d : directions) total += d.w.data.bytes() + d.r.data.bytes() + d.candidate.data.bytes();
         return total;
     }
 
@@ -174,7 +218,8 @@ public:
 
 private:
     struct Direction {
-        Packed w, r, candidate;             // candidate: GRU's third gate where the reset comes first
+        Matrix w;
+        Panels r, candidate;                // candidate: GRU's third gate where the reset comes first
         std::vector<float> bias, inner;     // added to the projected input; to the projected state
     };
 
@@ -196,7 +241,7 @@ private:
         }
         product(c.in(0).as<float>(), input_, s.seq * s.batch, input_, w.w, w.bias.data(), projected, low, *c.pool);
         for (int64_t step = 0; step < s.seq; step++) {
-            product(h, padded_, s.batch, hidden_, w.r, w.inner.data(), recurrent, low, *c.pool);
+            product(h, padded_, s.batch, hidden_, w.r, w.inner.data(), recurrent, low, step % 2, *c.pool);
             const auto row_of = [&](int64_t b, int64_t& time) {      // false: this sequence is over
                 const int64_t length = c.has(4) ? c.in(4).as<int32_t>()[b] : s.seq;
                 time = backward ? length - 1 - step : step;
@@ -206,12 +251,12 @@ private:
             if (w.candidate.columns) {
                 for (int64_t b = 0; b < s.batch; b++)
                     if (row_of(b, time)) reset_state(projected + row(s, time, b) * w.w.columns, recurrent + b * w.r.columns, h + b * padded_, reset + b * padded_);
-                product(reset, padded_, s.batch, hidden_, w.candidate, nullptr, candidate, low, *c.pool);
+                product(reset, padded_, s.batch, hidden_, w.candidate, nullptr, candidate, low, step % 2, *c.pool);
             }
             for (int64_t b = 0; b < s.batch; b++) {
                 if (!row_of(b, time)) continue;
                 const float *p = projected + row(s, time, b) * w.w.columns, *r = recurrent + b * w.r.columns;
-                if (cell_ == Cell::lstm) lstm(p, r, h + b * padded_, cell + b * padded_);
+                if (cell_ == Cell::lstm) gate_table().lstm(p, r, padded_, padded_, h + b * padded_, cell + b * padded_);
                 else if (cell_ == Cell::gru) gru(p, r, w.candidate.columns ? candidate + b * w.candidate.columns : nullptr, h + b * padded_);
                 else rnn(p, r, h + b * padded_);
                 if (y) std::copy_n(h + b * padded_, hidden_, y + (layout_ ? ((b * s.seq + time) * directions_ + d) : ((time * directions_ + d) * s.batch + b)) * hidden_);
@@ -225,16 +270,6 @@ private:
 
     void rnn(const float* p, const float* r, float* h) const {
         for (int64_t i = 0; i < padded_; i += kLanes) store(h + i, tanh(load(p + i) + load(r + i)));
-    }
-
-    // Gates i, o, f, c.
-    void lstm(const float* p, const float* r, float* h, float* cell) const {
-        for (int64_t i = 0; i < padded_; i += kLanes) {
-            const auto gate = [&](int64_t g) { return load(p + g * padded_ + i) + load(r + g * padded_ + i); };
-            const vf next = sigmoid(gate(2)) * load(cell + i) + sigmoid(gate(0)) * tanh(gate(3));
-            store(cell + i, next);
-            store(h + i, sigmoid(gate(1)) * tanh(next));
-        }
     }
 
     // Gates z, r, h.
