@@ -58,6 +58,18 @@ def kind(graph: Graph) -> None:
     graph.nodes[0].operator, graph.nodes[0].attributes = "LeakyRelu", {"alpha": "much"}
 
 
+def choice(graph: Graph) -> None:
+    graph.nodes[0].operator, graph.nodes[0].attributes = "Gelu", {"approximate": "roughly"}
+
+
+def number(graph: Graph) -> None:
+    graph.nodes[0].operator, graph.nodes[0].attributes = "Softmax", {"axis": 2}
+
+
+def rank(graph: Graph) -> None:
+    graph.nodes[0].operator, graph.nodes[0].attributes = "Transpose", {"perm": (0, 2, 1)}
+
+
 def dtype(graph: Graph) -> None:
     value = graph.values["one"]
     graph.constants["one"] = np.ones(3, np.int64)
@@ -99,6 +111,9 @@ def impostor(graph: Graph) -> None:
         (missing, r"node 'second'.*input 1 \(B\) of Add is missing"),
         (attribute, r"node 'first'.*Relu has no attribute 'alpha'"),
         (kind, r"node 'first'.*'alpha' must be of kind float, not str"),
+        (choice, r"node 'first'.*approximate is 'roughly'; allowed: 'none', 'tanh'"),
+        (number, r"node 'first'.*axis is 2; allowed for rank 2: -2 to 1"),
+        (rank, r"node 'first'.*perm"),
         (dtype, r"node 'second'.*is int64; it must be float32"),
         (lying_constant, r"constant 'one' is float32\[3\]"),
         (bad_name, "is no name"),

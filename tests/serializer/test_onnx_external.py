@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from headrace.runtime.errors import LoadError
+from headrace.runtime.model import load
 from headrace.serializer.onnx.load import open_program
 
 SECRET = b"0123456789abcdef" * 4
@@ -51,6 +52,33 @@ def test_a_file_beside_the_model_is_mapped(folder: Path) -> None:
     w = open_program(write(folder, {"location": "m.data", "offset": 16, "length": 16})).program.main.constants["w"]
     assert w.tolist() == [4, 5, 6, 7] and not w.flags.owndata
     assert open_program(write(folder, {"location": "m.data"})).program.main.constants["w"].tolist() == [0, 1, 2, 3]
+
+
+def test_weights_beyond_two_gigabytes(folder: Path) -> None:
+    """A sparse file of 2.6 GB, mapped: a tensor of 2.4 GB, and one that begins where an int32 offset ends."""
+    count, last = 600_000_000, 2_500_000_000
+    with open(folder / "m.data", "wb") as file:
+        file.truncate(2_600_000_000)
+        for place, value in ((0, 1.5), (4 * (count - 1), 2.5), (last, 3.5)):
+            file.seek(place)
+            file.write(np.float32(value).tobytes())
+    tensors = []
+    for name, dims, offset in (("w", [count], 0), ("v", [1], last)):
+        tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=dims, data_location=TensorProto.EXTERNAL)
+        for key, value in (("location", "m.data"), ("offset", offset), ("length", 4 * dims[0])):
+            tensor.external_data.add(key=key, value=str(value))
+        tensors.append(tensor)
+    nodes = [helper.make_node("Gather", ["w", "i"], ["g"]), helper.make_node("Add", ["g", "v"], ["y"])]
+    infos = [helper.make_tensor_value_info("i", TensorProto.INT64, ["n"]), helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])]  # fmt: skip
+    proto = helper.make_model(
+        helper.make_graph(nodes, "g", infos[:1], infos[1:], initializer=tensors),
+        opset_imports=[helper.make_opsetid("", 20)],
+        ir_version=10,
+    )
+    (folder / "m.onnx").write_bytes(proto.SerializeToString())
+    with load(folder / "m.onnx", device="cpu") as model:
+        found = model.run({"i": np.array([0, count - 1, 7])})["y"]
+    assert found.tolist() == [5.0, 6.0, 3.5]
 
 
 def test_an_unaligned_offset_is_copied(folder: Path) -> None:

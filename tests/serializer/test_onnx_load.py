@@ -107,6 +107,16 @@ def test_missing_file_and_wrong_kind(tmp_path: Path) -> None:
 # Versions
 
 
+@pytest.mark.parametrize("ir", range(3, 15))
+def test_every_ir_version_since_3(ir: int) -> None:
+    """With the operator set of its time, said or left out; weights are inputs too, as IR 3 demands."""
+    newest = max(row[2] for row in helper.VERSION_TABLE if row[1] <= ir)
+    inputs, nodes = [info("x"), info("w", [3])], [node("Add", "x w", "a"), node("Relu", "a", "y")]
+    for opset in (newest, None):
+        graph = load(model(nodes, inputs, initializer=[W], opset=opset, ir=ir))
+        np.testing.assert_array_equal(run_graph(graph, {"x": X})["y"], np.maximum(X + [0, 1, 2], 0))
+
+
 @pytest.mark.parametrize("ir", [2, 15, 1 << 40])
 def test_ir_versions(ir: int) -> None:
     proto = model([node("Relu", "x", "y")])
@@ -154,6 +164,21 @@ def test_outputs_keep_their_names_through_upgrades() -> None:
         )
     )
     assert [value.name for value in graph.outputs] == ["y", "z"]
+
+
+def test_inputs_of_every_common_kind() -> None:
+    """A scalar, truth values, and integers of several sizes; every dimension of the others is free."""
+    kinds = {"s": (F, []), "b": (TensorProto.BOOL, ["n", "m"]), "i": (TensorProto.INT32, [None, None]), "l": (TensorProto.INT64, ["k", "m"]), "u": (TensorProto.UINT8, ["n", "m"])}  # fmt: skip
+    nodes = [
+        node("Cast", "i", "i64", to=TensorProto.INT64), node("Cast", "u", "u64", to=TensorProto.INT64),
+        node("Where", "b i64 l", "w"), node("Add", "w u64", "a"), node("Cast", "a", "f", to=F), node("Mul", "f s", "y"),
+    ]  # fmt: skip
+    proto = model(nodes, [info(name, shape, dtype) for name, (dtype, shape) in kinds.items()], [info("y", ["n", "m"])])
+    rng = np.random.default_rng(0)
+    for rows, columns in ((1, 1), (2, 5), (4, 3)):
+        whole = rng.integers(0, 100, (rows, columns))
+        feeds = {"s": np.array(0.5, np.float32), "b": whole > 50, "i": whole.astype(np.int32), "l": whole[:1] * 3, "u": whole.astype(np.uint8)}  # fmt: skip
+        check(proto, feeds)
 
 
 # Constants

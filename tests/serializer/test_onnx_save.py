@@ -185,6 +185,14 @@ def test_external_data(tmp_path: Path) -> None:
     onnx.checker.check_model(str(tmp_path / "m.onnx"), full_check=True)
 
 
+def test_more_than_one_file_can_hold() -> None:
+    graph, builder, (x,) = build(("x", "float32", (N, 1)))
+    weights = np.broadcast_to(np.float32(1), (1, 600_000_000))  # 2.4 GB that take no memory
+    graph.outputs.extend(builder.node("MatMul", [x, builder.constant(weights)]))
+    with pytest.raises(HeadraceError, match=r"2400000000 bytes; one ONNX file holds 2147483647: use .*external_data"):
+        to_model(graph)
+
+
 def test_same_graph_gives_same_bytes(tmp_path: Path) -> None:
     for name in "ab":
         save(make_graph(), tmp_path / name)
