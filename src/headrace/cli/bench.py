@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import click
 
+from headrace.cli.load import print_load
 from headrace.cli.output import common, print_json, progress, share_text, table
 
 LONGEST = 25  # nodes of a profile that are printed; --json has all
@@ -28,51 +29,101 @@ LONGEST = 25  # nodes of a profile that are printed; --json has all
 )
 @click.option("--without", multiple=True, help="Leave this pass out (inspect --passes lists them; a file only).")
 @click.option("--seconds", default=3.0, show_default=True, help="How long to measure.")
-@click.option("--clients", default=8, show_default=True, help="Concurrent callers (a server only).")
+@click.option(
+    "--clients", default="8", show_default=True, help="Concurrent callers, or a sweep: 1,8,64 (a server only)."
+)
+@click.option("--rate", help="Calls a second whatever the server does, or a sweep: 100,200 (a server only).")
+@click.option(
+    "--arrivals",
+    type=click.Choice(["poisson", "constant"]),
+    default="poisson",
+    show_default=True,
+    help="Times of calls with --rate.",
+)
+@click.option("--stop-ms", type=float, help="Stop a sweep after the step whose p99 is over this (a server only).")
+@click.option(
+    "--golden",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Package whose golden data are sent and must come back (a server only).",
+)
+@click.option("--processes", default=1, show_default=True, help="Processes that make the load (a server only).")
+@click.option("--shared-memory", is_flag=True, help="Inputs go through shared memory (a server only).")
 @click.option("--compare", help="Run these peers in turns with us and compare answers: onnxruntime,openvino.")
 @click.option("--tolerance", type=float, help="How far answers may differ, as a share of the largest element.")
-@click.option("--plot", type=click.Path(dir_okay=False), help="Draw the comparison into this .png, .svg or .pdf file.")
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False),
+    help="Draw the comparison, or latency over throughput, into this .png, .svg or .pdf file.",
+)
 @click.option("--profile", is_flag=True, help="Time by node and kernel, beside what this machine can do (a file only).")
 @click.option("--trace", type=click.Path(dir_okay=False), help="Write one run as a trace for ui.perfetto.dev.")
 @common
-def command(target: str, model: str | None, inputs: str | None, seed: int, batch: int, clients: int, seconds: float, as_json: bool, **options: Any) -> None:  # fmt: skip
+def command(
+    target: str, model: str | None, inputs: str | None, seed: int, batch: int, clients: str, rate: str | None, arrivals: str,
+    stop_ms: float | None, golden: str | None, processes: int, shared_memory: bool, seconds: float, plot: str | None,
+    as_json: bool, **options: Any,
+) -> None:  # fmt: skip
     """Time TARGET: a model file here, or MODEL on a running server (host:port, or http://host:port).
 
     \b
     headrace bench net.hr
     headrace bench net.hr --profile --trace net.trace.json
     headrace bench model.onnx --compare onnxruntime,openvino --plot model.png
-    headrace bench 127.0.0.1:8001 digits --clients 64 --seconds 10
+    headrace bench 127.0.0.1:8001 digits --clients 1,8,64 --golden digits.hr --plot load.png
+    headrace bench http://127.0.0.1:8000 digits --rate 100,200,400,800 --stop-ms 20
     """
     from pathlib import Path
 
-    from headrace.verbs.bench import bench_file, bench_server
+    from headrace.verbs.bench import bench_file
 
     if Path(target).is_file():
-        result = bench_file(target, inputs, seed=seed, batch=batch, seconds=seconds, **options)
+        result = bench_file(target, inputs, seed=seed, batch=batch, seconds=seconds, plot=plot, **options)
     elif model is None:
         raise click.UsageError(
             f"{target} is not a file; to load a server, name the model: headrace bench {target} MODEL"
         )
     else:
-        with progress("requests", quiet=as_json) as step:
-            result = bench_server(
-                target, model, inputs, seed=seed, batch=batch, clients=clients, seconds=seconds, progress=step
-            )
+        from headrace.verbs.load import load_server
+
+        with progress("steps", quiet=as_json) as step:
+            result = load_server(
+                target, model, inputs, seed=seed, batch=batch, clients=_numbers("--clients", clients, int),
+                rates=_numbers("--rate", rate, float) if rate else (), arrivals=arrivals, stop_ms=stop_ms, golden=golden,
+                processes=processes, shared_memory=shared_memory, seconds=seconds, plot=plot, progress=step,
+            )  # fmt: skip
     for reason in result.get("skipped", {}).values():
         click.echo(f"left out: {reason}", err=True)
     if as_json:
         print_json(result)
     else:
-        _print_engines(result)
+        if "steps" in result:
+            print_load(result)
+        else:
+            _print_engines(result)
         if "profile" in result:
             _print_profile(result)
-        for key in ("trace", "plot"):
-            if options.get(key):
-                click.echo(f"{key} written to {options[key]}")
+        for key, file in (("trace", options.get("trace")), ("plot", plot)):
+            if file:
+                click.echo(f"{key} written to {file}")
     differing = [f"{name}: {peer['message']}" for name, peer in result.get("peers", {}).items() if not peer["agrees"]]
     if differing:
         raise click.ClickException(f"answers differ from {'; '.join(differing)}")
+    if wrong := sum(step["wrong"] for step in result.get("steps", ())):
+        raise click.ClickException(f"{wrong} answers differ from the first one")
+
+
+N = TypeVar("N", int, float)
+
+
+def _numbers(option: str, text: str, kind: Callable[[str], N]) -> list[N]:
+    """The numbers of a list with commas."""
+    try:
+        numbers = [kind(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) <= 0:
+        raise click.UsageError(f"{option} is {text!r}; expected numbers above 0, with commas between them")
+    return numbers
 
 
 def _print_engines(result: Mapping[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,11 +12,8 @@ import numpy as np
 
 import headrace
 from headrace.runtime import machine
-from headrace.runtime.errors import HeadraceError
-from headrace.runtime.interface import TensorSpec
 from headrace.runtime.model import load
 from headrace.runtime.profile import by_kernel
-from headrace.runtime.shapes import symbol
 from headrace.serializer import atomic
 from headrace.verbs.peers import agreement, default_tolerance, installed, split_names, start
 from headrace.verbs.plot import plot_comparison
@@ -27,10 +23,12 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def bench(target: str | Path, model: str | None = None, **options: Any) -> dict[str, Any]:
-    """Time a file (`bench_file`) or a model on a server (`bench_server`), by what `target` is."""
+    """Time a file (`bench_file`) or a model on a server (`verbs.load.load_server`), by what `target` is."""
     if model is None or Path(target).is_file():
         return bench_file(target, **options)
-    return bench_server(str(target), model, **options)
+    from headrace.verbs.load import load_server
+
+    return load_server(str(target), model, **options)
 
 
 def bench_file(
@@ -131,59 +129,3 @@ def _figures(times: list[float], failed: int = 0, wall: float | None = None) -> 
         "min_ms": min(times, default=0.0) * 1e3,
         "failed": failed,
     }
-
-
-def bench_server(
-    url: str, model: str, inputs: str | Path | Arrays | None = None, *, seed: int = 0, batch: int = 1, clients: int = 8,
-    seconds: float = 3.0, progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """Load `model` at `url` with `clients` concurrent callers for `seconds` (closed loop). Every answer must equal the
-    first one byte for byte; one that does not, or an error, counts as failed."""
-    from headrace.serve.client import Client
-
-    with Client(url) as client:
-        specs = [_spec(facts) for facts in client.metadata(model)["inputs"]]
-        feeds: dict[str, Any] = dict(random_feeds(specs, seed, batch) if inputs is None else read_arrays(inputs))
-        want = client.infer(model, **feeds)
-    times: list[list[float]] = [[] for _ in range(clients)]
-    failed = [0] * clients
-    end = time.monotonic() + seconds
-
-    def call(index: int) -> None:
-        with Client(url) as own:
-            while time.monotonic() < end:
-                start = time.perf_counter()
-                try:
-                    got = own.infer(model, **feeds)
-                    good = all(np.array_equal(got[name], want[name]) for name in want)
-                except HeadraceError:
-                    good = False
-                times[index].append(time.perf_counter() - start)
-                failed[index] += not good
-
-    begin = time.perf_counter()
-    callers = [threading.Thread(target=call, args=(i,), daemon=True) for i in range(clients)]
-    for caller in callers:
-        caller.start()
-    while progress and any(caller.is_alive() for caller in callers):
-        progress(int(min(seconds, time.perf_counter() - begin) * 10), int(seconds * 10))
-        time.sleep(0.1)
-    for caller in callers:
-        caller.join()
-    wall = time.perf_counter() - begin
-    return {
-        "target": url,
-        "model": model,
-        "clients": clients,
-        "engines": {model: _figures([t for own in times for t in own], sum(failed), wall)},
-    }
-
-
-def _spec(facts: Mapping[str, Any]) -> TensorSpec:
-    """One input from a server's metadata, where a free dimension is -1."""
-    from headrace.serve.datatypes import DATATYPES
-
-    sizes = [int(size) for size in facts["shape"]]
-    shape = tuple(symbol(f"n{axis}") if size < 0 else size for axis, size in enumerate(sizes))
-    dtype = DATATYPES[facts["datatype"]].dtype
-    return TensorSpec(facts["name"], "string" if dtype.kind == "O" else dtype.name, shape)

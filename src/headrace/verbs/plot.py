@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,27 @@ OURS, THEIRS, INK = "#1f6f8b", "#c4c9cf", "#2b2f33"
 FORMATS = (".png", ".svg", ".pdf")
 
 
-def plot_comparison(result: Mapping[str, Any], path: str | Path) -> None:
-    """Write the engines of a `bench_file` result as bars (median ms; the line spans the quartiles) to a
-    .png, .svg or .pdf file. Raises HeadraceError without matplotlib, or for another suffix."""
-    path = Path(path)
-    if path.suffix not in FORMATS:
+def figure_of(path: str | Path, size: tuple[float, float]) -> Any:
+    """An empty figure that can be written to `path`. HeadraceError without matplotlib, or for another suffix."""
+    if Path(path).suffix not in FORMATS:
         raise HeadraceError(f"{path}: a plot is written as {', '.join(FORMATS)}")
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise HeadraceError("a plot needs matplotlib; pip install 'headrace[bench]' brings it") from error
-    import io
+    return Figure(figsize=size, layout="constrained")
 
+
+def write_figure(figure: Any, path: str | Path) -> None:
+    """Write it, whole or not at all."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=Path(path).suffix[1:], dpi=160)
+    atomic.replace(path, [drawn.getbuffer()])
+
+
+def plot_comparison(result: Mapping[str, Any], path: str | Path) -> None:
+    """Write the engines of a `bench_file` result as bars (median ms; the line spans the quartiles) to a
+    .png, .svg or .pdf file. Raises HeadraceError without matplotlib, or for another suffix."""
     engines = result["engines"]
     names = list(engines)
     medians = [engines[name]["p50_ms"] for name in names]
@@ -32,7 +42,7 @@ def plot_comparison(result: Mapping[str, Any], path: str | Path) -> None:
         [engine["p50_ms"] - engine["p25_ms"] for engine in engines.values()],
         [engine["p75_ms"] - engine["p50_ms"] for engine in engines.values()],
     ]
-    figure = Figure(figsize=(7.2, 1.5 + 0.55 * len(names)), layout="constrained")
+    figure = figure_of(path, (7.2, 1.5 + 0.55 * len(names)))
     axes = figure.add_subplot()
     places = range(len(names))
     colors = [OURS if name == "headrace" else THEIRS for name in names]
@@ -57,6 +67,4 @@ def plot_comparison(result: Mapping[str, Any], path: str | Path) -> None:
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="#e5e7ea", linewidth=0.8)
     axes.set_axisbelow(True)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format=path.suffix[1:], dpi=160)
-    atomic.replace(path, [drawn.getbuffer()])
+    write_figure(figure, path)
