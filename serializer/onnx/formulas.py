@@ -21,12 +21,17 @@ def _times(function: str, factor: float) -> Rule:
     return lambda F, inputs, _: F.Mul(getattr(F, function)(inputs[0]), scalar(F, factor, inputs[0]))
 
 
+def _infinite(F: Any, x: Any) -> Any:
+    """Whether x is +inf. Older sets ask that of float32 and float64 alone."""
+    return F.IsInf(x if F.dtype(x) in ("float32", "float64") else F.Cast(x, to=1), detect_negative=0)
+
+
 def _log1p(F: Any, inputs: list[Any], _: Mapping[str, Any]) -> Any:
     """log(u) * x / (u - 1) with u = 1 + x: the rounding of u cancels (Higham 2002, 1.14.1)."""
     (x,) = inputs
     one = scalar(F, 1, x)
     u = F.Add(one, x)
-    exact = F.Or(F.Equal(u, one), F.IsInf(F.Cast(u, to=1), detect_negative=0))
+    exact = F.Or(F.Equal(u, one), _infinite(F, u))
     ratio = F.Div(F.Mul(F.Log(u), x), F.Where(exact, one, F.Sub(u, one)))
     return F.Where(exact, F.Where(F.Equal(u, one), x, u), ratio)
 
@@ -50,8 +55,98 @@ def _lookup(F: Any, inputs: list[Any], _: Mapping[str, Any]) -> Any:
     return F.Gather(table, place)
 
 
+def _wide(rule: Rule) -> Rule:
+    """The rule over float32 where its inputs are narrower, rounded once."""
+
+    def widened(F: Any, inputs: list[Any], attributes: Mapping[str, Any]) -> Any:
+        kind = F.dtype(inputs[0])
+        if kind in ("float32", "float64"):
+            return rule(F, inputs, attributes)
+        return F.Cast(rule(F, [F.Cast(x, to=1) for x in inputs], attributes), to=code_of(kind))
+
+    return widened
+
+
+def _negative(F: Any, x: Any) -> Any:
+    """Whether the sign is minus, of -0 too."""
+    zero = scalar(F, 0, x)
+    return F.Or(F.Less(x, zero), F.Less(F.Reciprocal(x), zero))
+
+
+def _atan2(F: Any, inputs: list[Any], _: Mapping[str, Any]) -> Any:
+    """The angle in the first quadrant, mirrored by the signs."""
+    y, x = inputs
+    high, wide = F.Abs(y), F.Abs(x)
+    zero, one = scalar(F, 0, x), scalar(F, 1, x)
+    same = F.Where(F.Equal(high, zero), zero, one)  # also of two infinities
+    angle = F.Atan(F.Where(F.Equal(high, wide), same, F.Div(high, wide)))
+    angle = F.Where(_negative(F, x), F.Sub(scalar(F, np.pi, x), angle), angle)
+    return F.Where(_negative(F, y), F.Neg(angle), angle)
+
+
+def _hypot(F: Any, inputs: list[Any], _: Mapping[str, Any]) -> Any:
+    """high * sqrt(1 + (low / high)^2), which neither overflows nor vanishes on the way."""
+    a, b = (F.Abs(x) for x in inputs)
+    zero, one = scalar(F, 0, a), scalar(F, 1, a)
+    high, low = F.Max(a, b), F.Min(a, b)
+    ratio = F.Div(low, F.Where(F.Equal(high, zero), one, high))
+    length = F.Mul(high, F.Sqrt(F.Add(F.Mul(ratio, ratio), one)))
+    return F.Where(F.Or(_infinite(F, a), _infinite(F, b)), scalar(F, np.inf, a), length)
+
+
+def _sinc(F: Any, inputs: list[Any], _: Mapping[str, Any]) -> Any:
+    (x,) = inputs
+    zero, one = F.Equal(x, scalar(F, 0, x)), scalar(F, 1, x)
+    angle = F.Mul(F.Where(zero, one, x), scalar(F, np.pi, x))
+    return F.Where(zero, one, F.Div(F.Sin(angle), angle))
+
+
+def _cross_entropy(F: Any, inputs: list[Any], attributes: Mapping[str, Any]) -> Any:
+    p, y = inputs
+    floor = scalar(F, -100, p)
+    right, wrong = F.Max(F.Log(p), floor), F.Max(_log1p(F, [F.Neg(p)], attributes), floor)
+    return F.Sub(F.Mul(F.Sub(y, scalar(F, 1, p)), wrong), F.Mul(y, right))
+
+
+def _polynomial(F: Any, x: Any, coefficients: tuple[float, ...]) -> Any:
+    """Horner's scheme, the highest power first."""
+    if F.dtype(x) == "float64":
+        raise GraphError("its formula has the digits of float32")
+    y = scalar(F, coefficients[0], x)
+    for coefficient in coefficients[1:]:
+        y = F.Add(F.Mul(y, x), scalar(F, coefficient, x))
+    return y
+
+
+def _erfc(F: Any, inputs: list[Any], _: Mapping[str, Any]) -> Any:
+    """Chebyshev fit with a relative error of 1.2e-7 everywhere (Press et al., Numerical Recipes in C, 1992, section 6.2)."""
+    (x,) = inputs
+    z, one = F.Abs(x), scalar(F, 1, x)
+    t = F.Reciprocal(F.Add(F.Mul(z, scalar(F, 0.5, x)), one))
+    power = _polynomial(F, t, (0.17087277, -0.82215223, 1.48851587, -1.13520398, 0.27886807, -0.18628806, 0.09678418, 0.37409196, 1.00002368, -1.26551223))  # fmt: skip
+    tail = F.Mul(t, F.Exp(F.Sub(power, F.Mul(z, z))))
+    return F.Where(F.Less(x, scalar(F, 0, x)), F.Sub(scalar(F, 2, x), tail), tail)
+
+
+def _erfinv(F: Any, inputs: list[Any], _: Mapping[str, Any]) -> Any:
+    """M. Giles, "Approximating the erfinv function" (2010), single precision."""
+    (x,) = inputs
+    one = scalar(F, 1, x)
+    w = F.Neg(F.Log(F.Mul(F.Sub(one, x), F.Add(one, x))))
+    central = _polynomial(F, F.Sub(w, scalar(F, 2.5, x)), (2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087, -0.00125372503, -0.00417768164, 0.246640727, 1.50140941))  # fmt: skip
+    outer = _polynomial(F, F.Sub(F.Sqrt(w), scalar(F, 3, x)), (-0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773, -0.0076224613, 0.00943887047, 1.00167406, 2.83297682))  # fmt: skip
+    y = F.Mul(F.Where(F.Less(w, scalar(F, 5, x)), central, outer), x)
+    return F.Where(F.Equal(F.Abs(x), one), F.Mul(x, scalar(F, np.inf, x)), y)
+
+
 # Functions of the domain "headrace", by name.
 FUNCTIONS: dict[str, Rule] = {
+    "Atan2": _wide(_atan2),
+    "BinaryCrossEntropy": _wide(_cross_entropy),
+    "Erfc": _wide(_erfc),
+    "Erfinv": _wide(_erfinv),
+    "Hypot": _wide(_hypot),
+    "Sinc": _wide(_sinc),
     "Exp2": lambda F, inputs, _: F.Exp(F.Mul(inputs[0], scalar(F, np.log(2), inputs[0]))),
     "Log2": _times("Log", 1 / np.log(2)),
     "Log10": _times("Log", 1 / np.log(10)),

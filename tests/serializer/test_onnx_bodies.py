@@ -167,3 +167,48 @@ def test_a_function_for_an_operator_that_does_not_exist_is_called() -> None:
 def test_a_node_without_a_function_is_the_operator() -> None:
     proto = changed(lambda proto: proto.ClearField("functions"))
     assert [node.kind for node in open_program(proto).program.main.nodes] == ["headrace.FusedMatMul"]
+
+
+EXTREME = [0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 3.0, -3.0, 6.0, 1e-30, -1e-30, 1e30, -1e30, np.inf, -np.inf, np.nan]
+
+
+def written_out(operator: str, dtype: str, *arrays: Any) -> tuple[Any, Any]:
+    """What an operator answers, and what its formula does."""
+    graph = Graph(Block([], [], []))
+    builder = Builder(graph)
+    inputs = [builder.input(f"x{i}", TensorType(dtype, x.shape)) for i, x in enumerate(arrays)]
+    graph.outputs.extend(builder.node(operator, inputs, domain="headrace", outputs=["y"]))
+    feeds = {f"x{i}": x for i, x in enumerate(arrays)}
+    plain = open_program(to_model(graph, opset=17, functions=False)).program.main
+    assert {node.domain for node in plain.nodes} == {""}
+    with np.errstate(all="ignore"):
+        return run_graph(graph, feeds)["y"], run_graph(plain, feeds)["y"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("operator", ["Atan2", "Hypot"])
+def test_formulas_of_two_numbers_at_the_extremes(operator: str, dtype: str) -> None:
+    """Every pair of signs, zeros, infinities and NaN; the sign of a zero counts."""
+    a, b = (grid.ravel() for grid in np.meshgrid(np.array(EXTREME, dtype), np.array(EXTREME, dtype)))
+    wanted, found = written_out(operator, dtype, a, b)
+    np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-36)
+    np.testing.assert_array_equal(np.signbit(found[found == 0]), np.signbit(wanted[found == 0]))
+
+
+@pytest.mark.parametrize("operator", ["Erfc", "Erfinv", "Sinc", "Log1p"])
+def test_formulas_of_one_number_at_the_extremes(operator: str) -> None:
+    x = np.array([*EXTREME, 1e-4, 0.999999, -0.999999, *np.linspace(-9, 9, 181)], np.float32)
+    wanted, found = written_out(operator, "float32", x)
+    np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=3e-7 if operator == "Sinc" else 1e-36)
+
+
+def test_log1p_of_large_doubles() -> None:
+    wanted, found = written_out("Log1p", "float64", np.array([1e300, 1e-300, np.inf, -1.0, 0.0]))
+    np.testing.assert_allclose(found, wanted, rtol=1e-14)
+
+
+def test_certain_answers_cost_at_most_100() -> None:
+    p, y = np.array([0, 1, 0, 1, 0.5, 1e-30], np.float32), np.array([0, 1, 1, 0, 0.3, 1], np.float32)
+    wanted, found = written_out("BinaryCrossEntropy", "float32", p, y)
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    assert found[2] == found[3] == 100
