@@ -8,7 +8,7 @@ import pytest
 import serve_fake
 
 from headrace.serve import engine
-from headrace.serve.config import Drain, Limits, Listen, Settings
+from headrace.serve.config import Drain, Limits, Listen, Log, Settings
 from headrace.serve.server import Server
 
 MODELS = {name.lower(): f"identity {name}" for name in serve_fake.DTYPES} | {
@@ -31,5 +31,5 @@ def need(front: str) -> None:
 
 def start(root: Path, front: str = "auto", **options) -> Server:
     listen = Listen("127.0.0.1", 0, 0, 0, front=front)
-    settings = Settings(listen=listen, limits=LIMITS, drain=Drain(lame_duck_s=0, grace_s=10))
+    settings = Settings(listen=listen, limits=LIMITS, drain=Drain(lame_duck_s=0, grace_s=10), log=Log(access="off"))
     return Server(root, settings=settings, **{"loader": serve_fake.load, **options})

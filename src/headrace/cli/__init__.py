@@ -26,6 +26,7 @@ VERBS = {
     "serve": "Serve a folder of models, or files, over gRPC and REST.",
     "infer": "Send one inference request to a server.",
     "bench": "Time a model file, or load a running server.",
+    "conformance": "Compare any server with the Open Inference Protocol.",
 }
 
 
