@@ -1,4 +1,4 @@
-"""Imported dynamic quantization: MatMulInteger, Cast, Mul by the scales (, Add of a bias) become one node.
+"""Imported dynamic quantization: MatMulInteger, Cast, Mul by the scales (, Add of a bias)(, an activation) become one node.
 
 The integers and the order of the float operations stay: cast * (a_scale * b_scale) + bias. DynamicQuantizeLinear stays as
 it is, one range for the whole tensor, because that is what the file says.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from headrace.runtime.graph import Graph, Node, Value
+from headrace.runtime.passes.activations import allowed, fused_form
 from headrace.runtime.passes.rewrite import Patch, rewrite
 from headrace.runtime.passes.scope import Scope, dtype, other_input, rank, shape
 
@@ -40,8 +41,15 @@ def _product(node: Node, scope: Scope) -> Patch | None:
         if array is not None and array.shape == (weights.shape[1],) and array.dtype == np.float32:
             bias, output = other, following.outputs[0]
             nodes.append(following)
+    activation = scope.user(output)
+    form = fused_form(activation, scope)
+    if activation is None or form is None or not allowed("MatMulIntegerToFloat", form):
+        form = {}
+    else:
+        nodes.append(activation)
+        output = activation.outputs[0]
     inputs = [node.inputs[0], node.inputs[1], *scales, *zeros, bias]
-    return Patch(nodes, [scope.node("MatMulIntegerToFloat", inputs, output, domain="headrace", like=scaled)])
+    return Patch(nodes, [scope.node("MatMulIntegerToFloat", inputs, output, form, domain="headrace", like=scaled)])
 
 
 def _scales(factor: Value | None, columns: int, scope: Scope) -> tuple[Value, Value] | None:

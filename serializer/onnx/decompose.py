@@ -58,7 +58,7 @@ def decompose(graph: Graph, opset: int | None = None, *, functions: bool = False
     known = {id(old): new for old, new in zip(graph.inputs, fresh.inputs)}
     known |= {id(value): value for value in graph.values.values()}
     _copy(graph.block, builder, known, replaced)
-    return fresh
+    return decompose(fresh, opset, functions=functions)  # a formula may say an operator that this set lacks as well
 
 
 def _copy(block: Block, builder: Builder, known: dict[int, Value], replaced: set[int]) -> None:
@@ -255,7 +255,7 @@ def DynamicMatMul(F: Any, inputs: list[Any], attributes: Mapping[str, Any]) -> A
 def MatMulIntegerToFloat(F: Any, inputs: list[Any], attributes: Mapping[str, Any]) -> Any:
     a, b, a_scale, b_scale, a_zp, b_zp, bias = inputs[:7]
     y = F.Mul(F.Cast(F.MatMulInteger(a, b, a_zp, b_zp), to=1), F.Mul(a_scale, b_scale))
-    return y if bias is None else F.Add(y, bias)
+    return activate(F, y if bias is None else F.Add(y, bias), attributes)
 
 
 @rule

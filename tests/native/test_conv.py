@@ -50,6 +50,11 @@ CONVS: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ((1, 5, 6, 6), (5, 1, 3, 3), {"group": 5, "pads": (1, 1, 1, 1), "strides": (2, 2)}),
     ((2, 37, 9, 9), (37, 1, 3, 3), {"group": 37, "pads": (1, 1, 1, 1)}),
     ((1, 64, 11, 5), (64, 1, 5, 5), {"group": 64, "pads": (2, 2, 2, 2), "dilations": (2, 1), "auto_pad": "NOTSET"}),
+    ((2, 70, 6, 13), (70, 1, 3, 3), {"group": 70, "pads": (1, 1, 1, 1)}),
+    ((1, 64, 11, 19), (64, 1, 3, 3), {"group": 64, "pads": (1, 1, 1, 1), "strides": (2, 2)}),
+    ((2, 48, 9, 12), (48, 1, 3, 3), {"group": 48, "pads": (0, 2, 1, 3), "strides": (3, 1), "dilations": (2, 1)}),
+    ((1, 32, 7, 26), (32, 1, 3, 3), {"group": 32, "pads": (1, 0, 1, 0), "strides": (1, 3)}),
+    ((1, 32, 9, 18), (32, 1, 3, 3), {"group": 32, "dilations": (1, 2)}),
     ((1, 8, 10, 10), (16, 1, 3, 3), {"group": 8}),
     ((1, 2, 10), (3, 2, 3), {"dilations": (2,), "pads": (2, 1)}),
     ((2, 40, 33), (50, 40, 4), {"strides": (3,)}),
@@ -99,7 +104,7 @@ def test_fused_conv(tier: str, w: tuple[int, ...], group: int, activation: str) 
         check(first(got), want, np.prod(w[1:]))
 
 
-@pytest.mark.parametrize("x, w, attributes", CONVS[:20])
+@pytest.mark.parametrize("x, w, attributes", CONVS[:25])
 def test_an_image_has_the_same_bytes_in_every_batch(
     tier: str, x: tuple[int, ...], w: tuple[int, ...], attributes: dict[str, Any]
 ) -> None:

@@ -277,13 +277,15 @@ def test_a_network_is_one_island() -> None:
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("zero", [0, 3])
-def test_dynamic_products_keep_their_integers(bias: bool, zero: int) -> None:
+@pytest.mark.parametrize("activation", ["", "Gelu", "Tanh"])
+def test_dynamic_products_keep_their_integers(bias: bool, zero: int, activation: str) -> None:
     def body(o, x):
         quantized, scale, point = o.builder.node("DynamicQuantizeLinear", [x], outputs=3)
         w, w_scale = o.const(integers(6, 5)), o.const(np.linspace(0.01, 0.02, 5, dtype=np.float32))
         product = o.Cast(o.MatMulInteger(quantized, w, point, o.const(np.full(5, zero, np.int8))), to=1)
         y = o.Mul(product, o.Mul(scale, w_scale))
-        return o.Add(o.const(normal(5)), y) if bias else y
+        y = o.Add(o.const(normal(5)), y) if bias else y
+        return getattr(o, activation)(y) if activation else y
 
     graph = make(body, x=(F, ("n", 3, 6)))
     result = optimize(graph)

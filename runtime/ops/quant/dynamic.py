@@ -130,7 +130,8 @@ class DynamicMatMul(Operator):
 
 
 class MatMulIntegerToFloat(Operator):
-    """MatMulInteger(a, b, a_zp, b_zp) as float32 * (a_scale * b_scale) [+ bias]: what imported dynamic models spell out."""
+    """MatMulInteger(a, b, a_zp, b_zp) as float32 * (a_scale * b_scale) [+ bias], then an activation: what imported dynamic
+    models spell out."""
 
     domain = "headrace"
     inputs = (
@@ -139,7 +140,8 @@ class MatMulIntegerToFloat(Operator):
     )  # fmt: skip
     outputs = (Out("y", FLOAT32),)
     types = {}
-    accuracy = Accuracy(4.0)
+    attributes = {**ATTRIBUTES, "alpha": Attr("float")}
+    accuracy = Accuracy(8.0)  # of the largest result: an activation may cancel it
     differentiable = False
     prepack = (1,)
     flops = work.product()
@@ -157,7 +159,7 @@ class MatMulIntegerToFloat(Operator):
             .astype(np.float32)
         )
         y = total * (a_scale * along(b_scale, 1, 0)).astype(np.float32)
-        return [y if bias is None else y + bias]
+        return [activate(y if bias is None else y + bias, attributes)]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
         for lead, depth, width in (((3,), 8, 5), ((1,), 1, 1), ((2, 4), 33, 7), ((0,), 4, 3)):
@@ -176,6 +178,8 @@ class MatMulIntegerToFloat(Operator):
                 ]
             )
             yield Sample([a, b, np.asarray(0.02, np.float32), scales[:1].reshape(()), np.asarray(3, np.uint8)])
+            half = np.asarray(1e-3, np.float32)
+            yield Sample([a, b, half, scales, np.asarray(128, np.uint8), None, None], {"activation": "Gelu"})
 
     def rows(self, tags: Sequence[int | None], context: Context) -> list[int | None]:
         return product_rows(tags, context, 0, 1)

@@ -275,6 +275,7 @@ private:
         const int64_t t = w.taps(), most = std::max<int64_t>(1, std::min<int64_t>(kTable / t, 64));
         if (t > kTable) throw std::invalid_argument("a depthwise window of more than 4096 taps");
         const WindowRows rows(w, x, w.c * 4, zeros);
+        const bool square = w.kernel[0] == 1 && w.kernel[1] == 3 && w.kernel[2] == 3 && w.dilation[2] == 1 && w.stride[2] <= 2;
         pool.parallel(w.rows(), std::max<int64_t>(1, 16384 / (t * w.c)), [&](int64_t begin, int64_t end) {
             const void* table[kTable];
             for (int64_t m = begin; m < end; m += most) {
@@ -282,6 +283,7 @@ private:
                 d.rows = table, d.stride = d.m = std::min(most, end - m), d.taps = t, d.c = w.c;
                 rows.fill(table, d.stride, 0, t, m, m + d.m);
                 d.w = weights, d.ldw = round_up(w.c, 16), d.out = y + m * w.c, d.ldo = w.c, d.epilogue = e;
+                d.step = square ? w.stride[2] : 0, d.first = m, d.width = w.out[2];
                 if (e.residual) d.epilogue.residual += m * w.c;
                 conv_.depthwise(d);
             }

@@ -13,6 +13,9 @@ struct DepthwiseBlock {
     float* out;
     int64_t ldo;
     Epilogue epilogue;
+    // A window of 3 x 3 without dilation whose neighbours share columns: its stride, 1 or 2; else 0. Pixel m of the block is
+    // column (first + m) % width of an image's row.
+    int64_t step = 0, first = 0, width = 1;
 };
 
 struct ConvTable {

@@ -5,7 +5,22 @@
 
 namespace hr::HR_TIER {
 
-// P pixels by two vectors of channels: every weight that is loaded serves P products.
+// What becomes of the sums of P pixels by V vectors of channels.
+template <int P, int V>
+HR_INLINE void depthwise_finish(const DepthwiseBlock& d, vf (&acc)[P][V], const float* bias, float* out, const float* r) {
+    const Epilogue& e = d.epilogue;
+    const vf lo = splat(e.act.lo), hi = splat(e.act.hi);
+    HR_UNROLL for (int i = 0; i < P; i++) {
+        HR_UNROLL for (int j = 0; j < V; j++) {
+            if (bias) acc[i][j] += load(bias + j * kLanes);
+            if (r) acc[i][j] += load(r + i * e.ldr + j * kLanes);
+            store(out + i * d.ldo + j * kLanes, vmin(hi, vmax(lo, acc[i][j])));
+        }
+        if (e.act.kind != Act::none) activate_row(e.act, out + i * d.ldo, V * kLanes);
+    }
+}
+
+// Every weight that is loaded serves P products.
 template <int P, int V>
 static void depthwise_tile(const DepthwiseBlock& d, int64_t m, int64_t c, const float* w, const float* bias, float* out, const float* r) {
     vf acc[P][V];
@@ -19,16 +34,30 @@ static void depthwise_tile(const DepthwiseBlock& d, int64_t m, int64_t c, const 
             HR_UNROLL for (int j = 0; j < V; j++) acc[i][j] = fma(load(x + j * kLanes), wv[j], acc[i][j]);
         }
     }
-    const Epilogue& e = d.epilogue;
-    const vf lo = splat(e.act.lo), hi = splat(e.act.hi);
-    HR_UNROLL for (int i = 0; i < P; i++) {
-        HR_UNROLL for (int j = 0; j < V; j++) {
-            if (bias) acc[i][j] += load(bias + j * kLanes);
-            if (r) acc[i][j] += load(r + i * e.ldr + j * kLanes);
-            store(out + i * d.ldo + j * kLanes, vmin(hi, vmax(lo, acc[i][j])));
+    depthwise_finish(d, acc, bias, out, r);
+}
+
+// Four pixels of a row, 3 x 3 taps S apart: a column that several of them see is loaded once. The same order of products.
+template <int S, int V>
+static void depthwise_square(const DepthwiseBlock& d, int64_t m, int64_t c, const float* w, const float* bias, float* out, const float* r) {
+    constexpr int P = 4;
+    vf acc[P][V];
+    HR_UNROLL for (int i = 0; i < P; i++) HR_UNROLL for (int j = 0; j < V; j++) acc[i][j] = vf{};
+    for (int64_t t = 0; t < 9; t += 3, w += 3 * d.ldw) {
+        vf wv[3][V];
+        HR_UNROLL for (int k = 0; k < 3; k++) HR_UNROLL for (int j = 0; j < V; j++) wv[k][j] = load(w + k * d.ldw + j * kLanes);
+        HR_UNROLL for (int column = 0; column < S * (P - 1) + 3; column++) {
+            // Any tap that looks at this column knows where it lies: that of the first pixel that can.
+            const int first = column < 3 ? 0 : (column - 3) / S + 1;
+            const float* x = static_cast<const float*>(d.rows[(t + column - S * first) * d.stride + m + first]) + c;
+            vf xv[V];
+            HR_UNROLL for (int j = 0; j < V; j++) xv[j] = load(x + j * kLanes);
+            HR_UNROLL for (int i = 0; i < P; i++)
+                HR_UNROLL for (int k = 0; k < 3; k++)
+                    if (S * i + k == column) HR_UNROLL for (int j = 0; j < V; j++) acc[i][j] = fma(xv[j], wv[k][j], acc[i][j]);
         }
-        if (e.act.kind != Act::none) activate_row(e.act, out + i * d.ldo, V * kLanes);
     }
+    depthwise_finish(d, acc, bias, out, r);
 }
 
 // Channels beyond the last whole vector, one by one; the same chain of multiply-adds in a vector's first lane.
@@ -66,7 +95,10 @@ static void depthwise(const DepthwiseBlock& d) {
                 const float* bias = e.bias ? e.bias + c : nullptr;
                 const float* r = e.residual ? e.residual + m * e.ldr + c : nullptr;
                 float* out = d.out + m * d.ldo + c;
-                if (four) two ? depthwise_tile<4, 2>(d, m, c, w, bias, out, r) : depthwise_tile<4, 1>(d, m, c, w, bias, out, r);
+                const bool row = four && d.step && (d.first + m) % d.width + 4 <= d.width;
+                if (row && d.step == 1) two ? depthwise_square<1, 2>(d, m, c, w, bias, out, r) : depthwise_square<1, 1>(d, m, c, w, bias, out, r);
+                else if (row) two ? depthwise_square<2, 2>(d, m, c, w, bias, out, r) : depthwise_square<2, 1>(d, m, c, w, bias, out, r);
+                else if (four) two ? depthwise_tile<4, 2>(d, m, c, w, bias, out, r) : depthwise_tile<4, 1>(d, m, c, w, bias, out, r);
                 else two ? depthwise_tile<1, 2>(d, m, c, w, bias, out, r) : depthwise_tile<1, 1>(d, m, c, w, bias, out, r);
                 c += two ? 2 * kLanes : kLanes;
             }

@@ -115,10 +115,9 @@ struct Finish {
 
 // One vector of columns, all rows: what belongs to a column is loaded once. kFolds: zero points of weights or rows are
 // still to be folded in; kWhole: the vector lies within the row, else through a copy.
-template <IntOut kOut, bool kFolds, bool kResidual, bool kWhole> HR_INLINE void finish_column(const Finish& f, int64_t i) {
+template <IntOut kOut, bool kFolds, bool kResidual, bool kWhole> HR_INLINE void finish_column(const Finish& f, const IntEpilogue& e, int64_t i) {
     constexpr bool kBytes = kOut == IntOut::u8 || kOut == IntOut::i8;
     constexpr int64_t kSize = kBytes ? 1 : 4;
-    const IntEpilogue& e = f.e;
     const vf lo = splat(kBytes ? e.lo : e.act.lo), hi = splat(kBytes ? e.hi : e.act.hi), r_scale = splat(e.r_scale);
     const vi zero = splat(e.zero), r_zero = splat(e.r_zero), col = e.col ? load(e.col + f.j + i) : vi{};
     const vf scale = kOut == IntOut::s32 ? vf{} : load(e.scale + f.j + i), bias = e.bias ? load(e.bias + f.j + i) : vf{};
@@ -160,13 +159,16 @@ template <IntOut kOut, bool kFolds, bool kResidual, bool kWhole> HR_INLINE void 
     }
 }
 
-template <IntOut kOut, bool kFolds, bool kResidual> static void finish_as(const Finish& f) {
+template <IntOut kOut, bool kFolds, bool kResidual> static void finish_as(const Finish& given) {
+    // Copies, which no store reaches: a single row would read all of it again for every vector.
+    const Finish f = given;
+    const IntEpilogue e = given.e;
     int64_t i = 0;
-    for (; i + kLanes <= f.width; i += kLanes) finish_column<kOut, kFolds, kResidual, true>(f, i);
-    if (i < f.width) finish_column<kOut, kFolds, kResidual, false>(f, i);
+    for (; i + kLanes <= f.width; i += kLanes) finish_column<kOut, kFolds, kResidual, true>(f, e, i);
+    if (i < f.width) finish_column<kOut, kFolds, kResidual, false>(f, e, i);
     if constexpr (kOut == IntOut::f32)
-        if (f.e.act.kind != Act::none)
-            for (int64_t row = 0; row < f.rows; row++) activate_row(f.e.act, reinterpret_cast<float*>(f.c) + row * f.ldc, f.width);
+        if (e.act.kind != Act::none)
+            for (int64_t row = 0; row < f.rows; row++) activate_row(e.act, reinterpret_cast<float*>(f.c) + row * f.ldc, f.width);
 }
 
 template <IntOut kOut> static void finish_to(const Finish& f) {
@@ -235,6 +237,14 @@ static int64_t run_int_tile(const IntBlock& g, int64_t m, int rows, int64_t n, i
     return panels;
 }
 
+// The lines of the result that a tile is going to write.
+HR_INLINE void prefetch_result(const IntBlock& g, int64_t m, int64_t rows, int64_t n) {
+    const int64_t size = out_bytes(g.epilogue.out), width = (g.n - n < kIntCols ? g.n - n : kIntCols) * size;
+    const char* c = static_cast<const char*>(g.c) + (m * g.ldc + n) * size;
+    for (int64_t i = 0; i < rows; i++, c += g.ldc * size)
+        for (int64_t j = 0; j < width; j += 64) __builtin_prefetch(c + j, 1, 3);
+}
+
 // The order of gemm_f32.inc.h: panel by panel, or tile by tile where weights are small.
 static void int_block(const IntBlock& g) {
     const int64_t tiles = (g.m + kIntRows - 1) / kIntRows, panels = (g.n + kIntCols - 1) / kIntCols;
@@ -247,7 +257,10 @@ static void int_block(const IntBlock& g) {
     const auto start = [&](int64_t t) { return g.m * t / tiles; };
     const int64_t depth = g.segments * g.units, share = by_rows ? 0 : (g.panel_stride + tiles * depth - 1) / (tiles * depth);
     for (int64_t i = 0; i < tiles * panels; i++) {
-        const int64_t t = by_rows ? i / panels : i % tiles, p = by_rows ? i % panels : i / tiles;
+        const auto tile_of = [&](int64_t at) { return by_rows ? at / panels : at % tiles; };
+        const auto panel_of = [&](int64_t at) { return by_rows ? at % panels : at / tiles; };
+        const int64_t t = tile_of(i), p = panel_of(i);
+        if (i + 1 < tiles * panels) prefetch_result(g, start(tile_of(i + 1)), start(tile_of(i + 1) + 1) - start(tile_of(i + 1)), panel_of(i + 1) * kIntCols);
         const int8_t* ahead = by_rows ? g.b : g.b + (p + 1) * g.panel_stride + share * depth * t;
         run_int_tile(g, start(t), int(start(t + 1) - start(t)), p * kIntCols, 1, ahead, share);
     }

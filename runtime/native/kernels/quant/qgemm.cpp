@@ -18,7 +18,8 @@ public:
         type_ = out == IntOut::s32 ? DType::i32 : out == IntOut::f32 ? DType::f32 : out == IntOut::i8 ? DType::i8 : DType::u8;
         rule_.table = &table_, rule_.slots = slots, rule_.out = out;
         rule_.x_signed = node.inputs[slots.x] == DType::i8, rule_.w_signed = node.inputs[slots.w] == DType::i8;
-        if (!dynamic_) rule_.read_activation(node);
+        own_act_ = dynamic_ || node.op == "headrace.MatMulIntegerToFloat";
+        if (!own_act_) rule_.read_activation(node);
         r_signed_ = slots.r >= 0 && slots.r < int(node.inputs.size()) && node.inputs[slots.r] == DType::i8;
         const auto constant = [&](int i) { return i >= 0 && i < int(node.constants.size()) ? node.constants[i] : nullptr; };
         const Tensor* w = constant(slots.w);
@@ -71,9 +72,7 @@ public:
             }
             const Params& params = fixed_ ? params_ : own;
             IntEpilogue e = params.epilogue;
-            if (dynamic_ || !rule_.activation.empty()) {
-                if (dynamic_) e.act = act_;
-            }
+            if (own_act_) e.act = act_;
             if (slots_.r >= 0 && c.has(slots_.r)) {
                 if (c.in(slots_.r).shape != c.out(0).shape) throw std::invalid_argument("the residual is " + text(c.in(slots_.r).shape) + ", the result " + text(c.out(0).shape));
                 e.r = c.in(slots_.r).as<uint8_t>(), e.ldr = z.n, e.r_signed = r_signed_;
@@ -199,7 +198,7 @@ private:
     const IntTable& table_;
     Slots slots_;
     Activation act_;
-    bool dynamic_ = false, fixed_ = false, r_signed_ = false;
+    bool dynamic_ = false, own_act_ = false, fixed_ = false, r_signed_ = false;    // own_act_: any activation, of a float result
     DType type_;
     ParamsRule rule_;
     Packed<int8_t> packed_;
@@ -216,6 +215,7 @@ std::unique_ptr<Kernel> make_qgemm(const NodeInfo& node) {
         s.x_zero = 2, s.w_zero = 3;
     } else if (node.op == "headrace.MatMulIntegerToFloat") {
         s.x_scale = 2, s.w_scale = 3, s.x_zero = 4, s.w_zero = 5, s.real_bias = 6, out = IntOut::f32;
+        if (!read_activation(node, act)) return nullptr;
     } else if (node.op == "headrace.DynamicMatMul") {
         s.w_scale = 2, s.real_bias = 3, out = IntOut::f32;
         if (type(0) != DType::f32 || type(1) != DType::i8 || !read_activation(node, act)) return nullptr;
