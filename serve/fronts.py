@@ -57,15 +57,18 @@ def _open_native(
     methods = Methods(plane, listen, limits, guard) if listen.grpc_port >= 0 else None
     front = NativeFront(methods, limits, limits.grpc_threads + limits.http_threads, certificates, guard)
     opened.fronts.append(front)
+    plane.manager.subscribe(front.publish)
     if methods is not None:
-        plane.manager.subscribe(front.publish)
         opened.grpc_port = take(
             "gRPC", settings, listen.grpc_port, lambda: front.listen_grpc(listen.host, listen.grpc_port)
         )
     if listen.http_port >= 0:
         rest = _rest(plane, settings, guard)
         opened.http_port = take(
-            "REST", settings, listen.http_port, lambda: front.listen_http(listen.host, listen.http_port, rest)
+            "REST",
+            settings,
+            listen.http_port,
+            lambda: front.listen_http(listen.host, listen.http_port, rest, rest=True),
         )
     if listen.metrics_port >= 0:
         page = _metrics(plane, certificates, guard)

@@ -79,13 +79,13 @@ class NativeFront:
         """Take a port for gRPC; its number."""
         return self._listen(host, port, None)
 
-    def listen_http(self, host: str, port: int, application: Application) -> int:
-        """Take a port for an application; its number."""
-        return self._listen(host, port, application)
+    def listen_http(self, host: str, port: int, application: Application, rest: bool = False) -> int:
+        """Take a port for an application; its number. `rest`: REST, most of whose inferences never come here."""
+        return self._listen(host, port, application, rest)
 
-    def _listen(self, host: str, port: int, application: Application | None) -> int:
+    def _listen(self, host: str, port: int, application: Application | None, rest: bool = False) -> int:
         tls = _pem(self._certificates.current) if self._certificates is not None else None
-        taken = self._front.listen(host, port, application is not None, tls)
+        taken = self._front.listen(host, port, application is not None, tls, rest)
         if application is not None:
             self._applications[self._listeners] = application
         self._listeners += 1
@@ -98,16 +98,21 @@ class NativeFront:
             for token in rules.tokens or ()
             if any("inference" in ALLOWED[role] for role in token.roles)
         ]
-        headers = [
-            (HEADERS["grpc"] + row.key, bytes.fromhex(row.sha256))
-            for row in rules.restricted
-            if "inference" in row.groups and "grpc" in row.fronts
-        ]
-        self._front.set_gate(rules.tokens is not None, tokens, headers)
+        for front, before in HEADERS.items():
+            headers = [
+                (before + row.key, bytes.fromhex(row.sha256))
+                for row in rules.restricted
+                if "inference" in row.groups and front in row.fronts
+            ]
+            self._front.set_gate(front == "http", rules.tokens is not None, tokens, headers)
 
     def start(self) -> None:
         """Begin to accept."""
         self._front.start()
+
+    def leave(self) -> None:
+        """Answers over HTTP end their connection from now on."""
+        self._front.set_closing()
 
     def refuse(self) -> None:
         """Inferences are refused from now on, by the data plane."""

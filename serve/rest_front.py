@@ -33,6 +33,7 @@ STATUS = {
 }
 LOAD_FORM, LOAD_REPORT = b"endpoint-load-metrics-format", b"endpoint-load-metrics"
 JSON = (b"content-type", b"application/json")
+WORTHWHILE = 1024  # bytes: smaller answers are not compressed; native/rest.cpp has the same
 BINARY = (b"content-type", b"application/octet-stream")
 
 Handler = Callable[[HttpRequest], HttpResponse]
@@ -238,7 +239,7 @@ def _deflated(request: HttpRequest, response: HttpResponse) -> HttpResponse:
     """
     accepted = [part.split(b";")[0].strip() for part in request.headers.get(b"accept-encoding", b"").split(b",")]
     coding = next((part for part in accepted if part in (b"gzip", b"deflate")), None)
-    if coding is None:
+    if coding is None or sum(map(len, response.body)) < WORTHWHILE:
         return response
     deflate = zlib.compressobj(1, zlib.DEFLATED, 31 if coding == b"gzip" else 15)
     response.body = [*(deflate.compress(part) for part in response.body), deflate.flush()]

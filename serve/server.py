@@ -207,6 +207,8 @@ class Server:
             if self._stopped.is_set():
                 return
             self._plane.set_draining()
+            for front in self._fronts:
+                getattr(front, "leave", lambda: None)()
             for watch in self._watches:
                 watch.stop()
             if self._poller is not None:

@@ -124,7 +124,8 @@ class ModelVersion:
     def count(self) -> Statistics:
         """The statistics, with what the engine counted since."""
         if self.engine is not None:
-            self.statistics.absorb("grpc", self.engine.take_counts())
+            for front in ("grpc", "http"):
+                self.statistics.absorb(front, self.engine.take_counts(front == "http"))
         return self.statistics
 
     def account(
@@ -149,8 +150,13 @@ class ModelVersion:
         taken = self.engine
         if taken is None:
             return [], 0
-        records, lost = taken.take_access()
-        return [(self.name, self.number, Record.of_engine("grpc", row)) for row in records], lost
+        rows: list[AccessRow] = []
+        lost = 0
+        for front in ("grpc", "http"):
+            records, missed = taken.take_access(front == "http")
+            rows += [(self.name, self.number, Record.of_engine(front, row)) for row in records]
+            lost += missed
+        return rows, lost
 
     def give_up(self) -> None:
         """End what waits, refuse the rest: nothing is there to run it. Handles may still be held."""

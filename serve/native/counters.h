@@ -15,6 +15,8 @@
 
 namespace hr::serve {
 
+enum class Front : uint8_t { grpc, http };
+
 // Counts by upper bound; the last count is above every bound. The bounds are Python's (statistics.py).
 struct Histogram {
     const std::vector<double>* bounds = nullptr;

@@ -10,15 +10,6 @@ namespace hr::serve {
 
 namespace {
 
-constexpr int kMaxInputs = 1024, kMaxRank = 12;
-constexpr size_t kMaxId = 1024;
-
-struct Given {
-    std::string_view name, datatype;
-    int64_t dims[kMaxRank];
-    int rank = 0;
-};
-
 bool push(Given& tensor, uint64_t size) {
     if (tensor.rank == kMaxRank || size > uint64_t(INT64_MAX)) return false;
     tensor.dims[tensor.rank++] = int64_t(size);
@@ -64,15 +55,27 @@ bool shape_fits(const Port& port, const Given& given, std::vector<int64_t>& symb
     return true;
 }
 
-// The tensor over the raw bytes, aligned or not; copied where booleans are not 0 and 1.
-bool materialise(const Port& port, const Given& given, std::string_view raw, Fitted& out, hr_tensor& tensor) {
-    int64_t count = 1;
+}  // namespace
+
+bool count_of(const Given& given, size_t item, size_t& count) {
     size_t bytes;
+    count = 1;
     for (int i = 0; i < given.rank; i++)
-        if (__builtin_mul_overflow(count, given.dims[i], &count)) return false;
-    if (__builtin_mul_overflow(size_t(count), port.item, &bytes) || bytes != raw.size()) return false;
-    tensor = {port.code, given.rank, {}, const_cast<char*>(raw.data())};
+        if (__builtin_mul_overflow(count, size_t(given.dims[i]), &count)) return false;
+    return !__builtin_mul_overflow(count, item, &bytes);
+}
+
+hr_tensor tensor_of(const Port& port, const Given& given, void* data) {
+    hr_tensor tensor{port.code, given.rank, {}, data};
     std::copy_n(given.dims, given.rank, tensor.dims);
+    return tensor;
+}
+
+// Aligned or not; copied where booleans are not 0 and 1.
+bool view(const Port& port, const Given& given, std::string_view raw, Fitted& out, hr_tensor& tensor) {
+    size_t count;
+    if (!count_of(given, port.item, count) || count * port.item != raw.size()) return false;
+    tensor = tensor_of(port, given, const_cast<char*>(raw.data()));
     if (port.datatype != "BOOL" || std::all_of(raw.begin(), raw.end(), [](char c) { return c == 0 || c == 1; })) return true;
     Bytes copy(raw.size());
     std::transform(raw.begin(), raw.end(), copy.data(), [](char c) { return char(c != 0); });
@@ -87,7 +90,42 @@ int position(const std::vector<Port>& ports, std::string_view name) {
     return -1;
 }
 
-}  // namespace
+bool fit_tensors(const Interface& interface, const std::vector<Given>& given, Fitted& out, const Fill& fill) {
+    const size_t n = interface.inputs.size();
+    std::vector<int64_t> symbols(size_t(interface.n_symbols), -1);
+    out.inputs.resize(n);
+    std::vector<char> seen(n, 0);
+    for (size_t k = 0; k < n; k++) {
+        const int i = position(interface.inputs, given[k].name);
+        if (i < 0 || seen[i]) return false;
+        seen[i] = 1;
+        const Port& port = interface.inputs[i];
+        if (given[k].datatype != port.datatype || !shape_fits(port, given[k], symbols) || !fill(k, port, out.inputs[i])) return false;
+    }
+    if (interface.max_batch_rows) {
+        out.rows = out.inputs[0].rank ? out.inputs[0].dims[0] : 0;
+        for (const hr_tensor& tensor : out.inputs)
+            if (tensor.rank == 0 || tensor.dims[0] != out.rows) return false;
+        if (out.rows < 1 || out.rows > interface.max_batch_rows) return false;
+    }
+    if (out.outputs.empty())
+        for (size_t i = 0; i < interface.outputs.size(); i++) out.outputs.push_back(int(i));
+    return true;
+}
+
+Rows rows_of(const Interface& interface, const Fitted& request, const hr_tensor& tensor, const Port& port, int64_t from) {
+    Rows out{{}, tensor.rank, {}};
+    std::copy_n(tensor.dims, tensor.rank, out.dims);
+    const bool batched = interface.max_batch_rows > 0;
+    if (batched) out.dims[0] = request.rows;
+    size_t row = port.item, bytes = port.item;
+    for (int i = 0; i < out.rank; i++) {
+        bytes *= size_t(out.dims[i]);
+        if (i) row *= size_t(out.dims[i]);
+    }
+    out.data = {static_cast<const char*>(tensor.data) + (batched ? size_t(from) * row : 0), bytes};
+    return out;
+}
 
 bool read_envelope(std::string_view message, Envelope& out) {
     Reader reader(message);
@@ -133,25 +171,7 @@ bool fit(const Interface& interface, std::string_view message, Fitted& out) {
     if (!reader.ok() || given.size() != n || raw.size() != n || n == 0 || out.id.size() > kMaxId) return false;
     for (unsigned char c : out.id)
         if (c >= 0x80) return false;            // UTF-8 is checked in Python
-    std::vector<int64_t> symbols(size_t(interface.n_symbols), -1);
-    out.inputs.resize(n);
-    std::vector<char> seen(n, 0);
-    for (size_t k = 0; k < n; k++) {
-        const int i = position(interface.inputs, given[k].name);
-        if (i < 0 || seen[i]) return false;
-        seen[i] = 1;
-        const Port& port = interface.inputs[i];
-        if (given[k].datatype != port.datatype || !shape_fits(port, given[k], symbols) || !materialise(port, given[k], raw[k], out, out.inputs[i])) return false;
-    }
-    if (interface.max_batch_rows) {
-        out.rows = out.inputs[0].rank ? out.inputs[0].dims[0] : 0;
-        for (const hr_tensor& tensor : out.inputs)
-            if (tensor.rank == 0 || tensor.dims[0] != out.rows) return false;
-        if (out.rows < 1 || out.rows > interface.max_batch_rows) return false;
-    }
-    if (out.outputs.empty())
-        for (size_t i = 0; i < interface.outputs.size(); i++) out.outputs.push_back(int(i));
-    return true;
+    return fit_tensors(interface, given, out, [&](size_t k, const Port& port, hr_tensor& tensor) { return view(port, given[k], raw[k], out, tensor); });
 }
 
 size_t answer_bytes(const Interface& interface, const Fitted& request, const hr_outputs& outputs) {
@@ -168,26 +188,18 @@ size_t answer_bytes(const Interface& interface, const Fitted& request, const hr_
 Bytes encode(const Interface& interface, std::string_view model, std::string_view version, const Fitted& request, const hr_outputs& outputs, int64_t from) {
     struct Slice {
         const Port* port;
-        size_t shape_size, head_size, bytes;
-        const char* data;
-        const hr_tensor* tensor;
+        Rows rows;
+        size_t shape_size, head_size;
     };
-    const bool batched = interface.max_batch_rows > 0;
-    const auto dim = [&](const hr_tensor& t, int i) { return uint64_t(batched && i == 0 ? request.rows : t.dims[i]); };
     std::vector<Slice> slices;
     slices.reserve(request.outputs.size());
     size_t total = kPrefix + field_size(model.size()) + field_size(version.size()) + (request.id.empty() ? 0 : field_size(request.id.size()));
     for (int which : request.outputs) {
-        Slice s{&interface.outputs[which], 0, 0, interface.outputs[which].item, nullptr, &outputs.tensors[which]};
-        size_t row = s.port->item;
-        for (int i = 0; i < s.tensor->rank; i++) {
-            s.shape_size += varint_size(dim(*s.tensor, i));
-            s.bytes *= size_t(dim(*s.tensor, i));
-            if (i) row *= size_t(s.tensor->dims[i]);
-        }
-        s.data = static_cast<const char*>(s.tensor->data) + (batched ? size_t(from) * row : 0);
-        s.head_size = field_size(s.port->name.size()) + field_size(s.port->datatype.size()) + (s.tensor->rank ? field_size(s.shape_size) : 0);
-        total += field_size(s.head_size) + field_size(s.bytes);
+        const Port& port = interface.outputs[size_t(which)];
+        Slice s{&port, rows_of(interface, request, outputs.tensors[which], port, from), 0, 0};
+        for (int i = 0; i < s.rows.rank; i++) s.shape_size += varint_size(uint64_t(s.rows.dims[i]));
+        s.head_size = field_size(port.name.size()) + field_size(port.datatype.size()) + (s.rows.rank ? field_size(s.shape_size) : 0);
+        total += field_size(s.head_size) + field_size(s.rows.data.size());
         slices.push_back(s);
     }
     Bytes out(total);
@@ -199,14 +211,13 @@ Bytes encode(const Interface& interface, std::string_view model, std::string_vie
         at = put_field(at, 5, s.head_size);
         at = put_text(at, 1, s.port->name);
         at = put_text(at, 2, s.port->datatype);
-        if (!s.tensor->rank) continue;
+        if (!s.rows.rank) continue;
         at = put_field(at, 3, s.shape_size);
-        for (int i = 0; i < s.tensor->rank; i++) at = put_varint(at, dim(*s.tensor, i));
+        for (int i = 0; i < s.rows.rank; i++) at = put_varint(at, uint64_t(s.rows.dims[i]));
     }
     for (const Slice& s : slices) {
-        at = put_field(at, 6, s.bytes);
-        if (s.bytes) std::memcpy(at, s.data, s.bytes);
-        at += s.bytes;
+        at = put_field(at, 6, s.rows.data.size());
+        at = std::copy(s.rows.data.begin(), s.rows.data.end(), at);
     }
     return out;
 }

@@ -52,13 +52,9 @@ public:
     bool gone() const override { return cancelled.load(); }
     void prepare(const hr_outputs& result, int64_t from) override {
         for (int k = 0; k < result.count; k++) {
-            Output out{result.tensors[k], {}};
-            size_t row = interface_.outputs[k].item, count = 1;
-            for (int d = 1; d < out.tensor.rank; d++) row *= size_t(out.tensor.dims[d]);
-            if (interface_.max_batch_rows) out.tensor.dims[0] = request.rows;
-            for (int d = 0; d < out.tensor.rank; d++) count *= size_t(out.tensor.dims[d]);
-            const char* data = static_cast<const char*>(out.tensor.data) + (interface_.max_batch_rows ? size_t(from) * row : 0);
-            out.data.assign(data, count * interface_.outputs[k].item);
+            const Rows rows = rows_of(interface_, request, result.tensors[k], interface_.outputs[k], from);
+            Output out{result.tensors[k], std::string(rows.data)};
+            std::copy_n(rows.dims, rows.rank, out.tensor.dims);
             prepared_.push_back(std::move(out));
         }
     }
@@ -221,8 +217,8 @@ public:
         return nb::make_tuple(text_of(job->meaning), job->text, outputs, times);
     }
 
-    nb::dict take_counts() {
-        const Counts c = version->counters().take();
+    nb::dict take_counts(bool http) {
+        const Counts c = version->counters(http ? Front::http : Front::grpc).take();
         nb::dict out, batches, releases, meanings;
         for (const auto& [rows, sums] : c.batches) batches[nb::int_(rows)] = nb::make_tuple(sum(sums.assemble), sum(sums.compute), sum(sums.scatter));
         for (const auto& [reason, n] : c.releases) releases[reason.c_str()] = n;
@@ -242,13 +238,15 @@ public:
     }
 
     // (records, how many there was no room for)
-    nb::object take_access() {
-        const auto [records, lost] = version->counters().take_access();
+    nb::object take_access(bool http) {
+        const auto [records, lost] = version->counters(http ? Front::http : Front::grpc).take_access();
         nb::list out;
         for (const Ended& one : records) out.append(record(one));
         return nb::make_tuple(out, lost);
     }
-    void set_access(bool errors, double slow_s, uint64_t every, size_t most) { version->counters().set_access({errors, slow_s, every, most}); }
+    void set_access(bool errors, double slow_s, uint64_t every, size_t most) {
+        for (Front front : {Front::grpc, Front::http}) version->counters(front).set_access({errors, slow_s, every, most});
+    }
 
     std::shared_ptr<Version> version;
 
@@ -279,7 +277,7 @@ public:
     }
     ~PyFront() { stop(); }
 
-    int listen(const std::string& host, int port, bool http, const Tls& tls) {
+    int listen(const std::string& host, int port, bool http, const Tls& tls, bool rest) {
         SSL_CTX* context = tls ? context_of(*tls, http) : nullptr;
         int taken;
         try {
@@ -288,6 +286,7 @@ public:
             SSL_CTX_free(context);
             throw;
         }
+        if (rest) plane_->set_rest(int(listeners_.size()));
         listeners_.push_back(http);
         return taken;
     }
@@ -297,9 +296,10 @@ public:
         for (size_t i = 0; i < made.size(); i++) loop_->set_tls(i, made[i].release());
     }
     void start() { loop_->start(*plane_); }
+    void set_closing() { plane_->set_closing(); }
     void set_refusing() { plane_->set_refusing(); }
     // Digests as 32 bytes.
-    void set_gate(bool needs_token, const std::vector<std::tuple<std::string, nb::bytes, double>>& tokens, const std::vector<std::pair<std::string, nb::bytes>>& headers) {
+    void set_gate(bool http, bool needs_token, const std::vector<std::tuple<std::string, nb::bytes, double>>& tokens, const std::vector<std::pair<std::string, nb::bytes>>& headers) {
         const auto digest = [](const nb::bytes& from) {
             Digest out;
             if (from.size() != out.size()) throw std::invalid_argument("a digest has 32 bytes");
@@ -309,7 +309,7 @@ public:
         Gate gate{needs_token, !headers.empty(), {}, {}};
         for (const auto& [name, bytes, expires] : tokens) gate.tokens.push_back({name, digest(bytes), expires});
         for (const auto& [name, bytes] : headers) gate.headers.push_back({name, digest(bytes)});
-        plane_->set_gate(std::move(gate));
+        plane_->set_gate(http ? Front::http : Front::grpc, std::move(gate));
     }
     void refuse_new() { plane_->set_refusing(), loop_->refuse_new(); }
     void stop() {
@@ -422,8 +422,8 @@ NB_MODULE(_native, m) {
         .def("run", &PyVersion::run, nb::arg("inputs"), nb::arg("rows"), nb::arg("left").none(), nb::arg("watch").none(), nb::arg("level") = 1,
              nb::arg("in_time").none() = nb::none())
         .def("close", &PyVersion::close)
-        .def("take_counts", &PyVersion::take_counts)
-        .def("take_access", &PyVersion::take_access)
+        .def("take_counts", &PyVersion::take_counts, nb::arg("http"))
+        .def("take_access", &PyVersion::take_access, nb::arg("http"))
         .def("set_access", &PyVersion::set_access, nb::arg("errors"), nb::arg("slow_s"), nb::arg("every"), nb::arg("most"))
         .def_prop_ro("pending", [](const PyVersion& self) { return self.version->pending(); })
         .def_prop_ro("inflight", [](const PyVersion& self) { return self.version->inflight(); });
@@ -438,12 +438,14 @@ NB_MODULE(_native, m) {
     nb::class_<PyFront>(m, "Front", "Listeners for gRPC and HTTP/1.1 on one loop; see serve/native_front.py.")
         .def(nb::init<const nb::dict&, const std::vector<std::pair<std::string, bool>>&, const std::string&, nb::object>(), nb::arg("limits"), nb::arg("methods"),
              nb::arg("infer_path"), nb::arg("deliver"))
-        .def("listen", &PyFront::listen, nb::arg("host"), nb::arg("port"), nb::arg("http"), nb::arg("tls").none(), "Take a port; its number. Before start.")
+        .def("listen", &PyFront::listen, nb::arg("host"), nb::arg("port"), nb::arg("http"), nb::arg("tls").none(), nb::arg("rest") = false,
+             "Take a port; its number. Before start. `rest`: inferences that come there need not go to Python.")
         .def("set_tls", &PyFront::set_tls, nb::arg("tls"), "Use these texts for connections to come, on every listener.")
         .def_prop_ro("connections", &PyFront::connections)
         .def("start", &PyFront::start)
+        .def("set_closing", &PyFront::set_closing, "Answers over HTTP end their connection from now on.")
         .def("set_refusing", &PyFront::set_refusing, "Every inference goes to Python from now on.")
-        .def("set_gate", &PyFront::set_gate, nb::arg("needs_token"), nb::arg("tokens"), nb::arg("headers"), "Which inferences need not go to Python; see gate.h.")
+        .def("set_gate", &PyFront::set_gate, nb::arg("http"), nb::arg("needs_token"), nb::arg("tokens"), nb::arg("headers"), "Which inferences need not go to Python; see gate.h.")
         .def("refuse_new", &PyFront::refuse_new, "Close the listener and tell every client to go elsewhere.")
         .def("stop", &PyFront::stop)
         .def("answer", &PyFront::answer)

@@ -35,7 +35,8 @@ class Job {
 public:
     virtual ~Job() = default;
     virtual bool gone() const { return false; }                         // nobody waits any more
-    virtual bool counted() const { return true; }                       // as a request, in the counters
+    virtual bool counted() const { return true; }                       // as a request, in the counters ...
+    virtual Front front() const { return Front::grpc; }                 // ... of this front
     virtual void prepare(const hr_outputs& outputs, int64_t from) = 0;  // its answer, of the rows from `from` on ...
     virtual void deliver(const Execution& run) = 0;                     // ... goes out, after everything is counted
     virtual void fail(Meaning meaning, const std::string& text, const Execution* run) = 0;

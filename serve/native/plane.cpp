@@ -6,6 +6,8 @@ namespace hr::serve {
 
 namespace {
 
+constexpr size_t kCompressedHere = 64 << 10;     // larger answers would hold the loop up while they are compressed
+
 // A unary ModelInfer call in the queue of a version.
 class CallJob : public Job {
 public:
@@ -42,6 +44,50 @@ private:
     size_t answer_bytes_ = 0;
 };
 
+// An inference over REST in the queue of a version.
+class RestJob : public Job {
+public:
+    RestJob(Loop& loop, std::shared_ptr<Call> call, std::shared_ptr<Version> version, std::string principal, RestCall::Coding coding, const std::atomic<bool>& closing)
+        : loop_(loop), call_(std::move(call)), version_(std::move(version)), principal_(std::move(principal)), coding_(coding), closing_(closing) {}
+
+    bool gone() const override { return call_->gone.load(std::memory_order_relaxed); }
+    Front front() const override { return Front::http; }
+    void prepare(const hr_outputs& outputs, int64_t from) override {
+        answer_ = encode_rest(version_->interface(), version_->name(), version_->number(), request, binary, coding_, outputs, from);
+        version_->last_answer() = answer_.body.size();
+        answer_bytes_ = answer_bytes(version_->interface(), request, outputs);
+    }
+    Asked asked() const override { return {request.id, principal_, call_->message.size(), answer_bytes_}; }
+    void deliver(const Execution&) override { loop_.respond(call_->id, std::move(answer_.head), std::move(answer_.body), closing_); }
+    void fail(Meaning meaning, const std::string& text, const Execution*) override {
+        answer_ = rest_error(status_of(meaning), text, meaning == Meaning::overloaded);
+        loop_.respond(call_->id, std::move(answer_.head), std::move(answer_.body), closing_);
+    }
+
+    std::vector<char> binary;           // of each output asked for
+
+private:
+    static int status_of(Meaning meaning) {
+        switch (meaning) {
+            case Meaning::ok: return 200;
+            case Meaning::unavailable: return 503;
+            case Meaning::overloaded: return 429;
+            case Meaning::expired: return 504;
+            case Meaning::cancelled: return 499;
+            case Meaning::internal: break;
+        }
+        return 500;
+    }
+    Loop& loop_;
+    const std::shared_ptr<Call> call_;
+    const std::shared_ptr<Version> version_;
+    const std::string principal_;
+    const RestCall::Coding coding_;
+    const std::atomic<bool>& closing_;
+    RestAnswer answer_;
+    size_t answer_bytes_ = 0;
+};
+
 }  // namespace
 
 Plane::Plane(Loop& loop, std::unordered_map<std::string, Shape> methods, std::string infer_path, Deliver deliver)
@@ -61,10 +107,10 @@ void Plane::failed(const std::string& model, const std::string& version, const s
     loop_.post([] {});
 }
 
-void Plane::set_gate(Gate gate) {
+void Plane::set_gate(Front front, Gate gate) {
     auto made = std::make_shared<const Gate>(std::move(gate));
     std::lock_guard guard(lock_);
-    gate_ = std::move(made);
+    gates_[size_t(front)] = std::move(made);
 }
 
 bool Plane::knows(const std::string& path, Shape& shape) {
@@ -76,33 +122,53 @@ bool Plane::knows(const std::string& path, Shape& shape) {
 
 void Plane::call(std::shared_ptr<Call> call) {
     if (call->shape == Shape::unary && call->path == infer_path_ && infer(call)) return;
+    if (call->shape == Shape::http && call->listener == rest_ && infer_rest(call)) return;
     call->in_python = true;
     const Event::Kind kind = call->shape == Shape::http ? Event::http : Event::call;
     events_.push_back({kind, std::move(call), {}, {}, {}, {}, {}});
+}
+
+// The version that takes a request without Python; null: none does.
+std::shared_ptr<Version> Plane::find(Front front, const Call& call, std::string_view model, std::string_view version, std::string& principal) {
+    std::shared_ptr<Version> found;
+    std::shared_ptr<const Gate> gate;
+    {
+        std::lock_guard guard(lock_);
+        gate = gates_[size_t(front)];
+        const auto served = models_.find(std::string(model));
+        if (served == models_.end()) return nullptr;
+        if (version.empty()) {
+            found = served->second->preferred;
+        } else if (const auto one = served->second->versions.find(version); one != served->second->versions.end()) {
+            found = one->second;
+        }
+    }
+    return found && gate->admits(call, principal) ? found : nullptr;
 }
 
 // True where the call is in a queue or answered; false: Python's.
 bool Plane::infer(const std::shared_ptr<Call>& call) {
     Envelope envelope;
     if (refusing_ || !read_envelope(call->message.view(), envelope)) return false;
-    std::shared_ptr<Version> version;
-    std::shared_ptr<const Gate> gate;
-    {
-        std::lock_guard guard(lock_);
-        gate = gate_;
-        const auto found = models_.find(std::string(envelope.model));
-        if (found == models_.end()) return false;
-        if (envelope.version.empty()) {
-            version = found->second->preferred;
-        } else if (const auto one = found->second->versions.find(envelope.version); one != found->second->versions.end()) {
-            version = one->second;
-        }
-    }
     std::string principal;
-    if (!version || !gate->admits(*call, principal)) return false;
+    const std::shared_ptr<Version> version = find(Front::grpc, *call, envelope.model, envelope.version, principal);
+    if (!version) return false;
     auto job = std::make_shared<CallJob>(loop_, call, version, std::move(principal));
-    if (!fit(version->interface(), call->message.view(), job->request)) return false;
-    job->arrived = loop_.now(), job->deadline = call->deadline, job->level = version->policy().default_level;
+    return fit(version->interface(), call->message.view(), job->request) && (job->deadline = call->deadline, submit(version, job));
+}
+
+bool Plane::infer_rest(const std::shared_ptr<Call>& call) {
+    RestCall rest;
+    std::string principal;
+    if (refusing_ || !read_target(*call, rest)) return false;
+    const std::shared_ptr<Version> version = find(Front::http, *call, rest.model, rest.version, principal);
+    if (!version || (rest.coding != RestCall::Coding::none && version->last_answer() > kCompressedHere)) return false;
+    auto job = std::make_shared<RestJob>(loop_, call, version, std::move(principal), rest.coding, closing_);
+    return fit_rest(version->interface(), call->message.view(), rest, job->request, job->binary) && submit(version, job);
+}
+
+bool Plane::submit(std::shared_ptr<Version> version, const JobPtr& job) {
+    job->arrived = loop_.now(), job->level = version->policy().default_level;
     if (const Policy& policy = version->policy(); policy.timeout_s > 0) {
         const Time late = job->arrived + span(policy.timeout_s);
         if (policy.delays) job->delay_at = late;
@@ -112,8 +178,8 @@ bool Plane::infer(const std::shared_ptr<Call>& call) {
     std::string text;
     if (!version->submit(job, why, text)) {
         if (why == Meaning::unavailable) return false;      // being unloaded: Python finds the one that took its place
-        loop_.finish(call->id, CallJob::status_of(why, text));
-        version->counters().finish(text_of(why), 0, 0, nullptr, job->asked());
+        version->counters(job->front()).finish(text_of(why), 0, 0, nullptr, job->asked());
+        job->fail(why, text, nullptr);
         return true;
     }
     if (std::find(touched_.begin(), touched_.end(), version) == touched_.end()) touched_.push_back(std::move(version));

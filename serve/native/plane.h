@@ -1,5 +1,5 @@
-// What answers the calls of the native front: ModelInfer requests that fit a published version without doubt go straight
-// into its queue; everything else goes to Python, a list of events a turn.
+// What answers the calls of the native front: inferences that fit a published version without doubt go straight into its
+// queue; everything else goes to Python, a list of events a turn.
 #pragma once
 #include <functional>
 #include <map>
@@ -10,6 +10,7 @@
 
 #include "gate.h"
 #include "loop.h"
+#include "rest.h"
 #include "version.h"
 
 namespace hr::serve {
@@ -38,7 +39,9 @@ public:
     void publish(const std::string& model, std::shared_ptr<Served> served);     // null: no more
     void failed(const std::string& model, const std::string& version, const std::string& incident, const std::string& text);
     void set_refusing() { refusing_ = true; }
-    void set_gate(Gate gate);
+    void set_closing() { closing_ = true; }     // answers over HTTP end their connection
+    void set_rest(int listener) { rest_ = listener; }   // before the loop starts
+    void set_gate(Front front, Gate gate);
 
     bool knows(const std::string& path, Shape& shape) override;
     void call(std::shared_ptr<Call> call) override;
@@ -50,16 +53,20 @@ public:
 
 private:
     bool infer(const std::shared_ptr<Call>& call);
+    bool infer_rest(const std::shared_ptr<Call>& call);
+    std::shared_ptr<Version> find(Front front, const Call& call, std::string_view model, std::string_view version, std::string& principal);
+    bool submit(std::shared_ptr<Version> version, const JobPtr& job);
 
     Loop& loop_;
     const std::unordered_map<std::string, Shape> methods_;
     const std::string infer_path_;
     const Deliver deliver_;
-    std::atomic<bool> refusing_{false};
+    int rest_ = -1;                                         // the listener of REST
+    std::atomic<bool> refusing_{false}, closing_{false};
     std::vector<Event> events_;                             // of this turn, for Python
     std::vector<std::shared_ptr<Version>> touched_;         // queued into this turn
-    std::mutex lock_;                                       // guards gate_, models_ and failures_
-    std::shared_ptr<const Gate> gate_ = std::make_shared<Gate>();
+    std::mutex lock_;                                       // guards gates_, models_ and failures_
+    std::shared_ptr<const Gate> gates_[2] = {std::make_shared<Gate>(), std::make_shared<Gate>()};       // by front
     std::unordered_map<std::string, std::shared_ptr<Served>> models_;
     std::vector<Event> failures_;
 };

@@ -37,7 +37,7 @@ const char* text_of(Meaning meaning) {
 
 Version::Version(std::string name, std::string number, Interface interface, Policy policy, const hr_door* door, std::vector<double> seconds, std::vector<double> rows)
     : name_(std::move(name)), number_(std::move(number)), interface_(std::move(interface)), policy_(std::move(policy)), door_(door),
-      counters_(std::move(seconds), std::move(rows)), queue_(policy_) {}
+      counters_(seconds, rows), http_counters_(std::move(seconds), std::move(rows)), queue_(policy_) {}
 
 Version::~Version() { close(); }
 
@@ -251,7 +251,7 @@ void Version::run(std::vector<std::shared_ptr<Job>>& jobs, const char* reason) {
         counters_.observe(execution);
         // Counted before they go out: who has an answer finds it in the statistics.
         for (Job* job : done)
-            if (job->counted()) counters_.finish("ok", seconds_between(job->arrived, execution.finished), seconds_between(job->arrived, execution.started), &execution, job->asked());
+            if (job->counted()) counters(job->front()).finish("ok", seconds_between(job->arrived, execution.finished), seconds_between(job->arrived, execution.started), &execution, job->asked());
         for (Job* job : done) {
             inflight_--;
             job->deliver(execution);
@@ -285,7 +285,7 @@ void Version::tell(const std::string& incident, const std::string& text) {
 }
 
 void Version::end(Job& job, Meaning meaning, const std::string& text, const Execution* run) {
-    if (job.counted()) counters_.finish(text_of(meaning), seconds_between(job.arrived, Clock::now()), run ? seconds_between(job.arrived, run->started) : 0, run, job.asked());
+    if (job.counted()) counters(job.front()).finish(text_of(meaning), seconds_between(job.arrived, Clock::now()), run ? seconds_between(job.arrived, run->started) : 0, run, job.asked());
     inflight_--;
     job.fail(meaning, text, run);
 }

@@ -27,7 +27,8 @@ public:
     const std::string& number() const { return number_; }
     const Interface& interface() const { return interface_; }
     const Policy& policy() const { return policy_; }
-    Counters& counters() { return counters_; }
+    Counters& counters(Front front) { return front == Front::http ? http_counters_ : counters_; }        // of runs: gRPC's
+    std::atomic<size_t>& last_answer() { return last_answer_; }         // bytes of the latest answer over HTTP
 
     // Queues; false (and `why`) where it is refused: full, or closed. The caller then ends the job.
     bool submit(JobPtr job, Meaning& why, std::string& text);
@@ -55,7 +56,8 @@ private:
     const Interface interface_;
     const Policy policy_;
     const hr_door* door_;
-    Counters counters_;
+    Counters counters_, http_counters_;
+    std::atomic<size_t> last_answer_{0};
 
     mutable std::mutex lock_;
     std::condition_variable arrived_, idle_;

@@ -4,8 +4,11 @@ Real models, so that requests run in the C++ queue: random and damaged requests 
 text from both; batches never change a row; a guilty row fails alone; nothing is lost while versions are swapped.
 """
 
+import http.client
+import json
 import threading
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -20,6 +23,11 @@ from headrace.protos import inference_pb2 as pb
 from headrace.serve import Client, Server, engine
 from headrace.serve.config import Listen, Settings
 from headrace.serve.errors import Meaning, ServeError
+
+try:
+    from headrace.serve.native_front import NativeFront
+except ImportError:  # built without libnghttp2
+    NativeFront = None
 
 pytestmark = pytest.mark.skipif(engine._native is None, reason="built without libnghttp2: there is no native front")
 
@@ -70,6 +78,10 @@ def repository(root):
     save(
         root, "lookup", [node("Gather", ["t", "i"], ["y"])], [("i", i, ["n", 2])], [("y", f, ["n", 2])], [("t", table)]
     )
+    save(
+        root, "wide", [node("Neg", ["x"], ["h"]), node("Neg", ["h"], ["y"]), node("Abs", ["k"], ["z"])],
+        [("x", TensorProto.DOUBLE, ["n", "m"]), ("k", TensorProto.INT8, ["n", "m"])], [("y", TensorProto.DOUBLE, ["n", "m"]), ("z", TensorProto.INT8, ["n", "m"])],
+    )  # fmt: skip
     return root
 
 
@@ -83,6 +95,14 @@ def root(tmp_path_factory):
     return repository(tmp_path_factory.mktemp("engine"))
 
 
+class Both(list):
+    """Two callers, and the servers behind them."""
+
+    def __init__(self, calls, servers):
+        super().__init__(calls)
+        self.servers = servers
+
+
 @pytest.fixture(scope="module")
 def both(root):
     """Callers of ModelInfer on the native front, and on grpcio with the queue in Python."""
@@ -91,7 +111,7 @@ def both(root):
         oracle = start(root, "portable").start()
     native = start(root, "native").start()
     channels = [grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") for server in (native, oracle)]
-    yield [channel.unary_unary(INFER) for channel in channels]
+    yield Both([channel.unary_unary(INFER) for channel in channels], [native, oracle])
     for channel in channels:
         channel.close()
     native.stop()
@@ -202,6 +222,135 @@ def test_every_request_as_the_oracle(both, data):
         assert mine == oracle
     else:
         assert mine.SerializeToString(deterministic=True) == oracle.SerializeToString(deterministic=True)
+
+
+# ---- REST ----
+
+
+@st.composite
+def bodies(draw):
+    """(path, headers, body) of an inference over REST: whole, odd or wrong."""
+    model = draw(st.sampled_from(["dense", "pair", "single", "lookup", "wide", "nobody"]))
+    rows, width = draw(st.integers(0, 3)), draw(st.integers(0, 4))
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+
+    def floats(*shape):
+        scale = 10.0 ** rng.integers(-40, 30, shape)
+        return np.where(rng.random(shape) < 0.3, rng.integers(-9, 9, shape), rng.standard_normal(shape) * scale)
+
+    arrays = {
+        "dense": lambda: {"x": ("FP32", floats(rows, 6))},
+        "pair": lambda: {"c": ("BOOL", rng.random((rows, width)) > 0.5), "a": ("FP32", floats(rows, width)), "b": ("FP32", floats(rows, width))},
+        "single": lambda: {"x": ("FP32", floats(3, 4))},
+        "lookup": lambda: {"i": ("INT64", rng.integers(-10, 10, (rows, 2)))},
+        "wide": lambda: {"x": ("FP64", floats(rows, width) ** 3), "k": ("INT8", rng.integers(-128, 127, (rows, width)))},
+        "nobody": lambda: {"x": ("FP32", floats(1, 1))},
+    }[model]()  # fmt: skip
+    document, tail = {"inputs": []}, b""
+    kinds = {"FP32": np.float32, "FP64": np.float64, "INT64": np.int64, "INT8": np.int8, "BOOL": bool}
+    for name, (datatype, array) in arrays.items():
+        item = {"name": name, "shape": list(array.shape), "datatype": datatype}
+        form = draw(st.sampled_from(["flat", "nested", "binary"]))
+        if form == "binary":
+            data = array.astype(kinds[datatype]).tobytes()
+            item["parameters"] = {"binary_data_size": len(data)}
+            tail += data
+        else:
+            item["data"] = array.tolist() if form == "nested" else array.reshape(-1).tolist()
+        if draw(st.integers(0, 5)) == 0:
+            key, value = draw(st.sampled_from(ODD))
+            item[key] = value
+        document["inputs"].append({k: item[k] for k in draw(st.permutations(sorted(item)))})
+    if draw(st.booleans()):
+        document["id"] = draw(st.sampled_from(["", "7", "a b", 'q"', "é", 5]))
+    if draw(st.integers(0, 2)) == 0:
+        document["parameters"] = draw(
+            st.sampled_from([{}, {"binary_data_output": True}, {"binary_data_output": 1}, {"k": 1}, {"priority": 1}])
+        )
+    if draw(st.integers(0, 2)) == 0:
+        own = draw(
+            st.sampled_from(
+                [
+                    {},
+                    {"parameters": {"binary_data": True}},
+                    {"parameters": {"binary_data": False}},
+                    {"parameters": {"classification": 1}},
+                ]
+            )
+        )
+        document["outputs"] = [{"name": name} | own for name in draw(st.sampled_from([["y"], ["z", "y"], ["y", "y"], ["nothing"]]))]  # fmt: skip
+    head = json.dumps(document, indent=draw(st.sampled_from([None, 1])), ensure_ascii=draw(st.booleans())).encode()
+    if draw(st.integers(0, 6)) == 0:
+        head = head.replace(*draw(st.sampled_from(DAMAGE)))
+    headers = {"Inference-Header-Content-Length": str(len(head))} if tail or draw(st.integers(0, 4)) == 0 else {}
+    if draw(st.integers(0, 9)) == 0:
+        headers["Inference-Header-Content-Length"] = draw(st.sampled_from(["1", "0", "99999", "x", "-1"]))
+    if draw(st.integers(0, 3)) == 0:
+        headers["Accept-Encoding"] = draw(st.sampled_from(["gzip, deflate", "br", "deflate;q=1", "identity"]))
+    version = draw(st.sampled_from(["", "", "", "/versions/1", "/versions/2", "/versions/01", "/versions/"]))
+    tail += draw(st.sampled_from([b"", b"", b"", b"", b"1"]))
+    return f"/v2/models/{model}{version}/infer", headers, head + tail
+
+
+ODD = [
+    ("data", [1, True]), ("data", [1, "1"]), ("data", [[1], 2]), ("data", 5), ("data", [1e39]), ("data", [300]), ("data", [-1e400]),
+    ("data", [1.0, 2.0]), ("shape", [1, -1]), ("shape", [2.0]), ("shape", "x"), ("shape", [2**62, 2**62]), ("datatype", "FP16"), ("name", "other"),
+    ("parameters", {}), ("parameters", {"binary_data_size": -1}), ("parameters", {"classification": 2}), ("more", {"x": [1]}),
+]  # fmt: skip
+DAMAGE = [
+    (b"[", b"[["), (b"]", b""), (b",", b",,"), (b":", b" :\t"), (b"{", b"[{"), (b'"', b"'"), (b"1", b"01"), (b"0", b"-0"), (b".", b".e"), (b"e", b"E"),
+    (b'"name"', b'"name": "x", "name"'), (b"true", b"True"), (b"1", b"NaN"), (b"0.", b"."), (b"}", b"} "), (b'"y"', b'"\\u0079"'),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def rest(both):
+    """Callers over HTTP of the same two servers."""
+    connections = [http.client.HTTPConnection("127.0.0.1", server.http_port, timeout=20) for server in both.servers]
+
+    def ask(connection, path, headers, body):
+        connection.request("POST", path, body, headers)
+        answer = connection.getresponse()
+        kept = {k.lower(): v for k, v in answer.getheaders() if k.lower() != "content-length"}
+        data = answer.read()
+        if coding := kept.get("content-encoding"):
+            data = zlib.decompress(data, 31 if coding == "gzip" else 15)
+        return answer.status, kept, data
+
+    yield lambda *request: [ask(connection, *request) for connection in connections]
+    for connection in connections:
+        connection.close()
+
+
+@settings(max_examples=400, deadline=None)
+@given(request=bodies())
+def test_every_rest_request_as_the_oracle(rest, request):
+    mine, oracle = rest(*request)
+    assert mine == oracle
+
+
+@pytest.mark.parametrize(
+    "value",
+    [0.0, -0.0, 1.0, -1.5, 0.1, 1e-4, 9.999e-5, 1e15, 1e16, 123456789012345680.0, 5e-324, 1.7976931348623157e308, 1e22, 2**-20, 100.0],
+)  # fmt: skip
+def test_numbers_are_written_as_python_writes_them(rest, value):
+    body = {"inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP64", "data": [value]}, {"name": "k", "shape": [1, 1], "datatype": "INT8", "data": [0]}]}  # fmt: skip
+    mine, oracle = rest("/v2/models/wide/infer", {}, json.dumps(body).encode())
+    assert mine == oracle and json.loads(mine[2])["outputs"][0]["data"] == [value]
+
+
+def test_plain_inferences_over_rest_do_not_come_to_python(both, rest, monkeypatch):
+    seen = []
+    begin = NativeFront._begin_http
+    monkeypatch.setattr(NativeFront, "_begin_http", lambda self, *event: (seen.append(event[3]), begin(self, *event)))
+    body = json.dumps(
+        {"inputs": [{"name": "x", "shape": [1, 6], "datatype": "FP32", "data": [1, 2.5, -3e-2, 0, 4, 5]}]}
+    )
+    before = both.servers[0]._plane.statistics("dense", "")["model_stats"][0]["inference_count"]
+    (status, _, data), oracle = rest("/v2/models/dense/infer", {"Accept-Encoding": "gzip"}, body)
+    assert status == 200 and (status, _, data) == oracle and not seen
+    assert both.servers[0]._plane.statistics("dense", "")["model_stats"][0]["inference_count"] == before + 1
+    assert rest("/v2/models/dense/infer?x", {}, body)[0][0] == 200 and seen == ["/v2/models/dense/infer?x"]
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -569,24 +569,26 @@ def test_rest_compression(server, coding):
     import zlib
 
     squeeze = gzip.compress if coding == "gzip" else zlib.compress
-    body = squeeze(json.dumps({"inputs": [tensor(data=[0.5] * 4)]}).encode())
+    body = squeeze(json.dumps({"inputs": [tensor(data=[0.5] * 400, shape=[1, 400])]}).encode())
     headers = {"Content-Encoding": coding, "Accept-Encoding": coding}
     status, data, answer = get(server, "/v2/models/fp32/infer", "POST", body, headers)
     assert status == 200 and answer["Content-Encoding"] == coding
     plain = gzip.decompress(data) if coding == "gzip" else zlib.decompress(data)
-    assert json.loads(plain)["outputs"][0]["data"] == [0.5] * 4
+    assert json.loads(plain)["outputs"][0]["data"] == [0.5] * 400
     assert "Content-Encoding" not in get(server, "/v2", headers=headers)[2]  # inferences only
     status, data, answer = get(server, "/v2/models/fp32/infer", "POST", *binary(coding, squeeze))
     plain = gzip.decompress(data) if coding == "gzip" else zlib.decompress(data)
     length = int(answer["Inference-Header-Content-Length"])  # of the JSON before it was compressed
-    assert status == 200 and json.loads(plain[:length])["outputs"] and plain[length:] == bytes(16)
+    assert status == 200 and json.loads(plain[:length])["outputs"] and plain[length:] == bytes(4000)
+    small = json.dumps({"inputs": [tensor(data=[0.5] * 4)]})  # not worth it
+    assert "Content-Encoding" not in get(server, "/v2/models/fp32/infer", "POST", small, {"Accept-Encoding": coding})[2]
 
 
 def binary(coding, squeeze):
-    item = {"name": "x", "shape": [1, 4], "datatype": "FP32", "parameters": {"binary_data_size": 16}}
+    item = {"name": "x", "shape": [1, 1000], "datatype": "FP32", "parameters": {"binary_data_size": 4000}}
     head = json.dumps({"inputs": [item], "parameters": {"binary_data_output": True}}).encode()
     headers = {"Inference-Header-Content-Length": str(len(head)), "Content-Encoding": coding, "Accept-Encoding": coding}
-    return squeeze(head + bytes(16)), headers
+    return squeeze(head + bytes(4000)), headers
 
 
 def test_metrics(server):
