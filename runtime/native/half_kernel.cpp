@@ -44,6 +44,7 @@ public:
         static const std::shared_ptr<ThreadPool> alone = ThreadPool::shared(1);
         for (size_t i = 0; i < node.inputs.size(); i++) {
             if (!is_half(node.inputs[i])) continue;
+            if (i == 0) node.narrow = node.inputs[i];
             node.inputs[i] = DType::f32;
             if (!node.constants[i]) continue;
             constants_[i].resize(size_t(node.constants[i]->count()));

@@ -28,6 +28,7 @@ struct NodeInfo {
     std::vector<DType> outputs;     // none: nobody asked for it
     std::vector<const Tensor*> constants;   // nullptr: not a constant
     int version = 0;                // operator-set version that the node follows
+    DType narrow = DType::none;     // what the values of input 0 were before they were widened to float32 (half_kernel.cpp)
 
     bool has(const std::string& key) const { return attrs.count(key) != 0; }
     int64_t i(const std::string& key, int64_t otherwise) const;

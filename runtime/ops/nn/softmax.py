@@ -19,6 +19,17 @@ def softmax(x: Any, axis: int = -1) -> Any:
     return exponentials / np.sum(exponentials, axis=axis, keepdims=True)
 
 
+def softmax_half(x: Any, axis: int = -1) -> Any:
+    """Of float16: every step is rounded to float16, as in the function by which ONNX defines Softmax, so that the standard's own
+    expansions of attention give the same bits. A sum beyond 65504 stays as it is: rounded to inf it would make long
+    rows zero."""
+    shifted = (x - np.max(x, axis=axis, keepdims=True, initial=-np.inf)).astype(np.float16)
+    exponentials = np.exp(shifted.astype(np.float32)).astype(np.float16)
+    total = np.sum(exponentials, axis=axis, keepdims=True, dtype=np.float32)
+    rounded = total.astype(np.float16).astype(np.float32)
+    return exponentials.astype(np.float32) / np.where(np.isinf(rounded), total, rounded)
+
+
 def log_softmax(x: Any, axis: int = -1) -> Any:
     shifted = x - np.max(x, axis=axis, keepdims=True, initial=-np.inf)
     return shifted - np.log(np.sum(np.exp(shifted), axis=axis, keepdims=True))
@@ -74,7 +85,8 @@ class Softmax(_AlongAxis):
     def reference(
         self, inputs: list[Any], attributes: Mapping[str, Any], n_outputs: int = 1, run_block: Any = None
     ) -> list[Any]:
-        return [compute(softmax, inputs, inputs[0].dtype, axis=attributes["axis"])]
+        function = softmax_half if inputs[0].dtype == np.float16 else softmax
+        return [compute(function, inputs, inputs[0].dtype, axis=attributes["axis"])]
 
     def gradient(
         self, F: Any, inputs: list[Any], outputs: list[Any], grads: list[Any], attributes: Mapping[str, Any]

@@ -33,7 +33,21 @@ HR_INLINE float max_of(vf v) {
 // A NaN anywhere makes the sum NaN, and so every result, whatever the largest element is taken to be. A row of -inf gives
 // NaN, as subtracting infinities does.
 
-template <bool kLog>
+// float16's neighbour of values >= 0, to nearest even; what is beyond float16 stays as it is, NaN too.
+HR_INLINE vf round_to_half(vf x) {
+    const vi bits = (vi)x;
+    const vf normal = (vf)((bits + 0xfff + (bits >> 13 & 1)) & ~0x1fff), small = x + splat(0.5f) - splat(0.5f);
+    const vf rounded = select((vi)(x < splat(0x1p-14f)), small, normal);    // subnormals: let the addition round
+    return select((vi)(x < splat(65520.0f)), rounded, x);
+}
+
+// e^(x - top), with kHalf by way of float16: rows that were float16 round after every step (see runtime/ops/nn/softmax.py).
+template <bool kHalf>
+HR_INLINE vf exp_below(vf x, vf top) {
+    return kHalf ? round_to_half(exp(-round_to_half(top - x))) : exp(x - top);
+}
+
+template <bool kLog, bool kHalf = false>
 void softmax_row(const float* x, float* y, int64_t n) {
     const float low = -__builtin_inff();
     vf tops[4] = {splat(low), splat(low), splat(low), splat(low)};
@@ -46,12 +60,12 @@ void softmax_row(const float* x, float* y, int64_t n) {
     const vf shift = splat(max_of(top));
     vf total = vf{};
     for (i = 0; i + kLanes <= n; i += kLanes) {
-        const vf e = exp(load(x + i) - shift);
+        const vf e = exp_below<kHalf>(load(x + i), shift);
         if (!kLog) store(y + i, e);
         total += e;
     }
     if (i < n) {
-        const vf e = exp(load_part(x + i, n - i, low) - shift);
+        const vf e = exp_below<kHalf>(load_part(x + i, n - i, low), shift);
         if (!kLog) store_part(y + i, e, n - i);
         total += e;
     }
@@ -62,7 +76,7 @@ void softmax_row(const float* x, float* y, int64_t n) {
         for (i = 0; i + kLanes <= n; i += kLanes) store(y + i, load(x + i) - shift - l);
         if (i < n) store_part(y + i, load_part(x + i, n - i, 0) - shift - l, n - i);
     } else {
-        const vf scale = splat(1.0f / sum_of(total));
+        const vf sum = splat(sum_of(total)), scale = splat(1.0f) / (kHalf ? round_to_half(sum) : sum);
         for (i = 0; i + kLanes <= n; i += kLanes) store(y + i, load(y + i) * scale);
         for (; i < n; i++) y[i] *= scale[0];
     }

@@ -1,4 +1,4 @@
-// Softmax and LogSoftmax of float32 along any axis.
+// Softmax and LogSoftmax of float32 along any axis; Softmax of float16 between conversions (half_kernel.cpp).
 #include <algorithm>
 
 #include "kernels/norm/softmax.inc.h"
@@ -9,7 +9,7 @@ namespace hr::HR_TIER {
 namespace {
 
 // Up to kLanes neighbouring columns of [n, inner] at once.
-template <bool kLog>
+template <bool kLog, bool kHalf>
 void softmax_columns(const float* x, float* y, int64_t n, int64_t inner, int64_t width) {
     const auto get = [&](const float* p) { return width == kLanes ? load(p) : load_part(p, width, 0); };
     const auto put = [&](float* p, vf v) { width == kLanes ? store(p, v) : store_part(p, v, width); };
@@ -17,15 +17,15 @@ void softmax_columns(const float* x, float* y, int64_t n, int64_t inner, int64_t
     for (int64_t i = 0; i < n; i++) top = vmax(top, get(x + i * inner));
     vf total = vf{};
     for (int64_t i = 0; i < n; i++) {
-        const vf e = exp(get(x + i * inner) - top);
+        const vf e = exp_below<kHalf>(get(x + i * inner), top);
         if (!kLog) put(y + i * inner, e);
         total += e;
     }
-    const vf last = kLog ? log(total) : splat(1.0f) / total;
+    const vf last = kLog ? log(total) : splat(1.0f) / (kHalf ? round_to_half(total) : total);
     for (int64_t i = 0; i < n; i++) put(y + i * inner, kLog ? get(x + i * inner) - top - last : get(y + i * inner) * last);
 }
 
-template <bool kLog>
+template <bool kLog, bool kHalf>
 class Softmax : public Kernel {
 public:
     explicit Softmax(const NodeInfo& node) : axis_(node.i("axis", -1)) {}
@@ -44,7 +44,7 @@ public:
         if (!s.count()) return;
         if (inner == 1) {
             c.pool->parallel(outer, std::max<int64_t>(1, 4096 / n), [&](int64_t begin, int64_t end) {
-                for (int64_t row = begin; row < end; row++) softmax_row<kLog>(x + row * n, y + row * n, n);
+                for (int64_t row = begin; row < end; row++) softmax_row<kLog, kHalf>(x + row * n, y + row * n, n);
             });
             return;
         }
@@ -52,7 +52,7 @@ public:
         c.pool->parallel(outer * groups, std::max<int64_t>(1, 512 / n), [&](int64_t begin, int64_t end) {
             for (int64_t at = begin; at < end; at++) {
                 const int64_t column = at % groups * kLanes, offset = at / groups * n * inner + column;
-                softmax_columns<kLog>(x + offset, y + offset, n, inner, std::min<int64_t>(kLanes, inner - column));
+                softmax_columns<kLog, kHalf>(x + offset, y + offset, n, inner, std::min<int64_t>(kLanes, inner - column));
             }
         });
     }
@@ -63,7 +63,9 @@ private:
 
 template <bool kLog>
 std::unique_ptr<Kernel> softmax(const NodeInfo& node) {
-    return node.inputs[0] == DType::f32 ? std::make_unique<Softmax<kLog>>(node) : nullptr;
+    if (node.inputs[0] != DType::f32) return nullptr;
+    if (!kLog && node.narrow == DType::f16) return std::make_unique<Softmax<kLog, true>>(node);
+    return std::make_unique<Softmax<kLog, false>>(node);
 }
 HR_KERNEL("Softmax", softmax<false>);
 HR_KERNEL("LogSoftmax", softmax<true>);
