@@ -296,6 +296,8 @@ def _awaken(torch: Any, model: Any, feeds: dict[str, Any]) -> None:
         for module in norms:
             module.momentum = 1.0
             module.train()
+            if float(module.weight.abs().max()) < 0.5:  # started as if it were a matrix
+                module.weight.fill_(1.0)
         if norms:
             model(**feeds)
         for module in norms:
