@@ -72,8 +72,8 @@ void Frame::resolve(char* base) {
         switch (storage.place) {
             case Place::fixed: tensor.data = storage.data; break;
             case Place::arena: tensor.data = base ? base + storage.offset : nothing; break;
-            case Place::input: patches.push_back({&tensor, storage.index}); break;
-            case Place::output: patches.push_back({&tensor, int(program->inputs.size()) + storage.index}); break;
+            case Place::input: patches.push_back({&tensor, storage.index, storage.offset}); break;
+            case Place::output: patches.push_back({&tensor, int(program->inputs.size()) + storage.index, 0}); break;
             default: break;
         }
     };
@@ -295,7 +295,7 @@ void Program::run(Frame& frame) {
         }
     } hold{*this, frame.plan->arena_bytes ? take_arena(frame.plan->arena_bytes) : Arena{}};
     if (hold.arena.data != frame.arena) frame.resolve(hold.arena.data);
-    for (const Frame::Patch& patch : frame.patches) patch.tensor->data = frame.io[patch.io];
+    for (const Frame::Patch& patch : frame.patches) patch.tensor->data = static_cast<char*>(frame.io[patch.io]) + patch.offset;
     int at = 0;
     try {
         run_steps(frame, at);
@@ -394,6 +394,16 @@ void Program::run_dynamic(Frame& frame, const Step& step) {
                 continue;
             }
             copied_view = true;
+        }
+        if (i == 0 && shapes.part >= 0) {
+            const int source = node.inputs[shapes.part];
+            const Place place = plan.storage[source].place;
+            if (place == Place::fixed || place == Place::input || (place == Place::dynamic && !frame.buffers[source] && !frame.objects[source])) {
+                if (frame.buffers[source]) frame.buffers[v] = frame.buffers[source], frame.buffers[v]->refs++;  // a block's input
+                out[0].data = in[shapes.part].as<char>() + shapes.part_at;
+                only_view = true;
+                continue;
+            }
         }
         if (i == 0 && shapes.alias < 0) {
             for (size_t j = 0; j < n_in && !out[0].data; j++) {

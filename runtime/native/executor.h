@@ -100,7 +100,7 @@ enum class Place : uint8_t { none, fixed, input, output, arena, dynamic };
 struct Storage {
     Place place = Place::none;
     int index = 0;              // input or output number
-    size_t offset = 0;          // in the arena
+    size_t offset = 0;          // in the arena, or in the input
     void* data = nullptr;       // fixed
 };
 
@@ -133,6 +133,7 @@ struct Frame {
     struct Patch {
         Tensor* tensor;
         int io;
+        size_t offset;
     };
     std::vector<Patch> patches;             // tensors in input or output arrays
     std::vector<void*> io;                  // data of inputs, then of direct outputs

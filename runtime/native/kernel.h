@@ -49,6 +49,10 @@ struct ShapeContext {
     // >= 0: output 0 has exactly the bytes of that input (views: Reshape, Squeeze, ...). run() is then called only if other
     // outputs are wanted, and leaves output 0 alone.
     int alias = -1;
+    // >= 0: output 0 is a run of the bytes of that input, from `part_at` on. Where the input is the caller's or a constant the
+    // executor shares it; else run() copies.
+    int part = -1;
+    size_t part_at = 0;
 
     bool has(int i) const { return i < n_inputs && inputs[i]; }
     const Tensor& in(int i) const { return inputs[i]; }

@@ -13,7 +13,7 @@ constexpr size_t kFoldLimit = size_t(64) << 10;     // larger static values are 
 // Builds one specialised plan; the members are the questions that its steps answer in turn.
 class Planner {
 public:
-    Planner(Program& program, Plan& plan) : p_(program), plan_(plan), parent_(program.dtypes.size()), known_(program.dtypes.size()) {
+    Planner(Program& program, Plan& plan) : p_(program), plan_(plan), parent_(program.dtypes.size()), within_(program.dtypes.size()), known_(program.dtypes.size()) {
         std::iota(parent_.begin(), parent_.end(), 0);
         plan_.tensors.resize(program.dtypes.size());
         plan_.storage.resize(program.dtypes.size());
@@ -92,23 +92,28 @@ private:
         return in;
     }
 
-    // `v` has the bytes of `source`.
-    void join(int v, int source) {
+    // `v` has the bytes of `source`, from `at` on.
+    void join(int v, int source, size_t at = 0) {
         plan_.storage[v] = plan_.storage[source];
-        plan_.tensors[v].data = plan_.tensors[source].data;
+        if (char* data = plan_.tensors[source].as<char>()) plan_.tensors[v].data = plan_.storage[v].data = data + at;
+        within_[v] = within_[source] + at;
         parent_[v] = root(source);
     }
 
+    // Memory that is not the plan's own: a piece of it costs nothing, and lies where it lies.
+    bool lent(int v) const { return plan_.storage[v].place == Place::fixed || plan_.storage[v].place == Place::input; }
+
     // A view with no other wanted output needs no step at all.
     bool alias(const Node& node, const ShapeContext& shapes, const std::vector<Tensor>& out) {
-        if (shapes.alias < 0) return false;
+        const int source = shapes.alias >= 0 ? shapes.alias : shapes.part >= 0 && lent(node.inputs[shapes.part]) ? shapes.part : -1;
+        if (source < 0) return false;
         for (size_t i = 1; i < node.outputs.size(); i++)
             if (node.outputs[i] >= 0) return false;
         const int v = node.outputs[0];
         if (v < 0) return true;
         plan_.tensors[v] = out[0];
         known_[v] = true;
-        join(v, node.inputs[shapes.alias]);
+        join(v, node.inputs[source], source == shapes.part ? shapes.part_at : 0);
         return true;
     }
 
@@ -211,12 +216,17 @@ private:
             else plan_.steps[-1 - owners[i]].scratch_offset = intervals[i].offset;
         }
         for (size_t v = 0; v < parent_.size(); v++)
-            if (parent_[v] != int(v)) place(int(v)) = place(root(int(v)));
+            if (const Storage storage = place(root(int(v))); parent_[v] != int(v)) {
+                place(int(v)) = storage;
+                place(int(v)).offset += within_[v];
+                if (storage.data) place(int(v)).data = static_cast<char*>(storage.data) + within_[v];
+            }
     }
 
     Program& p_;
     Plan& plan_;
     std::vector<int> parent_;       // values that share memory form a tree
+    std::vector<size_t> within_;    // where in its root a value begins; only lent memory is cut
     std::vector<char> known_;       // shape known now
     std::vector<int> first_, last_; // steps, per root
 };

@@ -357,3 +357,35 @@ def test_equal_bytes_are_not_a_place_to_write_into(rows: Any) -> None:
     for _ in range(3):
         for name, found in model.run(feeds).items():
             np.testing.assert_array_equal(found, expected[name])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_pieces_of_inputs_are_not_copied(threads: int) -> None:
+    """A leading index or range of an input or a constant is that memory; further nodes, blocks and outputs read the right piece,
+    and what a call answered does not change with the caller's array."""
+    graph, b, (x,) = start((symbol("n"), 3, 32), dtype="float32")
+    table = b.constant(np.arange(4 * 3 * 32, dtype=np.float32).reshape(4, 3, 32))
+
+    def pick(value: Value, at: int) -> Value:
+        return b.node("Gather", [value, b.constant(np.array(at, np.int64))], {"axis": 0})[0]
+
+    (cut,) = b.node("Slice", [x, ints(b, 1), ints(b, 3), ints(b, 0)])
+    (inner,) = b.node("Slice", [pick(x, -1), ints(b, 2), ints(b, 3), ints(b, 0)])
+    (turned,) = b.node("Slice", [x, ints(b, -1), ints(b, -99), ints(b, 0), ints(b, -1)])
+    (columns,) = b.node("Slice", [pick(x, 1), ints(b, 16), ints(b, 32), ints(b, 1)])
+    row = pick(pick(x, 1), 2)
+    sums = [b.node("Add", [pick(pick(table, 3), 1), value])[0] for value in (row, inner, pick(cut, 1))]
+    (negative,) = b.node("Neg", [row])
+    (flat,) = b.node("Reshape", [cut, ints(b, -1)])
+    graph.outputs.extend([cut, inner, turned, columns, row, *sums, negative, flat])
+    program = lower(graph, threads, machine=False)
+    rng = np.random.default_rng(0)
+    for size in (3, 3, 3, 5, 4, 4):
+        feeds = {"x0": rng.standard_normal((size, 3, 32)).astype(np.float32)}
+        wanted = run_graph(graph, {"x0": feeds["x0"].copy()})
+        found = program.run(feeds)
+        assert found is not None
+        feeds["x0"][...] = 7
+        assert_same(found, wanted)
+    with pytest.raises(RunError, match=r"Slice|Gather"):
+        program.run({"x0": np.zeros((1, 3, 32), np.float32)})

@@ -1,6 +1,7 @@
 // Operators that pick or place elements by index: Gather, GatherElements, OneHot, NonZero, Trilu, Pad.
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <stdexcept>
 
 #include "kernels/elementwise/broadcast.h"
@@ -12,7 +13,10 @@ namespace {
 
 class Gather : public Kernel {
 public:
-    explicit Gather(const NodeInfo& node) : axis_(node.i("axis", 0)) {}
+    explicit Gather(const NodeInfo& node) : axis_(node.i("axis", 0)) {
+        const Tensor* index = node.constants[1];
+        if (index && index->count() == 1) pick_ = index->dtype == DType::i32 ? *index->as<int32_t>() : *index->as<int64_t>();
+    }
     void shape(ShapeContext& c) const override {
         const Shape &x = c.in(0).shape, &index = c.in(1).shape;
         const int axis = resolve_axis(axis_, x.rank);
@@ -21,6 +25,10 @@ public:
         for (int i = 0; i < index.rank; i++) to.push(index.d[i]);
         for (int i = axis + 1; i < x.rank; i++) to.push(x.d[i]);
         c.out(0, c.in(0).dtype, to);
+        const int64_t size = x.d[axis], pick = pick_.value_or(size) + (pick_.value_or(0) < 0 ? size : 0);
+        if (x.count(0, axis) != 1 || pick < 0 || pick >= size) return;      // run() says what is wrong
+        c.part = 0, c.part_at = size_t(pick * x.count(axis + 1, x.rank)) * item_size(c.in(0).dtype);
+        if (c.part_at % kAlign) c.part = -1;
     }
     void run(RunContext& c) const override {
         const Shape& x = c.in(0).shape;
@@ -39,6 +47,7 @@ public:
 
 private:
     int64_t axis_;
+    std::optional<int64_t> pick_;   // the one index, where it is a constant
 };
 
 template <class T>

@@ -116,6 +116,10 @@ public:
         const Cut cut = read(c.inputs, c.n_inputs);
         c.out(0, c.in(0).dtype, cut.shape);
         if (cut.shape == c.in(0).shape && cut.forward) c.alias = 0;
+        else if (const int64_t at = cut.run_at(c.in(0).shape); at >= 0) {
+            c.part_at = size_t(at) * item_size(c.in(0).dtype);
+            if (c.part_at % kAlign == 0) c.part = 0;
+        }
     }
     void run(RunContext& c) const override {
         const Cut cut = read(c.inputs, c.n_inputs);
@@ -136,6 +140,19 @@ private:
         Shape shape;
         int64_t starts[kMaxRank] = {}, steps[kMaxRank];
         bool forward = true;
+
+        // The first element, where the cut is a run of elements as they lie: one of every axis before the last that is cut.
+        int64_t run_at(const Shape& from) const {
+            int64_t at = 0;
+            bool cut_after = false;
+            for (int i = from.rank - 1; i >= 0; i--) {
+                if (cut_after && shape.d[i] != 1) return -1;
+                if (shape.d[i] != 1 && steps[i] != 1) return -1;
+                at += starts[i] * from.count(i + 1, from.rank);
+                cut_after = cut_after || shape.d[i] != from.d[i];
+            }
+            return shape.count() ? at : -1;
+        }
     };
     static Cut read(const Tensor* in, int n) {
         Cut cut;
