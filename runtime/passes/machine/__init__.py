@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from headrace.runtime.graph import Graph
 from headrace.runtime.passes.machine.attention import attention
 from headrace.runtime.passes.machine.channels_last import channels_last
+from headrace.runtime.passes.machine.class_names import class_names
 from headrace.runtime.passes.machine.lookup import lookup
 from headrace.runtime.passes.machine.low_precision import low_precision
 from headrace.runtime.passes.machine.winograd import winograd
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from headrace.runtime.passes.report import Watch
 
 PORTABLE = False
-PASSES = ("attention", "lookup", "channels_last", "winograd", "low_precision")  # in their order
+PASSES = ("class_names", "attention", "lookup", "channels_last", "winograd", "low_precision")  # in their order
 
 
 def run(
@@ -31,10 +32,11 @@ def run(
     skip: Collection[str] = (),
     watch: Watch | None = None,
 ) -> Graph:
-    """The graph as this machine runs it best: attentions in one node, functions of 8-bit numbers as tables, convolutions
+    """The graph as this machine runs it best: named classes by number, attentions in one node, functions of 8-bit numbers as tables, convolutions
     and what lies between them with channels last, 3x3 ones by Winograd's transforms; products in `precision` ("bf16") where the CPU has them. Passes named in
     `skip` are left out; `watch` is told what each did."""
     passes: dict[str, Callable[[Graph], Graph]] = {
+        "class_names": lambda graph: class_names(graph, caps),
         "attention": lambda graph: attention(graph, caps),
         "lookup": lambda graph: lookup(graph, caps),
         "channels_last": lambda graph: channels_last(graph, caps),

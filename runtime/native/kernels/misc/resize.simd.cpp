@@ -24,7 +24,8 @@ class Resize : public Kernel {
 public:
     explicit Resize(const NodeInfo& node)
         : axes_(node.ints("axes")), coordinates_(node.s("coordinate_transformation_mode", "half_pixel")), mode_(node.s("mode", "nearest")),
-          nearest_(node.s("nearest_mode", "round_prefer_floor")), a_(node.f("cubic_coeff_a", -0.75)) {}
+          nearest_(node.s("nearest_mode", "round_prefer_floor")), a_(node.f("cubic_coeff_a", -0.75)),
+          policy_(node.s("keep_aspect_ratio_policy", "stretch")), antialias_(node.i("antialias", 0)), exclude_outside_(node.i("exclude_outside", 0)) {}
 
     bool needs_value(int i) const override { return i > 0; }
     std::string variant() const override { return "resize_" + mode_; }
@@ -92,7 +93,21 @@ private:
                 counts[axis] = in[3].as<int64_t>()[k];
                 scales[axis] = double(counts[axis]) / double(x.d[axis]);
             }
+            if (given(3) && policy_ != "stretch") continue;
             if (!(scales[axis] > 0) || counts[axis] < 0 || counts[axis] > (int64_t(1) << 40)) throw std::invalid_argument("scales must be more than 0");
+        }
+        if (given(3) && policy_ != "stretch") keep_ratio(x, listed, counts, scales);
+    }
+
+    // One factor for all axes: the smallest or the largest of those asked for.
+    void keep_ratio(const Shape& x, int64_t listed, int64_t* counts, double* scales) const {
+        const auto axis_at = [&](int64_t k) { return axes_.empty() ? int(k) : resolve_axis(axes_[size_t(k)], x.rank); };
+        double factor = scales[axis_at(0)];
+        for (int64_t k = 1; k < listed; k++) factor = policy_ == "not_larger" ? std::min(factor, scales[axis_at(k)]) : std::max(factor, scales[axis_at(k)]);
+        for (int64_t k = 0; k < listed; k++) {
+            const int axis = axis_at(k);
+            scales[axis] = factor, counts[axis] = int64_t(std::floor(factor * double(x.d[axis]) + 0.5));
+            if (!(factor > 0) || counts[axis] > (int64_t(1) << 40)) throw std::invalid_argument("scales must be more than 0");
         }
     }
 
@@ -116,8 +131,9 @@ private:
     Resampling table(int axis, int64_t size, int64_t count, double scale) const {
         Resampling r{axis, 1, {}, {}};
         const bool nearest = mode_ == "nearest", linear = mode_ == "linear";
-        const int first = linear ? 0 : -1;
-        r.taps = nearest ? 1 : linear ? 2 : 4;
+        const double shrink = antialias_ ? std::min(scale, 1.0) : 1.0;      // a kernel as wide as an output element
+        const int first = int(std::floor(-(linear ? 1 : 2) / shrink)) + 1;
+        r.taps = nearest ? 1 : 2 - 2 * first;
         for (int64_t i = 0; i < count; i++) {
             const double at = place(i, double(size), double(count), scale), left = std::ceil(at) - 1, ratio = at - left;
             const auto clamped = [&](double p) { return int64_t(std::clamp(p, 0.0, double(size - 1))); };
@@ -126,13 +142,27 @@ private:
                 r.places.push_back(clamped(left + right));
                 continue;
             }
+            std::vector<double> factors;
             for (int k = 0; k < r.taps; k++) {
-                const double tap = first + k, distance = tap - ratio;
-                r.places.push_back(clamped(left + tap));
-                r.factors.push_back(float(linear ? std::clamp(1 - std::fabs(distance), 0.0, 1.0) : cubic(distance)));
+                const double distance = (first + k - ratio) * shrink;
+                r.places.push_back(clamped(left + first + k));
+                factors.push_back(linear ? std::clamp(1 - std::fabs(distance), 0.0, 1.0) : cubic(distance));
             }
+            if (antialias_) normalise(factors);
+            if (exclude_outside_) {
+                for (int k = 0; k < r.taps; k++)
+                    if (left + first + k < 0 || left + first + k >= double(size)) factors[size_t(k)] = 0;
+                normalise(factors);
+            }
+            r.factors.insert(r.factors.end(), factors.begin(), factors.end());
         }
         return r;
+    }
+
+    static void normalise(std::vector<double>& factors) {
+        double total = 0;
+        for (double factor : factors) total += factor;
+        for (double& factor : factors) factor /= total;
     }
 
     template <class T>
@@ -195,12 +225,12 @@ private:
     std::vector<int64_t> axes_;
     std::string coordinates_, mode_, nearest_;
     double a_;
+    std::string policy_;
+    bool antialias_, exclude_outside_;
 };
 
 std::unique_ptr<Kernel> resize(const NodeInfo& node) {
-    const bool plain = !node.i("antialias", 0) && !node.i("exclude_outside", 0) && node.s("keep_aspect_ratio_policy", "stretch") == "stretch" &&
-                       node.s("coordinate_transformation_mode", "half_pixel") != "tf_crop_and_resize";
-    if (!plain || (node.s("mode", "nearest") != "nearest" && node.inputs[0] != DType::f32)) return nullptr;
+    if (node.s("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize" || (node.s("mode", "nearest") != "nearest" && node.inputs[0] != DType::f32)) return nullptr;
     return std::make_unique<Resize>(node);
 }
 HR_KERNEL("Resize", resize);

@@ -4,6 +4,7 @@
 #include <optional>
 #include <stdexcept>
 
+#include "buffer.h"
 #include "kernels/elementwise/broadcast.h"
 #include "kernels/shape/index.h"
 #include "kernels/shape/strided.h"

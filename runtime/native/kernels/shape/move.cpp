@@ -3,6 +3,7 @@
 #include <limits>
 #include <numeric>
 
+#include "buffer.h"
 #include "kernels/elementwise/broadcast.h"
 #include "kernels/shape/strided.h"
 
