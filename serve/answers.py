@@ -39,9 +39,11 @@ def config(version: ModelVersion) -> Answer:
         "input": [_config_tensor(port, batching) for port in version.interface.inputs],
         "output": [_config_tensor(port, batching) for port in version.interface.outputs],
         "instance_group": [{"name": f"{version.name}_0", "count": policy.instances, "kind": "KIND_CPU"}],
-        "model_transaction_policy": {"decoupled": False},
+        "model_transaction_policy": {"decoupled": version.decoupled},
     }
-    if version.stateful:
+    if version.decoupled:
+        batching = 0
+    elif version.stateful:
         answer["sequence_batching"] = sequences.shown(version.config.sequence)
         batching = 0
     if steps := version.config.ensemble.steps:

@@ -234,6 +234,20 @@ class Sequence(Section, frozen=True):
     controls: tuple[SequenceControl, ...] = ()
 
 
+class Generate(Section, frozen=True):
+    """One request runs the model until it stops: `output` of a step is `input` of the next, states are kept between them, and
+    every step is an answer.
+
+    `step` ("": the main one) names the entry point of the steps after the first. It ends after `max_steps`, or fewer by the
+    request's `max_tokens`, or when the last element of `output` is one of `stop`."""
+
+    input: str = ""
+    output: str = ""
+    step: str = ""
+    stop: tuple[float, ...] = ()
+    max_steps: int = 256
+
+
 class EnsembleStep(Section, frozen=True):
     """One model of an ensemble: `inputs` say which tensor each of its inputs reads, `outputs` which one each output makes.
     `version` is a number or a label ("": by the model's policy)."""
@@ -262,6 +276,7 @@ class ModelConfig(Section, frozen=True):
     outputs: tuple[Declared, ...] = ()
     ensemble: Ensemble = Ensemble()
     sequence: Sequence = Sequence()
+    generate: Generate = Generate()
 
 
 S = TypeVar("S", bound=Section)

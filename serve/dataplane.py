@@ -3,12 +3,14 @@
 Verbs other than `infer` answer with plain dictionaries that carry the field names of the protocol.
 """
 
+import contextlib
 import functools
 import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from headrace.runtime.errors import InputError
@@ -25,6 +27,7 @@ from headrace.serve.errors import (
     unavailable,
     unsupported,
 )
+from headrace.serve.generate import GenerateQueue
 from headrace.serve.manager import Manager
 from headrace.serve.request import InferRequest, InferResponse
 from headrace.serve.scheduler import Job
@@ -171,31 +174,67 @@ class DataPlane:
 
     def infer(self, request: InferRequest) -> InferResponse:
         """Validate, queue, run, answer. Raises ServeError and nothing else."""
+        with self._accepted(request) as one:
+            if one.version.decoupled:
+                raise unsupported(
+                    f"model {quoted(request.model)} answers in parts: ask by ModelStreamInfer, generate or generate_stream"
+                )
+            return self._only(request, one)
+
+    def stream(self, request: InferRequest) -> Generator[InferResponse, None, None]:
+        """As `infer`, for models that answer in parts as well: one answer after the other. Closing it is a cancel."""
+        with self._accepted(request) as one:
+            version, asked = one.version, bool(request.parameters.get("triton_enable_empty_final_response"))
+            if not version.decoupled:
+                yield self._only(request, one)
+                return
+            ports = self._queued(request, one)
+            assert one.job is not None and isinstance(version.scheduler, GenerateQueue)
+            for number, (outputs, final) in enumerate(version.scheduler.stream(one.job, request.watch)):
+                answer = one.answered(answers.inference(request, version, ports, outputs, one.job))
+                answer.part, answer.final = True, final and not asked
+                version.statistics.respond(number, one.job.execution)
+                yield answer
+            if asked:
+                yield InferResponse(request.model, version.number, request.id, [], part=True)
+
+    def _only(self, request: InferRequest, one: "_Accepted") -> InferResponse:
+        ports = self._queued(request, one)
+        assert one.job is not None
+        outputs = self._run(request, one.version, one.job, ports)
+        return one.answered(answers.inference(request, one.version, ports, outputs, one.job))
+
+    def _queued(self, request: InferRequest, one: "_Accepted") -> tuple[Port, ...]:
+        """Check the request and make its job; the outputs to return."""
+        feeds, rows, ports = one.version.interface.check(request)
+        one.job = self._job(request, one.version, feeds, rows, one.started)
+        return ports
+
+    @contextlib.contextmanager
+    def _accepted(self, request: InferRequest) -> Iterator["_Accepted"]:
+        """A request in progress, with a handle on its version; accounted at its end, however it ends."""
         started = self._clock()
         try:
             version = self._enter(request)
         except ServeError as error:
             self._refused(request, error.meaning, self._clock() - started)
             raise
-        job: Job | None = None
+        one = _Accepted(version, started)
         meaning: Meaning | None = None
-        response: InferResponse | None = None
         try:
-            feeds, rows, ports = version.interface.check(request)
-            job = self._job(request, version, feeds, rows, started)
-            outputs = self._run(request, version, job, ports)
-            response = answers.inference(request, version, ports, outputs, job)
-            return response
+            yield one
         except ServeError as error:
             meaning = error.meaning
+            raise
+        except GeneratorExit:  # of a stream: the client left
+            meaning = Meaning.CANCELLED
             raise
         except Exception as error:
             failure = _translate(error, request)
             meaning = failure.meaning
             raise failure from None
         finally:
-            sent = sum(output.array.nbytes for output in response.outputs) if response is not None else 0
-            version.account(request, meaning, self._clock() - started, job, sent)
+            version.account(request, meaning, self._clock() - started, one.job, one.sent)
             self.manager.release(version)
             with self._lock:
                 self._inflight[request.front] -= 1
@@ -316,6 +355,20 @@ class DataPlane:
 
     def _handle(self, name: str, version: str) -> "_Handle":
         return _Handle(self.manager, self.manager.acquire(name, version))
+
+
+@dataclass(slots=True)
+class _Accepted:
+    """A request that has a handle on `version`."""
+
+    version: ModelVersion
+    started: float
+    job: Job | None = None
+    sent: int = 0  # bytes of tensors that go back
+
+    def answered(self, response: InferResponse) -> InferResponse:
+        self.sent += sum(output.array.nbytes for output in response.outputs)
+        return response
 
 
 class _Handle:

@@ -24,7 +24,7 @@ from headrace.serve.grpc_codes import SERVICE
 from headrace.serve.grpc_health import HEALTH_SERVICE, Health
 from headrace.serve.grpc_stream import answers
 from headrace.serve.guard import Guard
-from headrace.serve.request import InferRequest, InferResponse
+from headrace.serve.request import InferRequest
 
 ALIAS_SERVICE = "inference.model_repository.ModelRepositoryService"  # the same three verbs, as MLServer names them
 INFER_PATH = f"/{SERVICE}/ModelInfer"
@@ -114,22 +114,25 @@ class Methods:
         self._admit_inference(call)
         request = read_infer(data)
         request.size = len(data)
-        return write_infer(self._run(request, call))
+        return write_infer(self._plane.infer(self._placed(request, call)))
 
-    def _run(self, request: InferRequest, call: Call) -> InferResponse:
+    def _placed(self, request: InferRequest, call: Call) -> InferRequest:
+        """The request with what its call knows: when it is late, whether the client is still there, and who it is."""
         left = call.remaining()
         if left is not None and left < NO_DEADLINE_SECONDS:
             request.deadline = time.monotonic() + left
         request.watch = call.watch
         request.principal = self._guard.name_of(_headers(call))
-        return self._plane.infer(request)
+        return request
 
     def _stream(self, messages: Iterator[bytes], call: Call) -> Iterator[bytes]:
         """Answers in the order of the requests; an error leaves the stream open unless the client asks for its end."""
         self._admit_inference(call)
         strict = any(key == "triton_grpc_error" and value == "true" for key, value in call.metadata)
         with self._long_call():
-            yield from answers(messages, lambda request: self._run(request, call), self._streamed, strict)
+            yield from answers(
+                messages, lambda request: self._plane.stream(self._placed(request, call)), self._streamed, strict
+            )
 
     @contextlib.contextmanager
     def _long_call(self) -> Iterator[None]:

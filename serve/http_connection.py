@@ -7,7 +7,7 @@ import socket
 import ssl
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -44,11 +44,13 @@ class HttpRequest:
 
 @dataclass(slots=True)
 class HttpResponse:
-    """Status, body in pieces (sent without joining them) and headers besides length and connection."""
+    """Status, body in pieces (sent without joining them) and headers besides length and connection. `stream`, where given, is
+    the body instead: pieces that are sent as they come, and closed where the client leaves."""
 
     status: int
     body: Sequence[Buffer] = ()
     headers: Headers = field(default_factory=list)
+    stream: Generator[bytes, None, None] | None = None
 
 
 class Application(Protocol):

@@ -323,7 +323,8 @@ class HttpServer:
 
     def _write(self, connection: Connection, response: HttpResponse, *, close: bool) -> None:
         size = sum(len(part) for part in response.body)
-        headers = [*response.headers, (b"content-length", b"%d" % size)]
+        length = [] if response.stream is not None else [(b"content-length", b"%d" % size)]
+        headers = [*response.headers, *length]
         if close:
             headers.append((b"connection", b"close"))
         encode = connection.h11.send_with_data_passthrough
@@ -334,6 +335,12 @@ class HttpServer:
         head_only = connection.request is not None and connection.request.method == b"HEAD"
         for part in response.body if not head_only else ():
             parts += encode(h11.Data(data=part)) or []  # type: ignore[arg-type]
+        if response.stream is not None:
+            connection.send(parts)
+            with contextlib.closing(response.stream) as stream:
+                for part in stream:
+                    connection.send(encode(h11.Data(data=part)) or [])
+            parts = []
         parts += encode(h11.EndOfMessage()) or []
         connection.send(parts)
 

@@ -250,7 +250,17 @@ class NativeFront:
     def _respond(self, number: int, response: HttpResponse, close: bool) -> None:
         lines = [b"HTTP/1.1 %d %s" % (response.status, PHRASES.get(response.status, b""))]
         lines += [name + b": " + value for name, value in response.headers]
-        self._front.respond(number, b"\r\n".join(lines) + b"\r\n", list(response.body), close)
+        head = b"\r\n".join(lines) + b"\r\n"
+        if response.stream is None:
+            self._front.respond(number, head, list(response.body), close, False)
+            return
+        self._front.respond(number, head, [], close, True)
+        with contextlib.closing(response.stream) as parts:
+            for part in parts:
+                if number not in self._calls:  # the client left
+                    return
+                self._front.respond(number, b"", [part], close, True)
+        self._front.respond(number, b"", [], close, False)
 
 
 def _pem(identity: Identity) -> tuple[str, str, str]:

@@ -58,7 +58,9 @@ def read(path: Path, model: str) -> tuple[ModelConfig, list[str]]:
         if value not in allowed:
             raise ConfigError(f"{NAME}: {name} is {value!r}; allowed are {', '.join(filter(None, allowed))}")
     if message.model_transaction_policy.decoupled:
-        raise ConfigError(f"{NAME}: model_transaction_policy.decoupled: models answer once a request")
+        raise ConfigError(
+            f"{NAME}: model_transaction_policy.decoupled: a model answers in parts by [generate] of a config.toml"
+        )
     ignored = sorted(given - _USED)
     config = ModelConfig(
         batching=_batching(message),

@@ -71,10 +71,13 @@ class OutputTensor:
 
 @dataclass(slots=True)
 class InferResponse:
-    """The answer: outputs in the order requested, or in the order of the interface."""
+    """The answer: outputs in the order requested, or in the order of the interface. `part`: one of several, `final` the last
+    of them."""
 
     model: str
     version: str
     id: str
     outputs: list[OutputTensor]
     parameters: Parameters = field(default_factory=lambda: NO_PARAMETERS)
+    part: bool = False
+    final: bool = True

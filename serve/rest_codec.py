@@ -105,7 +105,7 @@ def write_infer(response: InferResponse, wishes: Wishes) -> tuple[list[Buffer], 
             item["parameters"] = {"binary_data_size": len(data)}
             tail.append(data)
         else:
-            item["data"] = _json_data(output)
+            item["data"] = json_data(output)
         outputs.append(item)
     document: dict[str, Any] = {"model_name": response.model, "model_version": response.version}
     if response.id:
@@ -117,7 +117,7 @@ def write_infer(response: InferResponse, wishes: Wishes) -> tuple[list[Buffer], 
     return [head, *tail], len(head) if tail else None
 
 
-def _json_data(output: OutputTensor) -> list[Any]:
+def json_data(output: OutputTensor) -> list[Any]:
     advice = f"output {quoted(output.name)}: {{}}; ask for it with binary_data"
     datatype = DATATYPES[output.datatype]
     flat = output.array.reshape(-1).tolist()

@@ -1,19 +1,22 @@
 """The REST front: `/v2` over the data plane. It translates, and does nothing else."""
 
+import contextlib
+import itertools
 import json
 import logging
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 from urllib.parse import unquote
 
-from headrace.serve import rest_codec
+from headrace.serve import rest_codec, rest_generate
 from headrace.serve.config import Limits
 from headrace.serve.dataplane import DataPlane
 from headrace.serve.datatypes import Buffer
 from headrace.serve.errors import Meaning, ServeError, bad_argument, quoted
 from headrace.serve.guard import Guard
 from headrace.serve.http_connection import HttpRequest, HttpResponse
+from headrace.serve.request import InferResponse
 
 log = logging.getLogger("headrace.serve")
 
@@ -34,6 +37,7 @@ STATUS = {
 LOAD_FORM, LOAD_REPORT = b"endpoint-load-metrics-format", b"endpoint-load-metrics"
 JSON = (b"content-type", b"application/json")
 WORTHWHILE = 1024  # bytes: smaller answers are not compressed; native/rest.cpp has the same
+EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
 BINARY = (b"content-type", b"application/octet-stream")
 
 Handler = Callable[[HttpRequest], HttpResponse]
@@ -51,7 +55,9 @@ def group_of(parts: list[str]) -> str:
             return "statistics"
         case ["v2", "models", _, "config"] | ["v2", "models", _, "versions", _, "config"]:
             return "model-config"
-        case ["v2", "models", _, "infer"] | ["v2", "models", _, "versions", _, "infer"]:
+        case ["v2", "models", _, ("infer" | "generate" | "generate_stream")]:
+            return "inference"
+        case ["v2", "models", _, "versions", _, ("infer" | "generate" | "generate_stream")]:
             return "inference"
         case ["v2", "repository", *_]:
             return "model-repository"
@@ -149,6 +155,10 @@ class RestFront:
                 return {"GET": lambda _: _answer(plane.statistics(name, version))}
             case ["infer"]:
                 return {"POST": lambda request: self._infer(name, version, request)}
+            case ["generate"]:
+                return {"POST": lambda request: self._generate(name, version, request)}
+            case ["generate_stream"]:
+                return {"POST": lambda request: self._generate_stream(name, version, request)}
         return None
 
     def _repository(self, rest: list[str]) -> Routes | None:
@@ -212,6 +222,32 @@ class RestFront:
             headers.append((LOAD_REPORT, _load_report(self._plane.load_report("http"), form)))
         return _deflated(request, HttpResponse(200, body, headers))
 
+    # ---- generation: one JSON object for a request, one or several for its answer ----
+
+    def _answers(self, name: str, version: str, request: HttpRequest) -> Generator[InferResponse, None, None]:
+        inputs = self._plane.model_metadata(name, version)["inputs"]
+        asked = rest_generate.read(name, version, request.body, inputs)
+        asked.watch, asked.size = request.watch, len(request.body)
+        asked.principal = self._guard.name_of(request.header)
+        return self._plane.stream(asked)
+
+    def _generate(self, name: str, version: str, request: HttpRequest) -> HttpResponse:
+        return _answer(rest_generate.joined(self._answers(name, version, request)))
+
+    def _generate_stream(self, name: str, version: str, request: HttpRequest) -> HttpResponse:
+        answers = self._answers(name, version, request)
+        first = next(answers)  # an error before it has a status
+
+        def events() -> Generator[bytes, None, None]:
+            with contextlib.closing(answers):
+                try:
+                    for response in itertools.chain((first,), answers):
+                        yield _event(rest_generate.shown(response))
+                except ServeError as error:
+                    yield _event({"error": error.text})
+
+        return HttpResponse(200, headers=[EVENTS, (b"cache-control", b"no-store")], stream=events())
+
     # ---- content coding ----
 
     def _inflated(self, request: HttpRequest) -> bytearray:
@@ -245,6 +281,10 @@ def _deflated(request: HttpRequest, response: HttpResponse) -> HttpResponse:
     response.body = [*(deflate.compress(part) for part in response.body), deflate.flush()]
     response.headers.append((b"content-encoding", coding))
     return response
+
+
+def _event(document: Any) -> bytes:
+    return b"data: " + json.dumps(document, separators=(",", ":"), allow_nan=False).encode() + b"\n\n"
 
 
 def _answer(document: Any, status: int = 200) -> HttpResponse:

@@ -234,6 +234,7 @@ class Kept:
     def __init__(self, model: Model, config: ModelConfig, states: Sequence[State]) -> None:
         self.states = states
         self.controls = controls_of({spec.name: Port.of(spec) for spec in model.inputs}, config.sequence)
+        self._inputs = [spec.name for spec in model.inputs]
         self._shown = {item.name for item in config.outputs}
 
     def visible(self, model: Model, rows: int) -> Interface:
@@ -249,7 +250,7 @@ class Kept:
         return interface
 
     def steps(self, queue: Queue, interface: Interface) -> Steps:
-        return Steps(queue, self.states, interface.inputs)
+        return Steps(queue, self.states, interface.inputs, self._inputs)
 
 
 def kept_of(model: Model, config: ModelConfig) -> Kept | None:

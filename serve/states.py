@@ -92,9 +92,10 @@ def check_sizes(states: Sequence[State], ports: Sequence[Port]) -> None:
 class Steps:
     """A model's queue, called with states: `begin` makes their first values, `run` is one step of the model."""
 
-    def __init__(self, queue: Queue, states: Sequence[State], ports: Sequence[Port]) -> None:
-        """`ports`: the inputs that the client gives."""
+    def __init__(self, queue: Queue, states: Sequence[State], ports: Sequence[Port], inputs: Sequence[str]) -> None:
+        """`ports`: the inputs that the client gives; `inputs`: the names of all that the model has."""
         self.queue = queue
+        self._inputs = inputs
         self._states, self._ports = states, ports
 
     def begin(self, feeds: Mapping[str, Array], rows: int) -> Values:
@@ -107,7 +108,9 @@ class Steps:
 
     def run(self, values: Values, job: Job, extra: Mapping[str, Array], watch: Watch | None) -> tuple[Values, Values]:
         """One step: (the next states, all outputs). The execution is noted in `job`; `values` stay as they are."""
-        inner = Job({**job.feeds, **extra, **values}, job.rows, job.deadline, job.level, job.delay_at, job.parameters)
+        feeds = {**job.feeds, **extra, **values}
+        feeds = {name: feeds[name] for name in self._inputs}
+        inner = Job(feeds, job.rows, job.deadline, job.level, job.delay_at, job.parameters)
         try:
             outputs = self.queue.run(inner, watch)
         finally:

@@ -20,6 +20,7 @@ from headrace.serve.slow import Slowest
 SECONDS_BUCKETS = (
     0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0,
 )  # fmt: skip
+MAX_RESPONSES = 64  # parts of an answer that are counted one by one
 ROW_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 
 
@@ -90,6 +91,7 @@ class Statistics:
         self.compute_seconds, self.scatter_seconds = Histogram(SECONDS_BUCKETS), Histogram(SECONDS_BUCKETS)
         self.batch_rows = Histogram(ROW_BUCKETS)
         self.slowest = Slowest()
+        self.responses: dict[int, tuple[Duration, Duration]] = {}  # parts of answers, by their number: compute, output
         self.expired_before_run = self.cancelled_before_run = 0
 
     def observe(self, execution: Execution) -> None:
@@ -138,6 +140,14 @@ class Statistics:
                 self.compute_input.add(execution.assembled - execution.started)
                 self.compute_infer.add(execution.computed - execution.assembled)
                 self.compute_output.add(execution.finished - execution.computed)
+
+    def respond(self, number: int, execution: Execution | None) -> None:
+        """Account one part of an answer, the `number`th from 0."""
+        if execution is not None and number < MAX_RESPONSES:
+            with self._lock:
+                infer, output = self.responses.setdefault(number, (Duration(), Duration()))
+                infer.add(execution.computed - execution.assembled)
+                output.add(execution.finished - execution.computed)
 
     def look_up(self, hit: bool, seconds: float) -> None:
         """Account a look into the response cache: what a hit took, or a miss with putting the answer there."""
@@ -195,19 +205,23 @@ class Statistics:
                     for size, row in sorted(self.batches.items())
                 ],
                 "memory_usage": [{"type": "CPU", "id": 0, "byte_size": self.memory_bytes}],
-                "response_stats": {"0": self._responses()} if self.success.count + self.fail.count else {},
+                "response_stats": self._responses(),
             }
 
     def _responses(self) -> dict[str, Any]:
-        """Of the first response of requests, which is their only one: no model answers a request in parts."""
-        return {
-            "compute_infer": self.compute_infer.show(),
-            "compute_output": self.compute_output.show(),
-            "success": self.success.show(),
-            "fail": self.fail.show(),
-            "empty_response": Duration().show(),
-            "cancel": self.cancel.show(),
-        }
+        """By the number of the response: of a model that answers once, its only one."""
+        none = Duration().show()
+        if self.responses:
+            return {
+                str(number): {"compute_infer": infer.show(), "compute_output": output.show(), "success": infer.show()}
+                | dict.fromkeys(("fail", "empty_response", "cancel"), none)
+                for number, (infer, output) in sorted(self.responses.items())
+            }
+        if not self.success.count + self.fail.count:
+            return {}
+        only = {"compute_infer": self.compute_infer, "compute_output": self.compute_output, "success": self.success}
+        only |= {"fail": self.fail, "cancel": self.cancel}
+        return {"0": {name: duration.show() for name, duration in only.items()} | {"empty_response": none}}
 
 
 def meaning_text(meaning: Meaning | None) -> str:

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from headrace.runtime.errors import InputError
 from headrace.serve import engine, sequences
 from headrace.serve.access import AccessLog
 from headrace.serve.access import Row as AccessRow
@@ -13,12 +14,14 @@ from headrace.serve.cache import ResponseCache
 from headrace.serve.config import ConfigError, ModelConfig
 from headrace.serve.ensemble import Ensemble
 from headrace.serve.errors import Meaning
+from headrace.serve.generate import GenerateQueue, loop_of
 from headrace.serve.model import Loader, Model, proven
 from headrace.serve.pending import BatchPolicy, Level
 from headrace.serve.policy import State, VersionKey
 from headrace.serve.records import Record
 from headrace.serve.request import InferRequest
 from headrace.serve.scheduler import Job, Queue, Scheduler
+from headrace.serve.states import states_of
 from headrace.serve.statistics import Statistics, record
 from headrace.serve.validate import Interface
 
@@ -45,11 +48,12 @@ class ModelVersion:
         self.model: Model
         self.interface: Interface
         self.scheduler: Queue
-        self.engine: engine.Engine | None = None
+        self.engines: list[engine.Engine] = []
         self.cache: ResponseCache | None = None
         self.stateful = False  # a request is a step of something that the server keeps
         self.kernels = ""  # which run it, in words
         self.access = access
+        self.decoupled = False  # answers in parts
 
     def bring_up(self, path: Path, config: ModelConfig, loader: Loader) -> None:
         """Load, verify the golden data, compile the interface. Any exception means not ready."""
@@ -61,6 +65,9 @@ class ModelVersion:
             if isinstance(model, Ensemble):
                 policy = queue_policy(rows, 1, config)
                 self.scheduler = model.queue(policy, self.statistics)
+            elif config.generate.input or config.generate.output:
+                self.stateful = self.decoupled = True
+                self.scheduler = self._generation(model, rows, config)
             elif kept := sequences.kept_of(model, config):
                 self.interface = kept.visible(model, rows)
                 self.stateful = True
@@ -86,23 +93,52 @@ class ModelVersion:
         self.kernels = kernels_of(model)
         self.model = model
 
+    def _generation(self, model: Model, rows: int, config: ModelConfig) -> GenerateQueue:
+        settings = config.generate
+        if not 1 <= settings.max_steps <= MAX_STEPS:
+            raise ConfigError(f"generate.max_steps is {settings.max_steps}; allowed are numbers from 1 to {MAX_STEPS}")
+        kept = sequences.Kept(model, config, states_of(model, config))
+        self.interface = kept.visible(model, rows)
+        whole = Interface(model.inputs, model.outputs, rows)
+        first = kept.steps(self._queue(model, whole, config), self.interface)
+        if not settings.step:
+            return GenerateQueue(
+                first, first, loop_of(model, settings, kept.states, model, self.interface.inputs), settings
+            )
+        try:
+            later = model.entry(settings.step)  # type: ignore[attr-defined]
+        except (InputError, AttributeError) as error:
+            raise ConfigError(f"generate.step: {error}") from None
+        again = sequences.Kept(later, config, states_of(later, config))
+        known = {state.port.name for state in kept.states}
+        for state in again.states:
+            if state.port.name not in known:
+                raise ConfigError(
+                    f"generate.step: {settings.step!r} has a state {state.port.name!r} that the first step lacks"
+                )
+        merged, _ = batch_rows(later, config)
+        queue = self._queue(later, Interface(later.inputs, later.outputs, merged), config)
+        loop = loop_of(later, settings, again.states, model, self.interface.inputs)
+        return GenerateQueue(first, again.steps(queue, self.interface), loop, settings)
+
     def _queue(self, model: Model, interface: Interface, config: ModelConfig) -> Queue:
         """What merges requests with these inputs into runs: in C++ where it can be."""
         rows = interface.max_batch_size
         workers = getattr(model, "wanted", 0)
         count = config.instances.count or workers or (1 if rows else min(4, os.cpu_count() or 1))
         policy = queue_policy(rows, count, config)
-        self.engine = engine.make(self.name, self.number, interface, model, policy)
-        if self.engine is not None:
+        made = engine.make(self.name, self.number, interface, model, policy)
+        if made is not None:
+            self.engines.append(made)
             if self.access is not None:
-                engine.set_access(self.engine, self.access.policy)
-            return engine.EngineScheduler(self.engine, interface, policy)
+                engine.set_access(made, self.access.policy)
+            return engine.EngineScheduler(made, interface, policy)
         return Scheduler(model.run, policy, observe=self.statistics.observe, inline=not workers)
 
     @property
     def direct(self) -> engine.Engine | None:
         """The engine, where a front may put requests into it itself: not past a cache, and not without the states."""
-        return self.engine if self.cache is None and not self.stateful else None
+        return self.engines[0] if self.engines and self.cache is None and not self.stateful else None
 
     @property
     def workers(self) -> "WorkerModel | None":
@@ -119,13 +155,13 @@ class ModelVersion:
     @property
     def inflight(self) -> int:
         """Requests that the engine has and that hold no handle."""
-        return self.engine.inflight if self.engine is not None else 0
+        return sum(one.inflight for one in self.engines)
 
     def count(self) -> Statistics:
         """The statistics, with what the engine counted since."""
-        if self.engine is not None:
+        for one in self.engines:
             for front in ("grpc", "http"):
-                self.statistics.absorb(front, self.engine.take_counts(front == "http"))
+                self.statistics.absorb(front, one.take_counts(front == "http"))
         return self.statistics
 
     def account(
@@ -147,15 +183,13 @@ class ModelVersion:
 
     def take_access(self) -> tuple[list[AccessRow], int]:
         """What the engine has for the access log, and how much it had no room for."""
-        taken = self.engine
-        if taken is None:
-            return [], 0
         rows: list[AccessRow] = []
         lost = 0
-        for front in ("grpc", "http"):
-            records, missed = taken.take_access(front == "http")
-            rows += [(self.name, self.number, Record.of_engine(front, row)) for row in records]
-            lost += missed
+        for one in self.engines:
+            for front in ("grpc", "http"):
+                records, missed = one.take_access(front == "http")
+                rows += [(self.name, self.number, Record.of_engine(front, row)) for row in records]
+                lost += missed
         return rows, lost
 
     def give_up(self) -> None:
@@ -170,7 +204,7 @@ class ModelVersion:
         if self.access is not None:
             self.access.absorb(self.take_access())
         self.model.close()
-        self.engine = self.cache = None
+        self.engines, self.cache = [], None
         del self.model, self.scheduler
 
 
@@ -184,6 +218,7 @@ def kernels_of(model: Model) -> str:
 
 
 MAX_LEVELS = 64
+MAX_STEPS = 65536  # of a generation
 
 
 def queue_policy(rows: int, instances: int, config: ModelConfig) -> BatchPolicy:

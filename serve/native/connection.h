@@ -41,7 +41,7 @@ public:
     virtual void send(int32_t stream, Bytes framed) = 0;        // a message with its five-byte prefix
     virtual void finish(int32_t stream, Status status) = 0;
     virtual void expire(int32_t stream) = 0;                    // the deadline passed
-    virtual void respond(int32_t stream, Bytes head, Bytes body, bool close) { (void)stream, (void)head, (void)body, (void)close; }
+    virtual void respond(int32_t stream, Bytes head, Bytes body, bool close, bool more) { (void)stream, (void)head, (void)body, (void)close, (void)more; }
 
     virtual void refuse_new() = 0;              // accepted calls go on
     virtual bool tick() = 0;                    // timers; false: close it

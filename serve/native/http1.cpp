@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstdio>
 
 namespace hr::serve {
 
@@ -130,7 +131,7 @@ bool Http1Connection::parse_head(std::string_view head) {
     call.method = method, call.path = target, head_only_ = method == "HEAD";
     bool has_length = false, chunked = false, has_host = false, wait = false;
     size_t length = 0;
-    keep_alive_ = version == "HTTP/1.1";
+    keep_alive_ = chunks_ = version == "HTTP/1.1";
     int count = 0;
     for (at += 2; at < head.size();) {
         const size_t stop = head.find("\r\n", at);
@@ -266,12 +267,29 @@ void Http1Connection::refuse(int status, const char* text) {
 
 // ---- the answer ----
 
-void Http1Connection::respond(int32_t request, Bytes head, Bytes body, bool close) {
+// The length of an answer in parts is not known before its end: chunks, or until the connection closes.
+void Http1Connection::respond(int32_t request, Bytes head, Bytes body, bool close, bool more) {
     if (request != request_ || state_ != State::answering || !call_) return;
-    const bool last = close || leaving_ || !keep_alive_;
-    out_.append(head.view());
-    out_.append("content-length: " + std::to_string(body.size()) + (last ? "\r\nconnection: close\r\n\r\n" : "\r\n\r\n"));
-    if (!head_only_) {
+    const bool last = parts_ ? ends_ : close || leaving_ || !keep_alive_ || (more && !chunks_);
+    dirty = true;
+    if (!parts_) {
+        out_.append(head.view());
+        out_.append(more ? (chunks_ ? "transfer-encoding: chunked" : "cache-control: no-store") : "content-length: " + std::to_string(body.size()));
+        out_.append(last ? "\r\nconnection: close\r\n\r\n" : "\r\n\r\n");
+    }
+    if (more) parts_ = true, ends_ = last;
+    if (parts_) {
+        if (!head_only_ && body.size()) {
+            char size[24];
+            const int digits = std::snprintf(size, sizeof size, "%zx\r\n", body.size());
+            if (chunks_) out_.append(std::string_view(size, size_t(digits)));
+            out_.append(body.view());
+            if (chunks_) out_.append("\r\n");
+        }
+        if (more) return;
+        if (!head_only_ && chunks_) out_.append("0\r\n\r\n");
+        parts_ = false;
+    } else if (!head_only_) {
         const auto held = std::make_shared<const Bytes>(std::move(body));
         out_.append(held->view(), held);
     }
@@ -279,7 +297,6 @@ void Http1Connection::respond(int32_t request, Bytes head, Bytes body, bool clos
     hub_.closed(*call_);
     call_.reset();
     hub_.buffered() -= charged_, charged_ = 0;
-    dirty = true;
     if (last) {
         state_ = State::lingering;
         if (linger_until_ == kNever) linger_until_ = hub_.now();

@@ -19,7 +19,7 @@ public:
     void send(int32_t, Bytes) override {}
     void finish(int32_t, Status) override {}
     void expire(int32_t) override {}
-    void respond(int32_t request, Bytes head, Bytes body, bool close) override;
+    void respond(int32_t request, Bytes head, Bytes body, bool close, bool more) override;
     void refuse_new() override;
     bool tick() override;
 
@@ -49,6 +49,8 @@ private:
     size_t left_ = 0;                       // of the body, or of the chunk
     size_t charged_ = 0;                    // of Hub::buffered
     bool keep_alive_ = true, leaving_ = false, head_only_ = false;
+    bool chunks_ = false;                   // the client reads chunks (HTTP/1.1)
+    bool parts_ = false, ends_ = false;     // an answer in parts is on its way; its end is the end of the connection
     Time quiet_since_, head_since_ = kNever, window_since_ = kNever, linger_until_ = kNever;
     size_t window_bytes_ = 0, trailer_bytes_ = 0;
     const int listener_;

@@ -122,7 +122,7 @@ void Loop::put(Answer answer) {
 void Loop::answer(uint64_t call, Bytes framed) { put({Answer::whole, call, std::move(framed), {}, {}}); }
 void Loop::send(uint64_t call, Bytes framed) { put({Answer::part, call, std::move(framed), {}, {}}); }
 void Loop::finish(uint64_t call, Status status) { put({Answer::end, call, {}, {}, std::move(status)}); }
-void Loop::respond(uint64_t call, Bytes head, Bytes body, bool close) { put({Answer::http, call, std::move(body), std::move(head), {}, close}); }
+void Loop::respond(uint64_t call, Bytes head, Bytes body, bool close, bool more) { put({Answer::http, call, std::move(body), std::move(head), {}, close, more}); }
 
 void Loop::post(std::function<void()> task) {
     std::lock_guard guard(lock_);
@@ -137,7 +137,7 @@ void Loop::apply(Answer& answer) {
     if (found == calls_.end()) return;          // the client left, or its deadline passed
     const auto [connection, stream] = found->second;
     dirty_.push_back(connection);
-    if (answer.kind == Answer::http) return connection->respond(stream, std::move(answer.head), std::move(answer.message), answer.close);
+    if (answer.kind == Answer::http) return connection->respond(stream, std::move(answer.head), std::move(answer.message), answer.close, answer.more);
     if (answer.kind != Answer::end) {
         const size_t size = answer.message.size() - kPrefix;
         if (size > limits_.max_message_bytes)

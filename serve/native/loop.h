@@ -31,7 +31,8 @@ public:
     void answer(uint64_t call, Bytes framed);                   // the only message, and OK
     void send(uint64_t call, Bytes framed);
     void finish(uint64_t call, Status status);
-    void respond(uint64_t call, Bytes head, Bytes body, bool close);    // of an HTTP request
+    // Of an HTTP request. `more`: a part, others follow; the head comes with the first.
+    void respond(uint64_t call, Bytes head, Bytes body, bool close, bool more = false);
     void post(std::function<void()> task);      // runs on the loop's thread
 
     bool on_thread() const { return std::this_thread::get_id() == thread_id_.load(); }
@@ -50,7 +51,7 @@ private:
         uint64_t call;
         Bytes message, head;
         Status status;
-        bool close = false;
+        bool close = false, more = false;
     };
     struct Listener {
         int fd;

@@ -324,7 +324,7 @@ public:
     void send(uint64_t call, nb::bytes message) { loop_->send(call, framed(message)); }
     void finish(uint64_t call, int code, std::string text, int64_t retry_ms) { loop_->finish(call, {Code(code), std::move(text), retry_ms}); }
 
-    void respond(uint64_t call, nb::bytes head, const std::vector<nb::object>& parts, bool close) {
+    void respond(uint64_t call, nb::bytes head, const std::vector<nb::object>& parts, bool close, bool more) {
         Bytes body;
         for (const nb::object& part : parts) {
             Py_buffer view;
@@ -332,7 +332,7 @@ public:
             body.append(view.buf, size_t(view.len));
             PyBuffer_Release(&view);
         }
-        loop_->respond(call, Bytes(std::string_view(head.c_str(), head.size())), std::move(body), close);
+        loop_->respond(call, Bytes(std::string_view(head.c_str(), head.size())), std::move(body), close, more);
     }
 
     void publish(const std::string& model, const std::vector<std::pair<std::string, PyVersion*>>& versions, const std::string& preferred) {
@@ -451,6 +451,6 @@ NB_MODULE(_native, m) {
         .def("answer", &PyFront::answer)
         .def("send", &PyFront::send)
         .def("finish", &PyFront::finish, nb::arg("call"), nb::arg("code"), nb::arg("text"), nb::arg("retry_ms") = -1)
-        .def("respond", &PyFront::respond, nb::arg("call"), nb::arg("head"), nb::arg("parts"), nb::arg("close"))
+        .def("respond", &PyFront::respond, nb::arg("call"), nb::arg("head"), nb::arg("parts"), nb::arg("close"), nb::arg("more"))
         .def("publish", &PyFront::publish, nb::arg("model"), nb::arg("versions"), nb::arg("preferred"));
 }

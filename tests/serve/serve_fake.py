@@ -182,6 +182,29 @@ def accumulate(seconds: float, declared: bool, shape: tuple[int | str | None, ..
     return model
 
 
+def count(seconds: float) -> FakeModel:
+    """The next number of a row of tokens, and how many tokens were seen: a state."""
+
+    def run(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        time.sleep(seconds)
+        seen = feeds["seen"] + feeds["token"].shape[1]
+        if (feeds["token"] == 666).any():
+            raise RuntimeError("secret detail")
+        return {"next": feeds["token"][:, -1] + 1, "length": seen.copy(), "seen_next": seen}
+
+    model = FakeModel(
+        (Spec("token", "int64", ("batch", "n")), Spec("seen", "int64", ("batch", 1))),
+        (
+            Spec("next", "int64", ("batch",)),
+            Spec("length", "int64", ("batch", 1)),
+            Spec("seen_next", "int64", ("batch", 1)),
+        ),
+        run,
+    )
+    model.states = (State("seen", "seen_next"),)
+    return model
+
+
 def controlled(corrid: str) -> FakeModel:
     """Answers what it was told of the sequence: start, end, ready as one row, and the id."""
     flags = ("START", "END", "READY")
@@ -213,6 +236,8 @@ def load(path: Path) -> FakeModel:
         return identity("FP32", int(words[0]))
     if kind == "accumulate":
         return accumulate(float(words[0]), words[1] == "declared", ("batch", 4) if len(words) < 3 else (1, 4))
+    if kind == "count":
+        return count(float(words[0]))
     if kind == "controlled":
         return controlled(words[0])
     if kind == "dependent":

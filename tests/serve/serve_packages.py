@@ -30,6 +30,28 @@ def accumulator(path: Path) -> None:
     archive.save(Program({"main": graph}), path)
 
 
+def counter(path: Path) -> None:
+    """`main` reads a prompt, `step` one token: next is the token plus 1, `seen` counts the tokens of the request."""
+    graphs = {}
+    for name, width in (("main", symbol("n")), ("step", 1)):
+        graph = Graph(Block([], [], []), name=name)
+        build = Builder(graph)
+        text = build.input("prompt" if name == "main" else "token", TensorType("int64", (symbol("batch"), width)))
+        seen = build.input("seen", TensorType("int64", (symbol("batch"), 1)))
+        one, axis = build.constant(np.ones((1, 1), np.int64)), build.constant(np.array([1], np.int64))
+        ones = build.node("Sub", [text, build.node("Sub", [text, one])[0]])[0]
+        (after,) = build.node("ReduceSum", [ones, axis], attributes={"keepdims": 1})
+        (now,) = build.node("Add", [seen, after], outputs=["seen_next"])
+        (last,) = build.node("Gather", [text, build.constant(np.array([-1], np.int64))], attributes={"axis": 1})
+        (following,) = build.node("Add", [last, one], outputs=["next"])
+        (length,) = build.node("Identity", [now], outputs=["length"])
+        graph.block.outputs += [following, length, now]
+        graph.states.append(State("seen", "seen_next"))
+        graphs[name] = graph
+    path.parent.mkdir(parents=True, exist_ok=True)
+    archive.save(Program(graphs), path)
+
+
 def package(path: Path, factor: float, off: float = 0.0, bound: float = 1e-3) -> None:
     """y = factor * x, with golden outputs that are `off` by so much."""
     graph = Graph(Block([], [], []))

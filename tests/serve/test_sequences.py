@@ -247,7 +247,7 @@ class Clock:
 def queue(model=None, clock=None, **settings):
     model = model or serve_fake.accumulate(0, True)
     ports = [Port.of(model.inputs[0])]
-    steps = Steps(Scheduler(model.run, BatchPolicy(8)), states_of(model, ModelConfig()), ports)
+    steps = Steps(Scheduler(model.run, BatchPolicy(8)), states_of(model, ModelConfig()), ports, ["x", "total"])
     made = SequenceQueue(steps, [], Sequence(**settings), clock or time.monotonic)
     yield made
     made.close()
