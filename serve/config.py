@@ -119,6 +119,13 @@ class RepositorySettings(Section, frozen=True):
     load_memory_bytes: int = 0
 
 
+class SharedMemory(Section, frozen=True):
+    """Whether clients on this machine may register system shared memory, and how many regions."""
+
+    enabled: bool = False
+    max_regions: int = 256
+
+
 class Settings(Section, frozen=True):
     """headrace.toml."""
 
@@ -130,6 +137,7 @@ class Settings(Section, frozen=True):
     workers: Workers = Workers()
     log: Log = Log()
     repository: RepositorySettings = RepositorySettings()
+    shared_memory: SharedMemory = SharedMemory()
 
 
 class Batching(Section, frozen=True):
@@ -295,6 +303,7 @@ FLAGS = {
     "access_log": ("log", "access"),
     "repository": ("repository", "paths"),
     "model_name": ("repository", "model_name"),
+    "allow_shared_memory": ("shared_memory", "enabled"),
     "threads": ("repository", "threads"),
     "control": ("repository", "control"),
     "workers": ("workers", "count"),

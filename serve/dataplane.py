@@ -17,11 +17,13 @@ from headrace.runtime.errors import InputError
 from headrace.serve import answers, cache, controls
 from headrace.serve.access import AccessLog
 from headrace.serve.answers import Answer
+from headrace.serve.config import SharedMemory
 from headrace.serve.errors import (
     Meaning,
     ServeError,
     bad_argument,
     forbidden,
+    not_found,
     overloaded,
     quoted,
     unavailable,
@@ -31,6 +33,7 @@ from headrace.serve.generate import GenerateQueue
 from headrace.serve.manager import Manager
 from headrace.serve.request import InferRequest, InferResponse
 from headrace.serve.scheduler import Job
+from headrace.serve.shared_memory import Regions
 from headrace.serve.slow import KEPT
 from headrace.serve.statistics import record
 from headrace.serve.validate import Port
@@ -74,6 +77,7 @@ class DataPlane:
         *,
         max_inflight: Mapping[str, int] | None = None,
         control: str = "explicit",
+        shared_memory: SharedMemory | None = None,
         access: AccessLog | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -83,6 +87,7 @@ class DataPlane:
         self.refusals: dict[tuple[str, str], int] = {}  # (front, meaning) of requests that never reached a model
         self._control = control
         self._access = access or AccessLog()
+        self.regions = Regions(shared_memory or SharedMemory())
         self._clock = clock
         self._log_control = controls.LogControl()
         log.addFilter(self._log_control)
@@ -108,6 +113,7 @@ class DataPlane:
 
     def close(self) -> None:
         """Forget what clients have set; for the end of the server."""
+        self.regions.close()
         log.removeFilter(self._log_control)
 
     @property
@@ -138,7 +144,8 @@ class DataPlane:
         return {"ready": self._started and not self._draining and self.manager.all_alive()}
 
     def server_metadata(self) -> Answer:
-        return {"name": "headrace", "version": package_version(), "extensions": list(EXTENSIONS)}
+        extensions = [*EXTENSIONS, "system_shared_memory"] if self.regions.enabled else list(EXTENSIONS)
+        return {"name": "headrace", "version": package_version(), "extensions": extensions}
 
     # ---- models ----
 
@@ -174,19 +181,19 @@ class DataPlane:
 
     def infer(self, request: InferRequest) -> InferResponse:
         """Validate, queue, run, answer. Raises ServeError and nothing else."""
-        with self._accepted(request) as one:
+        with self._accepted(request) as one, self.regions.placed(request) as placed:
             if one.version.decoupled:
                 raise unsupported(
                     f"model {quoted(request.model)} answers in parts: ask by ModelStreamInfer, generate or generate_stream"
                 )
-            return self._only(request, one)
+            return placed.keep(self._only(request, one))
 
     def stream(self, request: InferRequest) -> Generator[InferResponse, None, None]:
         """As `infer`, for models that answer in parts as well: one answer after the other. Closing it is a cancel."""
-        with self._accepted(request) as one:
+        with self._accepted(request) as one, self.regions.placed(request) as placed:
             version, asked = one.version, bool(request.parameters.get("triton_enable_empty_final_response"))
             if not version.decoupled:
-                yield self._only(request, one)
+                yield placed.keep(self._only(request, one))
                 return
             ports = self._queued(request, one)
             assert one.job is not None and isinstance(version.scheduler, GenerateQueue)
@@ -194,7 +201,7 @@ class DataPlane:
                 answer = one.answered(answers.inference(request, version, ports, outputs, one.job))
                 answer.part, answer.final = True, final and not asked
                 version.statistics.respond(number, one.job.execution)
-                yield answer
+                yield placed.keep(answer)
             if asked:
                 yield InferResponse(request.model, version.number, request.id, [], part=True)
 
@@ -328,17 +335,30 @@ class DataPlane:
         if repository:
             raise bad_argument(f"repository {quoted(repository)} is unknown; leave the repository name empty")
 
-    # ---- shared memory is switched off, but clients ask for it as a matter of course; trace, log ----
+    # ---- shared memory, trace, log ----
 
     def shared_memory_status(self, name: str) -> Answer:
+        return {"regions": self.regions.status(name)}
+
+    def shared_memory_register(self, name: str, key: str, offset: int, byte_size: int, trusted: bool) -> Answer:
+        self.regions.register(name, key, offset, byte_size, trusted)
+        return {}
+
+    def shared_memory_unregister(self, name: str, trusted: bool) -> Answer:
+        if self.regions.enabled:
+            _only_trusted(trusted, "shared memory is unregistered")
+        self.regions.unregister(name)
+        return {}
+
+    def cuda_shared_memory_status(self, name: str) -> Answer:
         if name:
-            raise ServeError(Meaning.NOT_FOUND, f"shared memory region {quoted(name)} is not registered")
+            raise not_found(f"CUDA shared memory region {quoted(name)} is not registered")
         return {"regions": {}}
 
-    def shared_memory_register(self) -> Answer:
-        raise unsupported("shared memory is switched off")
+    def cuda_shared_memory_register(self) -> Answer:
+        raise unsupported("CUDA shared memory is not supported")
 
-    def shared_memory_unregister(self, name: str) -> Answer:
+    def cuda_shared_memory_unregister(self, name: str) -> Answer:
         return {}
 
     def trace_setting(self, name: str, changes: Mapping[str, Any], trusted: bool) -> Answer:

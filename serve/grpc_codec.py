@@ -141,8 +141,10 @@ def write_infer(response: InferResponse) -> bytes:
     head = pb.ModelInferResponse(model_name=response.model, model_version=response.version, id=response.id)
     parts: list[Buffer] = [b""]
     for output in response.outputs:
-        head.outputs.add(name=output.name, datatype=output.datatype, shape=output.array.shape)
-        data = to_wire(output.array)
+        shown = head.outputs.add(name=output.name, datatype=output.datatype, shape=output.array.shape)
+        for key, value in write_parameters(output.placed).items() if output.placed else ():
+            shown.parameters[key].CopyFrom(value)
+        data = b"" if output.placed else to_wire(output.array)
         parts += (b"\x32" + varint(len(data)), data)  # field 6, length-delimited
     if response.parameters:
         for key, value in write_parameters(response.parameters).items():

@@ -257,25 +257,18 @@ def _verbs(plane: DataPlane) -> dict[str, Verb]:
             lambda m, trusted: _log(plane.log_settings(read_settings(m.settings), trusted)),
         ),
     }
-    for kind in ("System", "Cuda"):
-        name = f"{kind}SharedMemory"
-        verbs |= {
-            f"{name}Status": (
-                getattr(pb, f"{name}StatusRequest"),
-                getattr(pb, f"{name}StatusResponse"),
-                lambda m, _: plane.shared_memory_status(m.name),
-            ),
-            f"{name}Register": (
-                getattr(pb, f"{name}RegisterRequest"),
-                getattr(pb, f"{name}RegisterResponse"),
-                lambda m, _: plane.shared_memory_register(),
-            ),
-            f"{name}Unregister": (
-                getattr(pb, f"{name}UnregisterRequest"),
-                getattr(pb, f"{name}UnregisterResponse"),
-                lambda m, _: plane.shared_memory_unregister(m.name),
-            ),
-        }
+    memory: dict[str, Callable[[Any, bool], dict[str, Any]]] = {
+        "SystemSharedMemoryStatus": lambda m, _: plane.shared_memory_status(m.name),
+        "SystemSharedMemoryRegister": lambda m, trusted: plane.shared_memory_register(
+            m.name, m.key, m.offset, m.byte_size, trusted
+        ),
+        "SystemSharedMemoryUnregister": lambda m, trusted: plane.shared_memory_unregister(m.name, trusted),
+        "CudaSharedMemoryStatus": lambda m, _: plane.cuda_shared_memory_status(m.name),
+        "CudaSharedMemoryRegister": lambda m, _: plane.cuda_shared_memory_register(),
+        "CudaSharedMemoryUnregister": lambda m, _: plane.cuda_shared_memory_unregister(m.name),
+    }
+    for name, verb in memory.items():
+        verbs[name] = (getattr(pb, f"{name}Request"), getattr(pb, f"{name}Response"), verb)
     return verbs
 
 

@@ -67,6 +67,7 @@ class OutputTensor:
     name: str
     datatype: str
     array: Array
+    placed: Parameters = field(default_factory=lambda: NO_PARAMETERS)  # where its bytes are, when not in the answer
 
 
 @dataclass(slots=True)

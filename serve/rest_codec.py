@@ -100,7 +100,9 @@ def write_infer(response: InferResponse, wishes: Wishes) -> tuple[list[Buffer], 
             "datatype": output.datatype,
             "shape": list(output.array.shape),
         }
-        if wishes.binary(output.name):
+        if output.placed:
+            item["parameters"] = dict(output.placed)
+        elif wishes.binary(output.name):
             data = to_wire(output.array)
             item["parameters"] = {"binary_data_size": len(data)}
             tail.append(data)

@@ -133,8 +133,8 @@ class RestFront:
                 return self._model(name, "", rest)
             case ["v2", "repository", *rest]:
                 return self._repository(rest)
-            case ["v2", ("systemsharedmemory" | "cudasharedmemory"), *rest]:
-                return self._shared_memory(rest)
+            case ["v2", ("systemsharedmemory" | "cudasharedmemory") as kind, *rest]:
+                return self._shared_memory(kind, rest)
             case ["v2", "trace", "setting"]:
                 return self._trace("")
             case ["v2", "logging"]:
@@ -183,16 +183,33 @@ class RestFront:
                 return {"POST": change}
         return None
 
-    def _shared_memory(self, rest: list[str]) -> Routes | None:
+    def _shared_memory(self, kind: str, rest: list[str]) -> Routes | None:
         plane = self._plane
         region = rest[1] if len(rest) == 3 and rest[0] == "region" else ""
+        system = kind == "systemsharedmemory"
+        status = plane.shared_memory_status if system else plane.cuda_shared_memory_status
+
+        def register(request: HttpRequest) -> HttpResponse:
+            if not system:
+                return _answer(plane.cuda_shared_memory_register())
+            document = _document(request)
+            key, offset, size = document.get("key"), document.get("offset", 0), document.get("byte_size")
+            if not isinstance(key, str) or type(offset) is not int or type(size) is not int:
+                raise bad_argument("key must be a string, offset and byte_size whole numbers")
+            return _answer(plane.shared_memory_register(region, key, offset, size, request.trusted))
+
+        def forget(request: HttpRequest) -> HttpResponse:
+            if not system:
+                return _answer(plane.cuda_shared_memory_unregister(region))
+            return _answer(plane.shared_memory_unregister(region, request.trusted))
+
         match rest:
             case ["status"] | ["region", _, "status"]:
-                return {"GET": lambda _: _answer(list(plane.shared_memory_status(region)["regions"].values()))}
+                return {"GET": lambda _: _answer(list(status(region)["regions"].values()))}
             case ["region", _, "register"]:
-                return {"POST": lambda _: _answer(plane.shared_memory_register())}
+                return {"POST": register}
             case ["unregister"] | ["region", _, "unregister"]:
-                return {"POST": lambda _: _answer(plane.shared_memory_unregister(region))}
+                return {"POST": forget}
         return None
 
     def _trace(self, name: str) -> Routes:

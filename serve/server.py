@@ -107,7 +107,13 @@ class Server:
         self._access.follow(lambda: [version.take_access() for version in self._manager.versions()])
         threads = {"grpc": settings.limits.grpc_threads, "http": settings.limits.http_threads}
         caps = {front: max(1, count - RESERVED_THREADS) for front, count in threads.items()}
-        self._plane = DataPlane(self._manager, max_inflight=caps, control=store.control, access=self._access)
+        self._plane = DataPlane(
+            self._manager,
+            max_inflight=caps,
+            control=store.control,
+            access=self._access,
+            shared_memory=settings.shared_memory,
+        )
         self._poller = Poller(found, self._manager, store.poll_s) if store.control == "poll" else None
         self._certificates = Certificates(settings.tls) if settings.tls != Tls() else None
         self._guard = Guard(settings.auth)

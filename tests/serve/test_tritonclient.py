@@ -8,6 +8,9 @@ import pytest
 import serve_fake
 from serve_start import FRONTS, MODELS, need, start
 
+from headrace.serve.config import Drain, Listen, Settings, SharedMemory
+from headrace.serve.server import Server
+
 PYTHON = os.environ.get("HEADRACE_TRITON_PYTHON")
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.skipif(not PYTHON, reason="HEADRACE_TRITON_PYTHON names no Python with tritonclient")
@@ -45,3 +48,13 @@ def test_descriptors_and_one_process(ports):
     """Every message, field, number, type and enum equals tritonclient's but for the stated additions, and both
     generated modules live in one process."""
     assert "descriptors ok" in run("triton_descriptors.py", HERE.parents[1] / "src")
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_shared_memory(tmp_path, front):
+    need(front)
+    settings = Settings(
+        listen=Listen("127.0.0.1", 0, 0, 0, front=front), drain=Drain(0, 5), shared_memory=SharedMemory(True)
+    )
+    with Server(serve_fake.repository(tmp_path, {"add": "add"}), settings=settings, loader=serve_fake.load) as server:
+        assert "memory ok" in run("triton_memory.py", server.grpc_port, server.http_port)

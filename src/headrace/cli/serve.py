@@ -37,6 +37,12 @@ from headrace.cli.output import common, print_json
     metavar="LEVEL",
     help="Requests that are logged: off, errors, slow, sampled:N or all.  [default: slow]",
 )
+@click.option(
+    "--allow-shared-memory",
+    is_flag=True,
+    default=None,
+    help="Clients on this machine may leave tensors in system shared memory.",
+)
 @click.option("--device", help="cpu, cuda, cuda:N, or auto: a GPU where there is one.  [default: auto]")
 @click.option("--config", type=click.Path(exists=True, dir_okay=False), help="A headrace.toml.")
 @common
