@@ -414,7 +414,11 @@ def _only_trusted(trusted: bool, what: str) -> None:
 
 def _translate(error: Exception, request: InferRequest) -> ServeError:
     """A failure of the model: a feed it refuses is the client's, everything else an incident of ours."""
-    if isinstance(error, InputError):
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, InputError):  # an operator that refuses its data is wrapped
+        cause = cause.__cause__
+    if isinstance(cause, InputError):
+        error = cause
         return bad_argument(str(error).splitlines()[0] if str(error) else "the model refused an input")
     incident = uuid.uuid4().hex[:12]
     log.error("incident %s, model %s", incident, request.model, exc_info=error)

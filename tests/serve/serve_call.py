@@ -54,7 +54,7 @@ def values(parameters):
 
 
 def channel(server):
-    return grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}")
+    return grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}", [("grpc.max_receive_message_length", -1)])
 
 
 def unary(opened, verb, request, response):

@@ -40,6 +40,11 @@ from headrace.cli.output import common, print_json, size_text
     help="Labelled data (.npz: inputs by name, and 'labels') to measure accuracy on.",
 )
 @click.option(
+    "--preprocess",
+    type=click.Path(exists=True, dir_okay=False),
+    help="TOML file: how inputs are made of images and texts, as operators of the package.",
+)
+@click.option(
     "--rtol", default=1e-4, show_default=True, help="Relative bound of golden outputs (of the largest value)."
 )
 @click.option("--atol", default=1e-5, show_default=True, help="Absolute bound of golden outputs.")

@@ -42,6 +42,12 @@ def pack_file(model: Any, options: dict[str, Any], example: Any = None, door: Do
         if "labels" not in data:
             raise InputError(f"{options['evaluate']} has no array 'labels'; it has {', '.join(data)}")
         keywords["evaluate"] = (data, data.pop("labels"))
+    if options.get("preprocess"):
+        if door is not pack:
+            raise InputError(
+                "--preprocess is for model files and Modules of headrace: pack first, then the .hr file again"
+            )
+        keywords["preprocess"] = options["preprocess"]
     if options["example"]:
         example = tuple(read_arrays(options["example"]).values())
     return dataclasses.asdict(door(model, example, options["output"], **keywords))

@@ -20,6 +20,8 @@ from headrace.runtime.graph import Graph, Program
 from headrace.runtime.interface import Golden, TensorSpec
 from headrace.runtime.model import Model, load
 from headrace.verbs.deviation import blame
+from headrace.verbs.preprocess import examples
+from headrace.verbs.preprocess import preprocess as surround
 from headrace.verbs.run import random_feeds
 
 # The floor of the golden bound between CPU tiers, in units of each output's largest magnitude (float32 kernels that
@@ -66,6 +68,7 @@ def pack(
     evaluate: tuple[Arrays, np.ndarray] | None = None,
     properties: Mapping[str, str] | None = None,
     members: Mapping[str, bytes] | None = None,
+    preprocess: Mapping[str, Any] | str | Path | None = None,
     created: str | None = None,
     maker: str = "the model it was made from",
     values: Callable[[Arrays], Arrays] | None = None,
@@ -82,12 +85,20 @@ def pack(
         rtol and atol.
     evaluate: (inputs by name, labels): the packed model's top-1 accuracy on them is measured and stored.
     members: further files of the package ("post/labels.txt" -> bytes).
+    preprocess: how inputs are made of images and texts, as operators of the package (see `verbs/preprocess.py`): a dict,
+        or the path of a TOML file. Golden inputs are then those of the whole.
     maker: what messages call the origin; values: golden inputs to what it computes on the way, by names of the graph.
 
     Raises PackError where the packed model's answers differ from the origin's by more than the bound, naming the first
     node that deviates (nothing is written then), and the capture's own errors.
     """
     program, reference, example = _capture(model, example_inputs)
+    if preprocess is not None:
+        entries = {
+            name: surround(graph, preprocess) if graph is program.main else graph
+            for name, graph in program.entries.items()
+        }
+        program, reference, example = Program(entries, program.metadata), None, None
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     facts = dict(properties or {})
@@ -97,7 +108,7 @@ def pack(
         packed = load(trial)
         try:
             if isinstance(golden, int):
-                cases = _golden_inputs(packed, golden, seed, example)
+                cases = _golden_inputs(packed, golden, seed, example, preprocess)
             else:
                 cases = [dict(feeds) for feeds in golden]
             answers = [packed.run(feeds) for feeds in cases]
@@ -166,7 +177,14 @@ def _capture(
     return exported.program, eager, dict(zip(names, exported.examples, strict=True))
 
 
-def _golden_inputs(model: Model, count: int, seed: int, example: Arrays | None) -> list[dict[str, np.ndarray]]:
+def _golden_inputs(
+    model: Model, count: int, seed: int, example: Arrays | None, spec: Mapping[str, Any] | str | Path | None
+) -> list[dict[str, np.ndarray]]:
+    if spec is not None:
+        texts = [one for one in model.inputs if one.dtype == "string" and one.shape]
+        rows = {one.name: one.shape[0] if isinstance(one.shape[0], int) else 2 for one in texts if one.shape}
+        rest = [one for one in model.inputs if one not in texts]
+        return [random_feeds(rest, seed + i, batch=2) | examples(spec, rows, seed + i) for i in range(count)]
     cases = [dict(example)] if example is not None and count else []
     return cases + [random_feeds(model.inputs, seed + i, batch=2, like=example) for i in range(count - len(cases))]
 
