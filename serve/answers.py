@@ -119,7 +119,13 @@ def inference(
             raise TypeError(f"output {port.name!r} came as {array.dtype}, the interface says {datatype.name}")
         if port.name in classes:
             batched = version.interface.max_batch_size > 0
-            tensors.append(OutputTensor(port.name, "BYTES", classify.top(array, int(classes[port.name]), batched)))
+            tensors.append(
+                OutputTensor(
+                    port.name,
+                    "BYTES",
+                    classify.top(array, int(classes[port.name]), batched, version.labels.get(port.name, ())),
+                )
+            )
         else:
             tensors.append(OutputTensor(port.name, datatype.name, array))
     parameters = _explain(job, version) if request.parameters.get("headrace_explain") else NO_PARAMETERS

@@ -1,13 +1,42 @@
-"""The classification extension: the n largest elements as text `value:index`, largest first."""
+"""The classification extension: the n largest elements as text `value:index` or `value:index:label`, largest first."""
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from headrace.serve.config import ConfigError
 from headrace.serve.datatypes import Array
 from headrace.serve.errors import bad_argument
 
+MAX_LABEL_BYTES = 16 * 1024 * 1024
 
-def top(scores: Array, count: int, batched: bool) -> Array:
-    """BYTES elements `[batch, k]`, or `[k]` when not batched, k = min(count, classes).
+Labels = Sequence[str]
+
+
+def labels_of(files: Mapping[str, str], outputs: Collection[str], folders: Sequence[Path]) -> dict[str, Labels]:
+    """The names of the classes, by output. ConfigError names an output that is not there and a file that cannot be read."""
+    found: dict[str, Labels] = {}
+    for output, name in files.items():
+        where = f"postprocess.labels: {output!r}: {name!r}"
+        if output not in outputs:
+            raise ConfigError(f"postprocess.labels: the model has no output {output!r}; it has {', '.join(outputs)}")
+        if not name or Path(name).name != name:
+            raise ConfigError(f"{where} is not the name of a file beside the model's versions")
+        path = next((folder / name for folder in folders if (folder / name).is_file()), None)
+        if path is None:
+            raise ConfigError(f"{where}: there is no such file beside the model's versions")
+        if path.stat().st_size > MAX_LABEL_BYTES:
+            raise ConfigError(f"{where} is longer than {MAX_LABEL_BYTES} bytes")
+        try:
+            found[output] = tuple(path.read_text(encoding="utf-8").splitlines())
+        except UnicodeDecodeError:
+            raise ConfigError(f"{where} is not UTF-8") from None
+    return found
+
+
+def top(scores: Array, count: int, batched: bool, labels: Labels = ()) -> Array:
+    """BYTES elements `[batch, k]`, or `[k]` when not batched, k = min(count, classes). A class that has one gets its label.
 
     The sort is stable: the lower index comes first on ties, NaN last. Raises bad_argument for a BYTES output.
     """
@@ -20,7 +49,8 @@ def top(scores: Array, count: int, batched: bool) -> Array:
         for j, index in enumerate(_descending(row)[:k]):
             value = row[index]
             text = str(int(value)) if row.dtype.kind in "iub" else f"{float(value):f}"
-            out[i, j] = f"{text}:{index}".encode("ascii")
+            label = f":{labels[index]}" if index < len(labels) else ""
+            out[i, j] = f"{text}:{index}{label}".encode()
     return out if batched else out[0]
 
 

@@ -256,6 +256,12 @@ class Generate(Section, frozen=True):
     max_steps: int = 256
 
 
+class Postprocess(Section, frozen=True):
+    """`labels`: files of names, one a line, by the output whose classes they name; beside the model's versions, or in one."""
+
+    labels: dict[str, str] = {}
+
+
 class EnsembleStep(Section, frozen=True):
     """One model of an ensemble: `inputs` say which tensor each of its inputs reads, `outputs` which one each output makes.
     `version` is a number or a label ("": by the model's policy)."""
@@ -285,6 +291,7 @@ class ModelConfig(Section, frozen=True):
     ensemble: Ensemble = Ensemble()
     sequence: Sequence = Sequence()
     generate: Generate = Generate()
+    postprocess: Postprocess = Postprocess()
 
 
 S = TypeVar("S", bound=Section)

@@ -16,6 +16,7 @@ from headrace.serve.config import (
     EnsembleStep,
     Instances,
     ModelConfig,
+    Postprocess,
     Queue,
     QueueLevel,
     Sequence,
@@ -72,6 +73,7 @@ def read(path: Path, model: str) -> tuple[ModelConfig, list[str]]:
         outputs=tuple(_declared(tensor, "output", ignored) for tensor in message.output),
         ensemble=_ensemble(message),
         sequence=_sequence(message, ignored),
+        postprocess=Postprocess({row.name: row.label_filename for row in message.output if row.label_filename}),
     )
     return config, list(dict.fromkeys(ignored))
 
@@ -209,6 +211,8 @@ def _declared(tensor: Any, kind: str, ignored: list[str]) -> Declared:
     if number not in _DATATYPES:
         raise ConfigError(f"{NAME}: {where}: data_type is {number}; allowed are {', '.join(_DATATYPES)}")
     ignored += [
-        f"{kind}.{field.name}" for field, _ in tensor.ListFields() if field.name not in ("name", "data_type", "dims")
+        f"{kind}.{field.name}"
+        for field, _ in tensor.ListFields()
+        if field.name not in ("name", "data_type", "dims", "label_filename")
     ]
     return Declared(tensor.name, _DATATYPES[number], tuple(tensor.dims))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headrace.runtime.errors import InputError
-from headrace.serve import engine, sequences
+from headrace.serve import classify, engine, sequences
 from headrace.serve.access import AccessLog
 from headrace.serve.access import Row as AccessRow
 from headrace.serve.cache import ResponseCache
@@ -54,6 +54,7 @@ class ModelVersion:
         self.kernels = ""  # which run it, in words
         self.access = access
         self.decoupled = False  # answers in parts
+        self.labels: dict[str, classify.Labels] = {}  # of classes, by output
 
     def bring_up(self, path: Path, config: ModelConfig, loader: Loader) -> None:
         """Load, verify the golden data, compile the interface. Any exception means not ready."""
@@ -79,6 +80,8 @@ class ModelVersion:
             else:
                 self.scheduler = self._queue(model, self.interface, config)
             check_declared(self.interface, config)
+            outputs = [port.name for port in self.interface.outputs]
+            self.labels = classify.labels_of(config.postprocess.labels, outputs, (path.parent, path.parent.parent))
         except BaseException:
             model.close()
             raise
@@ -105,9 +108,13 @@ class ModelVersion:
             return GenerateQueue(
                 first, first, loop_of(model, settings, kept.states, model, self.interface.inputs), settings
             )
+        if not hasattr(model, "entry"):
+            raise ConfigError(
+                "generate.step: entry points are for models that run in the server's own process (workers = 0)"
+            )
         try:
-            later = model.entry(settings.step)  # type: ignore[attr-defined]
-        except (InputError, AttributeError) as error:
+            later = model.entry(settings.step)
+        except InputError as error:
             raise ConfigError(f"generate.step: {error}") from None
         again = sequences.Kept(later, config, states_of(later, config))
         known = {state.port.name for state in kept.states}

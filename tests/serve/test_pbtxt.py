@@ -49,9 +49,10 @@ def test_settings(pbtxt):
     assert (config.queue.max_size, config.queue.timeout_ms, config.instances.count) == (16, 2, 3)
     assert (config.versions.policy, config.versions.keep) == ("specific", (1, 3))
     assert config.inputs == (Declared("a", "FP32", (4,)), Declared("b", "FP32", (-1,)))
+    assert config.postprocess.labels == {"sum": "labels.txt"}
     assert ignored == [
         "optimization", "parameters", "instance_group.gpus",
-        "instance_group.kind (KIND_GPU)", "output.label_filename",
+        "instance_group.kind (KIND_GPU)",
     ]  # fmt: skip
 
 
@@ -95,6 +96,7 @@ def test_a_repository_with_config_pbtxt_is_served(tmp_path, caplog):
     models = {"add/1": "add", "add/2": "add", "add/3": "add", "wrong": "add", "whole": "dependent"}
     serve_fake.repository(tmp_path, models)
     (tmp_path / "add/config.pbtxt").write_text(FULL)
+    (tmp_path / "add/labels.txt").write_text("a\nb\n")
     (tmp_path / "wrong/config.pbtxt").write_text('input { name: "a" data_type: TYPE_INT32 dims: [ -1, 4 ] }')
     (tmp_path / "whole/config.pbtxt").write_text(
         'max_batch_size: 4 input { name: "x" data_type: TYPE_FP32 dims: [ -1 ] }'
