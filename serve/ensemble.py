@@ -105,6 +105,8 @@ class Ensemble:
         for number, (step, version) in enumerate(steps, 1):
             where = _where(number, step)
             _check_names(step, version, where)
+            if version.decoupled:
+                raise ConfigError(f"ensemble: {where} answers in parts; a step answers once")
             outputs = {port.name: port for port in version.interface.outputs}
             for name, tensor in step.outputs.items():
                 if tensor in made:

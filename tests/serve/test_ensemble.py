@@ -25,6 +25,8 @@ MODELS = {
     "alone": "dependent",
     "texts": "identity BYTES 4",
     "wide": "fixed 5",
+    "sums": "accumulate 0 declared",
+    "parts": "count 0",
 }
 STEP = '[[ensemble.steps]]\nmodel = "{}"\ninputs = {{{}}}\noutputs = {{{}}}\n'
 
@@ -51,11 +53,13 @@ ensemble_scheduling { step [
     output_map { key: "sum" value: "s" } },
   { model_name: "double" model_version: 1 input_map { key: "x" value: "s" } output_map { key: "y" value: "o" } } ] }
 """
-TOMLS = {"diamond": DIAMOND, "chain": CHAIN, "a_nested": NESTED, "plain": PLAIN, "bad_one": BAD}
+HELD = steps(("sums", 'x = "in"', 'y = "total"'), ("double", 'x = "total"', 'y = "out"'))
+TOMLS = {"held": HELD, "diamond": DIAMOND, "chain": CHAIN, "a_nested": NESTED, "plain": PLAIN, "bad_one": BAD}
 
 
 def repository(root, tomls=TOMLS, models=MODELS):
     serve_fake.repository(root, models)
+    (root / "parts/config.toml").write_text('[generate]\ninput = "token"\noutput = "next"\n')
     for name, text in tomls.items():
         (root / name).mkdir()
         (root / name / "config.toml").write_text(text)
@@ -89,6 +93,18 @@ def test_answers(client):
     assert (client.infer("triton", l=A, r=B)["o"] == (A + B) * 2).all()
     assert (client.infer("a_nested", p=A)["q"] == A * 8).all()
     assert (client.infer("plain", **{"in": A})["out"] == A).all()
+
+
+@pytest.mark.parametrize("how", serve_call.HOWS)
+def test_a_member_that_is_served_in_sequences(server, how):
+    """The request's sequence is the member's: a running sum, doubled."""
+    found = []
+    for i in range(3):
+        flags = {"sequence_id": f"s-{how}", "sequence_start": not i, "sequence_end": i == 2}
+        found.append(serve_call.infer(server, how, "held", {"in": np.ones((1, 4), np.float32)}, flags)[0]["out"][0, 0])
+    assert found == [2, 4, 6]
+    with pytest.raises(ServeError, match=r"step 1 \(model 'sums'\).*has not begun"):
+        serve_call.infer(server, how, "held", {"in": np.ones((1, 4), np.float32)}, {"sequence_id": f"s-{how}"})
 
 
 def test_interface(client):
@@ -211,6 +227,7 @@ ONE = '[[inputs]]\nname = "in"\ndatatype = "FP32"\ndims = [4]\n'
         (ONE.replace("4", "5") + steps(("double", 'x = "in"', 'y = "o"')), "input 'in' has dims"),
         ("[batching]\nmax_batch_size = 1000\n" + steps(("double", 'x = "in"', 'y = "o"')), "at most 256 rows"),
         ("[batching]\nmax_batch_size = 4\n" + PLAIN, "its step 'alone' is not batched"),
+        (steps(("parts", 'token = "in"', 'next = "o"')), "step 1 (model 'parts') answers in parts"),
         (steps(("e", 'x = "in"', 'y = "o"')), "ensemble: e -> e: an ensemble cannot contain itself"),
         (steps(("f", 'x = "in"', 'y = "o"')), "ensemble: e -> f -> e: an ensemble cannot contain itself"),
         ('[[ensemble.steps]]\nmodel = "add"\n', "ensemble.steps[0]"),
