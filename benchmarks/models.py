@@ -142,7 +142,8 @@ def plot(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     if marked:
         look = {"marker": "D", "markersize": 4, "markerfacecolor": "white", "markeredgecolor": "#b4541a"}
         handles.append(Line2D([], [], linestyle="", label="OpenVINO, the same precision", **look))
-    axes.legend(handles=handles, fontsize=8, loc="lower right", frameon=True, framealpha=1, edgecolor="#e5e7ea")
+    axes.margins(y=0.01)
+    axes.legend(handles=handles, fontsize=8, loc="lower right", bbox_to_anchor=(1, 0.19), framealpha=1, edgecolor="#e5e7ea")  # fmt: skip
     figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
@@ -186,7 +187,8 @@ def main() -> None:
                     with options.json.open("a") as file:
                         file.write(json.dumps(rows[-1]) + "\n")
     if options.plot:
-        plot(rows, options.plot, f"batch {options.batch}, {options.threads} thread(s), {date.today()}")
+        threads = "1 thread" if options.threads == 1 else f"{options.threads} threads"
+        plot(rows, options.plot, f"batch {options.batch}, {threads}, {date.today()}")
 
 
 if __name__ == "__main__":
