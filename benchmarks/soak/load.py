@@ -49,6 +49,21 @@ class Lines:
         return good
 
 
+class Work:
+    """Requests to `work` that take `trips` trips of its loop."""
+
+    def __init__(self, trips):
+        x = np.arange(1024, dtype=np.float32)[None]
+        message = pb.ModelInferRequest(model_name="work", raw_input_contents=[np.int64(trips).tobytes(), x.tobytes()])
+        message.inputs.add(name="n", datatype="INT64", shape=[1])
+        message.inputs.add(name="x", datatype="FP32", shape=x.shape)
+        self.messages = [message.SerializeToString()] * POOL
+        self._wanted = x.tobytes()
+
+    def right(self, index, data):
+        return list(pb.ModelInferResponse.FromString(data).raw_output_contents) == [self._wanted]
+
+
 class Load:
     """Calls on one port, over a few connections. `mangle(index)` may change how a call is made: (timeout, cancel after)."""
 
@@ -61,8 +76,8 @@ class Load:
         self.wrong = self.sent = 0
         self.times = array("f")  # of good answers, seconds
         self.refusals = array("f")  # of calls refused as overloaded
-        self.last_good = time.monotonic()
-        self.gap = 0.0  # the longest time without a good answer
+        self.late = array("f")  # of calls whose deadline passed
+        self.newest_good = 0.0  # when the latest call that was answered well began
         self._lock = threading.Lock()
         self._open = 0
         self._slots = threading.Semaphore(0)
@@ -89,17 +104,18 @@ class Load:
             if code is grpc.StatusCode.OK:
                 self.wrong += not good
                 self.times.append(took)
-                now = time.monotonic()
-                self.gap, self.last_good = max(self.gap, now - self.last_good), now
+                self.newest_good = max(self.newest_good, began)
             elif code is grpc.StatusCode.RESOURCE_EXHAUSTED:
                 self.refusals.append(took)
+            elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                self.late.append(took)
         if closed:
             self._slots.release()
 
     def open_loop(self, rate, seconds, stop=None):
         """Send `rate` calls a second for `seconds`, then wait for the outcomes. What the sender itself is late by is made up
         for in the next tick."""
-        began = self.last_good = time.monotonic()
+        began = time.monotonic()
         first = self.sent
         while (now := time.monotonic()) < began + seconds and not (stop is not None and stop.is_set()):
             for _ in range(int((now - began) * rate) - (self.sent - first)):

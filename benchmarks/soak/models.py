@@ -72,3 +72,14 @@ def work(path):
     constants = {"true": np.array(True), "one": np.float32(1)}
     ports = [("n", INT64, [1]), ("x", FLOAT, [1, 1024])], [("y", FLOAT, [1, 1024])]
     _save(path, nodes, *ports, constants, {"n": np.array([2], np.int64), "x": np.ones((1, 1024), np.float32)})
+
+
+HEAVY = 2048
+
+
+def heavy(path):
+    """y = x @ w, 16 MiB of weights: what must be given back."""
+    weights = np.random.default_rng(1).standard_normal((HEAVY, HEAVY)).astype(np.float32)
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    ports = [("x", FLOAT, ["batch", HEAVY])], [("y", FLOAT, ["batch", HEAVY])]
+    _save(path, nodes, *ports, {"w": weights}, {"x": np.ones((1, HEAVY), np.float32)})

@@ -63,6 +63,18 @@ class ServerProcess:
                 text += Path(f"/proc/{self.pid}/task/{task}/children").read_text()
         return [int(pid) for pid in text.split()]
 
+    def workers(self):
+        """Those of them that have a model: its file is mapped."""
+        found = []
+        for pid in self.children():
+            try:
+                maps = Path(f"/proc/{pid}/maps").read_text()
+            except OSError:
+                continue
+            if "/model.hr" in maps:
+                found.append(pid)
+        return found
+
     def sample(self):
         """Resident MiB, descriptors and threads of the server and its workers together."""
         rss = fds = threads = 0
@@ -74,6 +86,11 @@ class ServerProcess:
             except OSError:
                 continue  # a worker that has just ended
         return rss / 2**20, fds, threads
+
+    def settled(self):
+        """Resident MiB when what ended has been given back."""
+        time.sleep(1)
+        return round(self.sample()[0], 1)
 
     def ready(self):
         try:

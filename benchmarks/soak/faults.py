@@ -1,0 +1,201 @@
+"""Runs in which something happens to the server: its workers die or stop, versions change, it is told to end."""
+
+import os
+import signal
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+from benchmarks.soak import models
+from benchmarks.soak.load import Lines, Load, percentile
+from benchmarks.soak.server import Samples, ServerProcess
+from benchmarks.soak.steady import capacity, nothing_bad, outcome
+
+from headrace.serve import Client
+
+PATIENCE = 30.0
+
+
+def _with_workers(options):
+    return options.flags if "--workers" in options.flags else ["--workers=1", *options.flags]
+
+
+def _under_load(load, rate, event):
+    """Run `event(load)` while calls go on at `rate`."""
+    stop = threading.Event()
+    thread = threading.Thread(target=load.open_loop, args=(rate, 1e9, stop))
+    thread.start()
+    try:
+        time.sleep(0.5)
+        event()
+        time.sleep(0.5)
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _until(condition):
+    """Seconds until it holds; None: it did not in time."""
+    began = time.perf_counter()
+    while not condition():
+        if time.perf_counter() - began > PATIENCE:
+            return None
+        time.sleep(0.002)
+    return time.perf_counter() - began
+
+
+def _strike(server, load, number):
+    """Send the signal to a worker that has its model: seconds until a call that began later was answered well, and until there
+    are as many workers as before and it is none of them. None: it did not come to that."""
+    before, wanted = server.workers(), server.metric("headrace_workers_alive")
+    began = time.perf_counter()
+    os.kill(before[0], number)
+    gap = _until(lambda: load.newest_good > began + 1e-3)
+    gone = _until(lambda: before[0] not in server.workers())
+    back = _until(lambda: server.metric("headrace_workers_alive") == wanted)
+    return gap, None if gone is None or back is None else time.perf_counter() - began
+
+
+def _faults(options, name, number, every, timeout, allowed):
+    """Send a signal to one worker again and again; how long until a call that began later was answered well."""
+    gaps, replaced = [], []
+    times = max(2, min(20, int(options.seconds / every)))
+    with tempfile.TemporaryDirectory() as root:
+        models.line(Path(root, "line/1/model.hr"), 2, 1)
+        with ServerProcess(root, *_with_workers(options)) as server:
+            requests = Lines("line")
+            most = capacity(server, requests, options.probe)
+            load = Load(server.grpc, requests, mangle=lambda _: (timeout, None))
+
+            def strike():
+                for _ in range(times):
+                    began = time.perf_counter()
+                    gap, again = _strike(server, load, number)
+                    gaps.append(gap)
+                    replaced.append(again)
+                    time.sleep(max(0.2, min(every, options.seconds / times) - (time.perf_counter() - began)))
+
+            _under_load(load, most / 4, strike)
+            figures = outcome(load)
+            figures |= {"deaths": len(gaps), "restarts": int(server.metric("headrace_worker_restarts_total"))}
+            figures |= {"rate_per_s": round(most / 4), "seconds": options.seconds}
+            ready = _until(server.ready) is not None
+            load.close()
+    found = all(gap is not None for gap in gaps) and all(gap is not None for gap in replaced)
+    if found:
+        figures |= {
+            "next_ok_s_max": max(gaps),
+            "next_ok_s_median": float(np.median(gaps)),
+            "replaced_s_max": max(replaced),
+        }
+    checks = nothing_bad(load, allowed) | {"served again": found, "ready at the end": ready}
+    return name, figures, checks | {"every death counted": figures["restarts"] == figures["deaths"]}
+
+
+def r3(options):
+    """A worker is killed every 10 s."""
+    return _faults(options, "R3 kill -9 of a worker", signal.SIGKILL, 10.0, 30.0, ("OK", "UNAVAILABLE"))
+
+
+def r4(options):
+    """A worker is stopped; calls have 2 s."""
+    allowed = ("OK", "UNAVAILABLE", "DEADLINE_EXCEEDED")
+    return _faults(options, "R4 SIGSTOP of a worker", signal.SIGSTOP, 15.0, 2.0, allowed)
+
+
+def r5(options):
+    """Versions are switched under load: each answer is of exactly one of them."""
+    with tempfile.TemporaryDirectory() as root:
+        models.line(Path(root, "line/1/model.hr"), 1, 1)
+        with ServerProcess(root, *options.flags) as server, Client(f"127.0.0.1:{server.grpc}") as client:
+            requests = Lines("line", factor=None)
+            most = capacity(server, requests, options.probe)
+            steady = Load(server.grpc, requests)
+            steady.open_loop(most / 2, min(options.seconds, 20))
+            before, load, times = server.settled(), Load(server.grpc, requests), []
+
+            def swap():
+                for version in range(2, options.swaps + 2):
+                    models.line(Path(root, f"line/{version}/model.hr"), version, 1)
+                    began = time.perf_counter()
+                    client.load("line")
+                    times.append(time.perf_counter() - began)
+                    old = Path(root, f"line/{version - 1}")
+                    (old / "model.hr").unlink()
+                    old.rmdir()
+
+            with Samples(server, 1.0) as samples:
+                _under_load(load, most / 2, swap)
+            figures = outcome(load) | {"swaps": len(times), "swap_ms_median": float(np.median(times) * 1e3)}
+            figures |= {"steady_p99_ms": percentile(steady.times, 99), "steady_p50_ms": percentile(steady.times, 50)}
+            figures |= {"before_mib": before, "after_mib": server.settled(), **samples.summary()}
+            figures |= {"rate_per_s": round(most / 2)}
+            steady.close()
+            load.close()
+    back = figures["after_mib"] - figures["before_mib"] < 16
+    return (
+        "R5 version swaps",
+        figures,
+        nothing_bad(load) | {"all swapped": len(times) == options.swaps, "memory back": back},
+    )
+
+
+def cycles(options):
+    """The model is unloaded and loaded again and again, nobody asks."""
+    with tempfile.TemporaryDirectory() as root:
+        models.line(Path(root, "line/1/model.hr"), 2, 1)
+        models.heavy(Path(root, "heavy/1/model.hr"))
+        with ServerProcess(root, *options.flags) as server, Client(f"127.0.0.1:{server.grpc}") as client:
+            x = np.ones((1, models.HEAVY), np.float32)
+            wanted = client.infer("heavy", x=x)["y"].tobytes()
+            before, same, sizes = server.settled(), 0, []
+            for _ in range(options.cycles):
+                client.unload("heavy")
+                client.load("heavy")
+                same += client.infer("heavy", x=x)["y"].tobytes() == wanted
+                sizes.append(server.sample()[0])
+            after = server.settled()
+            client.unload("heavy")
+            empty = server.settled()
+    figures = {"cycles": options.cycles, "model_mib": round(models.HEAVY**2 * 4 / 2**20, 1), "before_mib": before}
+    figures |= {"after_mib": after, "unloaded_mib": empty, "peak_mib": round(max(sizes), 1)}
+    checks = {"the same answer every time": same == options.cycles, "memory back": after - before < 16}
+    return "load and unload", figures, checks | {"the model's memory is given back": empty < before}
+
+
+def r6(options):
+    """SIGTERM under load: first not ready, then only refusals, status 0; a second one ends it at once."""
+    with tempfile.TemporaryDirectory() as root:
+        models.line(Path(root, "models/line/1/model.hr"), 2, 1)
+        config = Path(root, "headrace.toml")
+        config.write_text("[drain]\nlame_duck_s = 1.0\ngrace_s = 10.0\n")
+        flags = ["--config", str(config), *options.flags]
+        with ServerProcess(Path(root, "models"), *flags) as server:
+            requests = Lines("line")
+            most = capacity(server, requests, options.probe)
+            load = Load(server.grpc, requests)
+            seen = {}
+
+            def end():
+                began = time.perf_counter()
+                server.process.terminate()
+                seen["not_ready_s"] = _until(lambda: not server.ready())
+                seen["status"] = server.process.wait(PATIENCE)
+                seen["drain_s"] = time.perf_counter() - began
+
+            _under_load(load, most / 2, end)
+            figures = outcome(load) | seen
+            load.close()
+        with ServerProcess(Path(root, "models"), *flags) as server:
+            server.process.terminate()
+            _until(lambda: not server.ready())
+            began = time.perf_counter()
+            server.process.terminate()
+            figures["second_status"] = server.process.wait(PATIENCE)
+            figures["second_s"] = time.perf_counter() - began
+    checks = nothing_bad(load, ("OK", "UNAVAILABLE"))
+    checks |= {"status 0": figures["status"] == 0, "not ready at once": seen["not_ready_s"] is not None}
+    checks["a second one ends it"] = figures["second_status"] in (-signal.SIGTERM, 128 + signal.SIGTERM, 0)
+    return "R6 SIGTERM under load", figures, checks

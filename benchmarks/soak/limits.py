@@ -1,0 +1,142 @@
+"""Runs at the limits: more than can be done, less time than is needed, one bad request among good ones."""
+
+import tempfile
+import time
+from pathlib import Path
+
+import grpc
+import numpy as np
+from benchmarks.soak import models
+from benchmarks.soak.load import INFER, Load, Work, percentile
+from benchmarks.soak.server import ServerProcess
+from benchmarks.soak.steady import capacity, nothing_bad, outcome
+
+from headrace.protos import inference_pb2 as pb
+
+QUEUE = 64
+
+
+def _trips(server, seconds):
+    """How many trips of `work` take about so long."""
+    trips, took = 1000, 0.0
+    while took < seconds / 4:
+        trips *= 2
+        load = Load(server.grpc, Work(trips), connections=1)
+        load.closed_loop(1, 0.01)
+        took = min(load.times)
+        load.close()
+    return max(1, int(trips * seconds / took))
+
+
+def r14(options):
+    """Three times as many calls as can be done: what is taken is done, the rest is refused at once."""
+    with tempfile.TemporaryDirectory() as root:
+        models.work(Path(root, "work/1/model.hr"))
+        Path(root, "work/config.toml").write_text(f"[queue]\nmax_size = {QUEUE}\n")
+        with ServerProcess(root, *options.flags) as server:
+            requests = Work(_trips(server, 0.01))
+            most = capacity(server, requests, options.probe, inflight=16)
+            load = Load(server.grpc, requests)
+            load.open_loop(3 * most, options.seconds)
+            began = time.perf_counter()
+            after = Load(server.grpc, requests)
+            after.closed_loop(1, 0.2)
+            again = time.perf_counter() - began
+            figures = outcome(load) | {"capacity_per_s": most, "goodput_per_s": len(load.times) / options.seconds}
+            figures |= {
+                "refused_p50_ms": percentile(load.refusals, 50),
+                "refused_p99_ms": percentile(load.refusals, 99),
+            }
+            figures |= {"normal_again_s": again, "seconds": options.seconds, "queue": QUEUE}
+            good = after.outcomes["OK"] == sum(after.outcomes.values()) > 0
+            load.close()
+            after.close()
+    checks = nothing_bad(load, ("OK", "RESOURCE_EXHAUSTED")) | {"some refused": len(load.refusals) > 0}
+    return "R14 three times the capacity", figures, checks | {"normal again": good}
+
+
+def r15(options):
+    """A hundred calls with 50 ms each, to a model that takes a second."""
+    with tempfile.TemporaryDirectory() as root:
+        models.work(Path(root, "work/1/model.hr"))
+        with ServerProcess(root, *options.flags) as server:
+            requests = Work(_trips(server, 1.0))
+            busy = "headrace_compute_seconds_sum"
+            before, runs = server.metric(busy), server.metric("nv_inference_exec_count")
+            load = Load(server.grpc, requests, mangle=lambda _: (0.05, None))
+            for _ in range(100):
+                load._send()
+            load.settle()
+            while server.metric("headrace_inflight_requests"):
+                time.sleep(0.05)
+            time.sleep(2.5)  # what has begun ends
+            spent = server.metric(busy) - before
+            ran = server.metric("nv_inference_exec_count") - runs
+            figures = outcome(load) | {"busy_s": spent, "runs": ran, "answered_ms_max": percentile(load.late, 100)}
+            figures["expired_before_run"] = int(server.metric("headrace_expired_before_run_total"))
+            load.close()
+    checks = {
+        "none lost": load.lost == 0,
+        "all expired": set(load.outcomes) == {"DEADLINE_EXCEEDED"},
+        "work stopped: below a tenth of all runs": ran < 10,
+    }
+    return "R15 deadlines that cannot be kept", figures, checks
+
+
+def r16(options):
+    """One bad request among seven good ones, in one batch: it alone gets an error, the others their bytes."""
+    with tempfile.TemporaryDirectory() as root:
+        models.lookup(Path(root, "lookup/1/model.hr"))
+        models.line(Path(root, "line/1/model.hr"), 2, 1)
+        for name in ("lookup", "line"):
+            text = "[batching]\nmax_batch_size = 8\nmax_delay_us = 20000\n"
+            Path(root, name, "config.toml").write_text(text)
+        with ServerProcess(root, *options.flags) as server:
+            with grpc.insecure_channel(f"127.0.0.1:{server.grpc}") as channel:
+                call, seen = channel.unary_unary(INFER), {}
+                wrong = 0
+                for turn in range(options.rounds):
+                    kind = ("raises", "bytes", "cancelled", "nan")[turn % 4]
+                    wrong += _round(call, kind, turn, seen)
+            batches = server.metric("nv_inference_count") / server.metric("nv_inference_exec_count")
+    figures = {"rounds": options.rounds, "wrong": wrong, "bad_ones": seen, "batch_rows": round(batches, 2)}
+    expected = {"raises INTERNAL", "bytes INVALID_ARGUMENT", "cancelled CANCELLED", "nan OK"}
+    checks = {"none wrong": wrong == 0, "the bad one alone fails": set(seen) <= expected | {"cancelled OK"}}
+    return "R16 one bad among seven", figures, checks | {"they met in batches": batches > 1.5}
+
+
+def _lookup(index, cut=0):
+    data = np.int64(index).tobytes()
+    message = pb.ModelInferRequest(model_name="lookup", raw_input_contents=[data[: len(data) - cut]])
+    message.inputs.add(name="i", datatype="INT64", shape=[1])
+    return message.SerializeToString()
+
+
+def _line(x):
+    message = pb.ModelInferRequest(model_name="line", raw_input_contents=[x.tobytes()])
+    message.inputs.add(name="x", datatype="FP32", shape=x.shape)
+    return message.SerializeToString()
+
+
+def _round(call, kind, turn, seen):
+    """Eight calls at once; how many of the seven good answers were not theirs."""
+    if kind == "nan":
+        good = [np.full((1, models.WIDTH), turn + k, np.float32) for k in range(7)]
+        wanted = [(x * np.float32(2) + np.float32(1)).tobytes() for x in good]
+        messages, bad = [_line(x) for x in good], _line(np.full((1, models.WIDTH), np.nan, np.float32))
+    else:
+        wanted = [models.TABLE[(turn + k) % 10].tobytes() for k in range(7)]
+        messages = [_lookup((turn + k) % 10) for k in range(7)]
+        bad = _lookup(99 if kind == "raises" else 0, cut=1 if kind == "bytes" else 0)
+    messages.insert(turn % 8, bad)
+    futures = [call.future(message, timeout=30) for message in messages]
+    odd = futures.pop(turn % 8)
+    if kind == "cancelled":
+        odd.cancel()
+    code = f"{kind} {odd.code().name}"
+    seen[code] = seen.get(code, 0) + 1
+    wrong = 0
+    for future, right in zip(futures, wanted):
+        fine = future.code() is grpc.StatusCode.OK
+        wrong += not fine or list(pb.ModelInferResponse.FromString(future.result()).raw_output_contents) != [right]
+    return wrong
