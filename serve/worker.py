@@ -20,7 +20,12 @@ from typing import Any
 
 import numpy as np
 
+from headrace import runtime
+from headrace.runtime.builder import Builder
 from headrace.runtime.errors import HeadraceError, InputError
+from headrace.runtime.graph import Block, Graph
+from headrace.runtime.shapes import symbol
+from headrace.runtime.types import TensorType
 from headrace.serve import frames
 from headrace.serve.datatypes import of_array, to_wire
 from headrace.serve.frames import Frame, Inbox, Kind, Outbox, Segment
@@ -39,8 +44,20 @@ def main(arguments: list[str]) -> None:
     _die_with(parent)
     Path("/proc/self/oom_score_adj").write_text("500")  # where memory ends, a worker goes before its server
     threading.Thread(target=_beat, args=(Segment(beat, 4096, writable=True), parent), daemon=True).start()
+    _prepare()
     Worker(socket.socket(fileno=descriptor)).serve()
     os._exit(0)  # threads of the runtime need no farewell
+
+
+def _prepare() -> None:
+    """Load a model of one node, which imports all that loading needs: a spare process then has only its model to load."""
+    for name in ("runtime.rows", "serializer.archive"):
+        importlib.import_module(f"headrace.{name}")
+    graph = Graph(Block([], [], []))
+    build = Builder(graph)
+    x = build.input("x", TensorType("float32", (symbol("n"),)))
+    graph.block.outputs += build.node("Relu", [x], outputs=["y"])
+    runtime.load(graph).close()
 
 
 def _die_with(parent: int) -> None:

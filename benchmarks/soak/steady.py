@@ -42,6 +42,15 @@ def nothing_bad(load, allowed=("OK",)):
     }
 
 
+GROWTH_MIB, GROWTH_BYTES = 6, 512  # of memory, altogether and a request, that a short run may show
+
+
+def grows(rows, sent):
+    """Whether memory grew with the requests, after the first fifth of the samples (seconds, MiB, ...)."""
+    rows = rows[len(rows) // 5 :]
+    return bool(rows) and rows[-1][1] - rows[0][1] > GROWTH_MIB + GROWTH_BYTES * sent / 2**20
+
+
 def r1(options):
     """A steady load at 80 % of the capacity."""
     return _steady(options, "R1 soak", None, ("OK",))
@@ -79,6 +88,7 @@ def _steady(options, name, mangle, allowed):
     low, high = figures["descriptors"]
     checks["descriptors flat"] = high - low <= 8
     checks["threads flat"] = figures["threads"][1] - figures["threads"][0] <= 8
+    checks["memory does not grow with requests"] = not grows(samples.rows, load.sent)
     if options.seconds >= 1800:
         checks["memory flat"] = figures["rss_slope_mib_h"] < 4
     return name, figures, checks

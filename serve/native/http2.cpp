@@ -76,7 +76,12 @@ Http2Connection::Http2Connection(Hub& hub, Socket socket, bool local) : Connecti
         return 0;
     });
     nghttp2_session_callbacks_set_send_data_callback(callbacks, send_body);
-    nghttp2_session_server_new(&session_, callbacks, this);
+    nghttp2_option* option;     // its own limit is 33 resets a second, which calls with deadlines reach; control_frame() has ours
+    nghttp2_option_new(&option);
+    const uint64_t resets = uint64_t(hub.limits().control_frames_per_second) * kControlLimit;
+    nghttp2_option_set_stream_reset_rate_limit(option, resets, resets);
+    nghttp2_session_server_new2(&session_, callbacks, this, option);
+    nghttp2_option_del(option);
     nghttp2_session_callbacks_del(callbacks);
     const nghttp2_settings_entry settings[] = {
         {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, uint32_t(hub.limits().max_concurrent_streams)},

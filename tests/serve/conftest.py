@@ -7,6 +7,8 @@ import grpc
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "serializer"))
+sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks
 
 import serve_fake
 from serve_start import FRONTS, MODELS, need, start

@@ -211,6 +211,22 @@ def test_rapid_reset(port, native):
     client.close()
 
 
+def test_deadlines_that_pass_are_no_abuse(port, native):
+    """Clients reset a stream when its deadline passes: some hundreds a second for as long as they like."""
+    if not native:
+        pytest.skip("grpcio counts resets in its own way")
+    client = Client(port)
+    for turn in range(2):
+        for k in range(800):
+            stream = 2 * (800 * turn + k) + 1
+            assert client.send(
+                frame(HEADERS, END_HEADERS, stream, request(INFER)) + frame(RST_STREAM, 0, stream, struct.pack(">I", 8))
+            )
+        time.sleep(1.1)
+    assert call(client, 2 * 1600 + 1, LIVE, EMPTY) is not None
+    client.close()
+
+
 def test_more_streams_than_allowed(port):
     client = Client(port)
     for k in range(200):

@@ -1,0 +1,203 @@
+"""The test of the tests: with a defect put in, the check that is there for it must fail.
+
+Runs under load use the load and the checks of `scripts/soak`; the others call the test itself.
+"""
+
+import itertools
+import os
+import threading
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import serve_fake
+import test_archive_attacks
+import test_checker
+import test_golden_data
+import test_manager
+import test_scheduler
+import test_server
+import test_workers
+from benchmarks.soak import models
+from benchmarks.soak.load import Lines, Load
+from benchmarks.soak.server import Samples
+from benchmarks.soak.steady import grows, nothing_bad
+from serve_packages import package
+
+from headrace.serve import batch, checker, dataplane, engine, manager, pending, scheduler, workers
+from headrace.serve.config import Drain, Listen, Settings
+from headrace.serve.policy import State, Unload, next_action
+from headrace.serve.server import Server
+from headrace.serve.supervisor import Process, Supervisor
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+FAILURE = (AssertionError, pytest.fail.Exception)
+
+
+class Here:
+    """This process as `Samples` wants a server."""
+
+    def sample(self):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE / 2**20, 0, 0
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("defects")
+    models.line(folder / "line/1/model.hr", 2, 1)
+    (folder / "line/config.toml").write_text("[batching]\nmax_delay_us = 3000\n")
+    return folder
+
+
+def soaked(root, monkeypatch, calls=600):
+    """The checks after some calls to a server in this process, whose queue is the one in Python: it can be changed."""
+    monkeypatch.setattr(engine, "_native", None)
+    settings = Settings(listen=Listen("127.0.0.1", 0, -1, -1, front="portable"), drain=Drain(0, 1))
+    with Server(root, settings=settings) as server:
+        load = Load(server.grpc_port, Lines("line"), mangle=lambda _: (2.0, None))
+        with Samples(Here(), 0.02) as samples:
+            load.open_loop(1000, calls / 1000)
+        checks = nothing_bad(load) | {"memory flat": not grows(samples.rows, load.sent)}
+        load.close()
+    return checks
+
+
+def test_without_a_defect_all_holds(root, monkeypatch):
+    assert all(soaked(root, monkeypatch).values())
+
+
+def test_a_leak(root, monkeypatch):
+    """Scaled: 64 KiB a request."""
+    kept, infer = [], dataplane.DataPlane.infer
+
+    def leaking(self, request):
+        kept.append(bytearray(64 * 1024))
+        return infer(self, request)
+
+    monkeypatch.setattr(dataplane.DataPlane, "infer", leaking)
+    checks = soaked(root, monkeypatch)
+    assert not checks.pop("memory flat") and all(checks.values())
+
+
+def test_a_lost_reply(root, monkeypatch):
+    count, infer, never = itertools.count(), dataplane.DataPlane.infer, threading.Event()
+
+    def losing(self, request):
+        if next(count) == 300:
+            never.wait(5)
+        return infer(self, request)
+
+    monkeypatch.setattr(dataplane.DataPlane, "infer", losing)
+    checks = soaked(root, monkeypatch)
+    never.set()
+    assert not checks["only OK"]
+
+
+def test_swapped_rows(root, monkeypatch):
+    split = batch.split
+
+    def swapping(outputs, rows):
+        parts = split(outputs, rows)
+        return [parts[1], parts[0], *parts[2:]]
+
+    monkeypatch.setattr(scheduler.batch, "split", swapping)
+    assert not soaked(root, monkeypatch)["none wrong"]
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    monkeypatch.setattr("headrace.serve.workers.SHORT_LIFE_SECONDS", 0.0)
+    with test_workers.serve(serve_fake.repository(tmp_path, {"m": "mortal"})) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server):
+    with test_workers.Client(f"127.0.0.1:{server.grpc_port}", timeout=30) as made:
+        yield made
+
+
+def test_a_worker_that_hangs(server, client, monkeypatch):
+    monkeypatch.setattr(Process, "is_stuck", lambda self, patience: False)
+    monkeypatch.setattr(workers, "GRACE_SECONDS", 1000.0)
+    wait = test_workers.until
+    monkeypatch.setattr(test_workers, "until", lambda condition: wait(condition, 2.0))
+    with pytest.raises(FAILURE):
+        test_workers.test_a_stopped_worker_is_killed_and_replaced(server, client)
+    for process in list(test_workers.model(server)._ages):
+        process.kill("the test is over")
+
+
+def test_a_death_that_is_called_internal(server, client, monkeypatch):
+    if engine._native is not None:
+        monkeypatch.setattr(workers, "LOST", 2)  # HR_FAILED
+    else:
+        monkeypatch.setattr(scheduler.Lost, "__init__", lambda self, text, outcome: RuntimeError.__init__(self, text))
+    with pytest.raises(FAILURE):
+        test_workers.test_a_death_fails_what_ran_and_nothing_else(server, client)
+
+
+def test_an_expired_request_that_runs(monkeypatch):
+    monkeypatch.setattr(pending.Pending, "settle", lambda self, now: [])
+    monkeypatch.setattr(scheduler, "_expired", lambda: None)
+    with pytest.raises((AttributeError, *FAILURE)):
+        test_scheduler.test_a_waiting_job_expires_and_never_runs()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_old_version_that_goes_first(tmp_path, monkeypatch):
+    def hasty(desired, states):
+        ready = [key for key, state in states.items() if state is State.READY and key not in desired]
+        return Unload(ready[0]) if ready else next_action(desired, states)
+
+    monkeypatch.setattr(manager, "next_action", hasty)
+    with pytest.raises((manager.ServeError, *FAILURE)):
+        test_manager.test_load_then_switch(tmp_path, test_manager.Loader())
+
+
+def test_not_found_while_draining(tmp_path, monkeypatch):
+    """The models go before the calls: what Triton does."""
+    defect = (
+        "from headrace.serve.dataplane import DataPlane\n"
+        "def forget(self):\n    self.manager._records.clear(); self.manager._served.clear()\n"
+        "DataPlane.set_draining = forget\n"
+        "import headrace.serve.engine; headrace.serve.engine._native = None\n"
+        "with catching"
+    )
+    monkeypatch.setattr(test_server, "CHILD", test_server.CHILD.replace("with catching", defect))
+    monkeypatch.setattr(test_server.child, "__defaults__", (0.0, test_server.CHILD))
+    with pytest.raises(FAILURE):
+        test_server.test_drain_under_load(tmp_path, "grpc")
+
+
+def test_a_manifest_that_nobody_checks(tmp_path, monkeypatch):
+    path = tmp_path / "net.hr"
+    package(path, 2)
+    with zipfile.ZipFile(path) as file:
+        members = {name: file.read(name) for name in file.namelist()}
+    monkeypatch.setattr(test_archive_attacks.manifest, "check_members", lambda document, members: None)
+    with pytest.raises(FAILURE):
+        test_archive_attacks.test_changed_bytes_with_a_right_crc(members)
+
+
+def test_a_path_in_a_text(tmp_path, monkeypatch):
+    monkeypatch.setattr(checker, "_with_limit", lambda text, limit: f"{tmp_path}: {text}")
+    supervisor = Supervisor()
+    try:
+        with pytest.raises(FAILURE):
+            test_checker.test_a_bad_package_ends_with_a_reason_and_the_next_one_loads(
+                tmp_path, supervisor, "nonsense", 20, "failed with ValueError"
+            )
+    finally:
+        supervisor.close()
+
+
+def test_a_golden_bound_that_is_ignored(tmp_path, monkeypatch):
+    report = SimpleNamespace(ok=True, message="", max_error=0.0)
+    monkeypatch.setattr("headrace.serve.version.proven", lambda model: report)
+    monkeypatch.setattr(checker.CheckedLoader, "check", lambda self, path: None)
+    with pytest.raises(FAILURE):
+        test_golden_data.test_a_package_whose_golden_outputs_do_not_come_out_is_not_ready(
+            tmp_path, "127.0.0.1:{0.grpc_port}"
+        )
