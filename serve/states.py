@@ -20,7 +20,7 @@ Values = dict[str, Array]  # by the name of the state's input
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """One state: the port it enters by, the name it leaves by, and its first value (None: zeros)."""
+    """One state: the port it enters by, the name it leaves by, and its first value (None: zeros), of the state's rank."""
 
     port: Port
     output: str
@@ -34,9 +34,13 @@ class State:
         )
         if self.initial is None:
             return np.zeros(shape, self.port.datatype.dtype)
-        grows = [axis for axis, size in enumerate(self.port.shape or ()) if str(size) not in bound and axis]
-        shape = tuple(self.initial.shape[axis] if axis in grows else size for axis, size in enumerate(shape))
+        open_axes = {axis for axis, size in enumerate(self.port.shape or ()) if axis and self._is_open(size, bound)}
+        shape = tuple(self.initial.shape[axis] if axis in open_axes else size for axis, size in enumerate(shape))
         return np.ascontiguousarray(np.broadcast_to(self.initial, shape))
+
+    @staticmethod
+    def _is_open(size: int | str | None, bound: Mapping[str, int]) -> bool:
+        return not isinstance(size, int) and size not in bound
 
 
 def states_of(model: Any, config: ModelConfig) -> tuple[State, ...]:

@@ -20,7 +20,7 @@ from headrace.serve.pbtxt import read
 from headrace.serve.pending import BatchPolicy
 from headrace.serve.scheduler import Job, Scheduler
 from headrace.serve.sequences import SequenceQueue
-from headrace.serve.states import Steps, states_of
+from headrace.serve.states import State, Steps, states_of
 from headrace.serve.validate import Port
 
 MODELS = {
@@ -309,6 +309,22 @@ def test_without_traffic_the_thread_forgets_them_and_ends():
         until(lambda: not len(made) and not made._looking)
         step(made, 1, True)  # and begins again
         assert made._looking
+
+
+@pytest.mark.parametrize(
+    ("shape", "initial", "bound", "rows", "want"),
+    [
+        (("batch", 3), None, {}, 2, (2, 3)),
+        ((2, "batch", 3), None, {"batch": 4}, 4, (2, 4, 3)),
+        ((2, "batch", 3), np.ones((2, 1, 3)), {"batch": 4}, 4, (2, 4, 3)),
+        (("batch", 3), np.ones((1, 1)), {"batch": 2}, 2, (2, 3)),
+        (("batch", "past"), np.ones((1, 5)), {}, 2, (2, 5)),
+        (("batch", "past"), np.ones((1, 0)), {}, 2, (2, 0)),
+    ],
+)
+def test_first_values(shape, initial, bound, rows, want):
+    found = State(Port.of(serve_fake.Spec("h", "float64", shape)), "h2", initial).first(bound, rows)
+    assert found.shape == want and (found == (0 if initial is None else 1)).all()
 
 
 def test_an_initial_value_of_the_package():
