@@ -99,11 +99,24 @@ class Log(Section, frozen=True):
     file: str = ""
 
 
+class Trace(Section, frozen=True):
+    """Traces of requests: to `file` as lines of OTLP's JSON, or with `otlp` by OTLP to where the standard variables
+    (OTEL_EXPORTER_OTLP_ENDPOINT, ...) say. `level` "off" until a TraceSetting call changes it; of requests whose caller
+    does not trace them one in `rate` (0: none); after `count` traces no more (-1: no limit)."""
+
+    level: Literal["off", "timestamps"] = "off"
+    rate: int = 1000
+    count: int = -1
+    file: str = ""
+    otlp: bool = False
+
+
 class RepositorySettings(Section, frozen=True):
     """What is served: a folder, one file, or `name=path` entries; and the name of a single file.
 
     `control`: changes are taken over on load and unload calls ("explicit"), by looking every `poll_s` seconds ("poll"),
     or not at all ("off").
+    `readiness`: the server is ready when "all" models were ready once, "any" of them, or those that are named.
     `check`: a model is loaded and proven in a process of its own first, within `load_timeout_s` and `load_memory_bytes` of
     private memory (0: 2 GiB, or four times the file where that is more). What was proven on this host once is not again.
     """
@@ -114,6 +127,7 @@ class RepositorySettings(Section, frozen=True):
     threads: int = 0
     control: Literal["explicit", "poll", "off"] = "explicit"
     poll_s: float = 5.0
+    readiness: Literal["all", "any"] | tuple[str, ...] = "all"
     check: bool = True
     load_timeout_s: float = 120.0
     load_memory_bytes: int = 0
@@ -136,6 +150,7 @@ class Settings(Section, frozen=True):
     drain: Drain = Drain()
     workers: Workers = Workers()
     log: Log = Log()
+    trace: Trace = Trace()
     repository: RepositorySettings = RepositorySettings()
     shared_memory: SharedMemory = SharedMemory()
 
@@ -338,7 +353,15 @@ def convert(kind: type[S], data: Mapping[str, Any], where: str) -> S:
 
 def settings_from(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Settings:
     """The settings in force. `flags` are those given on the command line (None: not given)."""
+    return with_origins(flags, environ)[0]
+
+
+def with_origins(
+    flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ
+) -> tuple[Settings, dict[tuple[str, str], str]]:
+    """The settings in force, and where those come from that are not defaults."""
     data: dict[str, Any] = {}
+    origins: dict[tuple[str, str], str] = {}
     where = "flags"
     file = flags.get("config") or environ.get("HEADRACE_CONFIG") or ("headrace.toml" if _here() else None)
     if file:
@@ -351,12 +374,16 @@ def settings_from(flags: Mapping[str, Any], environ: Mapping[str, str] = os.envi
             raise ConfigError(f"{path.name}: {error}") from None
         where = path.name
         convert(Settings, data, where)
+        origins = {(section, key): where for section, rows in data.items() for key in rows}
     if "HEADRACE_THREADS" in environ:
-        _put(data, ("repository", "threads"), _integer("HEADRACE_THREADS", environ["HEADRACE_THREADS"]))
+        place = ("repository", "threads")
+        _put(data, place, _integer("HEADRACE_THREADS", environ["HEADRACE_THREADS"]))
+        origins[place] = "HEADRACE_THREADS"
     for flag, place in FLAGS.items():
         if flags.get(flag) not in (None, ()):
             _put(data, place, flags[flag])
-    return convert(Settings, data, where)
+            origins[place] = f"--{flag.replace('_', '-')}"
+    return convert(Settings, data, where), origins
 
 
 def _here() -> bool:

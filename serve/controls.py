@@ -1,7 +1,4 @@
-"""Trace and log settings, as the protocol reads and changes them. No setting over the network names a file.
-
-Tracing is not built in, so its settings can be read but not changed. Log settings choose which levels are written.
-"""
+"""Log settings, as the protocol reads and changes them: which levels are written. No setting over the network names a file."""
 
 import logging
 from collections.abc import Mapping
@@ -9,26 +6,7 @@ from typing import Any
 
 from headrace.serve.errors import bad_argument, quoted, unsupported
 
-TRACE: dict[str, Any] = {
-    "trace_file": "",
-    "trace_level": ["OFF"],
-    "trace_rate": "0",
-    "trace_count": "0",
-    "log_frequency": "0",
-    "trace_mode": "off",
-}
 _FIXED = ("log_file", "log_format")
-
-
-def trace(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The trace settings after `changes` (None clears one: it is as clear as can be)."""
-    for key, value in changes.items():
-        if key not in TRACE:
-            raise bad_argument(f"trace setting {quoted(key)} is unknown; known are {', '.join(TRACE)}")
-        now = TRACE[key]
-        if value is not None and value not in (now, [now]) and [value] != now:
-            raise unsupported(f"trace setting {quoted(key)} cannot be changed: this server does not trace")
-    return dict(TRACE)
 
 
 class LogControl(logging.Filter):

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,12 +36,13 @@ from headrace.serve.scheduler import Job
 from headrace.serve.shared_memory import Regions
 from headrace.serve.slow import KEPT
 from headrace.serve.statistics import record
+from headrace.serve.tracing import Tracer
 from headrace.serve.validate import Port
 from headrace.serve.version import ModelVersion
 
 log = logging.getLogger("headrace.serve")
 
-EXTENSIONS = (
+EXTENSIONS: tuple[str, ...] = (
     "classification",
     "model_repository",
     "model_repository(unload_dependents)",
@@ -79,6 +80,8 @@ class DataPlane:
         control: str = "explicit",
         shared_memory: SharedMemory | None = None,
         access: AccessLog | None = None,
+        tracer: Tracer | None = None,
+        readiness: str | Sequence[str] = "all",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.manager = manager
@@ -86,7 +89,10 @@ class DataPlane:
         self._inflight: dict[str, int] = {}
         self.refusals: dict[tuple[str, str], int] = {}  # (front, meaning) of requests that never reached a model
         self._control = control
-        self._access = access or AccessLog()
+        self.access = access or AccessLog()
+        self.tracer = tracer or Tracer()
+        self._readiness = readiness
+        self.connections: Callable[[], dict[str, int]] = dict  # how many each front has
         self.regions = Regions(shared_memory or SharedMemory())
         self._clock = clock
         self._log_control = controls.LogControl()
@@ -97,10 +103,6 @@ class DataPlane:
         self._refusing = False
 
     # ---- life of the server ----
-
-    def set_started(self) -> None:
-        """The start-up models are ready; a later failure of a model does not take this back."""
-        self._started = True
 
     def set_draining(self) -> None:
         """Readiness goes first; requests are still served."""
@@ -121,6 +123,13 @@ class DataPlane:
         """Inferences in progress."""
         return sum(self._inflight.values()) + sum(version.inflight for version in self.manager.versions())
 
+    def inflight_by_front(self) -> dict[str, int]:
+        """Inferences in progress, by the front that they came through."""
+        with self._lock:
+            found = dict(self._inflight)
+        direct = sum(version.inflight for version in self.manager.versions())
+        return found | {"grpc": found.get("grpc", 0) + direct}
+
     def load_report(self, front: str) -> dict[str, float]:
         """How busy the server is, for a balancer: the share of a front's inferences that it takes at a time, and counts."""
         queues = [getattr(version, "scheduler", None) for version in self.manager.versions()]
@@ -139,12 +148,13 @@ class DataPlane:
         return {"live": True}
 
     def server_ready(self) -> Answer:
-        if not self._started and not self._draining and self.manager.all_ready():
+        if not self._started and not self._draining and self.manager.all_ready(self._readiness):
             self._started = True
         return {"ready": self._started and not self._draining and self.manager.all_alive()}
 
     def server_metadata(self) -> Answer:
-        extensions = [*EXTENSIONS, "system_shared_memory"] if self.regions.enabled else list(EXTENSIONS)
+        enabled = {"trace": self.tracer.able, "system_shared_memory": self.regions.enabled}
+        extensions = [*EXTENSIONS, *(name for name, on in enabled.items() if on)]
         return {"name": "headrace", "version": package_version(), "extensions": extensions}
 
     # ---- models ----
@@ -241,6 +251,8 @@ class DataPlane:
             meaning = failure.meaning
             raise failure from None
         finally:
+            if request.trace is not None and one.job is not None:
+                request.trace.enqueued, request.trace.execution = one.job.enqueued, one.job.execution
             version.account(request, meaning, self._clock() - started, one.job, one.sent)
             self.manager.release(version)
             with self._lock:
@@ -291,8 +303,8 @@ class DataPlane:
         return Job(feeds, rows, deadline, level, None, request.parameters)
 
     def _refused(self, request: InferRequest, meaning: Meaning, seconds: float) -> None:
-        if self._access.wants(False, seconds):
-            self._access.add(request.model, request.version, record(request, 0, meaning, seconds, 0.0, None))
+        if self.access.wants(False, seconds):
+            self.access.add(request.model, request.version, record(request, 0, meaning, seconds, 0.0, None))
         key = (request.front, meaning.value)
         with self._lock:
             self.refusals[key] = self.refusals.get(key, 0) + 1
@@ -366,7 +378,7 @@ class DataPlane:
             self._handle(name, "").close()
         if changes:
             _only_trusted(trusted, "trace settings are changed")
-        return {"settings": controls.trace(changes)}
+        return {"settings": self.tracer.change(changes)}
 
     def log_settings(self, changes: Mapping[str, Any], trusted: bool) -> Answer:
         if changes:

@@ -88,6 +88,10 @@ class EngineScheduler:
     def pending(self) -> int:
         return int(self._engine.pending)
 
+    @property
+    def oldest_seconds(self) -> float:
+        return float(self._engine.oldest_s)
+
     def run(self, job: Job, watch: Callable[[Callable[[], None]], bool] | None = None) -> dict[str, Array]:
         """Block until `job` has ended. Returns its rows of every output, or raises its ServeError."""
         job.enqueued = time.monotonic()

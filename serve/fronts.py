@@ -58,6 +58,7 @@ def _open_native(
     front = NativeFront(methods, limits, limits.grpc_threads + limits.http_threads, certificates, guard)
     opened.fronts.append(front)
     plane.manager.subscribe(front.publish)
+    plane.tracer.follow(front.set_tracing)
     if methods is not None:
         opened.grpc_port = take(
             "gRPC", settings, listen.grpc_port, lambda: front.listen_grpc(listen.host, listen.grpc_port)

@@ -25,6 +25,7 @@ from headrace.serve.grpc_health import HEALTH_SERVICE, Health
 from headrace.serve.grpc_stream import answers
 from headrace.serve.guard import Guard
 from headrace.serve.request import InferRequest
+from headrace.serve.tracing import HEADER, MARK, traced
 
 ALIAS_SERVICE = "inference.model_repository.ModelRepositoryService"  # the same three verbs, as MLServer names them
 INFER_PATH = f"/{SERVICE}/ModelInfer"
@@ -112,8 +113,15 @@ class Methods:
 
     def _infer(self, data: bytes, call: Call) -> bytes:
         self._admit_inference(call)
-        request = read_infer(data)
-        request.size = len(data)
+        tracer, header = self._plane.tracer, _headers(call)
+        trace = tracer.begin(header(HEADER), header(MARK)) if tracer.on else None
+        if trace is None:
+            return self._answer(read_infer(data), len(data), call)
+        with traced(trace, "grpc") as reading:
+            return self._answer(reading.read(lambda: read_infer(data)), len(data), call)
+
+    def _answer(self, request: InferRequest, size: int, call: Call) -> bytes:
+        request.size = size
         return write_infer(self._plane.infer(self._placed(request, call)))
 
     def _placed(self, request: InferRequest, call: Call) -> InferRequest:

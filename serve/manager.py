@@ -8,7 +8,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from headrace.serve.errors import Meaning, ServeError, not_found, quoted, unavai
 from headrace.serve.model import Loader
 from headrace.serve.policy import Load, State, VersionKey, next_action
 from headrace.serve.repository import Entry, Repository
+from headrace.serve.statistics import SECONDS_BUCKETS, Histogram
 from headrace.serve.validate import check_model_name, parse_version
 from headrace.serve.version import ModelVersion
 
@@ -79,6 +80,7 @@ class Manager:
         self._loader = loader
         self._drain_seconds = drain_seconds
         self._access = access
+        self.timings: dict[str, dict[str, Histogram]] = {"load": {}, "swap": {}, "drain": {}}  # by model
         self._clock = clock
         self._lock = threading.Lock()
         self._released = threading.Condition(self._lock)
@@ -250,10 +252,14 @@ class Manager:
                 raise
             return False
 
-    def all_ready(self) -> bool:
-        """True when every model that is wanted has a ready version."""
+    def all_ready(self, readiness: str | Sequence[str] = "all") -> bool:
+        """True when the models that `readiness` means have a ready version: "all" that are wanted, "any" of these (or
+        there is none), or the named ones."""
         with self._lock:
-            return all(name in self._served for name, r in self._records.items() if r.desired or r.error)
+            wanted = [name for name, r in self._records.items() if r.desired or r.error]
+            if readiness == "any":
+                return not wanted or any(name in self._served for name in wanted)
+            return all(name in self._served for name in (wanted if readiness == "all" else readiness))
 
     def all_alive(self) -> bool:
         """True when every ready version has something to run it: a worker process, where it runs in some."""
@@ -290,12 +296,21 @@ class Manager:
         failed = [v for k, v in record.versions.items() if k in wanted and v.state is State.ERROR]
         return unavailable(f"model {quoted(name)} version {failed[0].number}: {failed[0].reason}") if failed else None
 
+    def _time(self, kind: str, name: str, started: float) -> None:
+        self.timings[kind].setdefault(name, Histogram(SECONDS_BUCKETS)).add(self._clock() - started)
+
     def _reconcile(self, name: str, record: _Record) -> None:
+        loaded: float | None = None
         while action := next_action(record.desired, {k: v.state for k, v in record.versions.items()}):
             if isinstance(action, Load):
                 self._bring_up(name, record, action.key)
+                loaded = self._clock()
             else:
+                started = self._clock()
                 self._take_down(name, record, record.versions[action.key])
+                self._time("drain", name, started)
+                if loaded is not None:
+                    self._time("swap", name, loaded)
 
     def _bring_up(self, name: str, record: _Record, key: VersionKey) -> None:
         assert record.entry is not None
@@ -318,6 +333,7 @@ class Manager:
         with self._lock:
             version.state = State.READY
             self._publish(name, record)
+        self._time("load", name, started)
         if version.workers is not None:
             version.workers.when_given_up(lambda reason: self._give_up(name, record, version, reason))
         log.info(

@@ -3,13 +3,15 @@
 Labels come from loaded models alone, never from client text.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from headrace.serve import metrics_host
 from headrace.serve.dataplane import DataPlane
 from headrace.serve.statistics import Histogram, Statistics
 from headrace.serve.tls import Certificates
@@ -22,6 +24,7 @@ _REASONS = {"overloaded": "REJECTED", "expired": "REJECTED", "cancelled": "CANCE
 def render(plane: DataPlane, certificates: Certificates | None = None) -> tuple[bytes, bytes]:
     """The page and its content type."""
     registry = CollectorRegistry(auto_describe=False)
+    ProcessCollector(registry=registry)
     registry.register(_Collector(plane, certificates))
     return generate_latest(registry), CONTENT_TYPE_LATEST.encode()
 
@@ -38,6 +41,8 @@ class _Collector:
         yield from _histograms(versions)
         yield from _requests(versions, self._plane.refusals.copy())
         yield from _gauges(self._plane, versions)
+        yield from _timings(self._plane)
+        yield from metrics_host.collect(self._plane)
         if self._certificates is not None:
             text = "When the TLS certificate ends, in seconds since 1970"
             family = GaugeMetricFamily("headrace_certificate_expiry_seconds", text, labels=("of",))
@@ -157,9 +162,39 @@ def _gauges(plane: DataPlane, versions: list[ModelVersion]) -> Iterator[Metric]:
             restarts.add_metric([version.name, version.number], version.workers.restarts)
     yield alive
     yield restarts
-    inflight = GaugeMetricFamily("headrace_inflight_requests", "Inference requests in progress")
-    inflight.add_metric([], plane.inflight)
-    yield inflight
-    build = GaugeMetricFamily("headrace_build_info", "The version of the server", labels=("version",))
-    build.add_metric([plane.server_metadata()["version"]], 1)
-    yield build
+    yield from _facts(versions)
+
+
+def _facts(versions: list[ModelVersion]) -> Iterator[Metric]:
+    """What each loaded version is, and how it is doing."""
+    info = GaugeMetricFamily("headrace_model_info", "What a version is", labels=(*_LABELS, "platform", "device"))
+    mapped = GaugeMetricFamily("headrace_model_mapped_bytes", "Weights, mapped once", labels=_LABELS)
+    golden = GaugeMetricFamily("headrace_golden_error", "Largest error of the golden data here", labels=_LABELS)
+    oldest = GaugeMetricFamily(
+        "headrace_oldest_queued_seconds", "Wait of the request that waits longest", labels=_LABELS
+    )
+    busy = GaugeMetricFamily(
+        "headrace_busy_ratio", "Share of the time since it was loaded that it computed", labels=_LABELS
+    )
+    for version in versions:
+        labels = [version.name, version.number]
+        info.add_metric([*labels, version.platform, version.properties.get("device", "cpu")], 1)
+        mapped.add_metric(labels, version.statistics.memory_bytes)
+        if not math.isnan(version.golden_error):
+            golden.add_metric(labels, version.golden_error)
+        oldest.add_metric(labels, getattr(getattr(version, "scheduler", None), "oldest_seconds", 0.0))
+        busy.add_metric(labels, version.statistics.busy_ratio())
+    yield from (info, mapped, golden, oldest, busy)
+
+
+def _timings(plane: DataPlane) -> Iterator[Metric]:
+    rows = (
+        ("load", "Loading a version until it is ready"),
+        ("swap", "Taking a version's place, until the old one is gone"),
+        ("drain", "Waiting for the requests of a version that is unloaded"),
+    )
+    for kind, text in rows:
+        family = HistogramMetricFamily(f"headrace_{kind}_seconds", text, labels=("model",))
+        for model, histogram in plane.manager.timings[kind].copy().items():
+            _add(family, [model], histogram)
+        yield family

@@ -5,9 +5,12 @@ Tensors are views of the received message, or element lists where a front got th
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headrace.serve.datatypes import Array, Buffer
+
+if TYPE_CHECKING:
+    from headrace.serve.tracing import Active
 
 Parameter = bool | int | float | str
 Parameters = Mapping[str, Parameter]
@@ -55,6 +58,7 @@ class InferRequest:
     deadline: float | None = None
     watch: Callable[[Callable[[], None]], bool] | None = None
     front: str = "local"
+    trace: "Active | None" = None
     size: int = 0  # bytes of the message or body
     principal: str = ""  # the name of its token
     streamed: bool = False  # one of many on a stream

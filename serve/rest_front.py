@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 from urllib.parse import unquote
 
-from headrace.serve import rest_codec, rest_generate
+from headrace.serve import openapi, rest_codec, rest_generate
 from headrace.serve.config import Limits
 from headrace.serve.dataplane import DataPlane
 from headrace.serve.datatypes import Buffer
@@ -17,6 +17,7 @@ from headrace.serve.errors import Meaning, ServeError, bad_argument, quoted
 from headrace.serve.guard import Guard
 from headrace.serve.http_connection import HttpRequest, HttpResponse
 from headrace.serve.request import InferResponse
+from headrace.serve.tracing import HEADER, MARK, Reading, traced
 
 log = logging.getLogger("headrace.serve")
 
@@ -67,7 +68,13 @@ def group_of(parts: list[str]) -> str:
             return "trace"
         case ["v2", "logging"]:
             return "logging"
-        case ["v2"] | ["v2", "models"] | ["v2", "models", _] | ["v2", "models", _, "versions", _]:
+        case (
+            ["v2"]
+            | ["v2", "openapi.json"]
+            | ["v2", "models"]
+            | ["v2", "models", _]
+            | ["v2", "models", _, "versions", _]
+        ):
             return "metadata"
     return "model-repository"  # what is not named here needs the most
 
@@ -115,6 +122,8 @@ class RestFront:
         match parts:
             case ["v2"]:
                 return {"GET": lambda _: _answer(plane.server_metadata())}
+            case ["v2", "openapi.json"]:
+                return {"GET": lambda _: _answer(openapi.document(plane.server_metadata()["version"]))}
             case ["v2", "health", "live"]:
                 return {"GET": lambda _: _answer(plane.server_live())}
             case ["v2", "health", "ready"]:
@@ -224,12 +233,22 @@ class RestFront:
     # ---- inference ----
 
     def _infer(self, name: str, version: str, request: HttpRequest) -> HttpResponse:
+        tracer = self._plane.tracer
+        trace = tracer.begin(request.header(HEADER), request.header(MARK)) if tracer.on else None
+        if trace is None:
+            return self._inference(name, version, request, None)
+        with traced(trace, "http") as reading:
+            return self._inference(name, version, request, reading)
+
+    def _inference(self, name: str, version: str, request: HttpRequest, trace: Reading | None) -> HttpResponse:
         length = _length(request.headers.get(rest_codec.LENGTH_HEADER))
         if length == 0:
             config = self._plane.model_config(name, version)
             asked, wishes = rest_codec.read_raw(name, version, request.body, config)
         else:
             asked, wishes = rest_codec.read_infer(name, version, request.body, length)
+        if trace is not None:
+            trace.read(lambda: asked)
         asked.watch, asked.size = request.watch, len(request.body)
         asked.principal = self._guard.name_of(request.header)
         body, json_length = rest_codec.write_infer(self._plane.infer(asked), wishes)

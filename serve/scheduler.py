@@ -167,6 +167,13 @@ class Scheduler:
         self._runs = itertools.count(1)
 
     @property
+    def oldest_seconds(self) -> float:
+        """How long the job that has waited longest waits; 0: none does."""
+        with self._lock:
+            oldest = min((job.enqueued for job in self._queue if not job.ended), default=None)
+        return 0.0 if oldest is None else max(0.0, self._clock() - oldest)
+
+    @property
     def pending(self) -> int:
         """Jobs waiting; those that ended meanwhile are counted until they reach the head."""
         return len(self._queue)

@@ -27,6 +27,7 @@ from headrace.serve.poller import Poller
 from headrace.serve.repository import Repository
 from headrace.serve.supervisor import DEFAULT_LOADER, Spec, Supervisor
 from headrace.serve.tls import Certificates
+from headrace.serve.tracing import Tracer
 from headrace.serve.workers import WorkerModel
 
 log = logging.getLogger("headrace.serve")
@@ -98,6 +99,7 @@ class Server:
             raise ConfigError("workers.count is above 0, but the loader is a function of this process; give a Spec")
         self._loader = make_loader(spec, settings, self._supervisor) if isinstance(spec, Spec) else spec
         self._access = AccessLog(settings.log)
+        self._tracer = Tracer(settings.trace)
         self._manager = Manager(
             found,
             self._loader,
@@ -113,6 +115,8 @@ class Server:
             control=store.control,
             access=self._access,
             shared_memory=settings.shared_memory,
+            readiness=store.readiness,
+            tracer=self._tracer,
         )
         self._poller = Poller(found, self._manager, store.poll_s) if store.control == "poll" else None
         self._certificates = Certificates(settings.tls) if settings.tls != Tls() else None
@@ -148,8 +152,7 @@ class Server:
         except BaseException:
             self.stop(0, 0)
             raise
-        if self._manager.all_ready():
-            self._plane.set_started()
+        self._plane.server_ready()  # where it is, it stays so
         if self._poller is not None:
             self._poller.start()
         return self
@@ -157,6 +160,11 @@ class Server:
     def _open_fronts(self) -> None:
         opened = open_fronts(self._plane, self.settings, self._certificates, self._guard)
         self._fronts = opened.fronts
+        self._plane.connections = lambda: {
+            type(front).__name__.removesuffix("Front").removesuffix("Server").lower(): front.open_connections
+            for front in self._fronts
+            if hasattr(front, "open_connections")
+        }
         self.grpc_port, self.http_port, self.metrics_port = opened.grpc_port, opened.http_port, opened.metrics_port
 
     def __enter__(self) -> "Server":
@@ -231,6 +239,7 @@ class Server:
                 front.stop(max(0.0, end - time.monotonic()))
             self._manager.close()
             self._access.stop()
+            self._tracer.close()
             getattr(self._loader, "close", lambda: None)()
             self._supervisor.close()
             self._plane.close()

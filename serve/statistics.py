@@ -78,6 +78,7 @@ class Statistics:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._since = time.monotonic()
         self.memory_bytes = 0  # of the model's weights
         self.success, self.fail, self.queue, self.cancel = Duration(), Duration(), Duration(), Duration()
         self.compute_input, self.compute_infer, self.compute_output = Duration(), Duration(), Duration()
@@ -93,6 +94,10 @@ class Statistics:
         self.slowest = Slowest()
         self.responses: dict[int, tuple[Duration, Duration]] = {}  # parts of answers, by their number: compute, output
         self.expired_before_run = self.cancelled_before_run = 0
+
+    def busy_ratio(self) -> float:
+        """The share of the time since these statistics began that was spent computing; above 1 with several instances."""
+        return round(self.compute_seconds.total / max(time.monotonic() - self._since, 1e-9), 6)
 
     def observe(self, execution: Execution) -> None:
         """Account one run of the model."""

@@ -51,6 +51,7 @@ class ModelVersion:
         self.engines: list[engine.Engine] = []
         self.cache: ResponseCache | None = None
         self.stateful = False  # a request is a step of something that the server keeps
+        self.golden_error = math.nan  # the largest of its golden data, run here
         self.kernels = ""  # which run it, in words
         self.access = access
         self.decoupled = False  # answers in parts
@@ -92,6 +93,7 @@ class ModelVersion:
             "headrace.batching": f"on, up to {rows} rows" if rows else f"off: {why}",
             "headrace.verified": "false" if math.isnan(report.max_error) else "true",
         }
+        self.golden_error = report.max_error
         self.statistics.memory_bytes = model.weight_bytes
         self.kernels = kernels_of(model)
         self.model = model

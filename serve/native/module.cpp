@@ -311,6 +311,7 @@ public:
         for (const auto& [name, bytes] : headers) gate.headers.push_back({name, digest(bytes)});
         plane_->set_gate(http ? Front::http : Front::grpc, std::move(gate));
     }
+    void set_tracing(bool on, uint64_t every) { plane_->set_tracing(on, every); }
     void refuse_new() { plane_->set_refusing(), loop_->refuse_new(); }
     void stop() {
         {
@@ -425,6 +426,7 @@ NB_MODULE(_native, m) {
         .def("take_counts", &PyVersion::take_counts, nb::arg("http"))
         .def("take_access", &PyVersion::take_access, nb::arg("http"))
         .def("set_access", &PyVersion::set_access, nb::arg("errors"), nb::arg("slow_s"), nb::arg("every"), nb::arg("most"))
+        .def_prop_ro("oldest_s", [](const PyVersion& self) { return self.version->oldest_s(); })
         .def_prop_ro("pending", [](const PyVersion& self) { return self.version->pending(); })
         .def_prop_ro("inflight", [](const PyVersion& self) { return self.version->inflight(); });
     m.def("remote_door", &remote_door, nb::arg("run"), nb::arg("inputs"), nb::arg("outputs"), "The door of a model that runs in other processes; see remote.h.");
@@ -446,6 +448,7 @@ NB_MODULE(_native, m) {
         .def("set_closing", &PyFront::set_closing, "Answers over HTTP end their connection from now on.")
         .def("set_refusing", &PyFront::set_refusing, "Every inference goes to Python from now on.")
         .def("set_gate", &PyFront::set_gate, nb::arg("http"), nb::arg("needs_token"), nb::arg("tokens"), nb::arg("headers"), "Which inferences need not go to Python; see gate.h.")
+        .def("set_tracing", &PyFront::set_tracing, nb::arg("on"), nb::arg("every"), "Which inferences go to Python because they are traced.")
         .def("refuse_new", &PyFront::refuse_new, "Close the listener and tell every client to go elsewhere.")
         .def("stop", &PyFront::stop)
         .def("answer", &PyFront::answer)

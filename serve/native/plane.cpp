@@ -146,10 +146,21 @@ std::shared_ptr<Version> Plane::find(Front front, const Call& call, std::string_
     return found && gate->admits(call, principal) ? found : nullptr;
 }
 
+// A call that is chosen here carries a mark, so that Python does not draw again. W3C trace context: the last bit of the flags
+// says that the caller records.
+bool Plane::traced(Call& call) {
+    for (const auto& [key, value] : call.metadata)
+        if (key == "traceparent" && value.size() >= 55 && (value[54] - (value[54] < 'a' ? '0' : 'a' - 10)) & 1) return true;
+    const uint64_t every = trace_every_;
+    if (!every || ++trace_count_ % every) return false;
+    call.metadata.emplace_back("headrace-trace", "1");
+    return true;
+}
+
 // True where the call is in a queue or answered; false: Python's.
 bool Plane::infer(const std::shared_ptr<Call>& call) {
     Envelope envelope;
-    if (refusing_ || !read_envelope(call->message.view(), envelope)) return false;
+    if (refusing_ || (tracing_ && traced(*call)) || !read_envelope(call->message.view(), envelope)) return false;
     std::string principal;
     const std::shared_ptr<Version> version = find(Front::grpc, *call, envelope.model, envelope.version, principal);
     if (!version) return false;
@@ -160,7 +171,7 @@ bool Plane::infer(const std::shared_ptr<Call>& call) {
 bool Plane::infer_rest(const std::shared_ptr<Call>& call) {
     RestCall rest;
     std::string principal;
-    if (refusing_ || !read_target(*call, rest)) return false;
+    if (refusing_ || !read_target(*call, rest) || (tracing_ && traced(*call))) return false;
     const std::shared_ptr<Version> version = find(Front::http, *call, rest.model, rest.version, principal);
     if (!version || (rest.coding != RestCall::Coding::none && version->last_answer() > kCompressedHere)) return false;
     auto job = std::make_shared<RestJob>(loop_, call, version, std::move(principal), rest.coding, closing_);

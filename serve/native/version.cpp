@@ -46,6 +46,13 @@ void Version::set_on_failure(OnFailure told) {
     on_failure_ = std::move(told);
 }
 
+double Version::oldest_s() const {
+    std::lock_guard guard(lock_);
+    Time oldest = kNever;
+    for (const JobPtr& job : queue_.jobs()) oldest = std::min(oldest, job->arrived);
+    return oldest == kNever ? 0 : seconds_between(oldest, Clock::now());
+}
+
 size_t Version::pending() const {
     std::lock_guard guard(lock_);
     return queue_.size();

@@ -35,6 +35,7 @@ public:
     void pump(bool on_loop);        // runs what is short here, wakes a worker for the rest
     void close();                   // refuse new jobs, end the waiting ones, let running ones finish; waits for them
     size_t pending() const;
+    double oldest_s() const;        // how long the one that has waited longest waits; 0: none does
     size_t inflight() const { return inflight_.load(std::memory_order_relaxed); }
 
     using OnFailure = std::function<void(const std::string& incident, const std::string& text)>;

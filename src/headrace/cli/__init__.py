@@ -24,6 +24,8 @@ VERBS = {
     "quantize": "Make an int8 package from a model, with a report.",
     "export": "Write a model as ONNX.",
     "serve": "Serve a folder of models, or files, over gRPC and REST.",
+    "config": "Check a configuration, or show what is in force.",
+    "top": "Watch a running server.",
     "infer": "Send one inference request to a server.",
     "bench": "Time a model file, or load a running server.",
     "conformance": "Compare any server with the Open Inference Protocol.",

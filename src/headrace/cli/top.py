@@ -1,0 +1,120 @@
+"""`headrace top`"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from headrace.cli.output import FILE_WIDTH, common, print_json
+
+if TYPE_CHECKING:
+    from headrace.verbs.top import ModelRow
+
+HISTORY = 40  # looks that the line of requests a second shows
+BARS = "▁▂▃▄▅▆▇█"
+WIDE = 120  # columns of a terminal that has room for everything
+COLUMNS: tuple[tuple[str, Callable[[ModelRow], str], bool], ...] = (  # name, text, whether also where it is narrow
+    ("req/s", lambda row: f"{row.per_second:,.0f}", True),
+    ("failed/s", lambda row: f"{row.failed_per_second:,.0f}", True),
+    ("rows/s", lambda row: f"{row.rows_per_second:,.0f}", False),
+    ("batch", lambda row: f"{row.batch:.1f}", True),
+    ("queue ms", lambda row: f"{row.queue_ms:.2f}", True),
+    ("compute ms", lambda row: f"{row.compute_ms:.2f}", False),
+    ("request ms", lambda row: f"{row.request_ms:.2f}", False),
+    ("busy", lambda row: f"{row.busy:.0%}", True),
+    ("requests", lambda row: f"{row.total:,}", False),
+)
+
+
+@click.command("top", short_help="Watch a running server.")
+@click.argument("url", default="127.0.0.1:8001")
+@click.option("--every", default=1.0, show_default=True, help="Seconds between two looks.")
+@click.option("--once", is_flag=True, help="Print one picture and stop.")
+@click.option("--ca", type=click.Path(exists=True, dir_okay=False), help="Authority (PEM) of the server's certificate.")
+@click.option("--token-file", type=click.File(), help="File with the bearer token to send.")
+@common
+def command(url: str, every: float, once: bool, ca: str | None, token_file: Any, as_json: bool) -> None:
+    """Watch the server at URL (host:port for gRPC, http://host:port for REST): requests, batches, times and load of every
+    model, until Ctrl-C. Any server with Triton's statistics will do.
+
+    \b
+    headrace top
+    headrace top http://127.0.0.1:8000 --once --json
+    """
+    from headrace.verbs.top import Watcher
+
+    token = token_file.read().strip() if token_file is not None else ""
+    watcher = Watcher(url, tls=ca, token=token)
+    try:
+        rows = watcher.look()
+        if once or as_json:
+            time.sleep(every)
+            rows = watcher.look()
+            if as_json:
+                print_json([dataclasses.asdict(row) for row in rows])
+            else:
+                from rich.console import Console
+
+                console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH, highlight=False)
+                console.print(_picture(url, watcher.server, rows, [], console.width))
+            return
+        _live(url, watcher, every, rows)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        watcher.close()
+
+
+def _live(url: str, watcher: Any, every: float, rows: list[ModelRow]) -> None:
+    from rich.live import Live
+
+    history: list[float] = []
+    with Live(screen=True, auto_refresh=False) as live:
+        live.update(_picture(url, watcher.server, rows, history, live.console.width), refresh=True)
+        while True:
+            time.sleep(every)
+            rows = watcher.look()
+            history = [*history, sum(row.per_second for row in rows)][-HISTORY:]
+            live.update(_picture(url, watcher.server, rows, history, live.console.width), refresh=True)
+
+
+def _picture(url: str, server: dict[str, Any], rows: list[ModelRow], history: list[float], width: int) -> Any:
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    total = sum(row.per_second for row in rows)
+    head = Text.assemble(
+        (f"{server.get('name', '?')} {server.get('version', '')}", "bold"), f"  {url}  ", (f"{total:,.0f}", "bold"),
+        " requests/s  ", (_line(history), "cyan"),
+    )  # fmt: skip
+    grid = Table(box=None, header_style="bold", pad_edge=False, expand=False)
+    for name in ("model", "version", "state"):
+        grid.add_column(name, no_wrap=True)
+    shown = [column for column in COLUMNS if column[2] or width >= WIDE]
+    for name, *_ in shown:
+        grid.add_column(name, justify="right", no_wrap=True)
+    grid.add_column("")
+    for row in rows:
+        grid.add_row(
+            row.model,
+            row.version,
+            Text(row.state, style={"READY": "green", "LOADING": "yellow", "UNLOADING": "yellow"}.get(row.state, "red")),
+            *(
+                Text(text(row), style="red" if name == "failed/s" and row.failed_per_second else "")
+                for name, text, _ in shown
+            ),
+            Text("█" * round(min(row.busy, 1.0) * 12), style="cyan"),
+            style="" if row.per_second or row.failed_per_second else "dim",
+        )
+    return Group(head, Text(), grid)
+
+
+def _line(history: list[float]) -> str:
+    top = max(history, default=0.0)
+    return "".join(BARS[min(7, int(value / top * 7.99))] if top else BARS[0] for value in history)
