@@ -58,10 +58,10 @@ def test_mutated_bytes(data: bytes) -> None:
                 del mutated[place : place + int(rng.integers(1, 9))]
             else:
                 mutated[place:place] = bytes(rng.integers(0, 256, int(rng.integers(1, 9)), dtype=np.uint8))
-        start = time.perf_counter()
+        start = time.process_time()
         with contextlib.suppress(LoadError):
             open_program(bytes(mutated))
-        assert time.perf_counter() - start < 5
+        assert time.process_time() - start < 5
 
 
 def _field(number: int, data: bytes) -> bytes:
@@ -76,10 +76,10 @@ def test_very_many_empty_messages(number: int) -> None:
     """20 MB of two-byte messages would be some gigabytes of objects."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     data = b"\x08\x0a" + _field(7, bytes([number << 3 | 2, 0]) * 10_000_000)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(LoadError, match="too many"):
         open_program(data)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 << 10
 
 
@@ -102,9 +102,9 @@ def test_wide_graphs_take_linear_time() -> None:
         opset_imports=[helper.make_opsetid("", 20)],
         ir_version=10,
     )
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(open_program(model).program.main.nodes) == 5000
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
 
 
 def test_errors_name_the_file_but_no_other_path(tmp_path: Path) -> None:
