@@ -6,55 +6,27 @@ W3C trace context comes in by metadata or header; a request whose caller records
 
 import contextlib
 import itertools
-import json
-import logging
-import os
 import re
 import secrets
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from headrace.serve.config import ConfigError, Trace
+from headrace.serve.config import Trace
 from headrace.serve.errors import Meaning, ServeError, bad_argument, quoted, unsupported
 from headrace.serve.request import InferRequest
 from headrace.serve.scheduler import Execution
-
-log = logging.getLogger("headrace.serve")
+from headrace.serve.trace_export import Exporter, Span, make_exporter
 
 HEADER = "traceparent"  # https://www.w3.org/TR/trace-context/
 MARK = "headrace-trace"  # on requests that the native front has drawn (`Plane::traced`)
-KEPT = 2048  # traces between two looks of the thread; more are dropped
 LEVELS = ("OFF", "TIMESTAMPS")
 _CONTEXT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """One span; times in nanoseconds since 1970, ids in hexadecimal."""
-
-    trace_id: str
-    span_id: str
-    parent_id: str
-    name: str
-    start_ns: int
-    end_ns: int
-    attributes: Mapping[str, str | int] = field(default_factory=dict)
-    error: str = ""
-
-
-class Exporter(Protocol):
-    """Takes finished traces, on any thread, without waiting."""
-
-    def export(self, spans: list[Span]) -> None: ...
-    def close(self) -> None: ...
-
-
 class Active:
-    """A request that is being traced. `mark` begins the next part; `end` gives the trace away."""
+    """A request that is being traced. `received` ends its first part; `end` gives the trace away."""
 
     def __init__(self, tracer: "Tracer", trace_id: str, parent_id: str) -> None:
         self._tracer, self._trace_id, self._parent = tracer, trace_id, parent_id
@@ -119,6 +91,9 @@ def traced(active: Active, front: str) -> Iterator[Reading]:
     except ServeError as error:
         meaning = error.meaning
         raise
+    except Exception:
+        meaning = Meaning.INTERNAL
+        raise
     finally:
         asked = reading.request
         known = {} if asked is None else {"headrace.model": asked.model[:128], "headrace.request_id": asked.id[:128]}
@@ -131,7 +106,7 @@ class Tracer:
     def __init__(self, settings: Trace | None = None, exporter: Exporter | None = None) -> None:
         settings = settings or Trace()
         self._settings = settings
-        self._exporter = exporter or _exporter(settings)
+        self._exporter = exporter or make_exporter(settings)
         self._rate, self._left = settings.rate, settings.count
         self._drawn = itertools.count(1)
         self._lock = threading.Lock()
@@ -246,117 +221,4 @@ def _whole(value: Any, where: str, least: int, default: int) -> int:
     return int(text)
 
 
-# ---- exporters ----
-
-
-def _exporter(settings: Trace) -> Exporter | None:
-    if settings.file and settings.otlp:
-        raise ConfigError("trace.file and trace.otlp exclude each other")
-    if settings.file:
-        return FileExporter(settings.file)
-    return OtlpExporter() if settings.otlp else None
-
-
-class FileExporter:
-    """OTLP's JSON, a line a trace, appended to a file by a thread. ConfigError where it cannot be written."""
-
-    def __init__(self, path: str) -> None:
-        try:
-            self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
-        except OSError as error:
-            raise ConfigError(f"trace.file cannot be written: {error.strerror}") from None
-        self._waiting: deque[list[Span]] = deque()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="headrace-trace", daemon=True)
-        self._thread.start()
-
-    def export(self, spans: list[Span]) -> None:
-        if len(self._waiting) < KEPT:
-            self._waiting.append(spans)
-
-    def close(self) -> None:
-        self._stopping.set()
-        self._thread.join()
-        self._write()
-        self._file.close()
-
-    def _loop(self) -> None:
-        while not self._stopping.wait(0.2):
-            try:
-                self._write()
-            except OSError:
-                log.exception("traces could not be written")
-
-    def _write(self) -> None:
-        while self._waiting:
-            self._file.write(json.dumps(otlp_json(self._waiting.popleft()), separators=(",", ":")) + "\n")
-        self._file.flush()
-
-
-def otlp_json(spans: list[Span]) -> dict[str, Any]:
-    """A TracesData message in OTLP's JSON form."""
-    rows = []
-    for span in spans:
-        row = {
-            "traceId": span.trace_id,
-            "spanId": span.span_id,
-            "name": span.name,
-            "kind": 2 if span.name == "inference" else 1,  # SERVER, INTERNAL
-            "startTimeUnixNano": str(span.start_ns),
-            "endTimeUnixNano": str(span.end_ns),
-            "attributes": [{"key": key, "value": _any(value)} for key, value in span.attributes.items()],
-            "status": {"code": 2, "message": span.error} if span.error else {},
-        }
-        rows.append(row | ({"parentSpanId": span.parent_id} if span.parent_id else {}))
-    name = os.environ.get("OTEL_SERVICE_NAME", "headrace")
-    resource = {"attributes": [{"key": "service.name", "value": {"stringValue": name}}]}
-    return {"resourceSpans": [{"resource": resource, "scopeSpans": [{"scope": {"name": "headrace"}, "spans": rows}]}]}
-
-
-def _any(value: str | int) -> dict[str, str]:
-    return {"intValue": str(value)} if isinstance(value, int) else {"stringValue": value}
-
-
-class OtlpExporter:
-    """Sends traces by the `opentelemetry` library, in batches on its thread; where to is in OTEL_EXPORTER_OTLP_ENDPOINT and
-    the other standard variables. ConfigError without the library."""
-
-    def __init__(self) -> None:
-        try:
-            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-            from opentelemetry.sdk.resources import Resource
-            from opentelemetry.sdk.trace.export import BatchSpanProcessor
-        except ImportError:
-            raise ConfigError("trace.otlp needs the opentelemetry library: pip install 'headrace[otel]'") from None
-        self._resource = Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME", "headrace")})
-        self._processor = BatchSpanProcessor(OTLPSpanExporter())
-
-    def export(self, spans: list[Span]) -> None:
-        for span in spans:
-            self._processor.on_end(self._readable(span))
-
-    def _readable(self, span: Span) -> Any:
-        from opentelemetry.sdk.trace import ReadableSpan
-        from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
-
-        def context(span_id: str, remote: bool) -> Any:
-            return SpanContext(int(span.trace_id, 16), int(span_id, 16), remote, TraceFlags(TraceFlags.SAMPLED))
-
-        whole = span.name == "inference"
-        return ReadableSpan(
-            span.name,
-            context(span.span_id, False),
-            context(span.parent_id, whole) if span.parent_id else None,
-            self._resource,
-            attributes=dict(span.attributes),
-            kind=SpanKind.SERVER if whole else SpanKind.INTERNAL,
-            status=Status(StatusCode.ERROR, span.error) if span.error else Status(StatusCode.UNSET),
-            start_time=span.start_ns,
-            end_time=span.end_ns,
-        )
-
-    def close(self) -> None:
-        self._processor.shutdown()  # type: ignore[no-untyped-call]
-
-
-__all__ = ["Active", "Exporter", "FileExporter", "OtlpExporter", "Span", "Tracer", "otlp_json"]
+__all__ = ["HEADER", "MARK", "Active", "Reading", "Tracer", "traced"]
