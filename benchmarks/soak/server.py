@@ -88,8 +88,12 @@ class ServerProcess:
         return rss / 2**20, fds, threads
 
     def settled(self):
-        """Resident MiB when what ended has been given back."""
+        """Resident MiB when what ended has been given back: the process that checks models goes when it has been idle."""
         time.sleep(1)
+        for _ in range(80):
+            if len(self.children()) <= len(self.workers()):
+                break
+            time.sleep(0.1)
         return round(self.sample()[0], 1)
 
     def ready(self):
