@@ -201,6 +201,7 @@ class RestFront:
         def register(request: HttpRequest) -> HttpResponse:
             if not system:
                 return _answer(plane.cuda_shared_memory_register())
+            plane.regions.check_enabled()
             document = _document(request)
             key, offset, size = document.get("key"), document.get("offset", 0), document.get("byte_size")
             if not isinstance(key, str) or type(offset) is not int or type(size) is not int:

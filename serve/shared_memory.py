@@ -120,6 +120,11 @@ class Regions:
     def enabled(self) -> bool:
         return self._settings.enabled
 
+    def check_enabled(self) -> None:
+        """ServeError (unsupported) where it is off: said before anything about a request."""
+        if not self.enabled:
+            raise unsupported("shared memory is switched off; the operator allows it by --allow-shared-memory")
+
     def status(self, name: str) -> dict[str, dict[str, str | int]]:
         """The region `name`, or all ("")."""
         with self._lock:
@@ -129,8 +134,7 @@ class Regions:
 
     def register(self, name: str, key: str, offset: int, byte_size: int, trusted: bool) -> None:
         """Open an object and remember a part of it under `name`."""
-        if not self.enabled:
-            raise unsupported("shared memory is switched off; the operator allows it by --allow-shared-memory")
+        self.check_enabled()
         if not trusted:
             raise forbidden(
                 "shared memory is registered from the server's own machine only, or with a token of the role manage"
