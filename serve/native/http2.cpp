@@ -11,6 +11,7 @@ constexpr uint32_t kStreamWindow = 1 << 20, kConnectionWindow = 8 << 20, kMaxFra
 constexpr size_t kOutputMark = 1 << 20;         // framed ahead of the socket at most
 constexpr size_t kTrust = 1 << 20;              // reserved on the word of a length prefix
 constexpr size_t kFrameHead = 9;
+constexpr double kNoticeSeconds = 1;
 constexpr int kPingWeight = 5, kControlLimit = 5;
 
 std::string_view text(const uint8_t* bytes, size_t size) { return {reinterpret_cast<const char*>(bytes), size}; }
@@ -406,9 +407,16 @@ bool Http2Connection::flush() {
 
 // ---- life ----
 
-void Http2Connection::refuse_new() {
-    if (leaving_) return;
+// In two steps: what the client has sent before it hears of it is answered (RFC 9113, 6.8).
+void Http2Connection::leave() {
     leaving_ = true, goaway_at_ = hub_.now();
+    nghttp2_submit_shutdown_notice(session_);
+    dirty = true;
+}
+
+void Http2Connection::refuse_new() {
+    if (last_said_) return;
+    leaving_ = last_said_ = true, goaway_at_ = hub_.now();
     nghttp2_submit_goaway(session_, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(session_), NGHTTP2_NO_ERROR, nullptr, 0);
     dirty = true;
 }
@@ -417,9 +425,10 @@ bool Http2Connection::tick() {
     const Limits& limits = hub_.limits();
     const Time now = hub_.now();
     if (!greeted_) return seconds_between(opened_, now) < limits.handshake_timeout_s;
-    if (leaving_ && (streams_.empty() ? out_.empty() : seconds_between(goaway_at_, now) > limits.age_grace_s)) return false;
-    if (!leaving_ && streams_.empty() && seconds_between(idle_since_, now) > limits.idle_timeout_s) refuse_new();
-    if (!leaving_ && seconds_between(opened_, now) > limits.age_s) refuse_new();
+    if (leaving_ && seconds_between(goaway_at_, now) > kNoticeSeconds) refuse_new();
+    if (leaving_ && last_said_ && (streams_.empty() ? out_.empty() : seconds_between(goaway_at_, now) > limits.age_grace_s)) return false;
+    if (!leaving_ && streams_.empty() && seconds_between(idle_since_, now) > limits.idle_timeout_s) leave();
+    if (!leaving_ && seconds_between(opened_, now) > limits.age_s) leave();
     if (ping_sent_ != kNever) {
         if (seconds_between(ping_sent_, now) > limits.keepalive_timeout_s) return false;
     } else if (seconds_between(last_read_, now) > limits.keepalive_s) {

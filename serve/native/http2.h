@@ -34,6 +34,7 @@ private:
     void fail(Stream& stream, Code code, std::string text);
     void start_answer(Stream& stream);
     bool control_frame();
+    void leave();                               // GOAWAY, when the client has had time to hear of it
 
     static int on_begin_headers(nghttp2_session*, const nghttp2_frame*, void*);
     static int on_header(nghttp2_session*, const nghttp2_frame*, const uint8_t*, size_t, const uint8_t*, size_t, uint8_t, void*);
@@ -49,6 +50,7 @@ private:
     int controls_ = 0;
     bool greeted_ = false;                      // the client's SETTINGS came
     bool leaving_ = false;                      // GOAWAY sent
+    bool last_said_ = false;                    // ... with the last call that is answered
 };
 
 }  // namespace hr::serve
