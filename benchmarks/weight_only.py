@@ -3,10 +3,12 @@
 
     python benchmarks/weight_only.py
     python benchmarks/weight_only.py --size 2048 --rounds 50 --rows 1,4 --json
+    python benchmarks/weight_only.py --model gpt2_step.onnx --beside gpt2_step.int8.onnx
 
 A file is a chain of MatMulNBits whose weights together exceed the caches, as in a language model that answers a token: every
 product reads its weights from memory. Figures are medians of thread CPU time for one product; GB/s counts weights, scales and
-zero points; the ratio is onnxruntime's time over headrace's.
+zero points; the ratio is onnxruntime's time over headrace's. With --model the float file is quantized here, and runs beside
+another file (its own int8, say) in onnxruntime; free dimensions are 1.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -78,6 +81,44 @@ def measure(size: int, length: int, scheme: Blocks, counts: list[int], rounds: i
     return rows
 
 
+def measure_model(path: str, beside: str, rounds: int) -> list[dict[str, Any]]:
+    """A float32 file with its weights alone quantized, beside another file in onnxruntime."""
+    from headrace.runtime.quant.weight_only import quantize_weights
+    from headrace.serializer.onnx.save import to_model
+
+    graph = runtime.load(path, device="cpu").graph
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(beside, options, providers=["CPUExecutionProvider"])
+    feeds, rng = {}, np.random.default_rng(0)
+    for value in session.get_inputs():
+        shape = [size if isinstance(size, int) else 1 for size in value.shape]
+        whole = "int" in value.type
+        feeds[value.name] = rng.integers(0, 100, shape) if whole else rng.standard_normal(shape).astype(np.float32)
+    rows = []
+    for scheme in (Blocks(4, 32, True), Blocks(4, 128, True), Blocks(8, 128, True)):
+        model = runtime.load(to_model(quantize_weights(graph, scheme)), device="cpu", threads=1)
+        runs: dict[str, Any] = {"headrace": model.run, "onnxruntime": partial(session.run, None)}
+        times: dict[str, list[float]] = {name: [] for name in runs}
+        for turn in range(rounds + 3):
+            for name, run in runs.items():
+                start = time.thread_time()
+                run(feeds)
+                if turn >= 3:
+                    times[name].append(time.thread_time() - start)
+        ours, theirs = (statistics.median(times[name]) for name in ("headrace", "onnxruntime"))
+        ratios = [b / a for a, b in zip(times["headrace"], times["onnxruntime"])]
+        rows.append(
+            {
+                "scheme": str(scheme),
+                "headrace_ms": ours * 1e3,
+                "onnxruntime_ms": theirs * 1e3,
+                "ratio": statistics.median(ratios),
+            }
+        )
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=4096, help="K and N (default 4096)")
@@ -85,7 +126,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=24, help="paired runs (default 24)")
     parser.add_argument("--rows", default="1,4,128", help="rows of the input (default 1,4,128)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--model", help="a float32 ONNX file to quantize, instead of chains of products")
+    parser.add_argument("--beside", help="the file that onnxruntime runs beside it (default: the same)")
     options = parser.parse_args()
+    if options.model:
+        for row in measure_model(options.model, options.beside or options.model, options.rounds):
+            print(json.dumps(row), flush=True)
+        return
     if not options.json:
         print(f"{'weights':38} {'rows':>5} {'headrace ms':>12} {'ort ms':>8} {'ratio':>6} {'GB/s':>6} {'GFLOP/s':>8} {'difference':>10}")  # fmt: skip
     for bits, group, symmetric, kind in (
