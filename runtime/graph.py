@@ -78,6 +78,11 @@ class Node:
 
     @property
     def blocks(self) -> dict[str, Block]:
+        for value in self.attributes.values():
+            if isinstance(value, Block):
+                break
+        else:
+            return {}  # nearly every node, and every walk over a graph asks
         return {key: value for key, value in self.attributes.items() if isinstance(value, Block)}
 
     def label(self) -> str:

@@ -51,6 +51,7 @@ class Model:
         program: Program | None = None,
         precision: str | None = None,
         without: Collection[str] = (),
+        checked: bool = False,
     ) -> None:
         self.graph = graph
         self.golden = golden
@@ -58,7 +59,8 @@ class Model:
         self._others = dict(program.entries) if program is not None else {}
         self._entries: dict[str, Model] = {}
         self._options: dict[str, Any] = {
-            "threads": threads, "optimize": optimize, "placed": placed, "precision": precision, "without": without
+            "threads": threads, "optimize": optimize, "placed": placed, "precision": precision, "without": without,
+            "checked": checked,
         }  # fmt: skip
         self._properties = {**(properties or {}), **(placed.properties if placed is not None else {})}
         self.inputs = tuple(TensorSpec.of(value) for value in graph.inputs)
@@ -244,6 +246,7 @@ def _program(
     placed: Placed | None,
     precision: str | None,
     without: Collection[str],
+    checked: bool,
 ) -> Any:
     """The program that runs `graph`: on the device where one was chosen, native where the extension is built, or else by
     the reference."""
@@ -253,7 +256,7 @@ def _program(
     if optimize:
         from headrace.runtime import passes
 
-        graph = passes.optimize(graph, skip=without)
+        graph = passes.optimize(graph, skip=without, checked=checked)
     if device is not None:
         from headrace.runtime.cuda.executor import CudaProgram
 
@@ -301,7 +304,7 @@ def load(
     program, facts = opened.program, opened.properties
     return Model(
         program.main, threads=threads, properties=facts, golden=opened.golden, placed=placed, program=program,
-        precision=precision, without=without,
+        precision=precision, without=without, checked=True,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ import re
 import stat
 import zlib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,14 @@ from headrace.runtime.ops import registry
 from headrace.serializer import atomic, graph_codec, interface, manifest, strict_json, weights
 from headrace.serializer import golden as golden_file
 from headrace.serializer.manifest import Digest, Manifest
-from headrace.serializer.zip_reader import check_name, read_members
+from headrace.serializer.zip_reader import check_name, check_sums, list_members
 from headrace.serializer.zip_writer import Entry, layout
 
 GRAPH, WEIGHTS = "graph.pb", "weights.safetensors"
 _OWN = frozenset({manifest.NAME, GRAPH, WEIGHTS, interface.NAME, golden_file.NAME})
 _REQUIRED = _OWN - {golden_file.NAME}
 _FREE = frozenset({"calibration.json", "quant_report.json", "README", "LICENSE"})
+_OVERLAP = 1 << 20  # bytes; from here on threads cost less than checksums take
 AGAIN = "an archive is used only as it was written: copy it again, or pack the model again"
 # Declared pre- and post-processing, as data.
 _FOLDER = re.compile(r"(pre|post)/.+\.(json|jsonl|txt|csv|tsv|md|toml|model|vocab)")
@@ -143,7 +145,22 @@ def open_program(source: Any) -> Opened:
 
 
 def _open(data: memoryview) -> Opened:
-    members, document = _checked(data)
+    if len(data) < _OVERLAP:
+        return _decode(*_checked(data))
+    members, sums, document = _listed_members(data)
+    with ThreadPoolExecutor(2) as threads:  # checksums leave the interpreter lock alone while the graph is decoded
+        proofs = [
+            threads.submit(check_sums, members, sums),
+            threads.submit(manifest.check_members, document, members),
+        ]
+        try:
+            return _decode(members, document)
+        finally:
+            for proof in proofs:
+                proof.result()  # damage is told before what follows from it, and nothing is answered before all is proven
+
+
+def _decode(members: Mapping[str, memoryview], document: Manifest) -> Opened:
     _require(document.operators)
     arrays, _ = weights.decode(members[WEIGHTS], WEIGHTS)
     program = graph_codec.decode(members[GRAPH], arrays)
@@ -161,17 +178,24 @@ def _open(data: memoryview) -> Opened:
 
 def _checked(data: memoryview) -> tuple[dict[str, memoryview], Manifest]:
     """The members, each proven to be what was written, and the manifest."""
-    members = read_members(data)
+    members, sums, document = _listed_members(data)
+    check_sums(members, sums)
+    manifest.check_members(document, members)
+    return members, document
+
+
+def _listed_members(data: memoryview) -> tuple[dict[str, memoryview], dict[str, int], Manifest]:
+    """The members, their recorded CRC-32 and the manifest; the bytes of members are not yet proven."""
+    members, sums = list_members(data)
     for name in sorted(_REQUIRED - set(members)):
         raise LoadError(f"the member {name!r} is missing")
     for name in members:
         if name not in _OWN:
             _check_extra(name)
     document = manifest.decode(members[manifest.NAME])
-    manifest.check_members(document, members)
     if (document.golden is not None) != (golden_file.NAME in members):
         raise LoadError(f"{manifest.NAME} and {golden_file.NAME} do not agree on golden data")
-    return members, document
+    return members, sums, document
 
 
 def _require(operators: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import struct
 import zlib
+from collections.abc import Mapping
 
 from headrace.runtime.errors import LoadError
 from headrace.serializer.zip_writer import Entry, Layout, layout
@@ -23,6 +24,13 @@ _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 def read_members(data: memoryview) -> dict[str, memoryview]:
     """The members of an archive by name, as views. Raises LoadError naming the member, or the part of the container,
     where a byte is not what it must be; CRC-32 of each member is checked."""
+    members, sums = list_members(data)
+    check_sums(members, sums)
+    return members
+
+
+def list_members(data: memoryview) -> tuple[dict[str, memoryview], dict[str, int]]:
+    """The members as `read_members` answers them, and their recorded CRC-32, not yet compared: that is `check_sums`."""
     entries: list[Entry] = []
     try:
         entries = _directory(data)
@@ -36,10 +44,14 @@ def read_members(data: memoryview) -> dict[str, memoryview]:
         _blame(data, entries)
         raise
     members = {entry.name: data[offset : offset + entry.size] for entry, offset in zip(entries, expected.offsets)}
-    for entry in entries:
-        if zlib.crc32(members[entry.name]) != entry.crc:
-            raise LoadError(f"member {entry.name!r} is damaged: its CRC-32 is not the recorded one")
-    return members
+    return members, {entry.name: entry.crc for entry in entries}
+
+
+def check_sums(members: Mapping[str, memoryview], recorded: Mapping[str, int]) -> None:
+    """Raise LoadError naming a member whose CRC-32 is not the recorded one."""
+    for name, crc in recorded.items():
+        if zlib.crc32(members[name]) != crc:
+            raise LoadError(f"member {name!r} is damaged: its CRC-32 is not the recorded one")
 
 
 def _directory(data: memoryview) -> list[Entry]:

@@ -47,10 +47,10 @@ def check_names(skip: Collection[str]) -> None:
         raise ValueError(f"no pass is called {', '.join(sorted(unknown))}; allowed: {', '.join(names())}")
 
 
-def optimize(graph: Graph, *, skip: Collection[str] = (), watch: Watch | None = None) -> Graph:
+def optimize(graph: Graph, *, skip: Collection[str] = (), watch: Watch | None = None, checked: bool = False) -> Graph:
     """The graph after every portable pass but those named in `skip`; round after round until none changes it (at most
     ROUNDS). The given graph is not touched; constants that stay are shared. Every value of the result has a type.
-    `watch` is told what each pass did.
+    `watch` is told what each pass did. `checked`: the graph has just passed `check`, which infers the same types.
 
     Raises GraphError for a graph that breaks a rule, ValueError for an unknown name in `skip`.
     """
@@ -60,13 +60,17 @@ def optimize(graph: Graph, *, skip: Collection[str] = (), watch: Watch | None = 
     check_names(skip)
     passes = portable()
     graph = clone(drop_dead(graph))
-    infer_graph(graph)
+    if not checked:
+        infer_graph(graph)
+    settled: dict[str, Graph] = {}  # the graph that a pass last left as it was: it would do so again
     for _ in range(ROUNDS):
         before = graph
         for name, run in passes:
-            if name in skip:
+            if name in skip or settled.get(name) is graph:
                 continue
             earlier, graph = graph, run(graph)
+            if graph is earlier:
+                settled[name] = graph
             if watch is not None:
                 watch(name, True, earlier, graph)
         if graph is before:

@@ -118,8 +118,9 @@ def _live_block(block: Block) -> Block:
         if not any(value is not None and id(value) in wanted for value in node.outputs):
             changed = True
             continue
-        inner = {key: _live_block(old) for key, old in node.blocks.items()}
-        if any(inner[key] is not old for key, old in node.blocks.items()):
+        blocks = node.blocks
+        inner = {key: _live_block(old) for key, old in blocks.items()}
+        if any(inner[key] is not old for key, old in blocks.items()):
             node, changed = copy_node(node, attributes={**node.attributes, **inner}), True
         kept.append(node)
         wanted.update(id(value) for value in reads(node))

@@ -62,8 +62,11 @@ def _rewrite_block(graph: Graph, block: Block, names: Names, rules: Rules) -> Bl
 
 
 def _rewrite_inner(graph: Graph, node: Node, names: Names, rules: Rules) -> Node:
-    inner = {key: _rewrite_block(graph, old, names, rules) for key, old in node.blocks.items()}
-    if all(inner[key] is old for key, old in node.blocks.items()):
+    blocks = node.blocks
+    if not blocks:
+        return node
+    inner = {key: _rewrite_block(graph, old, names, rules) for key, old in blocks.items()}
+    if all(inner[key] is old for key, old in blocks.items()):
         return node
     return copy_node(node, attributes={**node.attributes, **inner})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,16 @@ from headrace.runtime.types import TensorType, Type
 
 
 class Names:
-    """Fresh names of one graph: like Graph.fresh, but the set of used names is collected once."""
+    """Fresh names of one graph: like Graph.fresh, but the set of used names is collected once, as the graph was when the
+    first name is asked for: a pass that finds nothing to do asks for none."""
 
     def __init__(self, graph: Graph) -> None:
-        self.used = graph.names()
+        self._graph = graph
         self.counts: Counter[str] = Counter()
+
+    @cached_property
+    def used(self) -> set[str]:
+        return self._graph.names()
 
     def fresh(self, name: str) -> str:
         candidate = name

@@ -25,6 +25,12 @@ from headrace.serializer.zip_writer import Entry, layout
 Members = dict[str, bytes]
 
 
+@pytest.fixture(autouse=True, params=["before", "beside"])
+def proofs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checksums are compared before the graph is decoded, or, as with large archives, beside it: both refuse the same."""
+    monkeypatch.setattr(archive, "_OVERLAP", 0 if request.param == "beside" else 1 << 62)
+
+
 @pytest.fixture
 def members(tmp_path: Path) -> Members:
     graph = make_graph()
@@ -186,6 +192,11 @@ def test_a_member_missing(members: Members, name: str) -> None:
 def test_code_and_signatures_are_foreign(members: Members) -> None:
     for name in ("run.py", "pre/run.py", "lib.so", "manifest.sig", "data.pkl"):
         refused(relisted({**members, name: b""}), name, "not allowed")
+
+
+def test_damage_is_told_before_what_follows_from_it(members: Members) -> None:
+    """A graph that no longer parses is damaged, not badly made."""
+    refused({**members, "graph.pb": b"\xff" + members["graph.pb"][1:]}, "graph.pb", "SHA-256")
 
 
 def test_changed_bytes_with_a_right_crc(members: Members) -> None:

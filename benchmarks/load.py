@@ -1,0 +1,154 @@
+#!/usr/bin/env python3
+"""Loading beside onnxruntime: from a packed `.hr` and from `.onnx`, one thread, in turns, weights in the page cache.
+
+python benchmarks/load.py FOLDER [--only NAME] [--rounds 5] [--fresh] [--json]
+
+FOLDER holds `.onnx` files; archives are packed into a temporary folder. By default loads are repeated in one process; with
+--fresh each is the first of a new process (its imports are not counted). Memory is what a fresh process holds above its
+imports after one load: anonymous (its own) and resident (with pages of mapped files, which processes share).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+SUBJECTS = ("hr", "onnx", "onnxruntime")
+Sample = dict[str, float]
+
+
+def loader(subject: str) -> Callable[[str], Any]:
+    """Load a file; everything that is imported on the way is imported already."""
+    if subject == "onnxruntime":
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        return lambda path: onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    from headrace.runtime import load
+
+    return lambda path: load(path, device="cpu", threads=1)
+
+
+def timed(load: Callable[[str], Any], path: str) -> tuple[Sample, Any]:
+    """Milliseconds of one load by the clock and of the processor (all threads), and what it answered."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    model = load(path)
+    return {"wall": 1e3 * (time.perf_counter() - wall), "cpu": 1e3 * (time.process_time() - cpu)}, model
+
+
+def memory() -> Sample:
+    """MiB of this process: anonymous, resident."""
+    rows = dict(row.split(":", 1) for row in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:])
+    return {key.lower(): int(rows[key].split()[0]) / 1024 for key in ("Anonymous", "Rss")}
+
+
+def alone(subject: str, path: str, warm: str) -> Sample:
+    """The first load of `path` in this process, after one of a small model that imports what loading needs."""
+    load = loader(subject)
+    load(warm)
+    before = memory()
+    sample, model = timed(load, path)
+    after = memory()
+    del model
+    return sample | {key: after[key] - before[key] for key in after}
+
+
+def in_child(subject: str, path: str, warm: str) -> Sample:
+    command = [sys.executable, __file__, "--child", subject, path, warm]
+    found: Sample = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return found
+
+
+def pack(source: Path, folder: Path) -> Path:
+    from headrace.runtime.source import open_source
+    from headrace.serializer import archive
+
+    target = folder / f"{source.stem}.hr"
+    archive.save(open_source(source).program, target)
+    return target
+
+
+def warm_models(folder: Path) -> dict[str, str]:
+    """A tiny model in each format."""
+    from headrace.runtime.graph import Block, Graph, Node, Value
+    from headrace.runtime.types import TensorType
+    from headrace.serializer import archive
+    from headrace.serializer.onnx import save
+
+    value = TensorType("float32", (1,))
+    x, y = Value("x", value), Value("y", value)
+    graph = Graph(Block([x], [Node("Relu", [x], [y])], [y]))
+    archive.save(graph, folder / "warm.hr")
+    save.save(graph, folder / "warm.onnx")
+    onnx = str(folder / "warm.onnx")
+    return {"hr": str(folder / "warm.hr"), "onnx": onnx, "onnxruntime": onnx}
+
+
+def measure(files: dict[str, str], warm: dict[str, str], rounds: int, fresh: bool) -> dict[str, Sample]:
+    """Medians by subject, samples taken in turns, and `ratio`: of each to onnxruntime in the same round."""
+    loads = {subject: loader(subject) for subject in SUBJECTS}
+    samples: dict[str, list[Sample]] = {subject: [] for subject in SUBJECTS}
+    if not fresh:
+        for subject in SUBJECTS:
+            timed(loads[subject], files[subject])
+    for _ in range(rounds):
+        for subject in SUBJECTS:
+            if fresh:
+                samples[subject].append(in_child(subject, files[subject], warm[subject]))
+            else:
+                samples[subject].append(timed(loads[subject], files[subject])[0])
+    found = {}
+    for subject, taken in samples.items():
+        found[subject] = {key: statistics.median(one[key] for one in taken) for key in taken[0]}
+        pairs = list(zip(taken, samples["onnxruntime"]))
+        for key in ("wall", "cpu"):
+            found[subject][f"{key} ratio"] = statistics.median(one[key] / peer[key] for one, peer in pairs)
+    return found
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--child"]:
+        print(json.dumps(alone(*sys.argv[2:5])))
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--only", action="append", default=[], help="a model's name; may be repeated")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--fresh", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    results: dict[str, dict[str, Sample]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        warm = warm_models(Path(folder))
+        for source in sorted(options.folder.glob("*.onnx")):
+            if options.only and source.stem not in options.only:
+                continue
+            archive = pack(source, Path(folder))
+            files = {"hr": str(archive), "onnx": str(source), "onnxruntime": str(source)}
+            results[source.stem] = measure(files, warm, options.rounds, options.fresh)
+            archive.unlink()
+    if options.json:
+        print(json.dumps(results, indent=2))
+        return
+    keys = ["cpu", "wall", *(["anonymous", "rss"] if options.fresh else [])]
+    table = Table("model", *(f"{s} {key}" for key in keys for s in SUBJECTS), "hr/ort cpu", "hr/ort wall", box=None)
+    for name, found in results.items():
+        cells = [f"{found[subject][key]:.0f}" for key in keys for subject in SUBJECTS]
+        table.add_row(name, *cells, f"{found['hr']['cpu ratio']:.2f}", f"{found['hr']['wall ratio']:.2f}")
+    Console(width=200).print(table)
+
+
+if __name__ == "__main__":
+    main()
