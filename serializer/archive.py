@@ -192,6 +192,7 @@ def _listed_members(data: memoryview) -> tuple[dict[str, memoryview], dict[str, 
     for name in members:
         if name not in _OWN:
             _check_extra(name)
+    check_sums(members, {manifest.NAME: sums[manifest.NAME]})  # damage is told before what follows from it
     document = manifest.decode(members[manifest.NAME])
     if (document.golden is not None) != (golden_file.NAME in members):
         raise LoadError(f"{manifest.NAME} and {golden_file.NAME} do not agree on golden data")
