@@ -227,6 +227,8 @@ def test_a_connection_serves_on_after_events(server):
 
 
 def test_numbers(server):
+    parts = list(serve_call.stream(server, [tokens(1, 2, 3, model="real")]))
+    assert len(parts) == 4
     (row,) = server._plane.statistics("real", "")["model_stats"]
     assert row["inference_stats"]["success"]["count"] >= 1 and set(row["response_stats"]) >= {"0", "1", "2", "3"}
 
