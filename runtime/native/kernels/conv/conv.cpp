@@ -215,14 +215,38 @@ private:
         });
     }
 
-    // Pixels of whole pairs.
-    void narrow(const float* x, int64_t pixels, int64_t c, float* out, ThreadPool& pool) const {
-        const bool one = group_ * c % 2 == 0;   // no pixel ends within a pair: all are one row
-        const int64_t width = one ? group_ * c / 2 : pairs_of(c), step = one ? std::max<int64_t>(1, 4096 / (group_ * c)) : 1;
-        pool.parallel(ceil_div(pixels, step), std::max<int64_t>(1, 8192 / (group_ * c * step)), [&](int64_t begin, int64_t end) {
-            for (int64_t i = begin * step; i < std::min(pixels, end * step); i += step)
-                gemm_.narrow(x + i * group_ * c, std::min(step, pixels - i) * group_ * c, out + i * width);
+    // Pixels of whole pairs. Where channels are odd every pixel ends with half a pair: all values are rounded in a row, then
+    // moved apart.
+    void narrow(const float* x, int64_t pixels, int64_t channels, float* out, ThreadPool& pool) const {
+        const int64_t all = group_ * channels, step = std::max<int64_t>(1, 4096 / all);
+        pool.parallel(ceil_div(pixels, step), 2, [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin * step; i < std::min(pixels, end * step); i += step) {
+                const int64_t n = std::min(step, pixels - i);
+                if (all % 2 == 0) gemm_.narrow(x + i * all, n * all, out + i * all / 2);
+                else narrow_odd(x + i * all, n, all, out + i * pairs_of(all));
+            }
         });
+    }
+    void narrow_odd(const float* x, int64_t pixels, int64_t channels, float* out) const {
+        if (channels > 4095) {
+            for (int64_t i = 0; i < pixels; i++) gemm_.narrow(x + i * channels, channels, out + i * pairs_of(channels));
+            return;
+        }
+        float row[2048 + 1];    // values as pairs, and one that a wide load looks at
+        row[pairs_of(pixels * channels)] = 0;
+        gemm_.narrow(x, pixels * channels, row);
+        const char* from = reinterpret_cast<const char*>(row);
+        for (int64_t i = 0; i < pixels; i++, from += channels * 2, out += pairs_of(channels)) {
+            if (channels == 3) {
+                uint64_t pixel;
+                std::memcpy(&pixel, from, 8);
+                pixel &= 0xffffffffffff;    // little-endian, as every CPU that has these products
+                std::memcpy(out, &pixel, 8);
+            } else {
+                out[channels / 2] = 0;
+                std::memcpy(out, from, size_t(channels) * 2);
+            }
+        }
     }
 
     // The image with its padding around it, zero.
