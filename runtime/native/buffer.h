@@ -3,6 +3,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 namespace hr {
 
@@ -21,6 +22,26 @@ void* aligned_memory(size_t bytes);
 Buffer* take_buffer(size_t bytes);      // refs = 1
 void release_buffer(Buffer* buffer);    // drops one reference; the last one gives the block back to the pool
 
+// Room for n elements while a kernel runs, as the pool left it: a repeated call allocates nothing.
+template <class T>
+class Temporary {
+    static_assert(std::is_trivially_copyable_v<T>);
+
+public:
+    explicit Temporary(size_t n) : buffer_(take_buffer(n * sizeof(T))), size_(n) {}
+    Temporary(const Temporary&) = delete;
+    ~Temporary() { release_buffer(buffer_); }
+
+    T* data() { return static_cast<T*>(buffer_->data); }
+    T* begin() { return data(); }
+    T* end() { return data() + size_; }
+    T& operator[](size_t i) { return data()[i]; }
+    size_t size() const { return size_; }
+
+private:
+    Buffer* buffer_;
+    size_t size_;
+};
 
 // A program begins, or ends, having freed `held` bytes. With one that ends all idle blocks go back to the system, and
 // without any none is kept.

@@ -3,6 +3,7 @@
 #include <limits>
 #include <vector>
 
+#include "buffer.h"
 #include "kernels/conv/conv.h"
 #include "kernels/conv/window.h"
 #include "pool.h"
@@ -35,7 +36,7 @@ public:
         int64_t most = 1;
         for (int i = 0; i < 3; i++) most *= std::min(w.kernel[i], w.in[i]);
         c.pool->parallel(w.rows(), std::max<int64_t>(1, 16384 / (most * channels + 1)), [&](int64_t begin, int64_t end) {
-            std::vector<const void*> pixels(static_cast<size_t>(most));
+            Temporary<const void*> pixels(static_cast<size_t>(most));
             const void** rows = pixels.data();
             for (int64_t m = begin; m < end; m++) {
                 int64_t divisor = 0;

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "buffer.h"
 #include "kernels/elementwise/broadcast.h"
 #include "kernels/shape/strided.h"
 #include "pool.h"
@@ -14,10 +15,10 @@ namespace {
 
 // One resampled axis: output element i is the sum over k of factors[i * taps + k] * x[places[i * taps + k]].
 struct Resampling {
-    int axis;
-    int taps = 1;
-    std::vector<int64_t> places;
-    std::vector<float> factors;
+    Resampling(int axis, int64_t count, int taps) : axis(axis), taps(taps), places(size_t(count * taps)), factors(size_t(count * taps)) {}
+    int axis, taps;
+    Temporary<int64_t> places;
+    Temporary<float> factors;
 };
 
 class Resize : public Kernel {
@@ -50,27 +51,34 @@ public:
         int64_t counts[kMaxRank];
         double scales[kMaxRank];
         read(c.inputs, c.n_inputs, counts, scales);
-        std::vector<Resampling> steps;
-        for (int i = 0; i < c.in(0).shape.rank; i++)
-            if (counts[i] != c.in(0).shape.d[i] || scales[i] != 1) steps.push_back(table(i, c.in(0).shape.d[i], counts[i], scales[i]));
         if (!c.out(0).count()) return;
-        if (steps.empty()) {
+        // Where the tensor grows, the last axis goes first: the others then copy or blend whole rows.
+        const int rank = c.in(0).shape.rank;
+        const bool grows = c.out(0).count() > c.in(0).count();
+        int axes[kMaxRank], n = 0;
+        for (int k = 0; k < rank; k++) {
+            const int axis = grows ? rank - 1 - k : k;
+            if (counts[axis] != c.in(0).shape.d[axis] || scales[axis] != 1) axes[n++] = axis;
+        }
+        if (!n) {
             std::memcpy(c.out(0).data, c.in(0).data, c.out(0).bytes());
             return;
         }
-        // Where the tensor grows, the last axis goes first: the others then copy or blend whole rows.
-        if (c.out(0).count() > c.in(0).count()) std::reverse(steps.begin(), steps.end());
         Shape now = c.in(0).shape;
         const char* from = c.in(0).as<char>();
         char* scratch = static_cast<char*>(c.scratch);
         size_t largest = 0;
-        for (Shape s = now; const Resampling& step : steps) s.d[step.axis] = counts[step.axis], largest = std::max(largest, size_t(s.count()));
+        Shape s = now;
+        for (int k = 0; k < n; k++) s.d[axes[k]] = counts[axes[k]], largest = std::max(largest, size_t(s.count()));
         const size_t half = (largest * item_size(c.in(0).dtype) + 63) / 64 * 64;
-        for (size_t k = 0; k < steps.size(); k++) {
-            char* to = k + 1 == steps.size() ? c.out(0).as<char>() : scratch + (k % 2) * half;
-            if (mode_ == "nearest") pick(from, to, now, steps[k], item_size(c.in(0).dtype), *c.pool);
-            else blend(reinterpret_cast<const float*>(from), reinterpret_cast<float*>(to), now, steps[k], *c.pool);
-            now.d[steps[k].axis] = counts[steps[k].axis];
+        for (int k = 0; k < n; k++) {
+            const int axis = axes[k];
+            Resampling step(axis, counts[axis], taps(scales[axis]));
+            fill(step, now.d[axis], counts[axis], scales[axis]);
+            char* to = k + 1 == n ? c.out(0).as<char>() : scratch + size_t(k % 2) * half;
+            if (mode_ == "nearest") pick(from, to, now, step, item_size(c.in(0).dtype), *c.pool);
+            else blend(reinterpret_cast<const float*>(from), reinterpret_cast<float*>(to), now, step, *c.pool);
+            now.d[axis] = counts[axis];
             from = to;
         }
     }
@@ -128,25 +136,27 @@ private:
         return t < 2 ? a_ * t * t * t - 5 * a_ * t * t + 8 * a_ * t - 4 * a_ : 0;
     }
 
-    Resampling table(int axis, int64_t size, int64_t count, double scale) const {
-        Resampling r{axis, 1, {}, {}};
+    // A shrinking filter is as wide as an output element.
+    double shrink(double scale) const { return antialias_ ? std::min(scale, 1.0) : 1.0; }
+    int first_tap(double scale) const { return int(std::floor(-(mode_ == "linear" ? 1 : 2) / shrink(scale))) + 1; }
+    int taps(double scale) const { return mode_ == "nearest" ? 1 : 2 - 2 * first_tap(scale); }
+
+    void fill(Resampling& r, int64_t size, int64_t count, double scale) const {
         const bool nearest = mode_ == "nearest", linear = mode_ == "linear";
-        const double shrink = antialias_ ? std::min(scale, 1.0) : 1.0;      // a kernel as wide as an output element
-        const int first = int(std::floor(-(linear ? 1 : 2) / shrink)) + 1;
-        r.taps = nearest ? 1 : 2 - 2 * first;
+        const int first = first_tap(scale);
+        Temporary<double> factors(static_cast<size_t>(r.taps));
         for (int64_t i = 0; i < count; i++) {
             const double at = place(i, double(size), double(count), scale), left = std::ceil(at) - 1, ratio = at - left;
             const auto clamped = [&](double p) { return int64_t(std::clamp(p, 0.0, double(size - 1))); };
             if (nearest) {
                 const bool right = nearest_ == "round_prefer_floor" ? ratio > 0.5 : nearest_ == "round_prefer_ceil" ? ratio >= 0.5 : nearest_ == "floor" ? ratio == 1 : true;
-                r.places.push_back(clamped(left + right));
+                r.places[size_t(i)] = clamped(left + right);
                 continue;
             }
-            std::vector<double> factors;
             for (int k = 0; k < r.taps; k++) {
-                const double distance = (first + k - ratio) * shrink;
-                r.places.push_back(clamped(left + first + k));
-                factors.push_back(linear ? std::clamp(1 - std::fabs(distance), 0.0, 1.0) : cubic(distance));
+                const double distance = (first + k - ratio) * shrink(scale);
+                r.places[size_t(i * r.taps + k)] = clamped(left + first + k);
+                factors[size_t(k)] = linear ? std::clamp(1 - std::fabs(distance), 0.0, 1.0) : cubic(distance);
             }
             if (antialias_) normalise(factors);
             if (exclude_outside_) {
@@ -154,19 +164,18 @@ private:
                     if (left + first + k < 0 || left + first + k >= double(size)) factors[size_t(k)] = 0;
                 normalise(factors);
             }
-            r.factors.insert(r.factors.end(), factors.begin(), factors.end());
+            for (int k = 0; k < r.taps; k++) r.factors[size_t(i * r.taps + k)] = float(factors[size_t(k)]);
         }
-        return r;
     }
 
-    static void normalise(std::vector<double>& factors) {
+    static void normalise(Temporary<double>& factors) {
         double total = 0;
         for (double factor : factors) total += factor;
         for (double& factor : factors) factor /= total;
     }
 
     template <class T>
-    static void pick_elements(const char* from, char* to, const Resampling& r, bool doubled) {
+    static void pick_elements(const char* from, char* to, Resampling& r, bool doubled) {
         if (doubled) {      // the usual upsampling: each element twice
             const T* x = reinterpret_cast<const T*>(from);
             T* y = reinterpret_cast<T*>(to);
@@ -176,7 +185,7 @@ private:
         for (size_t i = 0; i < r.places.size(); i++) std::memcpy(to + i * sizeof(T), from + size_t(r.places[i]) * sizeof(T), sizeof(T));
     }
 
-    static void pick(const char* from, char* to, const Shape& now, const Resampling& r, size_t item, ThreadPool& pool) {
+    static void pick(const char* from, char* to, const Shape& now, Resampling& r, size_t item, ThreadPool& pool) {
         const int64_t outer = now.count(0, r.axis), size = now.d[r.axis], count = int64_t(r.places.size());
         const int64_t run = now.count(r.axis + 1, now.rank) * int64_t(item);
         bool doubled = count == 2 * size;
@@ -193,7 +202,7 @@ private:
         });
     }
 
-    static void blend(const float* from, float* to, const Shape& now, const Resampling& r, ThreadPool& pool) {
+    static void blend(const float* from, float* to, const Shape& now, Resampling& r, ThreadPool& pool) {
         const int64_t outer = now.count(0, r.axis), size = now.d[r.axis], inner = now.count(r.axis + 1, now.rank);
         const int64_t count = int64_t(r.places.size()) / r.taps;
         if (inner == 1) {

@@ -217,7 +217,7 @@ public:
         const float* x = c.in(0).as<float>();
         float* y = c.out(0).as<float>();
         c.pool->parallel(s.count(0, axis), std::max<int64_t>(1, 8192 / std::max<int64_t>(1, n * inner)), [&](int64_t begin, int64_t end) {
-            std::vector<float> norms(static_cast<size_t>(inner));
+            Temporary<float> norms(static_cast<size_t>(inner));
             for (int64_t o = begin; o < end; o++) {
                 const float* from = x + o * n * inner;
                 const auto rows = p_ == 1 ? sum_rows<float, AbsOf<float>> : sum_rows<float, SquareOf<float>>;

@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "buffer.h"
 #include "kernels/elementwise/broadcast.h"
 #include "kernels/reduce/folds.inc.h"
 #include "pool.h"
@@ -101,7 +102,7 @@ public:
         const int64_t width = columns.size, lines = s.d[0] * s.d[1] * rows.count;
         if (!c.out(0).count()) return;
         c.pool->parallel(lines, std::max<int64_t>(1, 8192 / std::max<int64_t>(1, width * rows.kernel)), [&](int64_t begin, int64_t end) {
-            std::vector<T> line(static_cast<size_t>(width));
+            Temporary<T> line(static_cast<size_t>(width));
             for (int64_t at = begin; at < end; at++) {
                 const int64_t row = at % rows.count;
                 fold_rows(x + at / rows.count * rows.size * width, line.data(), rows, row, width);

@@ -4,6 +4,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "buffer.h"
 #include "kernel.h"
 #include "kernels/shape/strided.h"
 #include "pool.h"
@@ -140,7 +141,7 @@ public:
         int64_t* places = c.n_outputs > 1 ? c.out(1).template as<int64_t>() : nullptr;
         if (k <= kFew && a.size > 4 * k) return few(c, a, k, values, places);
         c.pool->parallel(a.outer * a.inner, std::max<int64_t>(1, 2048 / std::max<int64_t>(1, a.size)), [&](int64_t begin, int64_t end) {
-            std::vector<int64_t> order(size_t(a.size));
+            Temporary<int64_t> order(size_t(a.size));
             for (int64_t at = begin; at < end; at++) {
                 const T* row = x + at / a.inner * a.size * a.inner + at % a.inner;
                 std::iota(order.begin(), order.end(), 0);

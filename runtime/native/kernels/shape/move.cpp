@@ -18,13 +18,12 @@ public:
     std::string variant() const override { return "transpose"; }
     void shape(ShapeContext& c) const override {
         const Shape& from = c.in(0).shape;
-        const auto perm = order(from.rank);
-        if (int(perm.size()) != from.rank) throw std::invalid_argument("perm has " + std::to_string(perm.size()) + " axes, the input " + text(from));
+        if (!perm_.empty() && int(perm_.size()) != from.rank) throw std::invalid_argument("perm has " + std::to_string(perm_.size()) + " axes, the input " + text(from));
         Shape to;
         int moved = -1;     // axes of size 1 may go anywhere: still the same bytes
         bool same = true;
-        for (int64_t axis : perm) {
-            const int own = resolve_axis(axis, from.rank);
+        for (int i = 0; i < from.rank; i++) {
+            const int own = axis_of(i, from.rank);
             to.push(from.d[own]);
             if (from.d[own] != 1) same = same && own > moved, moved = own;
         }
@@ -36,18 +35,18 @@ public:
         int64_t strides[kMaxRank];
         strides_of(c.in(0).shape, item, strides);
         View view;
-        for (int64_t axis : order(c.in(0).shape.rank)) view.push(c.in(0).shape[int(axis)], 0, strides[axis < 0 ? axis + c.in(0).shape.rank : axis]);
+        const int rank = c.in(0).shape.rank;
+        for (int i = 0; i < rank; i++) {
+            const int axis = axis_of(i, rank);
+            view.push(c.in(0).shape.d[axis], 0, strides[axis]);
+        }
         view.pack(item);
         copy_strided(c.out(0).data, c.in(0).data, view, item, *c.pool);
     }
 
 private:
-    std::vector<int64_t> order(int rank) const {
-        if (!perm_.empty()) return perm_;
-        std::vector<int64_t> reversed(static_cast<size_t>(rank));
-        std::iota(reversed.rbegin(), reversed.rend(), 0);
-        return reversed;
-    }
+    // The axis of the input that becomes axis i.
+    int axis_of(int i, int rank) const { return perm_.empty() ? rank - 1 - i : resolve_axis(perm_[size_t(i)], rank); }
     std::vector<int64_t> perm_;
 };
 

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <vector>
 
+#include "buffer.h"
 #include "kernels/elementwise/broadcast.h"
 #include "pool.h"
 
@@ -62,8 +63,8 @@ public:
         // Block by block: where a block of places reads, then every channel of it.
         const int64_t blocks = (places + kBlock - 1) / kBlock;
         c.pool->parallel(x.d[0] * blocks, 1, [&](int64_t begin, int64_t end) {
-            std::vector<int64_t> offsets(size_t(kBlock * kMost));
-            std::vector<float> weights(size_t(kBlock * kMost));
+            Temporary<int64_t> offsets(size_t(kBlock * kMost));
+            Temporary<float> weights(size_t(kBlock * kMost));
             for (int64_t at = begin; at < end; at++) {
                 const int64_t batch = at / blocks, first = at % blocks * kBlock, count = std::min(kBlock, places - first);
                 int n = 0;
