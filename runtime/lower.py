@@ -40,10 +40,12 @@ def lower(
     precision: str | None = None,
     without: Collection[str] = (),
     watch: Watch | None = None,
+    packing: _native.Packing | None = None,
 ) -> _native.Program:
     """The program that runs `graph`. threads=0: what the process may use; machine=False leaves the machine passes out,
     `without` those that it names, and `watch` is told of the others (passes/report.py);
-    precision="bf16" allows products of rounded factors where the CPU has them.
+    precision="bf16" allows products of rounded factors where the CPU has them; `packing` has constants that kernels need not
+    pack, or takes them.
 
     Raises LoadError for a bad HEADRACE_CPU_TIER, UnsupportedOperator listing every operator that does not exist here.
     """
@@ -57,7 +59,7 @@ def lower(
     missing = sorted({node.kind for node in graph.block.walk() if not _exists(node)})
     if missing:
         raise UnsupportedOperator("headrace has no operator " + ", ".join(missing))
-    program = _Lowering(graph, threads).block(graph.block, graph.inputs, named=True)
+    program = _Lowering(graph, threads, packing).block(graph.block, graph.inputs, named=True)
     _native.release_idle(program.packed_bytes)  # what packing needed for a while
     return program
 
@@ -99,13 +101,13 @@ def plain_attributes(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
 class _Lowering:
     """Lowers the blocks of one graph. Constants of the graph are constants of each program that reads them."""
 
-    def __init__(self, graph: Graph, threads: int) -> None:
-        self.graph, self.threads = graph, threads
+    def __init__(self, graph: Graph, threads: int, packing: _native.Packing | None) -> None:
+        self.graph, self.threads, self.packing = graph, threads, packing
 
     def block(self, block: Block, inputs: Sequence[Value], *, named: bool = False) -> _native.Program:
         """A program that computes the block's outputs from `inputs`. Without names dimensions are not checked."""
         try:
-            program = _native.Program(self.threads, RunError)
+            program = _native.Program(self.threads, RunError, self.packing)
         except ValueError as error:  # HEADRACE_CPU_TIER
             raise LoadError(str(error)) from error
         ids: dict[Value, int] = {}

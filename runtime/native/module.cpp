@@ -4,6 +4,7 @@
 #include "arrays.h"
 #include "buffer.h"
 #include "cpu.h"
+#include "pack_store.h"
 #include "peak.h"
 #include "planner.h"
 #include "python_program.h"
@@ -36,6 +37,18 @@ nb::tuple assign_offsets(nb::list intervals, size_t alignment) {
     return nb::make_tuple(offsets, total);
 }
 
+nb::list pieces(hr::PackStore& store) {
+    const auto bytes = [](const std::string& text) { return nb::bytes(text.data(), text.size()); };
+    nb::list all;
+    all.append(bytes(store.head()));
+    for (const hr::PackStore::Block& block : store.blocks()) {
+        all.append(nb::steal(PyMemoryView_FromMemory(block.data.get(), Py_ssize_t(block.bytes), PyBUF_READ)));
+        all.append(bytes(std::string(hr::PackStore::padding(block), '\0')));
+    }
+    all.append(bytes(store.index()));
+    return all;
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -60,8 +73,23 @@ NB_MODULE(_native, m) {
     m.def("pool_workers", &hr::ThreadPool::workers, "Worker threads of this process.");
     m.def("pin_workers", &hr::ThreadPool::pin, nb::arg("cpus"), "Worker i runs on cpus[i % len]; empty: anywhere. False where a CPU is not allowed.");
 
+    nb::class_<hr::PackStore>(m, "PackStore", "Packed constants that outlive one program; see native/pack_store.h.")
+        .def(nb::init<std::string, bool>(), nb::arg("key"), nb::arg("shared"), "Empty; shared: in a memfd.")
+        .def_static("open", &hr::PackStore::open, nb::arg("descriptor"), nb::arg("key"), nb::arg("verify"), nb::call_guard<nb::gil_scoped_release>(),
+                    "A complete one from a descriptor, which stays the caller's. ValueError saying what is wrong with it.")
+        .def("finish", &hr::PackStore::finish, "No more blocks; a memfd is sealed.")
+        .def("pieces", &pieces, "What a file of it holds, in pieces; views of blocks live as long as the store.")
+        .def_prop_ro("complete", &hr::PackStore::complete)
+        .def_prop_ro("descriptor", &hr::PackStore::descriptor, "Of the memfd, the store's own; -1: there is none.")
+        .def_prop_ro("blocks", [](const hr::PackStore& s) { return s.blocks().size(); })
+        .def_prop_ro("size", &hr::PackStore::bytes, "Bytes of all blocks.");
+    nb::class_<hr::Packing>(m, "Packing", "One lowering's walk through a store, for all its programs.")
+        .def(nb::init<std::shared_ptr<hr::PackStore>>(), nb::arg("store"))
+        .def_prop_ro("reused", &hr::Packing::reused, "Bytes that were found and not packed.")
+        .def_prop_ro("fits", &hr::Packing::fits, "Whether every block was the one asked for.");
+
     nb::class_<hr::PythonProgram>(m, "Program", nb::type_slots(program_slots), "A program ready to run; see runtime/lower.py.")
-        .def(nb::init<int, nb::object>(), nb::arg("threads"), nb::arg("run_error"))
+        .def(nb::init<int, nb::object, std::shared_ptr<hr::Packing>>(), nb::arg("threads"), nb::arg("run_error"), nb::arg("packing").none() = nb::none())
         .def("add_value", &hr::PythonProgram::add_value, nb::arg("dtype"), "A new value of an element type code; 0: a Python object.")
         .def("add_constant", &hr::PythonProgram::add_constant, nb::arg("array").none(), nb::arg("dtype"))
         .def("add_input", &hr::PythonProgram::add_input, nb::arg("name"), nb::arg("dtype"), nb::arg("dims").none(),

@@ -58,7 +58,8 @@ struct PythonProgram::Call {
     }
 };
 
-PythonProgram::PythonProgram(int threads, nb::object run_error) : program_(threads, this), run_error_(std::move(run_error)) {}
+PythonProgram::PythonProgram(int threads, nb::object run_error, std::shared_ptr<Packing> packing)
+    : program_(threads, this), run_error_(std::move(run_error)), packing_(std::move(packing)) {}
 
 int PythonProgram::add_constant(nb::object array, int dtype) {
     Tensor tensor{DType(dtype), {}, nullptr};
@@ -83,6 +84,7 @@ int PythonProgram::add_input(const std::string& name, int dtype, nb::object dims
 bool PythonProgram::add_node(const std::string& op, const std::string& label, nb::dict attributes, const std::vector<int>& inputs,
                              const std::vector<int>& outputs, int version, bool native, nb::object callback, bool pure) {
     NodeInfo info = info_of(native ? op : "", label, native ? attributes : nb::dict(), version);
+    const Packing::Scope scope(packing_.get(), op);
     if (!program_.add_node(std::move(info), inputs, outputs, !callback.is_none(), pure)) return false;
     Node& node = *program_.nodes.back();
     node.op = op;

@@ -1,10 +1,12 @@
 // A Program as Python holds it: owns the arrays behind constants and the callbacks, moves arrays in and out.
 #pragma once
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include "executor.h"
+#include "pack_store.h"
 
 namespace nb = nanobind;
 
@@ -12,7 +14,7 @@ namespace hr {
 
 class PythonProgram : Host {
 public:
-    PythonProgram(int threads, nb::object run_error);
+    PythonProgram(int threads, nb::object run_error, std::shared_ptr<Packing> packing);
 
     int add_value(int dtype) { return program_.add_value(DType(dtype)); }
     int add_constant(nb::object array, int dtype);
@@ -66,6 +68,7 @@ private:
 
     Program program_;
     nb::object run_error_;
+    std::shared_ptr<Packing> packing_;          // where kernels' constants are packed once; null: here
     std::vector<nb::object> constants_;
     std::vector<nb::object> callbacks_;         // per node; null where native
     std::vector<std::vector<nb::object>> blocks_;   // per node: the programs of its blocks

@@ -29,9 +29,11 @@ public:
         last_ = node.op == "headrace.cpu.Conv";
         const auto constant = [&](size_t i) { return i < node.constants.size() ? node.constants[i] : nullptr; };
         if (const Tensor* w = constant(1); w && w->shape.rank >= 3) {
-            packed_ = Packed<float>(weight_floats(inner(w->shape)));
-            Packed<float> matrix(inner(w->shape).count());
-            pack_weights(*w, matrix.get(), packed_.get());
+            const auto fill = [&] {
+                Packed<float> matrix(inner(w->shape).count());
+                pack_weights(*w, matrix.get(), packed_.get());
+            };
+            pack_once(fill, Part<float>{packed_, weight_floats(inner(w->shape))});
             if (const Tensor* b = constant(2)) {
                 bias_ = Packed<float>(bias_floats(w->shape));
                 spread_bias(*b, w->shape, bias_.get());

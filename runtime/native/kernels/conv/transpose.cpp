@@ -20,9 +20,11 @@ public:
         last_ = node.op == "headrace.cpu.ConvTranspose";
         const Tensor* w = node.constants.size() > 1 ? node.constants[1] : nullptr;
         if (w && w->shape.rank >= 3) {
-            packed_ = Packed<float>(weight_floats(w->shape));
-            std::vector<float> matrix(static_cast<size_t>(w->count()));
-            pack(*w, matrix.data(), packed_.get());
+            const auto fill = [&] {
+                std::vector<float> matrix(static_cast<size_t>(w->count()));
+                pack(*w, matrix.data(), packed_.get());
+            };
+            pack_once(fill, Part<float>{packed_, weight_floats(w->shape)});
         }
     }
 

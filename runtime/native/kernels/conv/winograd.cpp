@@ -50,7 +50,7 @@ public:
         : gemm_(gemm_table()), table_(HR_OF_TIER(winograd_kernels, cpu_tier())), attributes_(node), act_(act), m_(tile) {
         const Tensor& w = *node.constants[1];
         f_ = w.shape[0], c_ = w.shape[1];
-        pack(w.as<float>());
+        pack_once([&] { pack(w.as<float>()); }, Part<float>{packed_, points() * packed_floats(gemm_, 1, c_, f_)});
         if (const Tensor* b = node.constants.size() > 2 ? node.constants[2] : nullptr) {
             bias_ = Packed<float>(round_up(f_, gemm_.nr));
             std::copy(b->as<float>(), b->as<float>() + f_, bias_.get());
@@ -128,7 +128,6 @@ private:
 
     void pack(const float* w) {
         const int64_t size = packed_floats(gemm_, 1, c_, f_), panels = ceil_div(f_, gemm_.nr);
-        packed_ = Packed<float>(points() * size);
         const Ranges ranges(gemm_, 1, c_);
         std::vector<float> matrices(size_t(points() * c_ * gemm_.nr));  // of one panel of features
         double u[36];

@@ -8,32 +8,50 @@
 
 #include "buffer.h"
 #include "kernel.h"
+#include "pack_store.h"
 
 namespace hr {
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
-// Memory for packed constants: 64-byte aligned, huge pages where large.
+// Memory for constants in the order of a kernel. With a count alone it is the kernel's own, zeroed, to be written at any time;
+// what `pack_once` made is read only afterwards: others may use it as well.
 template <class T>
 class Packed {
 public:
     Packed() = default;
-    explicit Packed(int64_t count) : bytes_(aligned(size_t(count) * sizeof(T) + 64)), data_(static_cast<T*>(aligned_memory(bytes_))) {
-        std::memset(data_.get(), 0, bytes_);
-    }
-    T* get() { return data_.get(); }
-    const T* get() const { return data_.get(); }
-    T& operator[](int64_t i) { return data_.get()[i]; }
-    const T& operator[](int64_t i) const { return data_.get()[i]; }
+    explicit Packed(int64_t count) : bytes_(room(count)), data_(packed_memory(bytes_)) {}
+    Packed(std::shared_ptr<char> data, size_t bytes) : bytes_(bytes), data_(std::move(data)) {}
+    T* get() { return reinterpret_cast<T*>(data_.get()); }
+    const T* get() const { return reinterpret_cast<const T*>(data_.get()); }
+    T& operator[](int64_t i) { return get()[i]; }
+    const T& operator[](int64_t i) const { return get()[i]; }
     size_t bytes() const { return bytes_; }
     explicit operator bool() const { return bool(data_); }
+    static size_t room(int64_t count) { return aligned(size_t(count) * sizeof(T) + 64); }   // vector loads may look past the end
 
 private:
-    struct Free { void operator()(void* p) const { std::free(p); } };
     size_t bytes_ = 0;
-    std::unique_ptr<T, Free> data_;
+    std::shared_ptr<char> data_;
 };
+
+template <class T>
+struct Part {
+    Packed<T>& packed;
+    int64_t count;
+};
+
+// Arrays of a node's constants that one `fill()` writes, which is called only where nobody has packed them before.
+template <class Fill, class... T>
+void pack_once(Fill&& fill, Part<T>... part) {
+    uint64_t sizes = 0;
+    ((sizes = mixed(mixed(sizes, sizeof(T)), uint64_t(part.count))), ...);
+    const Packing::Place place = packed_place((Packed<T>::room(part.count) + ...), sizes);
+    size_t at = 0;
+    ((part.packed = Packed<T>(std::shared_ptr<char>(place.data, place.data.get() + at), Packed<T>::room(part.count)), at += part.packed.bytes()), ...);
+    if (!place.filled) fill();
+}
 
 // Hands out pieces of a node's scratch. Run once with null to measure (shape()), once with the memory (run()).
 class Scratch {

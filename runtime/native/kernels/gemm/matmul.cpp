@@ -52,8 +52,10 @@ public:
             b_shape_ = b->shape;
             const int64_t count = b->shape.count(0, b->shape.rank - 2), rows = b->shape[-2], cols = b->shape[-1];
             const int64_t k = trans_b_ ? cols : rows, n = trans_b_ ? rows : cols, size = packed_floats(table_, 1, units(k), n);
-            packed_ = Packed<float>(count * size);
-            for (int64_t i = 0; i < count; i++) pack(b->as<float>() + i * k * n, k, n, &packed_[i * size], 0, panels(n));
+            const auto fill = [&] {
+                for (int64_t i = 0; i < count; i++) pack(b->as<float>() + i * k * n, k, n, &packed_[i * size], 0, panels(n));
+            };
+            pack_once(fill, Part<float>{packed_, count * size});
         }
         for (int i = 2; i < int(node.inputs.size()) && i < 4; i++) {
             const Tensor* c = i < int(node.constants.size()) ? node.constants[i] : nullptr;

@@ -21,8 +21,7 @@ public:
         const Tensor* b = node.constants[1];
         if (!b || b->shape.rank != 2) return;
         const int64_t k = b->shape.d[trans_b_ ? 1 : 0], n = b->shape.d[trans_b_ ? 0 : 1];
-        packed_ = Packed<T>(k * round_up(n, kColumns));
-        pack(b->as<T>(), k, n, packed_.get());
+        pack_once([&] { pack(b->as<T>(), k, n, packed_.get()); }, Part<T>{packed_, k * round_up(n, kColumns)});
     }
     std::string variant() const override { return "product"; }
     bool reads_data(int i) const override { return !(i == 1 && packed_); }

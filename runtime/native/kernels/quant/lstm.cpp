@@ -26,9 +26,10 @@ struct Weights {
     Packed<float> scale;
 
     Weights(const IntTable& t, const Tensor& w, const Tensor& scales, const Tensor& points, int64_t direction)
-        : k(w.shape[1]), n(w.shape[2]), data(int_packed(t, 1, k, n)), sums(round_up(n, t.nr)), zero(round_up(n, t.nr)), scale(round_up(n, t.nr)) {
+        : k(w.shape[1]), n(w.shape[2]), zero(round_up(n, t.nr)), scale(round_up(n, t.nr)) {
         const bool is_signed = w.dtype == DType::i8;
-        pack_int(t, w.as<uint8_t>() + direction * k * n, 0, n, 1, !is_signed, 1, k, n, data.get(), sums.get());
+        pack_once([&] { pack_int(t, w.as<uint8_t>() + direction * k * n, 0, n, 1, !is_signed, 1, k, n, data.get(), sums.get()); },
+                  Part<int8_t>{data, int_packed(t, 1, k, n)}, Part<int32_t>{sums, round_up(n, t.nr)});
         const int64_t directions = w.shape[0], each = scales.count() / directions, points_each = points.count() / directions;
         for (int64_t j = 0; j < n; j++) {
             scale[j] = scales.as<float>()[direction * each + (each == 1 ? 0 : j)];

@@ -33,9 +33,14 @@ public:
         blocks_ = ceil_div(k_, block_);
         const int64_t dwords = blocks_ * block_ * bits_ / 32, panels = ceil_div(n_, table_.nr);
         panel_b_ = dwords * table_.nr, panel_scale_ = blocks_ * table_.nr;
-        b_ = Packed<uint32_t>(panels * panel_b_);
-        scale_ = Packed<float>(panels * panel_scale_);
-        if (given(node, kZeros)) zero_ = Packed<uint8_t>(panels * panel_scale_);
+        const Part<uint32_t> b{b_, panels * panel_b_};
+        const Part<float> scale{scale_, panels * panel_scale_};
+        if (given(node, kZeros)) pack_once([&] { pack(node); }, b, scale, Part<uint8_t>{zero_, panels * panel_scale_});
+        else pack_once([&] { pack(node); }, b, scale);
+    }
+
+    void pack(const NodeInfo& node) {
+        const int64_t dwords = blocks_ * block_ * bits_ / 32, panels = ceil_div(n_, table_.nr);
         const uint8_t* zeros = given(node, kZeros) ? node.constants[kZeros]->as<uint8_t>() : nullptr;
         const int64_t zero_bytes = ceil_div(blocks_ * bits_, 8);
         for (int64_t p = 0; p < panels; p++) {

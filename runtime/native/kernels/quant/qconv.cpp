@@ -26,9 +26,10 @@ public:
         if (!w || w->shape.rank < 3) return;
         const bool late_zero = slots.w_zero >= 0 && slots.w_zero < int(node.inputs.size()) && node.inputs[slots.w_zero] != DType::none && !constant(slots.w_zero);
         if (depthwise(w->shape) && late_zero) return;   // its zero point is subtracted when it is packed
-        packed_ = Packed<int8_t>(weight_bytes(w->shape));
-        sums_ = Packed<int32_t>(columns(w->shape));
-        wide_ = !pack(*w, packed_.get(), sums_.get(), constant(slots.w_zero));
+        Packed<uint8_t> wide;
+        pack_once([&] { wide[0] = !pack(*w, packed_.get(), sums_.get(), constant(slots.w_zero)); }, Part<int8_t>{packed_, weight_bytes(w->shape)},
+                  Part<int32_t>{sums_, columns(w->shape)}, Part<uint8_t>{wide, 1});
+        wide_ = wide[0];
         packed_shape_ = w->shape;
         fixed_ = true;
         for (int i : rule_.inputs())

@@ -24,9 +24,9 @@ public:
         const auto constant = [&](int i) { return i >= 0 && i < int(node.constants.size()) ? node.constants[i] : nullptr; };
         const Tensor* w = constant(slots.w);
         if (!w || w->shape.rank != 2) return;
-        packed_ = Packed<int8_t>(int_packed(table_, 1, w->shape[0], w->shape[1]));
-        sums_ = Packed<int32_t>(round_up(w->shape[1], table_.nr));
-        pack(w->as<uint8_t>(), w->shape[0], w->shape[1], packed_.get(), sums_.get());
+        const int64_t k = w->shape[0], n = w->shape[1];
+        pack_once([&] { pack(w->as<uint8_t>(), k, n, packed_.get(), sums_.get()); }, Part<int8_t>{packed_, int_packed(table_, 1, k, n)},
+                  Part<int32_t>{sums_, round_up(n, table_.nr)});
         fixed_ = true;
         for (int i : rule_.inputs())
             if (i >= 0 && i < int(node.inputs.size()) && node.inputs[i] != DType::none && !constant(i)) fixed_ = false;

@@ -59,9 +59,12 @@ struct Panels {
     Packed<float> data;
 
     Panels() = default;
-    explicit Panels(const Transposed& w) : k(w.k), columns(w.columns), data(w.columns * w.k) {
-        for (int64_t p = 0; p < columns / kPanel; p++)
-            for (int64_t i = 0; i < k; i++) std::copy_n(w.data.data() + i * columns + p * kPanel, kPanel, data.get() + (p * k + i) * kPanel);
+    explicit Panels(const Transposed& w) : k(w.k), columns(w.columns) {
+        const auto fill = [&] {
+            for (int64_t p = 0; p < columns / kPanel; p++)
+                for (int64_t i = 0; i < k; i++) std::copy_n(w.data.data() + i * columns + p * kPanel, kPanel, data.get() + (p * k + i) * kPanel);
+        };
+        pack_once(fill, Part<float>{data, columns * k});
     }
 };
 
@@ -71,8 +74,9 @@ struct Matrix {
     Packed<float> data;
 
     Matrix() = default;
-    Matrix(const GemmTable& t, const Transposed& w) : k(w.k), columns(w.columns), data(packed_floats(t, 1, w.k, w.columns)) {
-        pack_matrix(t, Ranges(t, 1, k), w.data.data(), columns, 1, columns, data.get(), 0, columns / t.nr);
+    Matrix(const GemmTable& t, const Transposed& w) : k(w.k), columns(w.columns) {
+        const auto fill = [&] { pack_matrix(t, Ranges(t, 1, k), w.data.data(), columns, 1, columns, data.get(), 0, columns / t.nr); };
+        pack_once(fill, Part<float>{data, packed_floats(t, 1, k, columns)});
     }
 };
 
