@@ -10,7 +10,7 @@ import threading
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from headrace.runtime import devices
+from headrace.runtime import devices, dtypes
 from headrace.runtime.errors import HeadraceError, InputError, LoadError
 from headrace.runtime.feeds import check_feeds
 from headrace.runtime.golden import VerifyReport, compare_golden
@@ -127,9 +127,10 @@ class Model:
 
     @property
     def properties(self) -> dict[str, str]:
-        """What the file says about itself, plus how it runs here: `device`, `device_reason` where another one was possible,
-        and `fallbacks`, the operators that another device than the CPU leaves to the CPU's reference, with reasons."""
-        found = dict(self._properties)
+        """What the file says about itself, plus how it runs here: `precision`, that of its weights, or "bf16" where products
+        round to it; `device`, `device_reason` where another one was possible; and `fallbacks`, the operators that another
+        device than the CPU leaves to the CPU's reference, with reasons."""
+        found = dict(self._properties) | {"precision": self._options["precision"] or _precision(self.graph)}
         left: dict[str, list[str]] = {}
         for row in getattr(self._program, "kernels", list)():
             if row["reason"]:
@@ -159,6 +160,12 @@ class Model:
     def weight_bytes(self) -> int:
         """Bytes of the model's constants, mapped from its file or in memory."""
         return sum(array.nbytes for array in self.graph.constants.values())
+
+    @property
+    def arena_bytes(self) -> int:
+        """Bytes of the values on the way that calls have had so far, kept for the next calls: an arena for each call at a
+        time. 0 where the native executor does not run it."""
+        return int(getattr(self._program, "arena_bytes", 0))
 
     def verify(self) -> VerifyReport:
         """Run the golden data that came with the file and compare."""
@@ -219,6 +226,15 @@ class Model:
     def __repr__(self) -> str:
         inputs, outputs = ", ".join(map(str, self.inputs)), ", ".join(map(str, self.outputs))
         return f"Model({self.graph.name}: ({inputs}) -> ({outputs}))"
+
+
+def _precision(graph: Graph) -> str:
+    """The element type that most weights have; of a graph without weights that of its first input that is no text."""
+    sizes: collections.Counter[str] = collections.Counter()
+    for array in graph.constants.values():
+        sizes[dtypes.of(array).name] += array.size
+    kinds = [kind for kind, _ in sizes.most_common(1)] or [spec.dtype for spec in map(TensorSpec.of, graph.inputs)]
+    return next((kind for kind in kinds if kind != "string"), "")
 
 
 def _counted(names: list[str]) -> str:

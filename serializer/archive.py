@@ -173,7 +173,8 @@ def _decode(members: Mapping[str, memoryview], document: Manifest) -> Opened:
     if document.golden is not None:
         golden = golden_file.decode(members[golden_file.NAME], **document.golden)  # type: ignore[arg-type]
         golden_file.check(golden, program.main)
-    return Opened(program, _properties(document, program), golden)
+    digest = sha256(members[manifest.NAME]).hexdigest()  # of the list of all other members' digests
+    return Opened(program, _properties(document, program) | {"digest": digest}, golden)
 
 
 def _checked(data: memoryview) -> tuple[dict[str, memoryview], Manifest]:

@@ -277,6 +277,14 @@ class Postprocess(Section, frozen=True):
     labels: dict[str, str] = {}
 
 
+class Metrics(Section, frozen=True):
+    """Upper bounds of the model's histograms, rising (none: the default): `seconds_buckets` of all headrace_*_seconds,
+    `first_response_buckets_ms` of the time to the first part of an answer."""
+
+    seconds_buckets: tuple[float, ...] = ()
+    first_response_buckets_ms: tuple[float, ...] = ()
+
+
 class EnsembleStep(Section, frozen=True):
     """One model of an ensemble: `inputs` say which tensor each of its inputs reads, `outputs` which one each output makes.
     `version` is a number or a label ("": by the model's policy)."""
@@ -307,6 +315,7 @@ class ModelConfig(Section, frozen=True):
     sequence: Sequence = Sequence()
     generate: Generate = Generate()
     postprocess: Postprocess = Postprocess()
+    metrics: Metrics = Metrics()
 
 
 S = TypeVar("S", bound=Section)

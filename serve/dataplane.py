@@ -31,6 +31,7 @@ from headrace.serve.errors import (
 )
 from headrace.serve.generate import GenerateQueue
 from headrace.serve.manager import Manager
+from headrace.serve.rejections import INFLIGHT
 from headrace.serve.request import InferRequest, InferResponse
 from headrace.serve.scheduler import Job
 from headrace.serve.shared_memory import Regions
@@ -85,6 +86,7 @@ class DataPlane:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.manager = manager
+        self.rejections = manager.rejections
         self.max_inflight = dict(max_inflight or {})
         self._inflight: dict[str, int] = {}
         self.refusals: dict[tuple[str, str], int] = {}  # (front, meaning) of requests that never reached a model
@@ -210,7 +212,7 @@ class DataPlane:
             for number, (outputs, final) in enumerate(version.scheduler.stream(one.job, request.watch)):
                 answer = one.answered(answers.inference(request, version, ports, outputs, one.job))
                 answer.part, answer.final = True, final and not asked
-                version.statistics.respond(number, one.job.execution)
+                version.statistics.respond(number, one.job.execution, self._clock() - one.started)
                 yield placed.keep(answer)
             if asked:
                 yield InferResponse(request.model, version.number, request.id, [], part=True)
@@ -234,6 +236,7 @@ class DataPlane:
         try:
             version = self._enter(request)
         except ServeError as error:
+            self._limited(error)
             self._refused(request, error.meaning, self._clock() - started)
             raise
         one = _Accepted(version, started)
@@ -242,6 +245,7 @@ class DataPlane:
             yield one
         except ServeError as error:
             meaning = error.meaning
+            self._limited(error)
             raise
         except GeneratorExit:  # of a stream: the client left
             meaning = Meaning.CANCELLED
@@ -281,7 +285,7 @@ class DataPlane:
                 raise unavailable("the server is shutting down")
             now = self._inflight.get(front, 0)
             if now >= self.max_inflight.get(front, DEFAULT_MAX_INFLIGHT):
-                raise overloaded(f"{now} requests are in flight, the most this server takes")
+                raise overloaded(f"{now} requests are in flight, the most this server takes", INFLIGHT)
             self._inflight[front] = now + 1
         try:
             return self.manager.acquire(request.model, request.version)
@@ -301,6 +305,10 @@ class DataPlane:
             return Job(feeds, rows, request.deadline, level, late, request.parameters)
         deadline = min((t for t in (request.deadline, late) if t is not None), default=None)
         return Job(feeds, rows, deadline, level, None, request.parameters)
+
+    def _limited(self, error: ServeError) -> None:
+        if error.limit:
+            self.rejections.add(error.limit)
 
     def _refused(self, request: InferRequest, meaning: Meaning, seconds: float) -> None:
         if self.access.wants(False, seconds):
@@ -353,7 +361,11 @@ class DataPlane:
         return {"regions": self.regions.status(name)}
 
     def shared_memory_register(self, name: str, key: str, offset: int, byte_size: int, trusted: bool) -> Answer:
-        self.regions.register(name, key, offset, byte_size, trusted)
+        try:
+            self.regions.register(name, key, offset, byte_size, trusted)
+        except ServeError as error:
+            self._limited(error)
+            raise
         return {}
 
     def shared_memory_unregister(self, name: str, trusted: bool) -> Answer:

@@ -5,7 +5,7 @@ BYTES tensors, and as the oracle of the tests.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from headrace.serve.access import KEPT
 from headrace.serve.access import Policy as AccessPolicy
 from headrace.serve.datatypes import Array
 from headrace.serve.errors import Meaning, ServeError, overloaded, unavailable
+from headrace.serve.rejections import QUEUE
 from headrace.serve.scheduler import BatchPolicy, Execution, Job
 from headrace.serve.statistics import ROW_BUCKETS, SECONDS_BUCKETS
 from headrace.serve.validate import Interface, Port
@@ -31,8 +32,15 @@ Engine = Any  # a `_native.Version`
 PortRow = tuple[str, str, int, int, list[int] | None]
 
 
-def make(name: str, number: str, interface: Interface, model: "Model", policy: BatchPolicy) -> Engine | None:
-    """The engine of a version; None where it takes the queue in Python."""
+def make(
+    name: str,
+    number: str,
+    interface: Interface,
+    model: "Model",
+    policy: BatchPolicy,
+    seconds: Sequence[float] = SECONDS_BUCKETS,
+) -> Engine | None:
+    """The engine of a version; None where it takes the queue in Python. `seconds`: the bounds of its histograms."""
     program = getattr(model, "program", None)
     if _native is None or program is None or any(not p.datatype.size for p in (*interface.inputs, *interface.outputs)):
         return None
@@ -51,7 +59,7 @@ def make(name: str, number: str, interface: Interface, model: "Model", policy: B
         level_rows(policy),
         policy.default_level,
         program,
-        list(SECONDS_BUCKETS),
+        list(seconds),
         list(ROW_BUCKETS),
     )
 
@@ -115,7 +123,7 @@ class EngineScheduler:
                 for port, (data, shape) in zip(self._interface.outputs, outputs)
             }
         if meaning == "overloaded":
-            raise overloaded(text)
+            raise overloaded(text, QUEUE)
         if meaning == "unavailable":
             raise unavailable(text or "the model is being unloaded")
         raise ServeError(Meaning(meaning), text or "the request was cancelled by the client")

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from headrace.serve.config import ConfigError, EnsembleStep, ModelConfig
@@ -73,6 +73,7 @@ class _Verified:
     ok: bool = True
     message: str = ""
     max_error: float = 0.0
+    outputs: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

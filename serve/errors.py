@@ -27,13 +27,15 @@ class Meaning(Enum):
 
 
 class ServeError(HeadraceError):
-    """The one exception of serving: a meaning, a text for the client and, when overloaded, when to come back."""
+    """The one exception of serving: a meaning, a text for the client and, when overloaded, when to come back. `limit` names
+    the bound that was reached (see `rejections.py`)."""
 
-    def __init__(self, meaning: Meaning, text: str, *, retry_after_ms: int | None = None) -> None:
+    def __init__(self, meaning: Meaning, text: str, *, retry_after_ms: int | None = None, limit: str = "") -> None:
         super().__init__(text)
         self.meaning = meaning
         self.text = text
         self.retry_after_ms = retry_after_ms
+        self.limit = limit
 
 
 def bad_argument(text: str) -> ServeError:
@@ -66,9 +68,9 @@ def forbidden(text: str) -> ServeError:
     return ServeError(Meaning.FORBIDDEN, text)
 
 
-def overloaded(text: str, retry_after_ms: int = 50) -> ServeError:
-    """A bound was reached; the same request may succeed after `retry_after_ms` milliseconds."""
-    return ServeError(Meaning.OVERLOADED, text, retry_after_ms=retry_after_ms)
+def overloaded(text: str, limit: str, retry_after_ms: int = 50) -> ServeError:
+    """The bound `limit` was reached; the same request may succeed after `retry_after_ms` milliseconds."""
+    return ServeError(Meaning.OVERLOADED, text, retry_after_ms=retry_after_ms, limit=limit)
 
 
 def quoted(text: str, limit: int = 64) -> str:

@@ -55,7 +55,9 @@ def _open_native(
 
     listen, limits = settings.listen, settings.limits
     methods = Methods(plane, listen, limits, guard) if listen.grpc_port >= 0 else None
-    front = NativeFront(methods, limits, limits.grpc_threads + limits.http_threads, certificates, guard)
+    front = NativeFront(
+        methods, limits, limits.grpc_threads + limits.http_threads, certificates, guard, plane.rejections
+    )
     opened.fronts.append(front)
     plane.manager.subscribe(front.publish)
     plane.tracer.follow(front.set_tracing)
@@ -85,6 +87,8 @@ def _open_portable(
 
     def add(front: Any) -> int:
         opened.fronts.append(front)
+        if hasattr(front, "rejections"):
+            plane.rejections.follow(front.rejections.show)
         return int(front.port)
 
     if listen.grpc_port >= 0:

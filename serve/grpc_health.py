@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError
 from headrace.protos import health_pb2
 from headrace.serve.dataplane import DataPlane
 from headrace.serve.errors import ServeError, bad_argument, not_found, overloaded
+from headrace.serve.rejections import WATCHERS
 
 HEALTH_SERVICE = "grpc.health.v1.Health"
 WATCH_SECONDS = 0.2  # how often a watcher looks
@@ -35,7 +36,8 @@ class Health:
         """The status now and at every change; a name that is unknown may become known."""
         service, last = _service(data), -1
         if not self._watchers.acquire(blocking=False):
-            raise overloaded(f"{MAX_WATCHERS} watchers are open, the most this server takes")
+            self._plane.rejections.add(WATCHERS)
+            raise overloaded(f"{MAX_WATCHERS} watchers are open, the most this server takes", WATCHERS)
         try:
             while is_active():
                 found = self._status(service)

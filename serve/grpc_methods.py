@@ -24,6 +24,7 @@ from headrace.serve.grpc_codes import SERVICE
 from headrace.serve.grpc_health import HEALTH_SERVICE, Health
 from headrace.serve.grpc_stream import answers
 from headrace.serve.guard import Guard
+from headrace.serve.rejections import STREAMS
 from headrace.serve.request import InferRequest
 from headrace.serve.tracing import HEADER, MARK, traced
 
@@ -146,7 +147,8 @@ class Methods:
     def _long_call(self) -> Iterator[None]:
         """A call that holds a thread for as long as the client likes: of these only a part of the threads."""
         if not self._long.acquire(blocking=False):
-            raise overloaded("too many streams are open")
+            self._plane.rejections.add(STREAMS)
+            raise overloaded("too many streams are open", STREAMS)
         try:
             yield
         finally:

@@ -20,6 +20,7 @@ import h11
 
 from headrace.serve.config import Limits
 from headrace.serve.http_connection import PHRASES, Application, Connection, HttpRequest, HttpResponse
+from headrace.serve.rejections import CONNECTIONS, OF_STATUS, Rejections
 from headrace.serve.tls import Certificates
 
 log = logging.getLogger("headrace.serve")
@@ -47,6 +48,7 @@ class HttpServer:
         self._application = application
         self._certificates = certificates
         self._limits = limits
+        self.rejections = Rejections()
         self._pool = ThreadPoolExecutor(threads or limits.http_threads, thread_name_prefix="headrace-http")
         self._listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         self._listener.setblocking(False)
@@ -119,6 +121,7 @@ class HttpServer:
             except OSError:
                 return
             if len(self._connections) >= self._limits.max_connections:
+                self.rejections.add(CONNECTIONS)
                 sock.close()
                 continue
             try:
@@ -214,6 +217,8 @@ class HttpServer:
 
     def _refuse(self, connection: Connection, status: int, text: str) -> None:
         """Answer what cannot be a request, and close once the client has stopped sending."""
+        if status in OF_STATUS:
+            self.rejections.add(OF_STATUS[status])
         try:
             if connection.h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
                 self._write(connection, self._application.refuse(status, text), close=True)

@@ -20,6 +20,7 @@ from headrace.serve.ensemble import Ensemble, members_of
 from headrace.serve.errors import Meaning, ServeError, not_found, quoted, unavailable
 from headrace.serve.model import Loader
 from headrace.serve.policy import Load, State, VersionKey, next_action
+from headrace.serve.rejections import Rejections
 from headrace.serve.repository import Entry, Repository
 from headrace.serve.statistics import SECONDS_BUCKETS, Histogram
 from headrace.serve.validate import check_model_name, parse_version
@@ -80,6 +81,7 @@ class Manager:
         self._loader = loader
         self._drain_seconds = drain_seconds
         self._access = access
+        self.rejections = Rejections()
         self.timings: dict[str, dict[str, Histogram]] = {"load": {}, "swap": {}, "drain": {}}  # by model
         self._clock = clock
         self._lock = threading.Lock()
@@ -314,7 +316,7 @@ class Manager:
 
     def _bring_up(self, name: str, record: _Record, key: VersionKey) -> None:
         assert record.entry is not None
-        version = ModelVersion(name, key, self._access)
+        version = ModelVersion(name, key, self._access, self.rejections)
         version.state = State.LOAD_REQUESTED
         record.versions[key] = version
         started = self._clock()

@@ -3,7 +3,6 @@
 Labels come from loaded models alone, never from client text.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -110,6 +109,13 @@ def _histograms(versions: list[ModelVersion]) -> Iterator[Metric]:
         for version in versions:
             _add(family, [version.name, version.number], value(version.statistics))
         yield family
+    family = HistogramMetricFamily(
+        "nv_inference_first_response_histogram_ms", "To the first part of an answer", labels=_LABELS
+    )
+    for version in versions:
+        if version.decoupled:
+            _add(family, [version.name, version.number], version.statistics.first_response_ms)
+    yield family
     family = HistogramMetricFamily("headrace_request_seconds", "Whole requests", labels=(*_LABELS, "front"))
     for version in versions:
         for front, histogram in version.statistics.request_seconds.copy().items():
@@ -167,9 +173,14 @@ def _gauges(plane: DataPlane, versions: list[ModelVersion]) -> Iterator[Metric]:
 
 def _facts(versions: list[ModelVersion]) -> Iterator[Metric]:
     """What each loaded version is, and how it is doing."""
-    info = GaugeMetricFamily("headrace_model_info", "What a version is", labels=(*_LABELS, "platform", "device"))
+    info = GaugeMetricFamily(
+        "headrace_model_info", "What a version is", labels=(*_LABELS, "platform", "device", "precision", "digest")
+    )
     mapped = GaugeMetricFamily("headrace_model_mapped_bytes", "Weights, mapped once", labels=_LABELS)
-    golden = GaugeMetricFamily("headrace_golden_error", "Largest error of the golden data here", labels=_LABELS)
+    arenas = GaugeMetricFamily("headrace_arena_bytes", "Arenas of calls, one for each at a time", labels=_LABELS)
+    measured = (*_LABELS, "output", "measure")
+    error = GaugeMetricFamily("headrace_golden_error", "Largest error of the golden data here", labels=measured)
+    bound = GaugeMetricFamily("headrace_golden_bound", "The error that the package allows", labels=measured)
     oldest = GaugeMetricFamily(
         "headrace_oldest_queued_seconds", "Wait of the request that waits longest", labels=_LABELS
     )
@@ -178,13 +189,19 @@ def _facts(versions: list[ModelVersion]) -> Iterator[Metric]:
     )
     for version in versions:
         labels = [version.name, version.number]
-        info.add_metric([*labels, version.platform, version.properties.get("device", "cpu")], 1)
+        facts = version.properties
+        kind = [version.platform, facts.get("device", "cpu"), facts.get("precision", ""), facts.get("digest", "")]
+        info.add_metric([*labels, *kind], 1)
         mapped.add_metric(labels, version.statistics.memory_bytes)
-        if not math.isnan(version.golden_error):
-            golden.add_metric(labels, version.golden_error)
+        model = getattr(version, "model", None)  # gone when it was unloaded meanwhile
+        if (arena := getattr(model, "arena_bytes", None)) is not None:
+            arenas.add_metric(labels, arena)
+        for output, (seen, allowed) in version.golden.items():
+            error.add_metric([*labels, output, "max_abs"], seen)
+            bound.add_metric([*labels, output, "max_abs"], allowed)
         oldest.add_metric(labels, getattr(getattr(version, "scheduler", None), "oldest_seconds", 0.0))
         busy.add_metric(labels, version.statistics.busy_ratio())
-    yield from (info, mapped, golden, oldest, busy)
+    yield from (info, mapped, arenas, error, bound, oldest, busy)
 
 
 def _timings(plane: DataPlane) -> Iterator[Metric]:

@@ -22,16 +22,11 @@ def collect(plane: DataPlane) -> Iterator[Metric]:
     for front, count in sorted(plane.connections().items()):
         opened.add_metric([front], count)
     yield opened
-    limits = CounterMetricFamily("headrace_limit_rejections", "Requests that a limit refused", labels=("limit",))
-    queued = sum(
-        count
-        for version in plane.manager.versions()
-        for (_, meaning), count in version.statistics.meanings.copy().items()
-        if meaning == "overloaded"
+    limits = CounterMetricFamily(
+        "headrace_limit_rejections", "What each limit refused: requests, streams, connections", labels=("limit",)
     )
-    refused = sum(count for (_, meaning), count in plane.refusals.copy().items() if meaning == "overloaded")
-    limits.add_metric(["queue"], queued)
-    limits.add_metric(["inflight"], refused)
+    for limit, count in sorted(plane.rejections.show().items()):
+        limits.add_metric([limit], count)
     yield limits
     yield CounterMetricFamily(
         "headrace_access_log_lost", "Lines that the access log had no room for", plane.access.lost

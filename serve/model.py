@@ -30,7 +30,8 @@ class RowProof(Protocol):
 
 
 class VerifyReport(Protocol):
-    """The outcome of running a package's golden data again; `max_error` NaN: it has none."""
+    """The outcome of running a package's golden data again; `max_error` NaN: it has none. `outputs`: error and bound of
+    each."""
 
     @property
     def ok(self) -> bool: ...
@@ -38,6 +39,8 @@ class VerifyReport(Protocol):
     def message(self) -> str: ...
     @property
     def max_error(self) -> float: ...
+    @property
+    def outputs(self) -> Mapping[str, tuple[float, float]]: ...
 
 
 class Model(Protocol):

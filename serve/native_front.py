@@ -6,6 +6,7 @@ turn of the loop: quick methods are answered at once, others on threads.
 """
 
 import contextlib
+import functools
 import logging
 import math
 import queue
@@ -21,8 +22,9 @@ from headrace.serve.errors import Meaning, ServeError, overloaded
 from headrace.serve.grpc_codes import CODES
 from headrace.serve.grpc_methods import INFER_PATH, Method, Methods, Streaming, Unary
 from headrace.serve.guard import ALLOWED, HEADERS, Guard, Rules
-from headrace.serve.http_connection import PHRASES, Application, HttpRequest, HttpResponse
+from headrace.serve.http_connection import PHRASES, WRITE_SECONDS, Application, HttpRequest, HttpResponse
 from headrace.serve.manager import Published
+from headrace.serve.rejections import THREADS, Rejections
 from headrace.serve.tls import Certificates, Identity
 
 log = logging.getLogger("headrace.serve")
@@ -45,8 +47,10 @@ class NativeFront:
         threads: int,
         certificates: Certificates | None = None,
         guard: Guard | None = None,
+        rejections: Rejections | None = None,
     ) -> None:
         self._certificates = certificates
+        self._rejections = rejections or Rejections()
         self._methods = methods
         self._table: dict[str, Method] = methods.table if methods is not None else {}
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="headrace-front")
@@ -70,6 +74,7 @@ class NativeFront:
             INFER_PATH,
             self._turn,
         )
+        self._rejections.follow(self._front.rejections)
         if guard is not None:
             guard.follow(self._set_gate)
         if certificates is not None:
@@ -179,7 +184,8 @@ class NativeFront:
         if method.quick and method.unary is not None and data is not None:
             self._unary(number, method.unary, data, call)
         elif not self._submit(number, call, self._work, method, data):
-            self._fail(number, overloaded("all threads of the server are taken"))
+            self._rejections.add(THREADS)
+            self._fail(number, overloaded("all threads of the server are taken", THREADS))
 
     def _begin_http(
         self,
@@ -194,6 +200,7 @@ class NativeFront:
         call, application = _Call(None, local, ()), self._applications[listener]
         request = HttpRequest(method, target, dict(headers), body, local, call.watch)
         if not self._submit(number, call, self._answer_http, application, request):
+            self._rejections.add(THREADS)
             self._respond(number, application.refuse(429, "all threads of the server are taken"), False)
 
     def _submit(self, number: int, call: "_Call", step: Callable[..., None], *rest: Any) -> bool:
@@ -227,10 +234,14 @@ class NativeFront:
 
     def _stream(self, number: int, method: Streaming, call: "_Call") -> None:
         with self._failing(number):
-            for answer in method(call.incoming(), call):
+            taken = functools.partial(self._front.taken, number)
+            for answer in method(call.incoming(taken), call):
                 if not call.is_active():
                     return
                 self._front.send(number, answer)
+                if not self._front.wait_sent(number, WRITE_SECONDS):
+                    self._front.drop(number)
+                    return
             self._front.finish(number, 0, "")
 
     @contextlib.contextmanager
@@ -264,6 +275,9 @@ class NativeFront:
                 if number not in self._calls:  # the client left
                     return
                 self._front.respond(number, b"", [part], close, True)
+                if not self._front.wait_sent(number, WRITE_SECONDS):
+                    self._front.drop(number)
+                    return
         self._front.respond(number, b"", [], close, False)
 
 
@@ -296,9 +310,10 @@ class _Call:
     def is_active(self) -> bool:
         return not self._over
 
-    def incoming(self) -> Iterator[bytes]:
-        """The client's messages, until it closes its side or the call is over."""
+    def incoming(self, taken: Callable[[int], None]) -> Iterator[bytes]:
+        """The client's messages, until it closes its side or the call is over; `taken` hears of each that was read."""
         while (data := self.messages.get()) is not None:
+            taken(len(data))
             yield data
 
     def end(self) -> None:

@@ -15,6 +15,7 @@ from headrace.serve.config import (
     Ensemble,
     EnsembleStep,
     Instances,
+    Metrics,
     ModelConfig,
     Postprocess,
     Queue,
@@ -39,7 +40,7 @@ _REFUSED = {
 _USED = {
     "name", "platform", "backend", "max_batch_size", "input", "output", "version_policy", "dynamic_batching",
     "instance_group", "response_cache", "default_model_filename", "model_transaction_policy", "ensemble_scheduling",
-    "sequence_batching",
+    "sequence_batching", "model_metrics",
 }  # fmt: skip
 _DATATYPES = {row.config: row.name for row in DATATYPES.values()}
 
@@ -73,6 +74,7 @@ def read(path: Path, model: str) -> tuple[ModelConfig, list[str]]:
         outputs=tuple(_declared(tensor, "output", ignored) for tensor in message.output),
         ensemble=_ensemble(message),
         sequence=_sequence(message, ignored),
+        metrics=_metrics(message.model_metrics, ignored),
         postprocess=Postprocess({row.name: row.label_filename for row in message.output if row.label_filename}),
     )
     return config, list(dict.fromkeys(ignored))
@@ -183,6 +185,16 @@ def _control(name: str, one: Any) -> SequenceControl:
         raise ConfigError(f"{NAME}: sequence_batching.control_input {name!r} needs one pair of values, false and true")
     off, on = pairs[0] if pairs else (0, 1)
     return SequenceControl(name, _CONTROLS[one.kind], off, on)
+
+
+def _metrics(message: Any, ignored: list[str]) -> Metrics:
+    first: tuple[float, ...] = ()
+    for row in message.metric_control:
+        if row.metric_identifier.family == "nv_inference_first_response_histogram_ms":
+            first = tuple(row.histogram_options.buckets)
+        else:
+            ignored.append(f"model_metrics {row.metric_identifier.family!r}")
+    return Metrics(first_response_buckets_ms=first)
 
 
 def _versions(policy: Any) -> Versions:

@@ -16,6 +16,7 @@ from headrace.serve.datatypes import Buffer
 from headrace.serve.errors import Meaning, ServeError, bad_argument, quoted
 from headrace.serve.guard import Guard
 from headrace.serve.http_connection import HttpRequest, HttpResponse
+from headrace.serve.rejections import MESSAGE
 from headrace.serve.request import InferResponse
 from headrace.serve.tracing import HEADER, MARK, Reading, traced
 
@@ -299,6 +300,7 @@ class RestFront:
         except zlib.error:
             raise bad_argument(f"the body is not valid {coding.decode()}") from None
         if len(data) > self._limit:
+            self._plane.rejections.add(MESSAGE)
             raise ServeError(Meaning.TOO_LARGE, f"the body inflates to more than {self._limit} bytes")
         if not inflate.eof or inflate.unused_data:
             raise bad_argument(f"the body is not one complete {coding.decode()} stream")

@@ -22,6 +22,7 @@ from headrace.serve.datatypes import Array
 from headrace.serve.errors import Meaning, ServeError, overloaded, unavailable
 from headrace.serve.pending import BatchPolicy, Pending
 from headrace.serve.quarantine import Quarantine
+from headrace.serve.rejections import QUEUE
 from headrace.serve.request import NO_PARAMETERS, Parameters
 
 log = logging.getLogger("headrace.serve")
@@ -196,7 +197,7 @@ class Scheduler:
             if self._closed:
                 raise unavailable("the model is being unloaded")
             if (full := self._queue.push(job, job.enqueued)) is not None:
-                raise overloaded(full)
+                raise overloaded(full, QUEUE)
             lead = self._idle > 0
             inline = lead and self._inline and self._run_seconds <= INLINE_SECONDS
             if lead:

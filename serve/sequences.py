@@ -19,6 +19,7 @@ from headrace.serve.config import Sequence as Settings
 from headrace.serve.datatypes import Array
 from headrace.serve.errors import Meaning, ServeError, bad_argument, overloaded, quoted, unavailable
 from headrace.serve.model import Model
+from headrace.serve.rejections import SEQUENCES, STATES
 from headrace.serve.request import Parameters
 from headrace.serve.scheduler import Job, Queue, Watch
 from headrace.serve.states import State, Steps, Values, check_sizes, size_of, states_of
@@ -171,7 +172,7 @@ class SequenceQueue:
     def _create(self, number: Id, now: float) -> _Sequence:
         most = self._settings.max_sequences
         if len(self._sequences) >= most:
-            raise overloaded(f"{most} sequences of the model are open, the most it takes")
+            raise overloaded(f"{most} sequences of the model are open, the most it takes", SEQUENCES)
         sequence = self._sequences[number] = _Sequence(self._lock, now)
         if not self._looking:
             self._looking = True
@@ -185,7 +186,7 @@ class SequenceQueue:
                 return
             if self._bytes + size - sequence.bytes > most:
                 self._end(number, sequence, "its states were too large")
-                raise overloaded(f"the states of all sequences of the model are over {most} bytes")
+                raise overloaded(f"the states of all sequences of the model are over {most} bytes", STATES)
             self._bytes += size - sequence.bytes
             sequence.bytes = size
 

@@ -27,6 +27,7 @@ from headrace.serve.errors import (
     unavailable,
     unsupported,
 )
+from headrace.serve.rejections import REGIONS
 from headrace.serve.request import InferRequest, InferResponse, Parameter, Parameters
 
 REGION, SIZE, OFFSET = "shared_memory_region", "shared_memory_byte_size", "shared_memory_offset"
@@ -160,7 +161,9 @@ class Regions:
                 if name in self._regions:
                     raise ServeError(Meaning.EXISTS, f"shared memory region {quoted(name)} is registered already")
                 if len(self._regions) >= self._settings.max_regions:
-                    raise overloaded(f"{self._settings.max_regions} regions are registered, the most this server takes")
+                    raise overloaded(
+                        f"{self._settings.max_regions} regions are registered, the most this server takes", REGIONS
+                    )
                 self._regions[name] = Region(name, key, offset, byte_size, file)
         except BaseException:
             os.close(file)

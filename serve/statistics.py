@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from headrace.serve.config import ConfigError, Metrics
 from headrace.serve.errors import Meaning
 from headrace.serve.records import Record, micros
 from headrace.serve.request import InferRequest
@@ -21,6 +22,8 @@ SECONDS_BUCKETS = (
     0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0,
 )  # fmt: skip
 MAX_RESPONSES = 64  # parts of an answer that are counted one by one
+FIRST_BUCKETS_MS = (100.0, 500.0, 2000.0, 5000.0)  # as Triton has them
+MAX_BUCKETS = 64
 ROW_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 
 
@@ -76,7 +79,11 @@ class BatchRow:
 class Statistics:
     """Counters of one version. `observe` is called once a run of the model, `finish` once a request."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Metrics | None = None) -> None:
+        """ConfigError where the buckets of the settings do not rise."""
+        settings = settings or Metrics()
+        self.seconds = seconds = _bounds("seconds_buckets", settings.seconds_buckets) or SECONDS_BUCKETS
+        first = _bounds("first_response_buckets_ms", settings.first_response_buckets_ms) or FIRST_BUCKETS_MS
         self._lock = threading.Lock()
         self._since = time.monotonic()
         self.memory_bytes = 0  # of the model's weights
@@ -88,8 +95,9 @@ class Statistics:
         self.releases: dict[str, int] = {}
         self.meanings: dict[tuple[str, str], int] = {}  # (front, meaning)
         self.request_seconds: dict[str, Histogram] = {}  # by front
-        self.queue_seconds, self.assemble_seconds = Histogram(SECONDS_BUCKETS), Histogram(SECONDS_BUCKETS)
-        self.compute_seconds, self.scatter_seconds = Histogram(SECONDS_BUCKETS), Histogram(SECONDS_BUCKETS)
+        self.queue_seconds, self.assemble_seconds = Histogram(seconds), Histogram(seconds)
+        self.compute_seconds, self.scatter_seconds = Histogram(seconds), Histogram(seconds)
+        self.first_response_ms = Histogram(first)  # of models that answer in parts
         self.batch_rows = Histogram(ROW_BUCKETS)
         self.slowest = Slowest()
         self.responses: dict[int, tuple[Duration, Duration]] = {}  # parts of answers, by their number: compute, output
@@ -129,7 +137,7 @@ class Statistics:
             self.meanings[key] = self.meanings.get(key, 0) + 1
             timer = self.request_seconds.get(front)
             if timer is None:
-                timer = self.request_seconds[front] = Histogram(SECONDS_BUCKETS)
+                timer = self.request_seconds[front] = Histogram(self.seconds)
             timer.add(seconds)
             if meaning is not None:
                 (self.cancel if meaning is Meaning.CANCELLED else self.fail).add(seconds)
@@ -146,8 +154,11 @@ class Statistics:
                 self.compute_infer.add(execution.computed - execution.assembled)
                 self.compute_output.add(execution.finished - execution.computed)
 
-    def respond(self, number: int, execution: Execution | None) -> None:
-        """Account one part of an answer, the `number`th from 0."""
+    def respond(self, number: int, execution: Execution | None, seconds: float) -> None:
+        """Account one part of an answer, the `number`th from 0, `seconds` after the request came."""
+        if number == 0:
+            with self._lock:
+                self.first_response_ms.add(seconds * 1000)
         if execution is not None and number < MAX_RESPONSES:
             with self._lock:
                 infer, output = self.responses.setdefault(number, (Duration(), Duration()))
@@ -178,7 +189,7 @@ class Statistics:
                 self.releases[reason] = self.releases.get(reason, 0) + count
             for meaning, count in counts["meanings"].items():
                 self.meanings[front, meaning] = self.meanings.get((front, meaning), 0) + count
-            timer = self.request_seconds.setdefault(front, Histogram(SECONDS_BUCKETS))
+            timer = self.request_seconds.setdefault(front, Histogram(self.seconds))
             timer.join(counts["request_seconds"])
             for name in ("queue_seconds", "assemble_seconds", "compute_seconds", "scatter_seconds", "batch_rows"):
                 getattr(self, name).join(counts[name])
@@ -227,6 +238,12 @@ class Statistics:
         only = {"compute_infer": self.compute_infer, "compute_output": self.compute_output, "success": self.success}
         only |= {"fail": self.fail, "cancel": self.cancel}
         return {"0": {name: duration.show() for name, duration in only.items()} | {"empty_response": none}}
+
+
+def _bounds(name: str, bounds: tuple[float, ...]) -> tuple[float, ...]:
+    if len(bounds) > MAX_BUCKETS or any(a >= b for a, b in zip((0.0, *bounds), bounds)):
+        raise ConfigError(f"metrics.{name} must be rising numbers above 0, at most {MAX_BUCKETS}")
+    return bounds
 
 
 def meaning_text(meaning: Meaning | None) -> str:

@@ -3,6 +3,7 @@
 import math
 import os
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from headrace.serve.model import Loader, Model, proven
 from headrace.serve.pending import BatchPolicy, Level
 from headrace.serve.policy import State, VersionKey
 from headrace.serve.records import Record
+from headrace.serve.rejections import QUEUE, Rejections
 from headrace.serve.request import InferRequest
 from headrace.serve.scheduler import Job, Queue, Scheduler
 from headrace.serve.states import states_of
@@ -34,7 +36,9 @@ DEFAULT_MAX_BATCH = 256
 class ModelVersion:
     """State and parts of one version. `refs` counts handles and, like `state`, is guarded by the manager's lock."""
 
-    def __init__(self, name: str, key: VersionKey, access: AccessLog | None = None) -> None:
+    def __init__(
+        self, name: str, key: VersionKey, access: AccessLog | None = None, rejections: Rejections | None = None
+    ) -> None:
         self.name = name
         self.key = key
         self.number = str(key.number)
@@ -51,14 +55,16 @@ class ModelVersion:
         self.engines: list[engine.Engine] = []
         self.cache: ResponseCache | None = None
         self.stateful = False  # a request is a step of something that the server keeps
-        self.golden_error = math.nan  # the largest of its golden data, run here
+        self.golden: Mapping[str, tuple[float, float]] = {}  # of its golden data, run here: error and bound by output
         self.kernels = ""  # which run it, in words
         self.access = access
+        self._rejections = rejections or Rejections()
         self.decoupled = False  # answers in parts
         self.labels: dict[str, classify.Labels] = {}  # of classes, by output
 
     def bring_up(self, path: Path, config: ModelConfig, loader: Loader) -> None:
         """Load, verify the golden data, compile the interface. Any exception means not ready."""
+        self.statistics = Statistics(config.metrics)
         model: Model = loader(path)
         try:
             report = proven(model)
@@ -93,7 +99,7 @@ class ModelVersion:
             "headrace.batching": f"on, up to {rows} rows" if rows else f"off: {why}",
             "headrace.verified": "false" if math.isnan(report.max_error) else "true",
         }
-        self.golden_error = report.max_error
+        self.golden = report.outputs
         self.statistics.memory_bytes = model.weight_bytes
         self.kernels = kernels_of(model)
         self.model = model
@@ -136,7 +142,7 @@ class ModelVersion:
         workers = getattr(model, "wanted", 0)
         count = config.instances.count or workers or (1 if rows else min(4, os.cpu_count() or 1))
         policy = queue_policy(rows, count, config)
-        made = engine.make(self.name, self.number, interface, model, policy)
+        made = engine.make(self.name, self.number, interface, model, policy, self.statistics.seconds)
         if made is not None:
             self.engines.append(made)
             if self.access is not None:
@@ -170,7 +176,9 @@ class ModelVersion:
         """The statistics, with what the engine counted since."""
         for one in self.engines:
             for front in ("grpc", "http"):
-                self.statistics.absorb(front, one.take_counts(front == "http"))
+                counts = one.take_counts(front == "http")
+                self.statistics.absorb(front, counts)
+                self._rejections.add(QUEUE, counts["meanings"].get("overloaded", 0))
         return self.statistics
 
     def account(

@@ -134,7 +134,7 @@ class Worker:
                 ],
                 "properties": dict(model.properties),
                 "weight_bytes": int(model.weight_bytes),
-                "report": [report.ok, report.message, float(report.max_error)],
+                "report": [report.ok, report.message, float(report.max_error), dict(report.outputs)],
             }
         except BaseException:
             model.close()

@@ -281,7 +281,10 @@ Program::Arena Program::take_arena(size_t bytes) {
     }
     if (arena.bytes >= bytes) return arena;
     std::free(arena.data);
-    return {static_cast<char*>(aligned_memory(bytes)), bytes};
+    arena_bytes_ -= arena.bytes;
+    arena.data = static_cast<char*>(aligned_memory(bytes));
+    arena_bytes_ += bytes;
+    return {arena.data, bytes};
 }
 
 void Program::run(Frame& frame) {

@@ -192,6 +192,7 @@ public:
     std::vector<Event> events();                                // in the order in which nodes ended
     std::vector<Tensor> seen(const Node& node);                 // a copy of node.seen
     size_t packed_bytes() const;                                // of the kernels' own constants
+    size_t arena_bytes() const { return arena_bytes_.load(std::memory_order_relaxed); }     // of all arenas, one for each call that ran at a time
 
 private:
     void note(const Frame& frame, int node, std::chrono::steady_clock::time_point start);
@@ -219,6 +220,7 @@ private:
         size_t bytes = 0;
     };
     std::vector<Arena> arenas_;
+    std::atomic<size_t> arena_bytes_{0};
     Arena take_arena(size_t bytes);
 };
 

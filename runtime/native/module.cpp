@@ -108,6 +108,7 @@ NB_MODULE(_native, m) {
         .def("profile_rows", &hr::PythonProgram::profile_rows, "(label, operator, variant, calls, nanoseconds, inputs, outputs) of every node; inputs and outputs as (element type code, shape) of its last call.")
         .def("events", &hr::PythonProgram::events, "(label, start, nanoseconds) of every run of a node since profile(2), by the steady clock.")
         .def_prop_ro("packed_bytes", &hr::PythonProgram::packed_bytes, "Bytes of constants that kernels hold in their own order.")
+        .def_prop_ro("arena_bytes", &hr::PythonProgram::arena_bytes, "Bytes of the arenas that calls have had so far, kept for the next ones.")
         .def("plan_bytes", &hr::PythonProgram::plan_bytes, nb::arg("shapes"), "What a call with inputs of these shapes needs, in bytes: arena, folded, inputs, outputs; and how many of its steps have sizes known only at run time.")
         .def("nodes", &hr::PythonProgram::nodes, "(operator, label, variant) of every node, those of blocks after theirs; variant '' is a Python callback.")
         .def("plans", &hr::PythonProgram::plans, "What each kept plan looks like.");

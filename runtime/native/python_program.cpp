@@ -378,6 +378,12 @@ size_t PythonProgram::packed_bytes() const {
     return bytes;
 }
 
+size_t PythonProgram::arena_bytes() const {
+    size_t bytes = program_.arena_bytes();
+    each_block([&](PythonProgram& block) { bytes += block.arena_bytes(); });
+    return bytes;
+}
+
 nb::dict PythonProgram::plan_bytes(nb::list shapes) {
     std::vector<Tensor> inputs(program_.inputs.size());
     if (shapes.size() != inputs.size()) throw std::invalid_argument("plan_bytes takes one shape for each input");

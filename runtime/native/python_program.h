@@ -36,6 +36,7 @@ public:
     nb::list profile_rows();
     nb::list events();                          // (label, start, nanoseconds) of each run of a node since the trace began
     size_t packed_bytes() const;
+    size_t arena_bytes() const;                 // of the calls that ran at a time
     nb::dict plan_bytes(nb::list shapes);       // of a call with inputs of these shapes (None where an input is an object)
     nb::list nodes() const;                     // (op, label, variant) of every node, those of blocks after their node
     nb::list plans() { return plan_rows(); }

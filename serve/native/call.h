@@ -57,8 +57,13 @@ public:
     virtual void half_close(const std::shared_ptr<Call>& call) = 0;         // the client sends no more
     virtual void gone(const std::shared_ptr<Call>& call) = 0;               // cancelled, expired or disconnected
     virtual void turn() = 0;                                                // after each turn of the loop
+    virtual bool has_work() const = 0;                                      // another turn is due at once
     virtual void refuse(const std::shared_ptr<Call>& call, int status, const char* text) = 0;      // what came is no HTTP request
 };
+
+// Which limit refused something; rejections.py has the same names.
+enum class Bound : uint8_t { message, headers, time, connections, buffered };
+constexpr const char* kBounds[] = {"message", "headers", "time", "connections", "buffered"};
 
 struct Limits {
     size_t max_message_bytes = 64u << 20;

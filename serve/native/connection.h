@@ -21,6 +21,8 @@ public:
     virtual void opened(const std::shared_ptr<Call>& call, Connection& connection, int32_t stream) = 0;    // gives it an id
     virtual void closed(Call& call) = 0;
     virtual size_t& buffered() = 0;             // bytes of requests that are not answered
+    virtual void refused(Bound bound) = 0;      // counts
+    virtual void held(uint64_t call, size_t bytes) = 0;     // of an answer in parts: what has yet to leave here
     virtual Time now() const = 0;
 };
 
@@ -41,6 +43,8 @@ public:
     virtual void send(int32_t stream, Bytes framed) = 0;        // a message with its five-byte prefix
     virtual void finish(int32_t stream, Status status) = 0;
     virtual void expire(int32_t stream) = 0;                    // the deadline passed
+    virtual void drop(int32_t stream) = 0;                      // no more of the answer: its client takes nothing
+    virtual void taken(int32_t stream, size_t bytes) { (void)stream, (void)bytes; }     // the handler has read a message
     virtual void respond(int32_t stream, Bytes head, Bytes body, bool close, bool more) { (void)stream, (void)head, (void)body, (void)close, (void)more; }
 
     virtual void refuse_new() = 0;              // accepted calls go on

@@ -77,7 +77,7 @@ void Http1Connection::take(size_t bytes) {
 void Http1Connection::advance() {
     for (bool more = true; more;) {
         switch (state_) {
-            case State::head: more = read_head(); break;
+            case State::head: more = !is_full() && read_head(); break;
             case State::body: more = read_body(); break;
             case State::chunk_size:
             case State::chunk_data:
@@ -255,6 +255,10 @@ void Http1Connection::complete() {
 }
 
 void Http1Connection::refuse(int status, const char* text) {
+    if (status == 413) hub_.refused(Bound::message);
+    if (status == 414 || status == 431) hub_.refused(Bound::headers);
+    if (status == 408) hub_.refused(Bound::time);
+    if (status == 503) hub_.refused(Bound::buffered);
     if (!call_) call_ = std::make_shared<Call>();
     call_->shape = Shape::http, call_->listener = listener_;
     keep_alive_ = false, window_since_ = head_since_ = kNever;
@@ -286,7 +290,7 @@ void Http1Connection::respond(int32_t request, Bytes head, Bytes body, bool clos
             out_.append(body.view());
             if (chunks_) out_.append("\r\n");
         }
-        if (more) return;
+        if (more) return hub_.held(call_->id, out_.size());
         if (!head_only_ && chunks_) out_.append("0\r\n\r\n");
         parts_ = false;
     } else if (!head_only_) {
@@ -314,12 +318,23 @@ void Http1Connection::begin_next() {
 
 bool Http1Connection::flush() {
     dirty = false;
+    if (dropped_) return false;
+    const size_t before = out_.size();
     if (!out_.write(socket_)) return false;
+    if (out_.size() < before) {
+        quiet_since_ = hub_.now();          // a client that reads is not idle
+        if (parts_ && call_) hub_.held(call_->id, out_.size());
+        if (state_ == State::head && before > kUnread) advance();
+    }
     if (state_ == State::lingering && out_.empty()) {
         if (hub_.now() >= linger_until_) return false;
         ::shutdown(fd(), SHUT_WR);
     }
     return true;
+}
+
+void Http1Connection::drop(int32_t request) {
+    if (request == request_ && state_ == State::answering) dropped_ = true;
 }
 
 void Http1Connection::refuse_new() {

@@ -15,16 +15,18 @@ public:
 
     bool on_readable() override;
     bool flush() override;
-    bool wants_read() const override { return state_ != State::answering || in_.size() < kReadAhead; }
+    bool wants_read() const override { return state_ == State::answering ? in_.size() < kReadAhead : !is_full(); }
     void send(int32_t, Bytes) override {}
     void finish(int32_t, Status) override {}
     void expire(int32_t) override {}
+    void drop(int32_t request) override;
     void respond(int32_t request, Bytes head, Bytes body, bool close, bool more) override;
     void refuse_new() override;
     bool tick() override;
 
 private:
     static constexpr size_t kReadAhead = 64 << 10;      // of the next request, while one is answered
+    static constexpr size_t kUnread = 1 << 20;          // of answers, before the next request is looked at
     enum class State { head, body, chunk_size, chunk_data, chunk_end, trailers, answering, lingering };
 
     void advance();                         // as far as the bytes allow
@@ -37,6 +39,7 @@ private:
     void complete();
     void refuse(int status, const char* text);
     void begin_next();
+    bool is_full() const { return out_.size() > kUnread; }      // the client does not read
     void take(size_t bytes);
     std::string_view rest() const { return std::string_view(in_).substr(in_at_); }
 
@@ -50,6 +53,7 @@ private:
     size_t charged_ = 0;                    // of Hub::buffered
     bool keep_alive_ = true, leaving_ = false, head_only_ = false;
     bool chunks_ = false;                   // the client reads chunks (HTTP/1.1)
+    bool dropped_ = false;
     bool parts_ = false, ends_ = false;     // an answer in parts is on its way; its end is the end of the connection
     Time quiet_since_, head_since_ = kNever, window_since_ = kNever, linger_until_ = kNever;
     size_t window_bytes_ = 0, trailer_bytes_ = 0;

@@ -12,6 +12,7 @@ constexpr size_t kOutputMark = 1 << 20;         // framed ahead of the socket at
 constexpr size_t kTrust = 1 << 20;              // reserved on the word of a length prefix
 constexpr size_t kFrameHead = 9;
 constexpr double kNoticeSeconds = 1;
+constexpr size_t kUnread = 1 << 20, kMessageCost = 64;      // messages of a stream that the handler has not read; what one costs besides its bytes
 constexpr int kPingWeight = 5, kControlLimit = 5;
 
 std::string_view text(const uint8_t* bytes, size_t size) { return {reinterpret_cast<const char*>(bytes), size}; }
@@ -39,6 +40,7 @@ struct Http2Connection::Stream {
     size_t charged = 0;                 // of Hub::buffered
     int messages = 0;
     bool started = false, input_ended = false;
+    size_t unread = 0, owed = 0;        // of a stream's messages; window that the client does not get back before they are read
 
     // Response
     std::deque<std::shared_ptr<const Bytes>> out;
@@ -81,6 +83,7 @@ Http2Connection::Http2Connection(Hub& hub, Socket socket, bool local) : Connecti
     nghttp2_option_new(&option);
     const uint64_t resets = uint64_t(hub.limits().control_frames_per_second) * kControlLimit;
     nghttp2_option_set_stream_reset_rate_limit(option, resets, resets);
+    nghttp2_option_set_no_auto_window_update(option, 1);
     nghttp2_session_server_new2(&session_, callbacks, this, option);
     nghttp2_option_del(option);
     nghttp2_session_callbacks_del(callbacks);
@@ -189,7 +192,7 @@ bool Http2Connection::control_frame() {
 void Http2Connection::begin(Stream& stream) {
     Call& call = *stream.call;
     if (stream.header_bytes > hub_.limits().max_metadata_bytes)
-        return fail(stream, Code::resource_exhausted, "the metadata is larger than " + std::to_string(hub_.limits().max_metadata_bytes) + " bytes");
+        return refuse(stream, Bound::headers, "the metadata is larger than " + std::to_string(hub_.limits().max_metadata_bytes) + " bytes");
     if (stream.method != "POST" || !std::string_view(stream.content_type).starts_with("application/grpc")) {
         stream.finished = stream.over = true;   // no gRPC client: answered as HTTP
         const nghttp2_nv headers[] = {header(":status", stream.method == "POST" ? "415" : "405")};
@@ -208,11 +211,29 @@ void Http2Connection::begin(Stream& stream) {
     if (call.shape == Shape::stream) hub_.handler().call(stream.call);
 }
 
-int Http2Connection::on_data(nghttp2_session*, uint8_t, int32_t id, const uint8_t* bytes, size_t size, void* user) {
+int Http2Connection::on_data(nghttp2_session* session, uint8_t, int32_t id, const uint8_t* bytes, size_t size, void* user) {
     auto& self = *static_cast<Http2Connection*>(user);
+    nghttp2_session_consume_connection(session, size);
     const auto found = self.streams_.find(id);
-    if (found != self.streams_.end() && found->second->started && !found->second->finished) self.data(*found->second, bytes, size);
+    if (found == self.streams_.end()) return 0;
+    Stream& stream = *found->second;
+    stream.owed += size;
+    if (stream.started && !stream.finished) self.data(stream, bytes, size);
+    if (stream.unread <= kUnread || stream.finished) self.give_credit(stream);
     return 0;
+}
+
+// The client may send as much again as was read.
+void Http2Connection::give_credit(Stream& stream) {
+    if (stream.owed) nghttp2_session_consume_stream(session_, stream.id, std::exchange(stream.owed, 0));
+}
+
+void Http2Connection::taken(int32_t id, size_t bytes) {
+    const auto found = streams_.find(id);
+    if (found == streams_.end()) return;
+    Stream& stream = *found->second;
+    stream.unread -= std::min(stream.unread, bytes + kMessageCost);
+    if (stream.unread <= kUnread) give_credit(stream);
 }
 
 void Http2Connection::data(Stream& stream, const uint8_t* bytes, size_t size) {
@@ -226,12 +247,12 @@ void Http2Connection::data(Stream& stream, const uint8_t* bytes, size_t size) {
             if (stream.have < kPrefix) return;
             stream.incoming = read_prefix(stream.prefix);
             if (stream.incoming.size > limits.max_message_bytes)
-                return fail(stream, Code::resource_exhausted, "the message has " + std::to_string(stream.incoming.size) + " bytes; allowed: " + std::to_string(limits.max_message_bytes));
+                return refuse(stream, Bound::message, "the message has " + std::to_string(stream.incoming.size) + " bytes; allowed: " + std::to_string(limits.max_message_bytes));
             if (stream.incoming.compressed && stream.encoding == Encoding::identity) return fail(stream, Code::internal, "a compressed message without grpc-encoding");
             stream.body.reserve(std::min(stream.incoming.size, kTrust));
         }
         const size_t take = std::min(size, stream.incoming.size - stream.body.size());
-        if (hub_.buffered() + take > limits.max_buffered_bytes) return fail(stream, Code::resource_exhausted, "the server holds too many unanswered requests");
+        if (hub_.buffered() + take > limits.max_buffered_bytes) return refuse(stream, Bound::buffered, "the server holds too many unanswered requests");
         hub_.buffered() += take, stream.charged += take;
         stream.body.append(bytes, take);
         bytes += take, size -= take;
@@ -243,7 +264,7 @@ void Http2Connection::data(Stream& stream, const uint8_t* bytes, size_t size) {
                 Bytes plain;
                 bool too_large;
                 if (!inflate_message(stream.encoding, message.view(), limits.max_message_bytes, plain, too_large))
-                    return too_large ? fail(stream, Code::resource_exhausted, "the message has more than " + std::to_string(limits.max_message_bytes) + " bytes inflated")
+                    return too_large ? refuse(stream, Bound::message, "the message has more than " + std::to_string(limits.max_message_bytes) + " bytes inflated")
                                      : fail(stream, Code::internal, "the compressed message is damaged");
                 hub_.buffered() += plain.size(), stream.charged += plain.size();
                 message = std::move(plain);
@@ -252,13 +273,14 @@ void Http2Connection::data(Stream& stream, const uint8_t* bytes, size_t size) {
                 stream.call->message = std::move(message);
             } else {
                 hub_.buffered() -= stream.charged, stream.charged = 0;      // the handler's from here on
+                stream.unread += message.size() + kMessageCost;
                 hub_.handler().message(stream.call, std::move(message));
             }
         }
     }
     if (!size && stream.have == kPrefix && stream.incoming.size == 0 && !stream.finished) {     // an empty message has no bytes to wait for
         stream.have = 0, stream.messages++;
-        if (stream.call->shape == Shape::stream) hub_.handler().message(stream.call, Bytes());
+        if (stream.call->shape == Shape::stream) stream.unread += kMessageCost, hub_.handler().message(stream.call, Bytes());
     }
 }
 
@@ -294,6 +316,7 @@ void Http2Connection::send(int32_t id, Bytes framed) {
     if (found == streams_.end() || found->second->finished) return;
     found->second->out_bytes += framed.size();
     found->second->out.push_back(std::make_shared<const Bytes>(std::move(framed)));
+    if (found->second->call->shape == Shape::stream) hub_.held(found->second->call->id, found->second->out_bytes);
     start_answer(*found->second);
 }
 
@@ -315,6 +338,15 @@ void Http2Connection::fail(Stream& stream, Code code, std::string text) {
     if (stream.started && !stream.over && stream.call->shape == Shape::stream) hub_.handler().gone(stream.call);
     stream.body = Bytes();
     finish(stream.id, {code, std::move(text)});
+}
+
+void Http2Connection::drop(int32_t id) {
+    if (streams_.count(id)) nghttp2_submit_rst_stream(session_, NGHTTP2_FLAG_NONE, id, NGHTTP2_CANCEL), dirty = true;
+}
+
+void Http2Connection::refuse(Stream& stream, Bound bound, std::string text) {
+    hub_.refused(bound);
+    fail(stream, Code::resource_exhausted, std::move(text));
 }
 
 void Http2Connection::expire(int32_t id) {
@@ -368,6 +400,7 @@ ssize_t Http2Connection::read_body(nghttp2_session* session, int32_t id, uint8_t
         *flags |= NGHTTP2_DATA_FLAG_NO_COPY;
     } else {
         stream.take(ready, [&](std::string_view part, const auto&) { to = std::copy(part.begin(), part.end(), to); });
+        static_cast<Http2Connection*>(user)->gave(stream);
     }
     if (all && stream.finished) {
         *flags |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM;
@@ -385,8 +418,14 @@ int Http2Connection::send_body(nghttp2_session*, nghttp2_frame*, const uint8_t* 
     auto& self = *static_cast<Http2Connection*>(user);
     if (self.out_.size() >= kOutputMark) return NGHTTP2_ERR_WOULDBLOCK;
     self.out_.append(text(head, kFrameHead));
-    static_cast<Stream*>(source->ptr)->take(size, [&](std::string_view part, const auto& owner) { self.out_.append(part, owner); });
+    Stream& stream = *static_cast<Stream*>(source->ptr);
+    stream.take(size, [&](std::string_view part, const auto& owner) { self.out_.append(part, owner); });
+    self.gave(stream);
     return 0;
+}
+
+void Http2Connection::gave(Stream& stream) {
+    if (stream.call->shape == Shape::stream && !stream.over) hub_.held(stream.call->id, stream.out_bytes);
 }
 
 bool Http2Connection::flush() {

@@ -22,6 +22,8 @@ public:
     void send(int32_t stream, Bytes framed) override;
     void finish(int32_t stream, Status status) override;
     void expire(int32_t stream) override;
+    void drop(int32_t stream) override;
+    void taken(int32_t stream, size_t bytes) override;
     void refuse_new() override;                 // GOAWAY
     bool tick() override;
 
@@ -32,6 +34,9 @@ private:
     void end_of_input(Stream& stream);
     void deliver(Stream& stream, std::string_view body, bool compressed);
     void fail(Stream& stream, Code code, std::string text);
+    void refuse(Stream& stream, Bound bound, std::string text);
+    void give_credit(Stream& stream);
+    void gave(Stream& stream);                  // bytes of its answer to the socket
     void start_answer(Stream& stream);
     bool control_frame();
     void leave();                               // GOAWAY, when the client has had time to hear of it

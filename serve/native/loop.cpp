@@ -15,6 +15,7 @@ namespace {
 
 constexpr auto kTick = std::chrono::milliseconds(100);
 constexpr int kBacklog = 1024;
+constexpr size_t kUnsent = 1 << 20;         // of an answer in parts, before its maker waits
 
 int listen_on(const std::string& host, int port) {
     addrinfo hints{}, *found = nullptr;
@@ -96,6 +97,9 @@ void Loop::stop() {
     stopping_ = true;
     wake();
     thread_.join();
+    std::lock_guard guard(flow_lock_);
+    over_ = true;
+    flowed_.notify_all();
 }
 
 void Loop::refuse_new() {
@@ -113,6 +117,10 @@ void Loop::wake() {
 }
 
 void Loop::put(Answer answer) {
+    if (answer.kind == Answer::part || answer.more) {
+        std::lock_guard guard(flow_lock_);
+        flows_[answer.call].posted += answer.message.size();
+    }
     if (on_thread()) return apply(answer);
     std::lock_guard guard(lock_);
     answers_.push_back(std::move(answer));
@@ -124,6 +132,41 @@ void Loop::send(uint64_t call, Bytes framed) { put({Answer::part, call, std::mov
 void Loop::finish(uint64_t call, Status status) { put({Answer::end, call, {}, {}, std::move(status)}); }
 void Loop::respond(uint64_t call, Bytes head, Bytes body, bool close, bool more) { put({Answer::http, call, std::move(body), std::move(head), {}, close, more}); }
 
+bool Loop::wait_sent(uint64_t call, double seconds) {
+    std::unique_lock locked(flow_lock_);
+    for (uint64_t left = 0;;) {
+        const auto found = flows_.find(call);
+        if (over_ || found == flows_.end()) return false;
+        if (found->second.posted + found->second.held <= kUnsent) return true;
+        left = found->second.left;
+        const bool moved = flowed_.wait_for(locked, span(seconds), [&] {
+            const auto now = flows_.find(call);
+            return over_ || now == flows_.end() || now->second.left != left;
+        });
+        if (!moved) return false;
+    }
+}
+
+void Loop::drop(uint64_t call) {
+    post([this, call] {
+        const auto found = calls_.find(call);
+        if (found == calls_.end()) return;
+        const auto [connection, stream] = found->second;
+        dirty_.push_back(connection);
+        refused(Bound::time);
+        connection->drop(stream);
+    });
+}
+
+void Loop::taken(uint64_t call, size_t bytes) {
+    post([this, call, bytes] {
+        const auto found = calls_.find(call);
+        if (found == calls_.end()) return;
+        dirty_.push_back(found->second.connection);
+        found->second.connection->taken(found->second.stream, bytes);
+    });
+}
+
 void Loop::post(std::function<void()> task) {
     std::lock_guard guard(lock_);
     tasks_.push_back(std::move(task));
@@ -134,14 +177,21 @@ void Loop::post(std::function<void()> task) {
 
 void Loop::apply(Answer& answer) {
     const auto found = calls_.find(answer.call);
+    if (answer.kind == Answer::part || answer.more) {
+        std::lock_guard guard(flow_lock_);
+        if (found == calls_.end()) flows_.erase(answer.call);
+        else flows_[answer.call].posted -= answer.message.size();
+    }
     if (found == calls_.end()) return;          // the client left, or its deadline passed
     const auto [connection, stream] = found->second;
     dirty_.push_back(connection);
     if (answer.kind == Answer::http) return connection->respond(stream, std::move(answer.head), std::move(answer.message), answer.close, answer.more);
     if (answer.kind != Answer::end) {
         const size_t size = answer.message.size() - kPrefix;
-        if (size > limits_.max_message_bytes)
+        if (size > limits_.max_message_bytes) {
+            refused(Bound::message);
             return connection->finish(stream, {Code::resource_exhausted, "the answer has " + std::to_string(size) + " bytes; allowed: " + std::to_string(limits_.max_message_bytes)});
+        }
         write_prefix(answer.message.data(), size);
         connection->send(stream, std::move(answer.message));
     }
@@ -154,7 +204,19 @@ void Loop::opened(const std::shared_ptr<Call>& call, Connection& connection, int
     if (call->deadline != kNever) deadlines_.emplace(call->deadline, call->id);
 }
 
-void Loop::closed(Call& call) { calls_.erase(call.id); }
+void Loop::closed(Call& call) {
+    calls_.erase(call.id);
+    std::lock_guard guard(flow_lock_);
+    if (flows_.erase(call.id)) flowed_.notify_all();
+}
+
+void Loop::held(uint64_t call, size_t bytes) {
+    std::lock_guard guard(flow_lock_);
+    const auto found = flows_.find(call);
+    if (found == flows_.end()) return;
+    if (bytes < found->second.held) found->second.left++, flowed_.notify_all();
+    found->second.held = bytes;
+}
 
 void Loop::expire() {
     while (!deadlines_.empty() && deadlines_.top().first <= now_) {
@@ -191,6 +253,7 @@ void Loop::accept_clients(int index) {
         if (fd < 0) return;
         if (int(connections_.size()) >= limits_.max_connections) {
             ::close(fd);
+            refused(Bound::connections);
             continue;
         }
         const int on = 1;
@@ -228,7 +291,7 @@ void Loop::run() {
     Time next_tick = Clock::now() + kTick;
     while (!stopping_) {
         now_ = Clock::now();
-        Time until = next_tick;
+        Time until = handler_->has_work() ? now_ : next_tick;
         if (!deadlines_.empty()) until = std::min(until, deadlines_.top().first);
         const auto wait = std::chrono::ceil<std::chrono::milliseconds>(until - now_).count();
         const int n = epoll_wait(epoll_, events.data(), int(events.size()), int(std::clamp<long>(wait, 0, 100)));

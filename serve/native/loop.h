@@ -1,5 +1,6 @@
 // The event loop of the native front: one thread, epoll, one listener, timers, and answers from other threads.
 #pragma once
+#include <condition_variable>
 #include <functional>
 #include <mutex>
 #include <queue>
@@ -34,9 +35,15 @@ public:
     // Of an HTTP request. `more`: a part, others follow; the head comes with the first.
     void respond(uint64_t call, Bytes head, Bytes body, bool close, bool more = false);
     void post(std::function<void()> task);      // runs on the loop's thread
+    // Waits until most of the parts that were sent of an answer have left; false: the call is over, or nothing has left for
+    // so long. Not on the loop's thread.
+    bool wait_sent(uint64_t call, double seconds);
+    void drop(uint64_t call);                   // ends it without an answer
+    void taken(uint64_t call, size_t bytes);    // a message of a stream has been read: the client may send on
 
     bool on_thread() const { return std::this_thread::get_id() == thread_id_.load(); }
     Time now() const override { return now_; }
+    uint64_t rejections(Bound bound) const { return refused_[size_t(bound)].load(std::memory_order_relaxed); }
     size_t open_connections() const { return connections_count_.load(std::memory_order_relaxed); }
 
 private:
@@ -45,6 +52,8 @@ private:
     void opened(const std::shared_ptr<Call>& call, Connection& connection, int32_t stream) override;
     void closed(Call& call) override;
     size_t& buffered() override { return buffered_; }
+    void held(uint64_t call, size_t bytes) override;
+    void refused(Bound bound) override { refused_[size_t(bound)].fetch_add(1, std::memory_order_relaxed); }
 
     struct Answer {
         enum Kind { part, whole, end, http } kind;    // a message of a stream; the only one; a status
@@ -61,6 +70,11 @@ private:
     struct Place {
         Connection* connection;
         int32_t stream;
+    };
+    // An answer in parts: bytes that are on their way to the connection, and that it holds; when some left last.
+    struct Flow {
+        size_t posted = 0, held = 0;
+        uint64_t left = 0;
     };
     void put(Answer answer);
     void apply(Answer& answer);
@@ -80,6 +94,7 @@ private:
     std::atomic<std::thread::id> thread_id_{};
     std::atomic<bool> stopping_{false};
     std::atomic<size_t> connections_count_{0};
+    std::atomic<uint64_t> refused_[std::size(kBounds)] = {};
     Time now_ = Clock::now();
     size_t buffered_ = 0;
     uint64_t next_call_ = 1;
@@ -93,6 +108,11 @@ private:
     std::vector<Answer> answers_;
     std::vector<std::function<void()>> tasks_;
     bool woken_ = false;
+
+    std::mutex flow_lock_;
+    std::condition_variable flowed_;
+    std::unordered_map<uint64_t, Flow> flows_;      // those with a part under way
+    bool over_ = false;
 };
 
 }  // namespace hr::serve

@@ -336,6 +336,13 @@ public:
         loop_->respond(call, Bytes(std::string_view(head.c_str(), head.size())), std::move(body), close, more);
     }
 
+    bool wait_sent(uint64_t call, double seconds) {
+        nb::gil_scoped_release unlocked;
+        return loop_->wait_sent(call, seconds);
+    }
+    void drop(uint64_t call) { loop_->drop(call); }
+    void taken(uint64_t call, size_t bytes) { loop_->taken(call, bytes); }
+
     void publish(const std::string& model, const std::vector<std::pair<std::string, PyVersion*>>& versions, const std::string& preferred) {
         auto served = std::make_shared<Served>();
         for (const auto& [label, version] : versions) {
@@ -351,6 +358,11 @@ public:
         plane_->publish(model, versions.empty() ? nullptr : std::move(served));
     }
     size_t connections() const { return loop_->open_connections(); }
+    nb::dict rejections() const {
+        nb::dict out;
+        for (size_t i = 0; i < std::size(kBounds); i++) out[kBounds[i]] = loop_->rejections(Bound(i));
+        return out;
+    }
 
 private:
     static SSL_CTX* context_of(const Tls::value_type& tls, bool http) { return make_tls(std::get<0>(tls), std::get<1>(tls), std::get<2>(tls), http); }
@@ -444,6 +456,7 @@ NB_MODULE(_native, m) {
              "Take a port; its number. Before start. `rest`: inferences that come there need not go to Python.")
         .def("set_tls", &PyFront::set_tls, nb::arg("tls"), "Use these texts for connections to come, on every listener.")
         .def_prop_ro("connections", &PyFront::connections)
+        .def("rejections", &PyFront::rejections, "How often each limit of connections and messages refused something.")
         .def("start", &PyFront::start)
         .def("set_closing", &PyFront::set_closing, "Answers over HTTP end their connection from now on.")
         .def("set_refusing", &PyFront::set_refusing, "Every inference goes to Python from now on.")
@@ -455,5 +468,9 @@ NB_MODULE(_native, m) {
         .def("send", &PyFront::send)
         .def("finish", &PyFront::finish, nb::arg("call"), nb::arg("code"), nb::arg("text"), nb::arg("retry_ms") = -1)
         .def("respond", &PyFront::respond, nb::arg("call"), nb::arg("head"), nb::arg("parts"), nb::arg("close"), nb::arg("more"))
+        .def("wait_sent", &PyFront::wait_sent, nb::arg("call"), nb::arg("seconds"),
+             "Wait until most parts of an answer have left; False: the call is over, or nothing left for so long.")
+        .def("drop", &PyFront::drop, nb::arg("call"), "End a call without an answer.")
+        .def("taken", &PyFront::taken, nb::arg("call"), nb::arg("bytes"), "A message of a stream was read: the client may send on.")
         .def("publish", &PyFront::publish, nb::arg("model"), nb::arg("versions"), nb::arg("preferred"));
 }

@@ -210,17 +210,19 @@ void Plane::refuse(const std::shared_ptr<Call>& call, int status, const char* te
 }
 
 void Plane::turn() {
-    for (const auto& version : touched_) version->pump(true);       // what a turn brought is a batch
-    touched_.clear();
-    {
-        std::lock_guard guard(lock_);
-        for (Event& failure : failures_) events_.push_back(std::move(failure));
-        failures_.clear();
-    }
-    if (events_.empty()) return;
-    std::vector<Event> events;
-    events.swap(events_);
-    deliver_(std::move(events));
+    do {                                    // an answer may free a connection for the next request that it holds
+        std::vector<std::shared_ptr<Version>> touched;
+        touched.swap(touched_);
+        for (const auto& version : touched) version->pump(true);        // what a turn brought is a batch
+        {
+            std::lock_guard guard(lock_);
+            for (Event& failure : failures_) events_.push_back(std::move(failure));
+            failures_.clear();
+        }
+        std::vector<Event> events;
+        events.swap(events_);
+        if (!events.empty()) deliver_(std::move(events));
+    } while (has_work());
 }
 
 }  // namespace hr::serve

@@ -52,6 +52,7 @@ public:
     void gone(const std::shared_ptr<Call>& call) override;
     void refuse(const std::shared_ptr<Call>& call, int status, const char* text) override;
     void turn() override;
+    bool has_work() const override { return !touched_.empty() || !events_.empty(); }
 
 private:
     bool infer(const std::shared_ptr<Call>& call);

@@ -40,6 +40,7 @@ class Report:
     ok: bool = True
     message: str = "no golden data"
     max_error: float = float("nan")
+    outputs: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -205,6 +206,20 @@ def count(seconds: float) -> FakeModel:
     return model
 
 
+def flood(width: int) -> FakeModel:
+    """Counts, and tells the count `width` times."""
+
+    def run(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        found = feeds["token"][:, -1] + 1
+        return {"next": found, "much": np.repeat(found[:, None].astype(np.float32), width, 1)}
+
+    return FakeModel(
+        (Spec("token", "int64", ("batch", 1)),),
+        (Spec("next", "int64", ("batch",)), Spec("much", "float32", ("batch", width))),
+        run,
+    )
+
+
 def controlled(corrid: str) -> FakeModel:
     """Answers what it was told of the sequence: start, end, ready as one row, and the id."""
     flags = ("START", "END", "READY")
@@ -238,6 +253,8 @@ def load(path: Path) -> FakeModel:
         return accumulate(float(words[0]), words[1] == "declared", ("batch", 4) if len(words) < 3 else (1, 4))
     if kind == "count":
         return count(float(words[0]))
+    if kind == "flood":
+        return flood(int(words[0]))
     if kind == "controlled":
         return controlled(words[0])
     if kind == "dependent":

@@ -1,19 +1,27 @@
 """Every metric that is promised, readiness by setting, the OpenAPI document, `top`, and settings with their origins."""
 
+import contextlib
+import http.client
 import json
 import re
+import socket
+import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
+import serve_call
 import serve_fake
 from click.testing import CliRunner
-from serve_packages import X, package
+from serve_packages import X, counter, package
 from serve_start import FRONTS, need
 
 from headrace.cli.config import command as config_command
 from headrace.cli.top import command as top_command
 from headrace.serve import Client
 from headrace.serve.config import Drain, Limits, Listen, Log, RepositorySettings, Settings
+from headrace.serve.errors import ServeError
 from headrace.serve.openapi import document
 from headrace.serve.rest_front import RestFront, group_of
 from headrace.serve.server import Server
@@ -55,6 +63,8 @@ OWN = [
     "headrace_model_state",
     "headrace_model_mapped_bytes",
     "headrace_golden_error",
+    "headrace_golden_bound",
+    "headrace_arena_bytes",
     "headrace_inflight_requests",
     "headrace_open_connections",
     "headrace_build_info",
@@ -105,7 +115,11 @@ def test_every_metric_exists(front, tmp_path):
     assert 0 < value("nv_cpu_memory_used_bytes") < value("nv_cpu_memory_total_bytes")
     assert 0 <= value("nv_cpu_utilization") <= 1
     assert value('headrace_busy_ratio{model="double",version="1"}') > 0
-    assert value('headrace_golden_error{model="double",version="1"}') <= 1e-3
+    golden = 'measure="max_abs",model="double",output="y",version="1"'
+    assert value(f"headrace_golden_error{{{golden}}}") <= value(f"headrace_golden_bound{{{golden}}}") == 1e-3
+    known = r'device="cpu",digest="[0-9a-f]{64}",model="double",platform="headrace",precision="float32",version="1"'
+    assert re.search(f"headrace_model_info{{{known}}} 1", page)
+    assert value('headrace_arena_bytes{model="double",version="1"}') >= 0
 
 
 @pytest.mark.parametrize(
@@ -197,3 +211,84 @@ def test_config_check(tmp_path):
     assert (done.exit_code, done.output) == (0, f"{good}: ok\n")
     done = CliRunner().invoke(config_command, ["check", str(good), str(bad), "--json"])
     assert done.exit_code == 1 and "did you mean 'max_batch_size'" in json.loads(done.output)[str(bad)]
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_the_first_part_of_an_answer_is_timed(front, tmp_path):
+    need(front)
+    counter(tmp_path / "count/1/model.hr")
+    (tmp_path / "count/config.toml").write_text(
+        '[generate]\ninput = "token"\noutput = "next"\nstep = "step"\nmax_steps = 3\n'
+        "[metrics]\nfirst_response_buckets_ms = [0.001, 60000]\nseconds_buckets = [0.5, 1]\n"
+    )
+    package(tmp_path / "plain/1/model.hr", 2.0)
+    with serve(tmp_path, front) as server, Client(f"127.0.0.1:{server.grpc_port}") as client:
+        asked = serve_call.message("count", {"prompt": np.array([[1, 2]], np.int64)})
+        parts = list(serve_call.stream(server, [asked]))
+        client.infer("plain", x=X)
+        page = scrape(server)
+    assert len(parts) == 3
+    first = 'nv_inference_first_response_histogram_ms_bucket{le="%s",model="count",version="1"} %d'
+    for bound, count in (("0.001", 0), ("60000.0", 1), ("+Inf", 1)):
+        assert first % (bound, count) in page
+    assert "first_response_histogram_ms_count{" in page and 'histogram_ms_count{model="plain"' not in page
+    found = re.findall(r'headrace_compute_seconds_bucket{le="(.*?)",model="count",version="1"}', page)
+    assert found == ["0.5", "1.0", "+Inf"]
+
+
+@pytest.mark.parametrize("bounds", ["[2, 1]", "[0]", "[-1, 1]", "[1, 1]"])
+def test_buckets_rise(bounds, tmp_path):
+    package(tmp_path / "m/1/model.hr", 2.0)
+    (tmp_path / "m/config.toml").write_text(f"[metrics]\nseconds_buckets = {bounds}\n")
+    with serve(tmp_path) as server:
+        (row,) = server._manager.index()
+    assert row[2] == "UNAVAILABLE" and "metrics.seconds_buckets must be rising numbers above 0" in row[3]
+
+
+def rejections(server):
+    return {
+        k: int(float(v)) for k, v in re.findall(r'headrace_limit_rejections_total{limit="(\w+)"} (\S+)', scrape(server))
+    }
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_what_a_limit_refuses_is_counted_by_limit(front, tmp_path):
+    need(front)
+    root = serve_fake.repository(tmp_path, {"slow": "slow 0.5", "x": "identity FP32"})
+    (root / "slow/config.toml").write_text(
+        "[queue]\nmax_size = 1\n[batching]\nmax_batch_size = 0\n[instances]\ncount = 1\n"
+    )
+    limits = Limits(max_message_bytes=4096, max_connections=6, grpc_threads=18)
+    settings = Settings(
+        listen=Listen("127.0.0.1", 0, 0, 0, front=front),
+        limits=limits,
+        drain=Drain(lame_duck_s=0),
+        log=Log(access="off"),
+    )
+    with Server(root, settings=settings, loader=serve_fake.load) as server:
+        one = np.zeros((1, 4), np.float32)
+        before = rejections(server)
+        assert before["queue"] == before["inflight"] == 0
+
+        def ask(_):
+            with contextlib.suppress(ServeError):
+                serve_call.infer(server, "http", "slow", {"x": one})
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(ask, range(4)))
+        status, _ = serve_call.rest(server, "POST", "/v2/models/x/infer", {"inputs": [0] * 4096})
+        assert status == 413
+        got = rejections(server)
+        assert got["queue"] == 2 and got["message"] == 1, got
+        for target in ("/" + "a" * 9000, "/v2"):
+            with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.http_port, timeout=10)) as plain:
+                plain.request("GET", target, headers={"x": "y" * 40000} if target == "/v2" else {})
+                assert plain.getresponse().status in (414, 431)
+        assert rejections(server)["headers"] == 2
+        socks = [socket.create_connection(("127.0.0.1", server.http_port)) for _ in range(8)]
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline and not server._plane.rejections.show().get("connections"):
+            time.sleep(0.01)
+        assert server._plane.rejections.show()["connections"] >= 2
+        for sock in socks:
+            sock.close()
