@@ -296,7 +296,8 @@ def load(
     where there is one, else the CPU, with the reason in `properties`; "emulated", the CUDA kernels on the CPU, for tests; or a
     Device of headrace.runtime.cuda.interface.
     precision="bf16" lets products with constant weights and convolutions round their factors to bfloat16 (at most 2**-8, one
-    part in 256, each; sums stay float32) on CPUs that multiply it; elsewhere, and by default, all is float32.
+    part in 256, each; sums stay float32) and keep what lies between convolutions in bfloat16, on CPUs that multiply it; elsewhere, and
+    by default, all is float32.
     `without` names passes to leave out, portable ones and those of this machine (`headrace inspect MODEL --passes` lists them).
     `threads=0` takes HEADRACE_THREADS, or else what the process may use (CPU affinity and cgroup quota). Raises LoadError for a file that is
     missing, broken or of an unknown kind, UnsupportedOperator (a LoadError) listing operators that do not exist here.

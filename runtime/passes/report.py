@@ -57,11 +57,13 @@ def _nodes(block: Block) -> dict[tuple[str, ...], Node]:
 
 
 def _differ(old: Node, new: Node) -> bool:
-    """Whether attributes, or how many inputs there are, changed; inputs under another name are the neighbours' doing."""
+    """Whether attributes, how many inputs there are, or element types of results changed; inputs under another name are the
+    neighbours' doing."""
     plain = [
         {key: value for key, value in node.attributes.items() if not isinstance(value, Block)} for node in (old, new)
     ]
-    return len(old.inputs) != len(new.inputs) or repr(plain[0]) != repr(plain[1])
+    dtypes = [[getattr(value.type, "dtype", "") for value in node.outputs if value is not None] for node in (old, new)]
+    return len(old.inputs) != len(new.inputs) or dtypes[0] != dtypes[1] or repr(plain[0]) != repr(plain[1])
 
 
 def _counted(kinds: Counter[str]) -> str:

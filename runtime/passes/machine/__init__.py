@@ -14,14 +14,23 @@ from headrace.runtime.passes.machine.attention import attention
 from headrace.runtime.passes.machine.channels_last import channels_last
 from headrace.runtime.passes.machine.class_names import class_names
 from headrace.runtime.passes.machine.lookup import lookup
-from headrace.runtime.passes.machine.low_precision import low_precision
+from headrace.runtime.passes.machine.low_precision import PRECISIONS, low_precision
+from headrace.runtime.passes.machine.low_values import low_values
 from headrace.runtime.passes.machine.winograd import winograd
 
 if TYPE_CHECKING:
     from headrace.runtime.passes.report import Watch
 
 PORTABLE = False
-PASSES = ("class_names", "attention", "lookup", "channels_last", "winograd", "low_precision")  # in their order
+PASSES = (
+    "class_names",
+    "attention",
+    "lookup",
+    "channels_last",
+    "winograd",
+    "low_precision",
+    "low_values",
+)  # in their order
 
 
 def run(
@@ -33,15 +42,17 @@ def run(
     watch: Watch | None = None,
 ) -> Graph:
     """The graph as this machine runs it best: named classes by number, attentions in one node, functions of 8-bit numbers as tables, convolutions
-    and what lies between them with channels last, 3x3 ones by Winograd's transforms; products in `precision` ("bf16") where the CPU has them. Passes named in
+    and what lies between them with channels last, 3x3 ones by Winograd's transforms; products in `precision` ("bf16") where the CPU has them, and what lies between convolutions, too. Passes named in
     `skip` are left out; `watch` is told what each did."""
+    low = precision is not None and PRECISIONS[precision] in caps and "low_precision" not in skip
     passes: dict[str, Callable[[Graph], Graph]] = {
         "class_names": lambda graph: class_names(graph, caps),
         "attention": lambda graph: attention(graph, caps),
         "lookup": lambda graph: lookup(graph, caps),
         "channels_last": lambda graph: channels_last(graph, caps),
-        "winograd": lambda graph: winograd(graph, caps),
+        "winograd": lambda graph: winograd(graph, caps, low),
         "low_precision": lambda graph: graph if precision is None else low_precision(graph, caps, precision),
+        "low_values": lambda graph: graph if precision is None else low_values(graph, caps, precision),
     }
     for name in PASSES:
         if name in skip:

@@ -21,11 +21,12 @@ LEAST_INPUTS, LEAST_OUTPUTS = 16, 8  # channels: below, transforms cost more tha
 LARGE = 1 << 16  # weights of a layer whose transforms no cache keeps until the next call
 
 
-def winograd(graph: Graph, caps: Collection[str]) -> Graph:
-    """The graph with those convolutions as headrace.cpu.WinogradConv where there is a kernel for it."""
+def winograd(graph: Graph, caps: Collection[str], low: bool = False) -> Graph:
+    """The graph with those convolutions as headrace.cpu.WinogradConv where there is a kernel for it. `low`: the alternative are
+    products of bf16, which only tiles of 4 beat."""
     if f"headrace.cpu.{KIND}" not in caps:
         return graph
-    return rewrite(graph, {"headrace.cpu.Conv": _transformed})
+    return rewrite(graph, {"headrace.cpu.Conv": lambda node, scope: _transformed(node, scope, low)})
 
 
 def tile_of(inputs: int, outputs: int, sizes: Sequence[int] | None) -> int:
@@ -44,7 +45,7 @@ def tile_of(inputs: int, outputs: int, sizes: Sequence[int] | None) -> int:
     return 0
 
 
-def _transformed(node: Node, scope: Scope) -> Patch | None:
+def _transformed(node: Node, scope: Scope, low: bool) -> Patch | None:
     weight, attributes = scope.array(node.inputs[1]), node.attributes
     if weight is None or weight.ndim != 4 or weight.shape[2:] != (3, 3) or attributes.get("group", 1) != 1:
         return None
@@ -56,7 +57,7 @@ def _transformed(node: Node, scope: Scope) -> Patch | None:
     shape = output.type.shape if output is not None and isinstance(output.type, TensorType) else None
     sizes = None if shape is None else [size for size in shape[1:3] if isinstance(size, int)]
     tile = tile_of(weight.shape[1], weight.shape[0], sizes if sizes and len(sizes) == 2 else None)
-    if not tile:
+    if not tile or (low and tile < 4):
         return None
     made = Node(KIND, node.inputs, node.outputs, {**attributes, "tile": tile}, domain="headrace.cpu", name=node.name, path=node.path)  # fmt: skip
     return Patch([node], [made])

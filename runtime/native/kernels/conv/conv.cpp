@@ -1,4 +1,5 @@
-// Conv, headrace.FusedConv (channels first) and headrace.cpu.Conv (channels last) in f32.
+// Conv, headrace.FusedConv (channels first) and headrace.cpu.Conv (channels last) in f32. With products of bf16, and in
+// depthwise convolutions where the CPU has bf16, the channels-last input, residual and result may each be bf16 as well.
 //
 // Channels-last inside: a node with channels first is transposed into scratch and back. A convolution is an indirect GEMM
 // over its taps; few input channels merge a row of taps into one long segment over a padded copy; one channel per group
@@ -18,6 +19,27 @@ HR_TIER_TABLE(ConvTable, conv_kernels);
 
 const ConvTable& conv_table() { return HR_OF_TIER(conv_kernels, cpu_tier()); }
 
+#ifdef HR_HAS_BF16
+namespace avx512_bf16 { extern const ConvTable conv_kernels; }
+#endif
+
+const ConvTable* bf16_conv_table() {
+#ifdef HR_HAS_BF16
+    if (cpu_tier() >= kAvx512Bf16) return &avx512_bf16::conv_kernels;
+#endif
+    return nullptr;
+}
+
+bool any_bf16(const NodeInfo& node) {
+    const bool residual = node.inputs.size() > 3 && node.inputs[3] == DType::bf16;
+    return node.inputs[0] == DType::bf16 || residual || node.outputs[0] == DType::bf16;
+}
+
+bool takes_reals(const NodeInfo& node) {
+    const auto fits = [](DType t) { return t == DType::f32 || (t == DType::bf16 && bf16_conv_table()); };
+    return fits(node.inputs[0]) && (node.inputs.size() < 4 || node.inputs[3] == DType::none || fits(node.inputs[3])) && fits(node.outputs[0]);
+}
+
 namespace {
 
 constexpr int64_t kMergeChannels = 15;  // up to so many channels taps are merged
@@ -25,7 +47,8 @@ constexpr int64_t kMergeChannels = 15;  // up to so many channels taps are merge
 class ConvKernel final : public Kernel {
 public:
     ConvKernel(const NodeInfo& node, const Activation& act)
-        : gemm_(table_of(node)), conv_(conv_table()), attributes_(node), act_(act), group_(node.i("group", 1)) {
+        : gemm_(table_of(node)), conv_(any_bf16(node) ? *bf16_conv_table() : conv_table()), attributes_(node), act_(act), group_(node.i("group", 1)),
+          x_(node.inputs[0]), y_(node.outputs[0]) {
         last_ = node.op == "headrace.cpu.Conv";
         const auto constant = [&](size_t i) { return i < node.constants.size() ? node.constants[i] : nullptr; };
         if (const Tensor* w = constant(1); w && w->shape.rank >= 3) {
@@ -43,7 +66,7 @@ public:
 
     void shape(ShapeContext& c) const override {
         const Window w = window(c.in(0).shape, c.in(1).shape);
-        c.out(0, DType::f32, output_shape(c.in(0).shape, w, c.in(1).shape[0]));
+        c.out(0, y_, output_shape(c.in(0).shape, w, c.in(1).shape[0]));
         Scratch scratch;
         plan(w, c.in(1).shape, c.has(2), c.has(3), scratch);
         c.scratch = scratch.used();
@@ -64,24 +87,24 @@ public:
             e.bias = bias_ ? bias_.get() : mem.bias;
             if (!bias_) spread_bias(c.in(2), ws, mem.bias);
         }
-        const float* x = c.in(0).as<float>();
-        if (mem.x) to_last(x, w.n, w.c, w.in_pixels(), mem.x, *c.pool), x = mem.x;
+        Reals x = reals(c.in(0));
+        if (mem.x) to_last(c.in(0).as<float>(), w.n, w.c, w.in_pixels(), mem.x, *c.pool), x = mem.x;
         if (c.has(3)) {
             if (c.in(3).shape != c.out(0).shape) throw std::invalid_argument("the residual is " + text(c.in(3).shape) + ", the result " + text(c.out(0).shape));
-            e.residual = c.in(3).as<float>(), e.ldr = features;
-            if (mem.r) to_last(e.residual, w.n, features, w.pixels(), mem.r, *c.pool), e.residual = mem.r;
+            e.residual = reals(c.in(3)), e.ldr = features;
+            if (mem.r) to_last(c.in(3).as<float>(), w.n, features, w.pixels(), mem.r, *c.pool), e.residual = mem.r;
         }
-        float* y = mem.y ? mem.y : c.out(0).as<float>();
+        const Output y{mem.y ? mem.y : c.out(0).data, y_ == DType::bf16};
         std::memset(mem.zeros, 0, size_t(w.c) * 4);
-        if (mem.low) narrow(x, w.n * w.in_pixels(), ws[1], mem.low, *c.pool), x = mem.low;
+        if (mem.low) narrow(c.in(0).as<float>(), w.n * w.in_pixels(), ws[1], mem.low, *c.pool), x = mem.low;
         if (depthwise(ws)) run_depthwise(w, x, weights, y, e, mem.zeros, *c.pool);
-        else run_gemms(inner(w, ws), inner(ws), x, weights, y, e, mem, *c.pool);
+        else run_gemms(inner(w, ws), inner(ws), static_cast<const float*>(x.data), weights, y, e, mem, *c.pool);
         if (mem.y) to_first(mem.y, w.n, features, w.pixels(), c.out(0).as<float>(), *c.pool);
     }
 
     bool reads_data(int input) const override { return !(input == 1 && packed_) && !(input == 2 && bias_); }
     size_t packed_bytes() const override { return packed_.bytes() + bias_.bytes(); }
-    std::string variant() const override { return std::string(gemm_.narrow ? "conv_bf16_" : "conv_f32_") + gemm_.tier; }
+    std::string variant() const override { return std::string(gemm_.narrow ? "conv_bf16_" : "conv_f32_") + gemm_.tier + (y_ == DType::bf16 ? " -> bf16" : ""); }
 
 private:
     struct Memory {
@@ -144,7 +167,7 @@ private:
             if (residual) mem.r = s.take<float>(w.rows() * ws[0]);
         }
         const Window v = inner(w, ws);
-        if (gemm_.narrow) mem.low = s.take<float>(w.n * w.in_pixels() * v.c);
+        if (gemm_.narrow && x_ == DType::f32) mem.low = s.take<float>(w.n * w.in_pixels() * v.c);
         if (merges(v)) mem.image = s.take<float>(w.n * padded(w).in_pixels() * v.c);
         if (!packed_) mem.weights = s.take<float>(weight_floats(ws)), mem.matrix = s.take<float>(ws.count());
         if (bias && !bias_) mem.bias = s.take<float>(bias_floats(ws));
@@ -270,8 +293,8 @@ private:
         });
     }
 
-    void run_gemms(const Window& w, const Shape& ws, const float* x, const float* weights, float* y, const Epilogue& e, const Memory& mem,
-                   ThreadPool& pool) const {
+    void run_gemms(const Window& w, const Shape& ws, const float* x, const float* weights, const Output& y, const Epilogue& e,
+                   const Memory& mem, ThreadPool& pool) const {
         const int64_t c = ws[1], n = ws[0] / group_, depth = w.taps() * c, s = segments(w);
         const int64_t size = packed_floats(gemm_, 1, depth, n), bias = round_up(n, gemm_.nr);
         Window walked = w;
@@ -288,7 +311,10 @@ private:
                 const WindowRows window_rows(walked, x + g * c, w.c * 4, mem.zeros);
                 const MatrixRows matrix_rows(x + g * c, w.c);
                 const Rows* rows = w.pointwise() ? static_cast<const Rows*>(&matrix_rows) : &window_rows;
-                GemmProblem p{w.rows(), n, s, depth / s, rows, weights + g * size, y + g * n, ws[0], e};
+                GemmProblem p{w.rows(), n, s, depth / s, rows, weights + g * size, nullptr, ws[0], e};
+                const Output to = y + g * n;
+                if (to.low) p.low = static_cast<BFloat16*>(to.data);
+                else p.c = static_cast<float*>(to.data);
                 if (e.bias) p.epilogue.bias += g * bias;
                 if (e.residual) p.epilogue.residual += g * n;
                 run_gemm_task(gemm_, p, plan, task % plan.tasks());
@@ -296,17 +322,18 @@ private:
         });
     }
 
-    void run_depthwise(const Window& w, const float* x, const float* weights, float* y, const Epilogue& e, const float* zeros, ThreadPool& pool) const {
+    void run_depthwise(const Window& w, const Reals& x, const float* weights, const Output& y, const Epilogue& e, const float* zeros,
+                       ThreadPool& pool) const {
         constexpr int64_t kTable = 4096;
         const int64_t t = w.taps(), most = std::max<int64_t>(1, std::min<int64_t>(kTable / t, 64));
         if (t > kTable) throw std::invalid_argument("a depthwise window of more than 4096 taps");
-        const WindowRows rows(w, x, w.c * 4, zeros);
+        const WindowRows rows(w, x.data, w.c * (x.low ? 2 : 4), zeros);
         const bool square = w.kernel[0] == 1 && w.kernel[1] == 3 && w.kernel[2] == 3 && w.dilation[2] == 1 && w.stride[2] <= 2;
         pool.parallel(w.rows(), std::max<int64_t>(1, 16384 / (t * w.c)), [&](int64_t begin, int64_t end) {
             const void* table[kTable];
             for (int64_t m = begin; m < end; m += most) {
                 DepthwiseBlock d{};
-                d.rows = table, d.stride = d.m = std::min(most, end - m), d.taps = t, d.c = w.c;
+                d.rows = table, d.stride = d.m = std::min(most, end - m), d.taps = t, d.c = w.c, d.low = x.low;
                 rows.fill(table, d.stride, 0, t, m, m + d.m);
                 d.w = weights, d.ldw = round_up(w.c, 16), d.out = y + m * w.c, d.ldo = w.c, d.epilogue = e;
                 d.step = square ? w.stride[2] : 0, d.first = m, d.width = w.out[2];
@@ -321,14 +348,22 @@ private:
     WindowAttributes attributes_;
     Activation act_;
     int64_t group_;
+    DType x_, y_;
     bool last_ = false;
     Packed<float> packed_, bias_;
 };
 
 std::unique_ptr<Kernel> make_conv(const NodeInfo& node) {
-    if (node.inputs.size() < 2 || node.inputs[0] != DType::f32 || node.inputs[1] != DType::f32) return nullptr;
+    if (node.inputs.size() < 2 || node.inputs[1] != DType::f32 || !takes_reals(node)) return nullptr;
     Activation act;
     if (node.op != "Conv" && !read_activation(node, act)) return nullptr;
+    if (any_bf16(node)) {
+        const Tensor* w = node.constants[1];
+        if (node.op != "headrace.cpu.Conv" || !w || w->shape.rank < 3) return nullptr;
+        const bool depthwise = w->shape[1] == 1 && w->shape[0] == node.i("group", 1) && w->shape[0] > 1;
+        const bool pairs = w->shape[1] % 2 == 0, products = &gemm_table_for(node) == bf16_gemm_table();
+        if (!depthwise && !(products && (pairs || (node.i("group", 1) == 1 && node.inputs[0] == DType::f32)))) return nullptr;
+    }
     return std::make_unique<ConvKernel>(node, act);
 }
 

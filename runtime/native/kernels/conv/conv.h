@@ -4,13 +4,21 @@
 
 namespace hr {
 
+// Where results go: float32, or bf16 where `low`.
+struct Output {
+    void* data = nullptr;
+    bool low = false;
+    Output operator+(int64_t n) const { return {static_cast<char*>(data) + n * (low ? 2 : 4), low}; }
+};
+
 // Depthwise convolution: out[m, c] = act(sum over taps of rows[tap][m][c] * w[tap, c] + bias[c] + r[m, c]).
 struct DepthwiseBlock {
     const void* const* rows;    // rows[tap * stride + m]
     int64_t stride, m, taps, c;
+    bool low;                   // the rows are bf16; of the table of bf16 alone, as Output's
     const float* w;             // [taps, ldw], zero beyond c
     int64_t ldw;
-    float* out;
+    Output out;
     int64_t ldo;
     Epilogue epilogue;
     // A window of 3 x 3 without dilation whose neighbours share columns: its stride, 1 or 2; else 0. Pixel m of the block is
@@ -27,10 +35,20 @@ struct ConvTable {
     void (*sum_f32)(const void* const* rows, int64_t n, int64_t c, float divisor, float* out);
     void (*max_u8)(const void* const* rows, int64_t n, int64_t c, uint8_t* out);
     void (*max_i8)(const void* const* rows, int64_t n, int64_t c, int8_t* out);
+    // The same of bf16, null in other tables than that of bf16.
+    void (*max_bf16)(const void* const* rows, int64_t n, int64_t c, BFloat16* out);
+    void (*sum_bf16)(const void* const* rows, int64_t n, int64_t c, float divisor, BFloat16* out);
     // out[c] = sum of rows, act(sum + bias): the last step of a transposed convolution.
     void (*gather)(const void* const* rows, int64_t n, int64_t c, const float* bias, const Activation& act, float* out);
 };
 
 const ConvTable& conv_table();
+// That of values in bf16; null where the tier in use has none.
+const ConvTable* bf16_conv_table();
+
+inline Reals reals(const Tensor& t) { return {t.data, t.dtype == DType::bf16}; }
+// Whether a convolution's data, residual and result are float32 each, or bf16 where there is a table for it; and whether any is bf16.
+bool takes_reals(const NodeInfo& node);
+bool any_bf16(const NodeInfo& node);
 
 }  // namespace hr

@@ -15,7 +15,7 @@ namespace {
 class LastPool final : public Kernel {
 public:
     explicit LastPool(const NodeInfo& node)
-        : table_(conv_table()), attributes_(node), average_(node.op == "headrace.cpu.AveragePool"), include_pad_(node.i("count_include_pad", 0) != 0) {}
+        : table_(node.inputs[0] == DType::bf16 ? *bf16_conv_table() : conv_table()), attributes_(node), average_(node.op == "headrace.cpu.AveragePool"), include_pad_(node.i("count_include_pad", 0) != 0) {}
 
     void shape(ShapeContext& c) const override {
         const Shape& x = c.in(0).shape;
@@ -42,8 +42,10 @@ public:
                 int64_t divisor = 0;
                 const int64_t n = inside(w, m, x, channels * item, rows, divisor);
                 char* out = y + m * channels * item;
-                if (average_) table_.sum_f32(rows, n, channels, float(divisor), reinterpret_cast<float*>(out));
+                if (average_ && type == DType::bf16) table_.sum_bf16(rows, n, channels, float(divisor), reinterpret_cast<BFloat16*>(out));
+                else if (average_) table_.sum_f32(rows, n, channels, float(divisor), reinterpret_cast<float*>(out));
                 else if (n == 0) lowest(type, channels, out);
+                else if (type == DType::bf16) table_.max_bf16(rows, n, channels, reinterpret_cast<BFloat16*>(out));
                 else if (type == DType::f32) table_.max_f32(rows, n, channels, reinterpret_cast<float*>(out));
                 else if (type == DType::u8) table_.max_u8(rows, n, channels, reinterpret_cast<uint8_t*>(out));
                 else table_.max_i8(rows, n, channels, reinterpret_cast<int8_t*>(out));
@@ -84,6 +86,7 @@ private:
 
     static void lowest(DType type, int64_t n, char* out) {
         if (type == DType::f32) std::fill_n(reinterpret_cast<float*>(out), n, -std::numeric_limits<float>::infinity());
+        else if (type == DType::bf16) std::fill_n(reinterpret_cast<BFloat16*>(out), n, to_bfloat16(-std::numeric_limits<float>::infinity()));
         else std::memset(out, type == DType::i8 ? -128 : 0, size_t(n));
     }
 
@@ -95,7 +98,8 @@ private:
 std::unique_ptr<Kernel> make_pool(const NodeInfo& node) {
     const DType t = node.inputs[0];
     const bool average = node.op == "headrace.cpu.AveragePool";
-    if (t != DType::f32 && (average || (t != DType::u8 && t != DType::i8))) return nullptr;
+    if (t == DType::bf16 && !bf16_conv_table()) return nullptr;
+    if (t != DType::f32 && t != DType::bf16 && (average || (t != DType::u8 && t != DType::i8))) return nullptr;
     if (node.outputs.size() > 1 && node.outputs[1] != DType::none) return nullptr;
     return std::make_unique<LastPool>(node);
 }

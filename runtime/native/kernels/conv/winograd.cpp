@@ -1,5 +1,6 @@
 // headrace.cpu.WinogradConv: 3x3, stride 1, one group, constant weights, channels last, f32; see winograd.h. Attribute `tile`:
-// M. The weights are transformed in double when the kernel is made, and packed, a matrix for each point.
+// M. Its input, residual and result may each be bf16 where the CPU has it. The weights are transformed in double when the kernel is
+// made, and packed, a matrix for each point.
 //
 // Tiles go in blocks whose transformed pixels stay in L2; a block multiplies all points of some features at a time. A result
 // depends on its own tile alone, whatever the block.
@@ -16,8 +17,19 @@
 namespace hr {
 
 HR_TIER_TABLE(WinogradTable, winograd_kernels);
+#ifdef HR_HAS_BF16
+namespace avx512_bf16 { extern const WinogradTable winograd_kernels; }
+#endif
 
 namespace {
+
+// The transforms for a node's element types.
+const WinogradTable& table_of(const NodeInfo& node) {
+#ifdef HR_HAS_BF16
+    if (bf16_conv_table() && any_bf16(node)) return avx512_bf16::winograd_kernels;
+#endif
+    return HR_OF_TIER(winograd_kernels, cpu_tier());
+}
 
 constexpr int64_t kPixelBytes = 640 << 10;  // transformed pixels of one block: most of L2, the sums of its features the rest
 constexpr int64_t kFeatures = 64;           // features at a time, a multiple of every tier's panels
@@ -47,7 +59,7 @@ template <int M> void weights_2d(const float* g, double* u) {
 class WinogradConv final : public Kernel {
 public:
     WinogradConv(const NodeInfo& node, const Activation& act, int tile)
-        : gemm_(gemm_table()), table_(HR_OF_TIER(winograd_kernels, cpu_tier())), attributes_(node), act_(act), m_(tile) {
+        : gemm_(gemm_table()), table_(table_of(node)), attributes_(node), act_(act), y_(node.outputs[0]), m_(tile) {
         const Tensor& w = *node.constants[1];
         f_ = w.shape[0], c_ = w.shape[1];
         pack_once([&] { pack(w.as<float>()); }, Part<float>{packed_, points() * packed_floats(gemm_, 1, c_, f_)});
@@ -59,7 +71,7 @@ public:
 
     void shape(ShapeContext& c) const override {
         const Window w = window(c.in(0).shape, c.in(1).shape);
-        c.out(0, DType::f32, Shape{w.n, w.out[1], w.out[2], f_});
+        c.out(0, y_, Shape{w.n, w.out[1], w.out[2], f_});
         if (c.has(3) && c.in(3).shape != Shape{w.n, w.out[1], w.out[2], f_})
             throw std::invalid_argument("the residual is " + text(c.in(3).shape) + ", the result " + text(Shape{w.n, w.out[1], w.out[2], f_}));
         const Blocks b(*this, w, c.threads);
@@ -75,20 +87,20 @@ public:
         std::memset(zeros, 0, size_t(c_) * 4);
         Epilogue e;
         e.act = act_, e.bias = bias_ ? bias_.get() : nullptr;
-        if (c.has(3)) e.residual = c.in(3).as<float>();
+        if (c.has(3)) e.residual = reals(c.in(3));
         const size_t bytes = slot(b).used();
         c.pool->parallel(b.slots, 1, [&](int64_t begin, int64_t end) {
             for (int64_t s = begin; s < end; s++) {
                 const Memory mem = slot(b, static_cast<char*>(c.scratch) + shared.used() + size_t(s) * bytes);
                 for (int64_t i = s; i < b.count; i += b.slots)
-                    run_block(w, b, b.tiles * i / b.count, b.tiles * (i + 1) / b.count, c.in(0).as<float>(), zeros, mem, c.out(0).as<float>(), e);
+                    run_block(w, b, b.tiles * i / b.count, b.tiles * (i + 1) / b.count, reals(c.in(0)), zeros, mem, {c.out(0).data, y_ == DType::bf16}, e);
             }
         });
     }
 
     bool reads_data(int input) const override { return input != 1 && !(input == 2 && bias_); }
     size_t packed_bytes() const override { return packed_.bytes() + bias_.bytes(); }
-    std::string variant() const override { return "winograd" + std::to_string(m_) + "_f32_" + gemm_.tier; }
+    std::string variant() const override { return "winograd" + std::to_string(m_) + "_f32_" + gemm_.tier + (y_ == DType::bf16 ? " -> bf16" : ""); }
 
 private:
     int64_t points() const { return (m_ + 2) * (m_ + 2); }
@@ -145,20 +157,20 @@ private:
         }
     }
 
-    void run_block(const Window& w, const Blocks& b, int64_t tile0, int64_t tile1, const float* x, const float* zeros, const Memory& mem, float* y,
+    void run_block(const Window& w, const Blocks& b, int64_t tile0, int64_t tile1, const Reals& x, const float* zeros, const Memory& mem, Output y,
                    const Epilogue& e) const {
         const int64_t n = m_ + 2, tiles = tile1 - tile0, panels = ceil_div(f_, gemm_.nr), size = packed_floats(gemm_, 1, c_, f_);
         const int which = m_ == 2 ? 0 : 1;
         for (int64_t t = 0; t < tiles; t++) {
             const int64_t tile = tile0 + t, image = tile / (b.down * b.across);
             const int64_t i1 = tile / b.across % b.down * m_ - w.begin[1], i2 = tile % b.across * m_ - w.begin[2];
-            const float* pixels[36];
+            const void* pixels[36];
             for (int64_t i = 0; i < n; i++)
                 for (int64_t j = 0; j < n; j++) {
                     const bool inside = uint64_t(i1 + i) < uint64_t(w.in[1]) && uint64_t(i2 + j) < uint64_t(w.in[2]);
-                    pixels[i * n + j] = inside ? x + ((image * w.in[1] + i1 + i) * w.in[2] + i2 + j) * c_ : zeros;
+                    pixels[i * n + j] = inside ? (x + ((image * w.in[1] + i1 + i) * w.in[2] + i2 + j) * c_).data : zeros;
                 }
-            table_.input[which]({pixels, c_, mem.pixels + t * pixel_step(), tiles * pixel_step()});
+            table_.input[which]({pixels, x.low, c_, mem.pixels + t * pixel_step(), tiles * pixel_step()});
         }
         for (int64_t p = 0; p < panels; p += group()) {
             const int64_t f0 = p * gemm_.nr, f1 = std::min(f_, f0 + kFeatures);
@@ -188,6 +200,7 @@ private:
     const WinogradTable& table_;
     WindowAttributes attributes_;
     Activation act_;
+    DType y_;
     int64_t m_, f_ = 0, c_ = 0;
     Packed<float> packed_, bias_;
 };
@@ -198,7 +211,7 @@ std::unique_ptr<Kernel> make_winograd(const NodeInfo& node) {
     const Tensor *w = constant(1), *b = constant(2);
     const int64_t tile = node.i("tile", 4);
     Activation act;
-    if (node.inputs.empty() || node.inputs[0] != DType::f32 || !w || w->dtype != DType::f32 || w->shape.rank != 4 || w->shape[2] != 3 || w->shape[3] != 3 ||
+    if (node.inputs.empty() || !takes_reals(node) || !w || w->dtype != DType::f32 || w->shape.rank != 4 || w->shape[2] != 3 || w->shape[3] != 3 ||
         (given(2) && (!b || b->count() != w->shape[0])) || (tile != 2 && tile != 4) || node.i("group", 1) != 1 || !read_activation(node, act))
         return nullptr;
     for (const char* key : {"strides", "dilations"})

@@ -6,13 +6,14 @@
 // rounding error of M = 4 is a quarter of that of 0, ±1, ±2. Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural
 // Networks"; points after Toom and Cook. An infinite or NaN pixel makes NaN of the whole tiles that it lies in.
 #pragma once
-#include "kernels/gemm/gemm.h"
+#include "kernels/conv/conv.h"
 
 namespace hr {
 
 // One tile of an image: B' d B of every channel.
 struct WinogradInput {
-    const float* const* pixels;     // (M + 2)²; what lies outside points to zeros
+    const void* const* pixels;      // (M + 2)²; what lies outside points to zeros
+    bool low;                       // they are bf16
     int64_t c;
     float* out;                     // point p of channel c at out[p * step + c]; written up to a whole vector
     int64_t step;
@@ -22,7 +23,7 @@ struct WinogradInput {
 struct WinogradOutput {
     const float* sums;              // point p of feature f at sums[p * step + f]
     int64_t step, f;
-    float* y;                       // result i at y[at[i] + f]; at[i] < 0: outside
+    Output y;                       // result i at y[at[i] + f]; at[i] < 0: outside
     const int64_t* at;              // M²
     Epilogue epilogue;              // the residual lies as y does
 };

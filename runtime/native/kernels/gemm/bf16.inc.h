@@ -1,6 +1,6 @@
 // One multiply-add of a tile, in f32 or over pairs of bf16: with HR_BF16 a 32-bit element holds two factors, neighbours in k.
 #pragma once
-#include "half.h"
+#include "kernels/gemm/gemm.h"
 #include "kernels/gemm/simd.h"
 
 namespace hr::HR_TIER {
@@ -25,9 +25,27 @@ static void narrow(const float* x, int64_t n, float* out) {
         memcpy(to + i, &low, size_t((n - i + 1) / 2 * 4));
     }
 }
+
+HR_INLINE vf load(const BFloat16* p) {
+    __m256i v;
+    memcpy(&v, p, sizeof v);
+    return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16);
+}
+HR_INLINE void store(BFloat16* p, vf v) {
+    const __m256bh low = _mm512_cvtneps_pbh((__m512)v);
+    memcpy(p, &low, sizeof low);
+}
 #else
 HR_INLINE vf step(vf a, vf b, vf sum) { return fma(a, b, sum); }
 #endif
+
+// A vector of values from the i-th on.
+HR_INLINE vf load(const Reals& r, int64_t i) {
+#ifdef HR_BF16
+    if (r.low) return load(static_cast<const BFloat16*>(r.data) + i);
+#endif
+    return load(static_cast<const float*>(r.data) + i);
+}
 
 // A 32-bit element of A for every lane, whatever it holds.
 HR_INLINE vf spread(const float* p) {

@@ -18,6 +18,7 @@ namespace {
 constexpr int64_t kRowBytes = 160 << 10;    // rows per block times that depth: a third of L2
 constexpr int64_t kTable = 4096;            // row pointers on the stack
 constexpr int64_t kCopy = 32 << 10;         // floats of A on the stack
+constexpr int64_t kSums = 32 << 10;         // sums between ranges of k, where C is bf16
 constexpr int64_t kAlias = 4096;            // bytes: addresses so far apart share a set of L1
 
 // Whether the rows of a tile would throw one another out of L1: it holds eight lines of a set, a tile may have more rows.
@@ -40,8 +41,7 @@ const GemmTable& gemm_table_of(int tier) { return HR_OF_TIER(gemm_kernels, tier)
 
 const GemmTable& gemm_table() { return gemm_table_of(cpu_tier()); }
 
-#if defined(__x86_64__) && !defined(HR_EMULATE_VNNI)
-#define HR_HAS_BF16
+#ifdef HR_HAS_BF16
 namespace avx512_bf16 { extern const GemmTable gemm_kernels; }
 #endif
 
@@ -129,19 +129,24 @@ void run_gemm_task(const GemmTable& t, const GemmProblem& p, const GemmPlan& pla
     const int64_t panels = ceil_div(p.n, t.nr), last = ranges.count() - 1;
     const void* table[kTable];
     GemmBlock g;
-    g.ldc = p.ldc, g.ldb = t.nr, g.n = col1 - col0, g.epilogue = p.epilogue;
+    g.ldc = p.ldc, g.ldb = t.nr, g.low = nullptr, g.ldlow = p.ldc, g.epilogue = p.epilogue;
     // Worth its time where each row meets many columns.
     const bool apart = t.mr > 8 && ranges.several == 1 && col1 - col0 >= 4 * t.nr;
     alignas(64) float copy[kCopy];
     bool copied = false;
     const int64_t rows = apart ? kCopy / (round_up(ranges.piece, 16) + 16) : kTable / ranges.several;
     const int64_t most = std::max<int64_t>(t.mr, rows / t.mr * t.mr);
-    for (int64_t m0 = row0; m0 < row1; m0 += most) {
+    // Sums that have to wait for later ranges lie in C, or where C is bf16 here, for so many columns at a time.
+    alignas(64) float sums[kSums];
+    const int64_t columns = p.low && last ? std::max<int64_t>(t.nr, kSums / std::min(most, row1 - row0) / t.nr * t.nr) : col1 - col0;
+    for (int64_t m0 = row0; m0 < row1; m0 += most)
+    for (int64_t col = col0; col < col1; col += columns) {
         const int64_t m1 = std::min(row1, m0 + most);
-        g.rows = table, g.stride = g.m = m1 - m0;
-        g.c = p.c + m0 * p.ldc + col0;
-        if (p.epilogue.bias) g.epilogue.bias = p.epilogue.bias + col0;
-        if (p.epilogue.residual) g.epilogue.residual = p.epilogue.residual + m0 * p.epilogue.ldr + col0;
+        g.rows = table, g.stride = g.m = m1 - m0, g.n = std::min(columns, col1 - col);
+        if (p.low) g.low = p.low + m0 * p.ldc + col, g.c = sums, g.ldc = columns;
+        else g.c = p.c + m0 * p.ldc + col;
+        if (p.epilogue.bias) g.epilogue.bias = p.epilogue.bias + col;
+        if (p.epilogue.residual) g.epilogue.residual = p.epilogue.residual + (m0 * p.epilogue.ldr + col);
         for (int64_t i = 0; i <= last; i++) {
             const auto r = ranges[i];
             if (r.k0 == 0 || copied) p.rows->fill(table, g.stride, r.s0, r.s1, m0, m1);
@@ -150,7 +155,7 @@ void run_gemm_task(const GemmTable& t, const GemmProblem& p, const GemmPlan& pla
             if (copied) copy_apart(table, g.m, r.k0, r.k1, copy), g.offset = 0;
             g.first = i == 0, g.last = i == last;
             g.panel_stride = g.segments * g.k * t.nr;
-            g.b = p.b + r.start * panels * t.nr + col0 / t.nr * g.panel_stride;
+            g.b = p.b + r.start * panels * t.nr + col / t.nr * g.panel_stride;
             t.block(g);
         }
     }

@@ -12,16 +12,30 @@
 #include <cstdint>
 #include <vector>
 
+#include "half.h"
 #include "kernels/gemm/activation.h"
 
 namespace hr {
 
 class ThreadPool;
 
+// Values to read: float32, or bf16 where `low` (of tables of bf16 alone).
+struct Reals {
+    const void* data = nullptr;
+    bool low = false;
+
+    Reals() = default;
+    Reals(const float* p) : data(p) {}
+    Reals(const void* p, bool bf16) : data(p), low(bf16) {}
+    explicit operator bool() const { return data; }
+    Reals operator+(int64_t n) const { return {static_cast<const char*>(data) + n * (low ? 2 : 4), low}; }
+    void operator+=(int64_t n) { *this = *this + n; }
+};
+
 // What happens to the sums: c = act(scale * sum + bias[n] + r[m, n]).
 struct Epilogue {
     const float* bias = nullptr;    // padded to whole panels
-    const float* residual = nullptr;
+    Reals residual;
     int64_t ldr = 0;
     float scale = 1;
     Activation act;
@@ -37,6 +51,8 @@ struct GemmBlock {
     int64_t panel_stride, n;        // from one panel to the next; columns
     float* c;
     int64_t ldc;
+    BFloat16* low;                  // where the results go, rounded to bf16, ldlow apart; c then holds sums of earlier ranges. Else null
+    int64_t ldlow;
     bool first, last;               // of the ranges of k: start from zero; apply the epilogue
     Epilogue epilogue;              // pointers already at this block's first row and column
 };
@@ -91,6 +107,7 @@ struct GemmProblem {
     float* c;
     int64_t ldc;
     Epilogue epilogue;
+    BFloat16* low = nullptr;        // results rounded to bf16 instead of c; ldc apart. Only tables of bf16
 };
 
 // The ranges of (s, k) that are worked on at once: some of one long segment, or several whole short ones.

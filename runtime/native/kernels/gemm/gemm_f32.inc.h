@@ -25,11 +25,40 @@ struct Ahead {
     int64_t step;
 };
 
+// What a tile reads and writes, from its first row and column on.
+struct At {
+    const float* b;
+    float* c;
+    int64_t ldc;
+    BFloat16* low;      // as in GemmBlock
+    int64_t ldlow;
+    const float* bias;
+    Reals r;
+    int64_t ldr;
+};
+
+#ifdef HR_BF16
+// The results of a tile as bf16; the activations that are no clamps first.
+template <int MR, int NV> HR_INLINE void store_low(const vf (&acc)[MR][NV], const Activation& act, BFloat16* low, int64_t ldlow) {
+    if (act.kind == Act::none) {
+        HR_UNROLL for (int i = 0; i < MR; i++) HR_UNROLL for (int j = 0; j < NV; j++) store(low + i * ldlow + j * kLanes, acc[i][j]);
+        return;
+    }
+    alignas(64) float y[MR * NV * kLanes];
+    HR_UNROLL for (int i = 0; i < MR; i++) HR_UNROLL for (int j = 0; j < NV; j++) store(y + (i * NV + j) * kLanes, acc[i][j]);
+    activate_row(act, y, MR * NV * kLanes);
+    for (int i = 0; i < MR; i++)
+        HR_UNROLL for (int j = 0; j < NV; j++) store(low + i * ldlow + j * kLanes, load(y + (i * NV + j) * kLanes));
+}
+#endif
+
 // MR rows by NV vectors: one of a panel, a whole panel, or several (wide tiles keep enough chains in flight when rows are
 // few). kPacked: B's rows are kCols apart.
 template <int MR, int NV, bool kPacked>
-static void tile(const GemmBlock& g, int64_t m, const float* b, float* c, int64_t ldc, const float* bias, const float* r,
-                 int64_t ldr, Ahead ahead) {
+static void tile(const GemmBlock& g, int64_t m, const At& at, Ahead ahead) {
+    const float* b = at.b;
+    float* c = at.c;
+    const int64_t ldc = at.ldc;
     vf acc[MR][NV];
     if (g.first) {
         HR_UNROLL for (int i = 0; i < MR; i++) HR_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = vf{};
@@ -62,18 +91,21 @@ static void tile(const GemmBlock& g, int64_t m, const float* b, float* c, int64_
         if (e.scale != 1.0f) {
             HR_UNROLL for (int i = 0; i < MR; i++) HR_UNROLL for (int j = 0; j < NV; j++) acc[i][j] *= splat(e.scale);
         }
-        if (bias) {
+        if (at.bias) {
             HR_UNROLL for (int j = 0; j < NV; j++) {
-                const vf add = load(bias + j * kLanes);
+                const vf add = load(at.bias + j * kLanes);
                 HR_UNROLL for (int i = 0; i < MR; i++) acc[i][j] += add;
             }
         }
-        if (r) {
+        if (at.r) {
             HR_UNROLL for (int i = 0; i < MR; i++)
-                HR_UNROLL for (int j = 0; j < NV; j++) acc[i][j] += load(r + i * ldr + j * kLanes);
+                HR_UNROLL for (int j = 0; j < NV; j++) acc[i][j] += load(at.r, i * at.ldr + j * kLanes);
         }
         HR_UNROLL for (int i = 0; i < MR; i++)
             HR_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = vmin(hi, vmax(lo, acc[i][j]));
+#ifdef HR_BF16
+        if (at.low) return store_low<MR, NV>(acc, e.act, at.low, at.ldlow);
+#endif
     }
     HR_UNROLL for (int i = 0; i < MR; i++)
         HR_UNROLL for (int j = 0; j < NV; j++) store(c + i * ldc + j * kLanes, acc[i][j]);
@@ -83,22 +115,27 @@ static void tile(const GemmBlock& g, int64_t m, const float* b, float* c, int64_
 
 // A last panel that ends within a vector: the same tile on a copy of whole vectors.
 template <int MR, int NV>
-static void edge_tile(const GemmBlock& g, int64_t m, int64_t n, const float* b, float* c, const float* bias, const float* r,
-                      Ahead ahead) {
+static void edge_tile(const GemmBlock& g, int64_t m, int64_t n, const At& at, Ahead ahead) {
     constexpr int kWidth = NV * kLanes;
     float out[MR * kWidth], residual[MR * kWidth];
+    BFloat16 low[MR * kWidth];
+    const int64_t item = at.r.low ? 2 : 4;
+    memset(out, 0, sizeof out);
+    memset(residual, 0, sizeof residual);
     for (int i = 0; i < MR; i++) {
-        memset(out + i * kWidth, 0, kWidth * 4);
-        memset(residual + i * kWidth, 0, kWidth * 4);
-        if (!g.first) memcpy(out + i * kWidth, c + i * g.ldc, size_t(n) * 4);
-        if (r) memcpy(residual + i * kWidth, r + i * g.epilogue.ldr, size_t(n) * 4);
+        if (!g.first) memcpy(out + i * kWidth, at.c + i * at.ldc, size_t(n) * 4);
+        if (at.r) memcpy(reinterpret_cast<char*>(residual) + i * kWidth * item, (at.r + i * at.ldr).data, size_t(n * item));
     }
-    tile<MR, NV, true>(g, m, b, out, kWidth, bias, r ? residual : nullptr, kWidth, ahead);
-    for (int i = 0; i < MR; i++) memcpy(c + i * g.ldc, out + i * kWidth, size_t(n) * 4);
+    const Reals r(at.r ? residual : nullptr, at.r.low);
+    tile<MR, NV, true>(g, m, {at.b, out, kWidth, at.low ? low : nullptr, kWidth, at.bias, r, kWidth}, ahead);
+    if (g.last && at.low)
+        for (int i = 0; i < MR; i++) memcpy(at.low + i * at.ldlow, low + i * kWidth, size_t(n) * 2);
+    else
+        for (int i = 0; i < MR; i++) memcpy(at.c + i * at.ldc, out + i * kWidth, size_t(n) * 4);
 }
 
-using TileFn = void (*)(const GemmBlock&, int64_t, const float*, float*, int64_t, const float*, const float*, int64_t, Ahead);
-using EdgeFn = void (*)(const GemmBlock&, int64_t, int64_t, const float*, float*, const float*, const float*, Ahead);
+using TileFn = void (*)(const GemmBlock&, int64_t, const At&, Ahead);
+using EdgeFn = void (*)(const GemmBlock&, int64_t, int64_t, const At&, Ahead);
 
 // Tables over the number of rows: one vector, one panel, as many panels as fill the registers; for whole vectors and not.
 template <int MR> constexpr int wide_panels() { return MR == 1 ? 4 : MR * 2 <= kRows ? (MR * 3 <= kRows ? 3 : 2) : 1; }
@@ -116,25 +153,27 @@ template <int N, int... I> struct MakeTiles : MakeTiles<N - 1, N - 1, I...> {};
 template <int... I> struct MakeTiles<0, I...> { using type = Tiles<I...>; };
 using AllTiles = MakeTiles<kRows>::type;
 
-// The lines of C that a tile is going to write, those of the residual that it is going to read.
-template <int kWrite> HR_INLINE void prefetch_tile(const float* c, int64_t ldc, int64_t rows) {
-    for (int64_t i = 0; i < rows; i++, c += ldc)
-        HR_UNROLL for (int j = 0; j < kCols; j += 16) __builtin_prefetch(c + j, kWrite, 3);
+// The lines that a tile is going to write, those of the residual that it is going to read.
+template <int kWrite> HR_INLINE void prefetch_tile(const Reals& from, int64_t ld, int64_t rows) {
+    const char* line = static_cast<const char*>(from.data);
+    const int64_t item = from.low ? 2 : 4;
+    for (int64_t i = 0; i < rows; i++, line += ld * item) {
+        HR_UNROLL for (int j = 0; j < kCols * 2; j += 64) __builtin_prefetch(line + j, kWrite, 3);
+        if (!from.low) HR_UNROLL for (int j = kCols * 2; j < kCols * 4; j += 64) __builtin_prefetch(line + j, kWrite, 3);
+    }
 }
 
 // Rows [m, m + rows) and `width` columns from n on: whole panels, or the last one, which may be narrow.
 static void run_tile(const GemmBlock& g, int64_t m, int rows, int64_t n, int64_t width, Ahead ahead) {
     const Epilogue& e = g.epilogue;
-    const float* b = g.b + n / kCols * g.panel_stride;
-    const float* bias = e.bias ? e.bias + n : nullptr;
-    const float* r = e.residual ? e.residual + m * e.ldr + n : nullptr;
-    float* c = g.c + m * g.ldc + n;
+    const At at{g.b + n / kCols * g.panel_stride, g.c + m * g.ldc + n, g.ldc, g.low ? g.low + m * g.ldlow + n : nullptr, g.ldlow,
+                e.bias ? e.bias + n : nullptr, e.residual ? e.residual + (m * e.ldr + n) : Reals(), e.ldr};
     const bool packed = g.ldb == kCols;
-    const auto run = [&](const TileFn* tiles) { tiles[rows - 1](g, m, b, c, g.ldc, bias, r, e.ldr, ahead); };
+    const auto run = [&](const TileFn* tiles) { tiles[rows - 1](g, m, at, ahead); };
     if (width > kCols) run(packed ? AllTiles::wide : AllTiles::in_place_wide);
     else if (width == kCols) run(packed ? AllTiles::one : AllTiles::in_place);
     else if (width == kLanes) run(AllTiles::narrow);
-    else (width < kLanes ? AllTiles::narrow_edge : AllTiles::edge)[rows - 1](g, m, width, b, c, bias, r, ahead);
+    else (width < kLanes ? AllTiles::narrow_edge : AllTiles::edge)[rows - 1](g, m, width, at, ahead);
 }
 
 // Panel by panel, so that a panel stays in L1 for all rows; but tile by tile where L2 holds all of B and each tile is
@@ -161,8 +200,9 @@ static void gemm_block(const GemmBlock& g) {
         const int64_t t = tile_of(i), n = column_of(i), left = g.n - n;
         if (i + 1 < tiles * panels && column_of(i + 1) + kCols <= g.n) {
             const int64_t m = start(tile_of(i + 1)), rows = start(tile_of(i + 1) + 1) - m;
-            prefetch_tile<1>(g.c + m * g.ldc + column_of(i + 1), g.ldc, rows);
-            if (e.residual && g.last) prefetch_tile<0>(e.residual + m * e.ldr + column_of(i + 1), e.ldr, rows);
+            if (g.low && g.last) prefetch_tile<1>(Reals(g.low + m * g.ldlow + column_of(i + 1), true), g.ldlow, rows);
+            else prefetch_tile<1>(g.c + m * g.ldc + column_of(i + 1), g.ldc, rows);
+            if (e.residual && g.last) prefetch_tile<0>(e.residual + (m * e.ldr + column_of(i + 1)), e.ldr, rows);
         }
         // Each tile asks for its share of the next panel.
         const Ahead ahead{by_rows ? g.b : g.b + (n / kCols + 1) * g.panel_stride + share * depth * t, share};

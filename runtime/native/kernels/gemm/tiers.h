@@ -3,6 +3,10 @@
 #pragma once
 #include "cpu.h"
 
+#if defined(__x86_64__) && !defined(HR_EMULATE_VNNI)
+#define HR_HAS_BF16     // namespace avx512_bf16 has tables
+#endif
+
 #if defined(__x86_64__)
 #define HR_TIER_TABLE(Table, name)                                                                        \
     namespace baseline { extern const Table name; }                                                       \

@@ -1,7 +1,7 @@
-// The transforms of Winograd's convolutions, vectors of channels; built once for every tier.
+// The transforms of Winograd's convolutions, vectors of channels. With HR_BF16 pixels and results may be bf16.
+#pragma once
+#include "kernels/conv/kernels.inc.h"
 #include "kernels/conv/winograd.h"
-#include "kernels/gemm/activation.inc.h"
-#include "kernels/gemm/simd.h"
 
 namespace hr::HR_TIER {
 
@@ -36,22 +36,13 @@ template <int M> HR_INLINE void backward(const vf* m, int sm, vf* y, int sy) {
     }
 }
 
-HR_INLINE vf load_some(const float* p, int64_t n) {
-    float some[kLanes] = {};
-    memcpy(some, p, size_t(n) * 4);
-    return load(some);
-}
-
-template <int M> static void input(const WinogradInput& w) {
+template <int M, class X> static void input_of(const WinogradInput& w) {
     constexpr int N = M + 2;
     for (int64_t c = 0; c < w.c; c += kLanes) {
         const int64_t left = w.c - c;
         vf d[N * N], t[N * N];
         for (int j = 0; j < N; j++) {
-            HR_UNROLL for (int i = 0; i < N; i++) {
-                const float* p = w.pixels[i * N + j] + c;
-                d[i] = left >= kLanes ? load(p) : load_some(p, left);
-            }
+            HR_UNROLL for (int i = 0; i < N; i++) d[i] = load_part(static_cast<const X*>(w.pixels[i * N + j]) + c, left);
             forward<M>(d, 1, t + j, N);
         }
         float* out = w.out + c;
@@ -63,12 +54,20 @@ template <int M> static void input(const WinogradInput& w) {
     }
 }
 
-template <int M> static void output(const WinogradOutput& w) {
+template <int M> static void input(const WinogradInput& w) {
+#ifdef HR_BF16
+    if (w.low) return input_of<M, BFloat16>(w);
+#endif
+    input_of<M, float>(w);
+}
+
+template <int M, class Y> static void output_of(const WinogradOutput& w) {
     constexpr int N = M + 2;
     const Epilogue& e = w.epilogue;
     const vf lo = splat(e.act.lo), hi = splat(e.act.hi);
+    Y* to = static_cast<Y*>(w.y.data);
     for (int64_t f = 0; f < w.f; f += kLanes) {
-        const int64_t left = w.f - f < kLanes ? w.f - f : kLanes;
+        const int64_t left = w.f - f;
         vf t[M * N];
         float y[M * M * kLanes];
         for (int j = 0; j < N; j++) {
@@ -83,23 +82,24 @@ template <int M> static void output(const WinogradOutput& w) {
             HR_UNROLL for (int j = 0; j < M; j++) {
                 const int64_t at = w.at[i * M + j];
                 v[j] += bias;
-                if (e.residual && at >= 0) v[j] += left == kLanes ? load(e.residual + at + f) : load_some(e.residual + at + f, left);
+                if (e.residual && at >= 0) v[j] += load_part(e.residual, at + f, left);
                 v[j] = vmin(hi, vmax(lo, v[j]));
-                if (e.act.kind == Act::none && at >= 0 && left == kLanes) store(w.y + at + f, v[j]);
-                else store(y + (i * M + j) * kLanes, v[j]);
+                if (e.act.kind != Act::none) store(y + (i * M + j) * kLanes, v[j]);
+                else if (at >= 0) store_part(to + at + f, left, v[j]);
             }
         }
-        if (e.act.kind == Act::none && left == kLanes) continue;
-        if (e.act.kind != Act::none) activate_row(e.act, y, M * M * kLanes);
-        for (int i = 0; i < M * M; i++) {
-            if (w.at[i] < 0) continue;
-            if (left == kLanes) store(w.y + w.at[i] + f, load(y + i * kLanes));
-            else memcpy(w.y + w.at[i] + f, y + i * kLanes, size_t(left) * 4);
-        }
+        if (e.act.kind == Act::none) continue;
+        activate_row(e.act, y, M * M * kLanes);
+        for (int i = 0; i < M * M; i++)
+            if (w.at[i] >= 0) store_part(to + w.at[i] + f, left, load(y + i * kLanes));
     }
 }
 
-extern const WinogradTable winograd_kernels;
-const WinogradTable winograd_kernels = {{input<2>, input<4>}, {output<2>, output<4>}};
+template <int M> static void output(const WinogradOutput& w) {
+#ifdef HR_BF16
+    if (w.y.low) return output_of<M, BFloat16>(w);
+#endif
+    output_of<M, float>(w);
+}
 
 }  // namespace hr::HR_TIER
