@@ -62,6 +62,9 @@ def _auto() -> Placed:
 
 def _gpu(index: int) -> Device:
     """The GPU of that number: one object for the whole process, so that all models share its stream and workspace."""
+    from headrace.runtime.cuda import driver
+
+    driver.devices()  # where there is none, nothing else is imported
     from headrace.runtime.cuda.device import open_device
 
     with _lock:

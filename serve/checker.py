@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from headrace.runtime.errors import HeadraceError
-from headrace.serve.supervisor import Process, Spec, Supervisor, WorkerError, WorkerLost
+from headrace.serve.startup import prepare_loading
+from headrace.serve.supervisor import DEFAULT_LOADER, Process, Spec, Supervisor, WorkerError, WorkerLost
 
 log = logging.getLogger("headrace.serve")
 
@@ -65,7 +66,8 @@ class CheckedLoader:
             process = self._process or self._supervisor.start(self._gone)
             self._process = process
             process.limit_memory(limit)
-            importlib.import_module(self._spec.loader.partition(":")[0])  # while the process starts
+            if self._spec.loader == DEFAULT_LOADER:
+                prepare_loading()  # while the process starts
             try:
                 process.load(path, self._spec, self._timeout)
                 process.unload(self._timeout)

@@ -19,7 +19,8 @@ from typing import Any
 import h11
 
 from headrace.serve.config import Limits
-from headrace.serve.http_connection import PHRASES, Application, Connection, HttpRequest, HttpResponse
+from headrace.serve.http_connection import Connection
+from headrace.serve.http_messages import PHRASES, Application, HttpRequest, HttpResponse
 from headrace.serve.rejections import CONNECTIONS, OF_STATUS, Rejections
 from headrace.serve.tls import Certificates
 

@@ -3,12 +3,12 @@
 from headrace.serve.dataplane import DataPlane
 from headrace.serve.errors import ServeError
 from headrace.serve.guard import Guard
-from headrace.serve.http_connection import HttpRequest, HttpResponse
+from headrace.serve.http_messages import HttpRequest, HttpResponse
 from headrace.serve.tls import Certificates
 
 
 class MetricsPage:
-    """An `http_connection.Application` with one page, /metrics."""
+    """An `http_messages.Application` with one page, /metrics."""
 
     closing = False
 

@@ -22,7 +22,7 @@ from headrace.serve.errors import Meaning, ServeError, overloaded
 from headrace.serve.grpc_codes import CODES
 from headrace.serve.grpc_methods import INFER_PATH, Method, Methods, Streaming, Unary
 from headrace.serve.guard import ALLOWED, HEADERS, Guard, Rules
-from headrace.serve.http_connection import PHRASES, WRITE_SECONDS, Application, HttpRequest, HttpResponse
+from headrace.serve.http_messages import PHRASES, WRITE_SECONDS, Application, HttpRequest, HttpResponse
 from headrace.serve.manager import Published
 from headrace.serve.rejections import THREADS, Rejections
 from headrace.serve.tls import Certificates, Identity

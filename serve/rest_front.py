@@ -15,7 +15,7 @@ from headrace.serve.dataplane import DataPlane
 from headrace.serve.datatypes import Buffer
 from headrace.serve.errors import Meaning, ServeError, bad_argument, quoted
 from headrace.serve.guard import Guard
-from headrace.serve.http_connection import HttpRequest, HttpResponse
+from headrace.serve.http_messages import HttpRequest, HttpResponse
 from headrace.serve.rejections import MESSAGE
 from headrace.serve.request import InferResponse
 from headrace.serve.tracing import HEADER, MARK, Reading, traced
@@ -81,7 +81,7 @@ def group_of(parts: list[str]) -> str:
 
 
 class RestFront:
-    """An `http_connection.Application`."""
+    """An `http_messages.Application`."""
 
     def __init__(self, plane: DataPlane, limits: Limits, guard: Guard | None = None) -> None:
         self._plane = plane

@@ -1,7 +1,7 @@
 """The worker processes of a server: started by exec, watched by descriptor and by heartbeat, ended with the server.
 
 One thread starts and watches them all. It must be the same one: the system kills a worker when the thread that started it
-ends (`worker._die_with`), so that none outlives its server.
+ends (`worker_process._die_with`), so that none outlives its server.
 """
 
 import collections
@@ -59,7 +59,7 @@ class Process:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._beat = Segment.make(4096)
         passed = (theirs.fileno(), self._beat.descriptor)
-        command = [sys.executable, "-P", "-m", "headrace.serve.worker", *map(str, passed), str(os.getpid())]
+        command = [sys.executable, "-P", "-m", "headrace.serve.worker_process", *map(str, passed), str(os.getpid())]
         places = {"PYTHONPATH": os.pathsep.join(place for place in sys.path if place)}  # the same modules as here
         nothing = subprocess.DEVNULL
         try:

@@ -1,80 +1,24 @@
-"""A process that loads one model, proves it, and runs batches for the server that started it: `python -m
-headrace.serve.worker SOCKET BEAT PARENT`, the numbers of two inherited descriptors and of a process.
-
-It talks to nobody else, and ends with its parent: the system kills it, or it meets the end of the socket.
-"""
+"""What a worker process does: it loads one model, proves it, and runs batches for the server that started it."""
 
 import base64
-import ctypes
 import importlib
 import json
 import logging
-import os
-import signal
 import socket
-import sys
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from headrace import runtime
-from headrace.runtime.builder import Builder
 from headrace.runtime.errors import HeadraceError, InputError
-from headrace.runtime.graph import Block, Graph
-from headrace.runtime.shapes import symbol
-from headrace.runtime.types import TensorType
 from headrace.serve import frames
 from headrace.serve.datatypes import of_array, to_wire
-from headrace.serve.frames import Frame, Inbox, Kind, Outbox, Segment
+from headrace.serve.frames import Frame, Inbox, Kind, Outbox
 from headrace.serve.model import Model, proven
 
 log = logging.getLogger("headrace.serve.worker")
 
-BEAT_SECONDS = 0.1
 TEXT_LIMIT = 4096
-_PR_SET_PDEATHSIG = 1
-
-
-def main(arguments: list[str]) -> None:
-    """Serve the socket until it ends."""
-    descriptor, beat, parent = map(int, arguments)
-    _die_with(parent)
-    Path("/proc/self/oom_score_adj").write_text("500")  # where memory ends, a worker goes before its server
-    threading.Thread(target=_beat, args=(Segment(beat, 4096, writable=True), parent), daemon=True).start()
-    _prepare()
-    Worker(socket.socket(fileno=descriptor)).serve()
-    os._exit(0)  # threads of the runtime need no farewell
-
-
-def _prepare() -> None:
-    """Load a model of one node, which imports all that loading needs: a spare process then has only its model to load."""
-    for name in ("runtime.rows", "serializer.archive"):
-        importlib.import_module(f"headrace.{name}")
-    graph = Graph(Block([], [], []))
-    build = Builder(graph)
-    x = build.input("x", TensorType("float32", (symbol("n"),)))
-    graph.block.outputs += build.node("Relu", [x], outputs=["y"])
-    runtime.load(graph).close()
-
-
-def _die_with(parent: int) -> None:
-    """Be killed when the thread that started us ends, which the server keeps to its own end."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
-def _beat(control: Segment, parent: int) -> None:
-    """Count, as long as this process is scheduled and its interpreter lock is given away."""
-    count = 0
-    while os.getppid() == parent:
-        count += 1
-        control.memory[:8] = count.to_bytes(8, "little")
-        time.sleep(BEAT_SECONDS)
-    os._exit(1)
 
 
 class Worker:
@@ -168,8 +112,3 @@ def _row(spec: Any) -> list[Any]:
     """Dimensions as numbers, names and None."""
     shape = None if spec.shape is None else [d if d is None or isinstance(d, int) else str(d) for d in spec.shape]
     return [spec.name, spec.dtype, shape]
-
-
-if __name__ == "__main__":
-    logging.basicConfig(format="%(asctime)s %(levelname)s worker %(process)d: %(message)s")
-    main(sys.argv[1:])

@@ -1,6 +1,7 @@
 """Run a server under load and faults, every answer checked.
 
     scripts/soak R1 --seconds 3600 --markdown docs/soak.md
+    scripts/soak R3 -- --workers 2
     scripts/soak R1 R2 R5 R6 --seconds 30 -- --workers 2
 
 What follows `--` are flags of `headrace serve`. The exit status is 1 where a check fails.
@@ -27,7 +28,10 @@ def main():
     parser.add_argument("modes", nargs="*", metavar="MODE", help=f"of {', '.join(MODES)}; all where none is named")
     parser.add_argument("--seconds", type=float, default=60, help="of load in each run")
     parser.add_argument("--probe", type=float, default=6, help="seconds of measuring the capacity")
+    parser.add_argument("--deaths", type=int, default=20, help="of R3 (R4: at most 4)")
+    parser.add_argument("--every", type=float, default=10, help="seconds between them")
     parser.add_argument("--swaps", type=int, default=1000, help="of R5")
+    parser.add_argument("--pace", type=float, default=20, help="swaps a second, of R5; 0: one after the other")
     parser.add_argument("--rounds", type=int, default=1000, help="of R16")
     parser.add_argument("--cycles", type=int, default=200, help="of cycles")
     parser.add_argument("--markdown", type=Path, help="write the table there, too")

@@ -11,7 +11,8 @@ import numpy as np
 from benchmarks.soak import models
 from benchmarks.soak.load import Lines, Load, percentile
 from benchmarks.soak.server import Samples, ServerProcess
-from benchmarks.soak.steady import capacity, nothing_bad, outcome
+from benchmarks.soak.steady import STRETCH, capacity, nothing_bad, outcome
+from benchmarks.soak.swapper import Swapper
 
 from headrace.serve import Client
 
@@ -58,10 +59,9 @@ def _strike(server, load, number):
     return gap, None if gone is None or back is None else time.perf_counter() - began
 
 
-def _faults(options, name, number, every, timeout, allowed):
+def _faults(options, name, number, times, every, timeout, allowed):
     """Send a signal to one worker again and again; how long until a call that began later was answered well."""
     gaps, replaced = [], []
-    times = max(2, min(20, int(options.seconds / every)))
     with tempfile.TemporaryDirectory() as root:
         models.line(Path(root, "line/1/model.hr"), 2, 1)
         with ServerProcess(root, *_with_workers(options)) as server:
@@ -75,12 +75,12 @@ def _faults(options, name, number, every, timeout, allowed):
                     gap, again = _strike(server, load, number)
                     gaps.append(gap)
                     replaced.append(again)
-                    time.sleep(max(0.2, min(every, options.seconds / times) - (time.perf_counter() - began)))
+                    time.sleep(max(0.2, every - (time.perf_counter() - began)))
 
             _under_load(load, most / 4, strike)
             figures = outcome(load)
             figures |= {"deaths": len(gaps), "restarts": int(server.metric("headrace_worker_restarts_total"))}
-            figures |= {"rate_per_s": round(most / 4), "seconds": options.seconds}
+            figures |= {"rate_per_s": round(most / 4), "every_s": every}
             ready = _until(server.ready) is not None
             load.close()
     found = all(gap is not None for gap in gaps) and all(gap is not None for gap in replaced)
@@ -95,51 +95,58 @@ def _faults(options, name, number, every, timeout, allowed):
 
 
 def r3(options):
-    """A worker is killed every 10 s."""
-    return _faults(options, "R3 kill -9 of a worker", signal.SIGKILL, 10.0, 30.0, ("OK", "UNAVAILABLE"))
+    """A worker is killed again and again."""
+    allowed = ("OK", "UNAVAILABLE")
+    return _faults(options, "R3 kill -9 of a worker", signal.SIGKILL, options.deaths, options.every, 30.0, allowed)
 
 
 def r4(options):
     """A worker is stopped; calls have 2 s."""
     allowed = ("OK", "UNAVAILABLE", "DEADLINE_EXCEEDED")
-    return _faults(options, "R4 SIGSTOP of a worker", signal.SIGSTOP, 15.0, 2.0, allowed)
+    times = min(4, options.deaths)
+    return _faults(options, "R4 SIGSTOP of a worker", signal.SIGSTOP, times, options.every, 2.0, allowed)
 
 
 def r5(options):
-    """Versions are switched under load: each answer is of exactly one of them."""
-    with tempfile.TemporaryDirectory() as root:
+    """Versions are switched under load: each answer is of exactly one of them. Stretches without a swap and with swaps, `pace` a
+    second, take turns. Files are made before, and another process puts them in place and asks for the swaps."""
+    each = max(1, min(round(options.pace * STRETCH) if options.pace else 100, options.swaps // 2))
+    with tempfile.TemporaryDirectory() as root, tempfile.TemporaryDirectory(dir=Path(root).parent) as made:
         models.line(Path(root, "line/1/model.hr"), 1, 1)
-        with ServerProcess(root, *options.flags) as server, Client(f"127.0.0.1:{server.grpc}") as client:
+        for version in range(2, options.swaps + 2):
+            models.line(Path(made, f"{version}/model.hr"), version, 1)
+        with ServerProcess(root, *options.flags) as server:
             requests = Lines("line", factor=None)
-            most = capacity(server, requests, options.probe)
-            steady = Load(server.grpc, requests)
-            steady.open_loop(most / 2, min(options.seconds, 20))
-            before, load, times = server.settled(), Load(server.grpc, requests), []
-
-            def swap():
-                for version in range(2, options.swaps + 2):
-                    models.line(Path(root, f"line/{version}/model.hr"), version, 1)
-                    began = time.perf_counter()
-                    client.load("line")
-                    times.append(time.perf_counter() - began)
-                    old = Path(root, f"line/{version - 1}")
-                    (old / "model.hr").unlink()
-                    old.rmdir()
-
-            with Samples(server, 1.0) as samples:
-                _under_load(load, most / 2, swap)
+            rate = capacity(server, requests, options.probe) / 2
+            steady, load, times, ratios = Load(server.grpc, requests), Load(server.grpc, requests), [], []
+            before = server.settled()
+            with Samples(server, 1.0) as samples, Swapper(server.grpc, Path(root, "line"), Path(made)) as swapper:
+                for first in range(2, options.swaps + 2, each):
+                    last = min(first + each, options.swaps + 2)
+                    quiet, busy = len(steady.times), len(load.times)
+                    steady.open_loop(rate, min(STRETCH, options.seconds))
+                    _under_load(
+                        load, rate, lambda first=first, last=last: times.extend(swapper(first, last, options.pace))
+                    )
+                    ratios.append(percentile(load.times[busy:], 99) / percentile(steady.times[quiet:], 99))
             figures = outcome(load) | {"swaps": len(times), "swap_ms_median": float(np.median(times) * 1e3)}
             figures |= {"steady_p99_ms": percentile(steady.times, 99), "steady_p50_ms": percentile(steady.times, 50)}
-            figures |= {"before_mib": before, "after_mib": server.settled(), **samples.summary()}
-            figures |= {"rate_per_s": round(most / 2)}
+            figures |= {
+                "p99_ratio_median": float(np.median(ratios)),
+                "stretches": len(ratios),
+                "pace_per_s": options.pace,
+            }
+            figures |= {
+                "before_mib": before,
+                "after_mib": server.settled(),
+                **samples.summary(),
+                "rate_per_s": round(rate),
+            }
+            checks = nothing_bad(load) | {f"steady: {check}": holds for check, holds in nothing_bad(steady).items()}
             steady.close()
             load.close()
     back = figures["after_mib"] - figures["before_mib"] < 16
-    return (
-        "R5 version swaps",
-        figures,
-        nothing_bad(load) | {"all swapped": len(times) == options.swaps, "memory back": back},
-    )
+    return "R5 version swaps", figures, checks | {"all swapped": len(times) == options.swaps, "memory back": back}
 
 
 def cycles(options):

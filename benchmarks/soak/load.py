@@ -49,6 +49,13 @@ class Lines:
         return good
 
 
+class Echoed(Lines):
+    """The same requests to a server that answers each with its own bytes."""
+
+    def right(self, index, data):
+        return data == self.messages[index]
+
+
 class Work:
     """Requests to `work` that take `trips` trips of its loop."""
 

@@ -3,9 +3,11 @@ must hold in it. Checks are of order; figures of time are shown, not judged."""
 
 import tempfile
 from pathlib import Path
+from statistics import median
 
 from benchmarks.soak import models
-from benchmarks.soak.load import Lines, Load, percentile
+from benchmarks.soak.echo import EchoProcess
+from benchmarks.soak.load import Echoed, Lines, Load, percentile
 from benchmarks.soak.server import Samples, ServerProcess
 
 SHARE = 0.8  # of the capacity
@@ -51,29 +53,61 @@ def grows(rows, sent):
     return bool(rows) and rows[-1][1] - rows[0][1] > GROWTH_MIB + GROWTH_BYTES * sent / 2**20
 
 
-def r1(options):
-    """A steady load at 80 % of the capacity."""
-    return _steady(options, "R1 soak", None, ("OK",))
+def disturb(number):
+    """How a call is made: one in twenty is cancelled at once, one in twenty has a deadline that it cannot keep."""
+    kind = number % 20
+    return (30.0, 0) if kind == 7 else (0.0005, None) if kind == 13 else (30.0, None)
 
 
 def r2(options):
-    """The same with one call in twenty cancelled and one in twenty with a deadline that it cannot keep."""
+    """The same load with one call in twenty cancelled and one in twenty that expires, beside the load without them: stretches
+    of both take turns. A bare grpcio echo under the same loads says what of that is the client's own."""
+    allowed = ("OK", "CANCELLED", "DEADLINE_EXCEEDED")
+    with tempfile.TemporaryDirectory() as root:
+        models.line(Path(root, "line/1/model.hr"), 2, 1)
+        with ServerProcess(root, *options.flags) as server, EchoProcess() as echo:
+            rate = capacity(server, Lines("line"), options.probe) * SHARE
+            echo_rate = capacity(echo, Echoed("line"), options.probe) * SHARE
+            plain, load = Load(server.grpc, Lines("line")), Load(server.grpc, Lines("line"), mangle=disturb)
+            echoes = Load(echo.grpc, Echoed("line")), Load(echo.grpc, Echoed("line"), mangle=disturb)
+            with Samples(server, max(0.5, options.seconds / 600)) as samples:
+                ratios, echo_ratios = [], []
+                for _ in range(max(1, round(options.seconds / STRETCH))):
+                    stretch = min(STRETCH, options.seconds) / 2
+                    ratios.append(p99_ratio(plain, load, rate, stretch))
+                    echo_ratios.append(p99_ratio(*echoes, echo_rate, stretch))
+            figures = outcome(load) | samples.summary() | {"plain_p99_ms": percentile(plain.times, 99)}
+            figures |= {"p99_ratio": median(ratios), "echo_p99_ratio": median(echo_ratios), "stretches": len(ratios)}
+            figures["expired_before_run"] = int(server.metric("headrace_expired_before_run_total"))
+            figures["rate_per_s"], figures["echo_rate_per_s"] = round(rate), round(echo_rate)
+            for one in (plain, load, *echoes):
+                one.close()
+            ready = server.ready()
+    checks = nothing_bad(load, allowed) | {"ready at the end": ready}
+    checks |= {f"without them: {check}": holds for check, holds in nothing_bad(plain).items()}
+    checks["memory does not grow with requests"] = not grows(samples.rows, load.sent + plain.sent)
+    return "R2 cancels and deadlines", figures, checks
 
-    def mangle(number):
-        kind = number % 20
-        return (30.0, 0) if kind == 7 else (0.0005, None) if kind == 13 else (30.0, None)
 
-    row = _steady(options, "R2 cancels and deadlines", mangle, ("OK", "CANCELLED", "DEADLINE_EXCEEDED"))
-    return row
+STRETCH = 5.0  # seconds
 
 
-def _steady(options, name, mangle, allowed):
+def p99_ratio(first, second, rate, seconds):
+    """Two loads one after the other: the 99th percentile of the second's good answers by that of the first's."""
+    before = len(first.times), len(second.times)
+    first.open_loop(rate, seconds)
+    second.open_loop(rate, seconds)
+    return percentile(second.times[before[1] :], 99) / percentile(first.times[before[0] :], 99)
+
+
+def r1(options):
+    """A steady load at 80 % of the capacity."""
     with tempfile.TemporaryDirectory() as root:
         models.line(Path(root, "line/1/model.hr"), 2, 1)
         with ServerProcess(root, *options.flags) as server:
             requests = Lines("line")
             most = capacity(server, requests, options.probe)
-            load = Load(server.grpc, requests, mangle=mangle)
+            load = Load(server.grpc, requests)
             with Samples(server, max(0.5, options.seconds / 600)) as samples:
                 load.open_loop(most * SHARE, options.seconds)
             figures = outcome(load) | samples.summary()
@@ -84,11 +118,11 @@ def _steady(options, name, mangle, allowed):
             load.close()
             ready = server.ready()
     figures |= {"capacity_per_s": round(most), "rate_per_s": round(most * SHARE), "seconds": options.seconds}
-    checks = nothing_bad(load, allowed) | {"ready at the end": ready}
+    checks = nothing_bad(load) | {"ready at the end": ready}
     low, high = figures["descriptors"]
     checks["descriptors flat"] = high - low <= 8
     checks["threads flat"] = figures["threads"][1] - figures["threads"][0] <= 8
     checks["memory does not grow with requests"] = not grows(samples.rows, load.sent)
     if options.seconds >= 1800:
         checks["memory flat"] = figures["rss_slope_mib_h"] < 4
-    return name, figures, checks
+    return "R1 soak", figures, checks

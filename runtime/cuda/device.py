@@ -5,7 +5,6 @@ CuPy is imported here only, and only when a device is asked for. Everything is e
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import threading
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from headrace.runtime.cuda import lt, tune
+from headrace.runtime.cuda import driver, lt, tune
 from headrace.runtime.cuda.images import image
 from headrace.runtime.cuda.interface import Arg, Array, Dim3, Ptr
 from headrace.runtime.errors import LoadError, RunError
@@ -56,50 +55,33 @@ class Caps:
 
 def probe(index: int = 0) -> Caps:
     """Look for a usable GPU. LoadError names the first thing that is missing and the next step."""
-    count = _driver_devices()
+    count = driver.devices()
     if index >= count:
-        raise _unusable(f"there is no GPU {index}; this machine has {count}", f"use 'cuda:0' to 'cuda:{count - 1}'")
+        raise driver.unusable(
+            f"there is no GPU {index}; this machine has {count}", f"use 'cuda:0' to 'cuda:{count - 1}'"
+        )
     cupy = _import_cupy()
     try:
         runtime = cupy.cuda.runtime
         facts = runtime.getDeviceProperties(index)
         versions = int(runtime.driverGetVersion()), int(runtime.runtimeGetVersion())
     except RuntimeError as error:  # CUDARuntimeError: driver older than the libraries, device in use exclusively, ...
-        raise _unusable(f"the CUDA runtime says {error}", f"update the driver, or {INSTALL}") from error
+        raise driver.unusable(f"the CUDA runtime says {error}", f"update the driver, or {INSTALL}") from error
     cc = int(facts["major"]), int(facts["minor"])
     name = facts["name"].decode() if isinstance(facts["name"], bytes) else str(facts["name"])
     if cc < LOWEST:
-        raise _unusable(
+        raise driver.unusable(
             f"{name} has compute capability {cc[0]}.{cc[1]}; the kernels need {LOWEST[0]}.{LOWEST[1]} or higher",
             "use another GPU",
         )
     try:
         version = lt.Library(lt.open_library()).version
     except LoadError as error:
-        raise _unusable(str(error), "") from error
+        raise driver.unusable(str(error), "") from error
     return Caps(
         index, name, cc, int(facts["multiProcessorCount"]), int(facts["totalGlobalMem"]),
         *versions, str(cupy.__version__), version,
     )  # fmt: skip
-
-
-def _unusable(cause: str, step: str) -> LoadError:
-    steps = [step] if step else []
-    return LoadError("no CUDA device can be used: " + "; ".join([cause, *steps, "or load with device='cpu'"]))
-
-
-def _driver_devices() -> int:
-    """How many GPUs the driver shows; asked without CuPy, so that a missing driver is told from a missing CuPy."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        raise _unusable("no NVIDIA driver (libcuda.so.1 is not found)", "install the driver of the GPU") from None
-    count = ctypes.c_int()
-    status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
-    if status or not count.value:
-        cause = "the NVIDIA driver finds no GPU" if status in (0, 100) else f"the NVIDIA driver answers error {status}"
-        raise _unusable(cause, "check nvidia-smi and CUDA_VISIBLE_DEVICES")
-    return count.value
 
 
 def _import_cupy() -> Any:
@@ -107,7 +89,7 @@ def _import_cupy() -> Any:
         return importlib.import_module("cupy")
     except ImportError as error:
         cause = "cupy is not installed" if isinstance(error, ModuleNotFoundError) else f"cupy cannot be used ({error})"
-        raise _unusable(cause, INSTALL) from error
+        raise driver.unusable(cause, INSTALL) from error
 
 
 def open_device(index: int = 0) -> CudaDevice:

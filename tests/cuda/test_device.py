@@ -18,7 +18,7 @@ from cuda_models import minilm, minilm_feeds
 import headrace.runtime as runtime
 from headrace.runtime import devices
 from headrace.runtime.cuda import device as module
-from headrace.runtime.cuda import is_available, lt, why_unavailable
+from headrace.runtime.cuda import driver, is_available, lt, why_unavailable
 from headrace.runtime.cuda.emul import EmulDevice
 from headrace.runtime.errors import LoadError, RunError
 
@@ -32,7 +32,7 @@ class Faked(module.CudaDevice):
 @pytest.fixture
 def cupy(monkeypatch: pytest.MonkeyPatch) -> Any:
     made = fake_cupy.make(EmulDevice())
-    monkeypatch.setattr(module, "_driver_devices", lambda: 1)
+    monkeypatch.setattr(driver, "devices", lambda: 1)
     monkeypatch.setattr(module, "_import_cupy", lambda: made)
     monkeypatch.setattr(Faked, "pinned", lambda self, nbytes: np.empty(nbytes, np.uint8))
     monkeypatch.setattr(lt, "open_library", lambda: SimpleNamespace(cublasLtGetVersion=lambda: 130102))
@@ -114,7 +114,7 @@ def test_a_missing_cublaslt_is_named(cupy: Any, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_missing_cupy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_driver_devices", lambda: 1)
+    monkeypatch.setattr(driver, "devices", lambda: 1)
     monkeypatch.setitem(__import__("sys").modules, "cupy", None)
     with pytest.raises(LoadError, match=r"cupy .*; pip install 'headrace\[cuda13\]' .*; or load with device='cpu'"):
         module.probe()
@@ -125,8 +125,8 @@ def test_a_missing_cupy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     [(100, 0, "finds no GPU"), (0, 0, "finds no GPU"), (803, 0, "answers error 803")],
 )
 def test_a_driver_without_a_gpu_is_named(monkeypatch: pytest.MonkeyPatch, status: int, count: int, cause: str) -> None:
-    driver = SimpleNamespace(cuInit=lambda flags: status, cuDeviceGetCount=lambda at: 0)
-    monkeypatch.setattr(module.ctypes, "CDLL", lambda name: driver)
+    library = SimpleNamespace(cuInit=lambda flags: status, cuDeviceGetCount=lambda at: 0)
+    monkeypatch.setattr(driver.ctypes, "CDLL", lambda name: library)
     with pytest.raises(LoadError, match=cause):
         module.probe()
 
@@ -136,7 +136,7 @@ def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> None:
         raise OSError(f"{name}: cannot open shared object file")
 
-    monkeypatch.setattr(module.ctypes, "CDLL", absent)
+    monkeypatch.setattr(driver.ctypes, "CDLL", absent)
     monkeypatch.setattr(devices, "_opened", {})
 
 

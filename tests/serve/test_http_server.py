@@ -9,7 +9,7 @@ import pytest
 from serve_start import FRONTS, LIMITS, need
 
 from headrace.serve.config import Limits
-from headrace.serve.http_connection import HttpResponse
+from headrace.serve.http_messages import HttpResponse
 from headrace.serve.http_server import HttpServer
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import click
-import numpy as np
 
 Progress = Callable[[int, int], None]
 FILE_WIDTH = 400  # columns of a table that goes to a file or a pipe: rows are not broken there
@@ -33,13 +33,11 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    if isinstance(value, np.ndarray):
+    if hasattr(value, "tolist"):  # of NumPy, which nothing else here needs
         return _plain(value.tolist())
-    if isinstance(value, np.generic):
-        return _plain(value.item())
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
-    if isinstance(value, float) and not np.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value if isinstance(value, str | int | float | bool) or value is None else str(value)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from typing import Any
 
@@ -57,14 +58,19 @@ def command(models: tuple[str, ...], as_json: bool, **options: Any) -> None:
     headrace serve net.hr
     headrace serve digits=net.hr digits-int8=net-int8.hr --grpc-port 9000
     """
-    from headrace.serve.config import settings_from
-    from headrace.serve.server import Server
-    from headrace.serve.signals import catching, dumping
+    from headrace.serve import startup
 
     store = options.pop("store")
     sources = list(models) + ([store] if store else [])
-    settings = settings_from({key: value for key, value in options.items() if value is not None})
-    with catching(signal.SIGTERM, signal.SIGINT) as wait, Server(sources, settings=settings) as server:
+    with contextlib.ExitStack() as stack:
+        with startup.quick():
+            from headrace.serve.config import settings_from
+            from headrace.serve.server import Server
+            from headrace.serve.signals import catching, dumping
+
+            settings = settings_from({key: value for key, value in options.items() if value is not None})
+            wait = stack.enter_context(catching(signal.SIGTERM, signal.SIGINT))
+            server = stack.enter_context(Server(sources, settings=settings))
         _announce(server, as_json)
         with dumping(signal.SIGUSR1, server.queues):
             wait()
