@@ -256,6 +256,17 @@ def read_extra(source: Any) -> dict[str, bytes]:
     return {name: bytes(view) for name, view in members.items() if name not in _OWN}
 
 
+def read_members(source: Any, prefix: str) -> dict[str, bytes]:
+    """The members whose names begin so, each proven; the rest of the file is not read."""
+    members, sums, document = _listed_members(_bytes(source))
+    found = {name: view for name, view in members.items() if name.startswith(prefix)}
+    check_sums(found, {name: sums[name] for name in found})
+    for name, view in found.items():
+        if name not in document.members or _listed(document, name, view) != sha256(view).hexdigest():
+            raise LoadError(f"member {name!r} is not what {manifest.NAME} says")
+    return {name: bytes(view) for name, view in found.items()}
+
+
 def _name(source: Any) -> str:
     return str(source) if isinstance(source, str | os.PathLike) else "the archive"
 

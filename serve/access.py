@@ -10,13 +10,15 @@ import json
 import logging
 import sys
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from headrace.serve.config import ConfigError, Log
+from headrace.serve.log_budget import Budget
 from headrace.serve.records import Record
 
 log = logging.getLogger("headrace.serve")
@@ -71,6 +73,7 @@ class AccessLog:
     def __init__(self, settings: Log | None = None, out: TextIO | None = None) -> None:
         settings = settings or Log(access="off")
         self.policy = Policy.of(settings)
+        self._budget = Budget(settings.lines_per_s if self.policy.every != 1 else 0)
         self.lost = 0
         self._file, self._out = settings.file, out
         self._rows: deque[Row] = deque()
@@ -118,12 +121,12 @@ class AccessLog:
         self._stopping.set()
         self._thread.join()
         self._thread = None
-        self.drain()
+        self.drain(last=True)
         if self._file and self._out is not None:
             self._out.close()
 
-    def drain(self) -> None:
-        """Write the records that are there now."""
+    def drain(self, last: bool = False) -> None:
+        """Write the records that are there now. `last`: none will follow."""
         with self._draining:
             lost = 0
             rows = [self._rows.popleft() for _ in range(len(self._rows))]
@@ -132,12 +135,22 @@ class AccessLog:
                     rows += more
                     lost += without
             self.lost += lost
-            if not rows:
-                return
-            rows.sort(key=lambda row: row[2].ended_ms)
-            out = self._out or sys.stderr
-            out.write("".join(line(*row) for row in rows))
-            out.flush()
+            lines = list(self._lines(sorted(rows, key=lambda row: row[2].ended_ms), last))
+            if lines:
+                out = self._out or sys.stderr
+                out.write("".join(lines))
+                out.flush()
+
+    def _lines(self, rows: Iterable[Row], last: bool) -> Iterator[str]:
+        now = 0
+        for row in rows:
+            now = row[2].ended_ms
+            yield from itertools.starmap(suppressed, self._budget.passed(now))
+            sampled = row[2].meaning == "ok" and self.policy.every
+            if sampled or self._budget.takes(row[2]):
+                yield line(*row)
+        now = max(now, int(time.time() * 1000)) + 1000 * last  # at the end the last second has passed
+        yield from itertools.starmap(suppressed, self._budget.passed(now))
 
     def _loop(self) -> None:
         told = 0
@@ -153,13 +166,25 @@ class AccessLog:
 
 def line(model: str, version: str, record: Record) -> str:
     """One line. JSON escapes what would end it or steer a terminal."""
-    at = datetime.fromtimestamp(record.ended_ms / 1000, UTC).isoformat(timespec="milliseconds")
     shown: dict[str, Any] = {
-        "time": at.replace("+00:00", "Z"),
+        "time": _time(record.ended_ms),
         "model": model[:LONGEST_NAME],
         "version": version[:LONGEST_NAME],
     }
     shown |= {key: value for key, value in record.show().items() if key != "ended_ms"}
+    return _json(shown)
+
+
+def suppressed(ended_ms: int, meaning: str, count: int) -> str:
+    """The line in place of so many of one meaning."""
+    return _json({"time": _time(ended_ms), "meaning": meaning, "suppressed": count})
+
+
+def _time(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _json(shown: dict[str, Any]) -> str:
     return json.dumps(shown, separators=(",", ":")).replace("\x7f", "\\u007f") + "\n"
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from headrace.serve import classify, sequences
-from headrace.serve.config import EnsembleStep, Versions
+from headrace.serve.config import EnsembleStep, Versions, WarmupSample
 from headrace.serve.pending import Level
 from headrace.serve.records import micros
 from headrace.serve.request import NO_PARAMETERS, InferRequest, InferResponse, OutputTensor, Parameter, Parameters
@@ -17,12 +17,15 @@ Answer = dict[str, Any]
 
 def metadata(version: ModelVersion, numbers: list[str]) -> Answer:
     """ModelMetadataResponse; `numbers` are the versions of the model that are ready."""
+    batched = version.interface.max_batch_size > 0
     return {
         "name": version.name,
         "versions": sorted(numbers, key=int),
         "platform": version.platform,
         "inputs": [_tensor(port) for port in version.interface.inputs],
-        "outputs": [_tensor(port) for port in version.interface.outputs],
+        "outputs": [
+            version.post.shown(_tensor(port), "datatype", "shape", batched) for port in version.interface.outputs
+        ],
         "properties": dict(version.properties),
     }
 
@@ -37,7 +40,10 @@ def config(version: ModelVersion) -> Answer:
         "version_policy": _version_policy(version.config.versions),
         "max_batch_size": batching,
         "input": [_config_tensor(port, batching) for port in version.interface.inputs],
-        "output": [_config_tensor(port, batching) for port in version.interface.outputs],
+        "output": [
+            version.post.shown(_config_tensor(port, batching), "data_type", "dims", 0)
+            for port in version.interface.outputs
+        ],
         "instance_group": [{"name": f"{version.name}_0", "count": policy.instances, "kind": "KIND_CPU"}],
         "model_transaction_policy": {"decoupled": version.decoupled},
     }
@@ -51,6 +57,9 @@ def config(version: ModelVersion) -> Answer:
         answer["ensemble_scheduling"] = {"step": [_step(step) for step in steps]}
         del answer["instance_group"]
         batching = 0  # answered by the members
+    if samples := version.config.warmup.samples:
+        kinds = {port.name: port.datatype.config for port in version.interface.inputs}
+        answer["model_warmup"] = [_warmup(sample, kinds) for sample in samples]
     if version.cache is not None:
         answer["response_cache"] = {"enable": True}
     if batching:
@@ -68,6 +77,14 @@ def config(version: ModelVersion) -> Answer:
                 "priority_queue_policy": {n: _queue_policy(level) for n, level in enumerate(policy.levels, 1)},
             }
     return answer
+
+
+def _warmup(sample: WarmupSample, kinds: Mapping[str, str]) -> Answer:
+    inputs = {}
+    for name, row in sample.inputs.items():
+        data = {"input_data_file": row.file} if row.file else {f"{row.data}_data": True}
+        inputs[name] = {"data_type": kinds[name], "dims": list(row.dims), **data}
+    return {"name": sample.name, "batch_size": sample.batch_size, "count": sample.count, "inputs": inputs}
 
 
 def _step(step: EnsembleStep) -> Answer:
@@ -111,7 +128,8 @@ def inference(
     request: InferRequest, version: ModelVersion, ports: tuple[Port, ...], outputs: Mapping[str, Any], job: Job
 ) -> InferResponse:
     """The answer to a request. TypeError when an output is not what the interface says: a defect of the runtime."""
-    classes = {o.name: o.parameters["classification"] for o in request.outputs if "classification" in o.parameters}
+    classes: dict[str, Any] = dict(version.post.top_k)
+    classes |= {o.name: o.parameters["classification"] for o in request.outputs if "classification" in o.parameters}
     tensors = []
     for port in ports:
         array, datatype = outputs[port.name], port.datatype
@@ -123,7 +141,7 @@ def inference(
                 OutputTensor(
                     port.name,
                     "BYTES",
-                    classify.top(array, int(classes[port.name]), batched, version.labels.get(port.name, ())),
+                    classify.top(array, int(classes[port.name]), batched, version.post.labels.get(port.name, ())),
                 )
             )
         else:

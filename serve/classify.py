@@ -19,20 +19,32 @@ def labels_of(files: Mapping[str, str], outputs: Collection[str], folders: Seque
     found: dict[str, Labels] = {}
     for output, name in files.items():
         where = f"postprocess.labels: {output!r}: {name!r}"
-        if output not in outputs:
-            raise ConfigError(f"postprocess.labels: the model has no output {output!r}; it has {', '.join(outputs)}")
+        check_output("labels", output, outputs)
         if not name or Path(name).name != name:
             raise ConfigError(f"{where} is not the name of a file beside the model's versions")
         path = next((folder / name for folder in folders if (folder / name).is_file()), None)
         if path is None:
             raise ConfigError(f"{where}: there is no such file beside the model's versions")
-        if path.stat().st_size > MAX_LABEL_BYTES:
-            raise ConfigError(f"{where} is longer than {MAX_LABEL_BYTES} bytes")
-        try:
-            found[output] = tuple(path.read_text(encoding="utf-8").splitlines())
-        except UnicodeDecodeError:
-            raise ConfigError(f"{where} is not UTF-8") from None
+        with path.open("rb") as file:
+            found[output] = labels_in(where, file.read(MAX_LABEL_BYTES + 1))
     return found
+
+
+def labels_in(where: str, data: bytes | None) -> Labels:
+    """The lines of a file, None: there is none. ConfigError with `where` in front."""
+    if data is None:
+        raise ConfigError(f"{where}: there is no such file in the package")
+    if len(data) > MAX_LABEL_BYTES:
+        raise ConfigError(f"{where} is longer than {MAX_LABEL_BYTES} bytes")
+    try:
+        return tuple(data.decode("utf-8").splitlines())
+    except UnicodeDecodeError:
+        raise ConfigError(f"{where} is not UTF-8") from None
+
+
+def check_output(key: str, output: str, outputs: Collection[str]) -> None:
+    if output not in outputs:
+        raise ConfigError(f"postprocess.{key}: the model has no output {output!r}; it has {', '.join(outputs)}")
 
 
 def top(scores: Array, count: int, batched: bool, labels: Labels = ()) -> Array:

@@ -92,10 +92,12 @@ class Workers(Section, frozen=True):
 
 class Log(Section, frozen=True):
     """The access log: JSON lines to `file` ("": stderr). `access` is "off"; "errors", requests that failed; "slow", these and
-    those over `slow_ms`; "sampled:N", these and one in N; or "all"."""
+    those over `slow_ms`; "sampled:N", these and one in N; or "all". But for "all", at most `lines_per_s` of each meaning are
+    written in a second, and of the rest their number (0: no limit)."""
 
     access: str = "slow"
     slow_ms: float = 1000.0
+    lines_per_s: int = 10
     file: str = ""
 
 
@@ -272,9 +274,37 @@ class Generate(Section, frozen=True):
 
 
 class Postprocess(Section, frozen=True):
-    """`labels`: files of names, one a line, by the output whose classes they name; beside the model's versions, or in one."""
+    """`labels`: files of names, one a line, by the output whose classes they name; beside the model's versions, or in one.
+    `top_k`: by output, how many of its largest elements are answered in place of all, as classification has them."""
 
     labels: dict[str, str] = {}
+    top_k: dict[str, int] = {}
+
+
+class WarmupInput(Section, frozen=True):
+    """`dims` without the batch; `data`, or the raw bytes of `file` in the folder warmup beside the model's versions."""
+
+    dims: tuple[int, ...] = ()
+    data: Literal["zero", "random"] = "zero"
+    file: str = ""
+
+
+class WarmupSample(Section, frozen=True):
+    """`count` runs (0: two) of a batch of `batch_size` (0: one row)."""
+
+    inputs: dict[str, WarmupInput]
+    batch_size: int = 0
+    count: int = 0
+    name: str = ""
+
+
+class Warmup(Section, frozen=True):
+    """Runs before a version is ready: `samples`, or without any the golden inputs in the sizes of batches that are
+    configured, for at most `seconds`; "off": neither."""
+
+    mode: Literal["golden", "off"] = "golden"
+    seconds: float = 10.0
+    samples: tuple[WarmupSample, ...] = ()
 
 
 class Metrics(Section, frozen=True):
@@ -316,6 +346,7 @@ class ModelConfig(Section, frozen=True):
     generate: Generate = Generate()
     postprocess: Postprocess = Postprocess()
     metrics: Metrics = Metrics()
+    warmup: Warmup = Warmup()
 
 
 S = TypeVar("S", bound=Section)

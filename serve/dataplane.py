@@ -194,6 +194,7 @@ class DataPlane:
     def infer(self, request: InferRequest) -> InferResponse:
         """Validate, queue, run, answer. Raises ServeError and nothing else."""
         with self._accepted(request) as one, self.regions.placed(request) as placed:
+            one.version.post.check_placed(placed.outputs)
             if one.version.decoupled:
                 raise unsupported(
                     f"model {quoted(request.model)} answers in parts: ask by ModelStreamInfer, generate or generate_stream"
@@ -203,6 +204,7 @@ class DataPlane:
     def stream(self, request: InferRequest) -> Generator[InferResponse, None, None]:
         """As `infer`, for models that answer in parts as well: one answer after the other. Closing it is a cancel."""
         with self._accepted(request) as one, self.regions.placed(request) as placed:
+            one.version.post.check_placed(placed.outputs)
             version, asked = one.version, bool(request.parameters.get("triton_enable_empty_final_response"))
             if not version.decoupled:
                 yield placed.keep(self._only(request, one))
@@ -390,7 +392,7 @@ class DataPlane:
             self._handle(name, "").close()
         if changes:
             _only_trusted(trusted, "trace settings are changed")
-        return {"settings": self.tracer.change(changes)}
+        return {"settings": self.tracer.change(changes, name)}
 
     def log_settings(self, changes: Mapping[str, Any], trusted: bool) -> Answer:
         if changes:

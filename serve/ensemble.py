@@ -1,14 +1,16 @@
 """Ensembles: a graph of models behind one name. Tensors go from step to step by reference; every step goes through the
 queue of its own model and meets other requests there.
 
-The graph is checked when the ensemble is loaded. A request takes handles on all members first, so that none is unloaded or
+Steps that do not need each other run beside each other. The graph is checked when the ensemble is loaded. A request takes handles on all members first, so that none is unloaded or
 switched under it; a member that was replaced meanwhile by one that does not fit is found by its own validator.
 """
 
+import functools
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from headrace.serve.repository import Entry
     from headrace.serve.version import ModelVersion
 
+BRANCHES = 32  # steps of one ensemble that run beside others
 FRONT = "ensemble"  # what the members' numbers call their caller
 
 
@@ -78,11 +81,12 @@ class _Verified:
 
 @dataclass(frozen=True, slots=True)
 class _Planned:
-    """A step at its place in the order: `where` names it in errors, `done` are the tensors that nothing reads after it."""
+    """A step at its place in an order that always works: `where` names it in errors, `needs` are the tensors of other steps
+    that it reads."""
 
     step: EnsembleStep
     where: str
-    done: tuple[str, ...]
+    needs: frozenset[str]
 
 
 class Ensemble:
@@ -121,7 +125,11 @@ class Ensemble:
                     _check_fit(tensor, other, (port, where))
                 if tensor not in made and (tensor not in read or _is_narrower(port, read[tensor][0])):
                     read[tensor] = (port, where)
-        self._plan = _ordered([step for step, _ in steps], set(made), config)
+        self._plan = _ordered([step for step, _ in steps], set(made))
+        self._readers = Counter(tensor for step, _ in steps for tensor in set(step.inputs.values()))
+        self._pool = ThreadPoolExecutor(
+            BRANCHES, thread_name_prefix="headrace-ensemble"
+        )  # makes threads as they are needed
         names = self._interface(config, made, read)
         limits = [version.interface.max_batch_size for _, version in steps]
         alone = next((step.model for (step, _), limit in zip(steps, limits) if not limit), None)
@@ -163,32 +171,94 @@ class Ensemble:
         return self._steps(Job(feeds, rows, None), None)
 
     def close(self) -> None:
-        """Nothing is held between requests."""
+        self._pool.shutdown(wait=False)
 
     def queue(self, policy: BatchPolicy, statistics: Statistics) -> "EnsembleQueue":
         return EnsembleQueue(self._steps, policy, statistics)
 
     def _steps(self, job: Job, watch: Watch | None) -> dict[str, Array]:
-        gone = threading.Event()
-        if watch is not None and not watch(gone.set):
-            gone.set()
+        stop = _Stop()
+        if watch is not None and not watch(stop.set):
+            stop.set()
         held: list[ModelVersion] = []
         try:
             for planned in self._plan:
                 held.append(self._members.acquire(planned.step.model, planned.step.version))
-            tensors = dict(job.feeds)
-            for planned, version in zip(self._plan, held):
-                if gone.is_set():
-                    raise ServeError(Meaning.CANCELLED, "the request was cancelled by the client")
-                feeds = {name: tensors[tensor] for name, tensor in planned.step.inputs.items()}
-                found = _run(planned, version, feeds, job, watch)
-                tensors |= {tensor: found[name] for name, tensor in planned.step.outputs.items()}
-                for tensor in planned.done:
-                    del tensors[tensor]
-            return {spec.name: tensors[spec.name] for spec in self.outputs}
+            return self._branches(list(zip(self._plan, held)), job, stop)
         finally:
             for version in held:
                 self._members.release(version)
+
+    def _branches(self, waiting: list[tuple[_Planned, "ModelVersion"]], job: Job, stop: "_Stop") -> dict[str, Array]:
+        """Each step as soon as its tensors are there: one that is alone here, several at a time on threads. The first error
+        stops the others; all have ended on return."""
+        tensors, unread = dict(job.feeds), Counter(self._readers)
+        kept = {spec.name for spec in self.outputs}
+        running: dict[Future[dict[str, Array]], tuple[_Planned, ModelVersion]] = {}
+        failure: BaseException | None = None
+
+        def finish(planned: _Planned, outcome: Callable[[], dict[str, Array]]) -> None:
+            nonlocal failure
+            try:
+                found = outcome()
+            except BaseException as error:
+                failure = failure or error
+                stop.set()
+                return
+            tensors.update({tensor: found[name] for name, tensor in planned.step.outputs.items()})
+            for tensor in set(planned.step.inputs.values()):
+                unread[tensor] -= 1
+                if not unread[tensor] and tensor not in kept:
+                    del tensors[tensor]
+
+        while waiting or running:
+            if failure is None and waiting and stop.is_set():
+                failure = ServeError(Meaning.CANCELLED, "the request was cancelled by the client")
+            if failure is not None:
+                waiting = []
+            able, held = [], [version for _, version in running.values()]
+            for one in waiting:
+                in_turn = not one[1].stateful or one[1] not in held  # steps of one sequence keep their order
+                held.append(one[1])
+                if in_turn and one[0].needs <= tensors.keys():
+                    able.append(one)
+            waiting = [one for one in waiting if one not in able]
+            for planned, version in able:
+                feeds = {name: tensors[tensor] for name, tensor in planned.step.inputs.items()}
+                step = functools.partial(_run, planned, version, feeds, job, stop.watch)
+                if len(able) == 1 and not running:
+                    finish(planned, step)
+                else:
+                    running[self._pool.submit(step)] = (planned, version)
+            for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
+                finish(running.pop(future)[0], future.result)
+        if failure is not None:
+            raise failure
+        return {spec.name: tensors[spec.name] for spec in self.outputs}
+
+
+class _Stop:
+    """Ends what is in progress of one request: the client left, or another branch failed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._told: list[Callable[[], None]] = []
+        self._set = False
+
+    def is_set(self) -> bool:
+        return self._set
+
+    def set(self) -> None:
+        with self._lock:
+            self._set, told, self._told = True, self._told, []
+        for callback in told:
+            callback()
+
+    def watch(self, callback: Callable[[], None]) -> bool:
+        with self._lock:
+            if not self._set:
+                self._told.append(callback)
+            return not self._set
 
 
 class EnsembleQueue:
@@ -304,7 +374,7 @@ def _spec(name: str, port: Port, batched: bool) -> _Spec:
     return _Spec(name, port.datatype.dtype.name, tuple(sizes))
 
 
-def _ordered(steps: Sequence[EnsembleStep], made: set[str], config: ModelConfig) -> list[_Planned]:
+def _ordered(steps: Sequence[EnsembleStep], made: set[str]) -> list[_Planned]:
     """The steps so that every tensor is made before it is read. ConfigError where they form a cycle."""
     waiting = list(enumerate(steps, 1))
     order: list[tuple[int, EnsembleStep]] = []
@@ -317,17 +387,7 @@ def _ordered(steps: Sequence[EnsembleStep], made: set[str], config: ModelConfig)
         waiting.remove(able)
         order.append(able)
         ready |= set(able[1].outputs.values())
-    kept = {item.name for item in config.outputs}
-    reads = Counter(tensor for step in steps for tensor in set(step.inputs.values()))
-    plan = []
-    for number, step in order:
-        done = []
-        for tensor in set(step.inputs.values()):
-            reads[tensor] -= 1
-            if not reads[tensor] and tensor not in kept:
-                done.append(tensor)
-        plan.append(_Planned(step, _where(number, step), tuple(sorted(done))))
-    return plan
+    return [_Planned(step, _where(n, step), frozenset(step.inputs.values()) & made) for n, step in order]
 
 
 __all__ = ["Ensemble", "EnsembleQueue", "Members", "members_of"]

@@ -26,7 +26,7 @@ from headrace.serve.grpc_stream import answers
 from headrace.serve.guard import Guard
 from headrace.serve.rejections import STREAMS
 from headrace.serve.request import InferRequest
-from headrace.serve.tracing import HEADER, MARK, traced
+from headrace.serve.tracing import traced
 
 ALIAS_SERVICE = "inference.model_repository.ModelRepositoryService"  # the same three verbs, as MLServer names them
 INFER_PATH = f"/{SERVICE}/ModelInfer"
@@ -114,11 +114,10 @@ class Methods:
 
     def _infer(self, data: bytes, call: Call) -> bytes:
         self._admit_inference(call)
-        tracer, header = self._plane.tracer, _headers(call)
-        trace = tracer.begin(header(HEADER), header(MARK)) if tracer.on else None
-        if trace is None:
+        tracer = self._plane.tracer
+        if not tracer.on:
             return self._answer(read_infer(data), len(data), call)
-        with traced(trace, "grpc") as reading:
+        with traced(tracer, _headers(call), "grpc") as reading:
             return self._answer(reading.read(lambda: read_infer(data)), len(data), call)
 
     def _answer(self, request: InferRequest, size: int, call: Call) -> bytes:

@@ -111,9 +111,10 @@ class NativeFront:
             ]
             self._front.set_gate(front == "http", rules.tokens is not None, tokens, headers)
 
-    def set_tracing(self, on: bool, every: int) -> None:
-        """Inferences that are traced come to Python: one in so many, and those whose caller traces them."""
-        self._front.set_tracing(on, every)
+    def set_tracing(self, model: str, on: bool, every: int) -> None:
+        """Inferences that are traced come to Python: of a model ("": of every other) one in so many, and those whose caller
+        traces them."""
+        self._front.set_tracing(model, on, every)
 
     def start(self) -> None:
         """Begin to accept."""

@@ -24,6 +24,9 @@ from headrace.serve.config import (
     SequenceControl,
     SequenceState,
     Versions,
+    Warmup,
+    WarmupInput,
+    WarmupSample,
 )
 from headrace.serve.datatypes import DATATYPES
 
@@ -40,7 +43,7 @@ _REFUSED = {
 _USED = {
     "name", "platform", "backend", "max_batch_size", "input", "output", "version_policy", "dynamic_batching",
     "instance_group", "response_cache", "default_model_filename", "model_transaction_policy", "ensemble_scheduling",
-    "sequence_batching", "model_metrics",
+    "sequence_batching", "model_metrics", "model_warmup",
 }  # fmt: skip
 _DATATYPES = {row.config: row.name for row in DATATYPES.values()}
 
@@ -74,6 +77,7 @@ def read(path: Path, model: str) -> tuple[ModelConfig, list[str]]:
         outputs=tuple(_declared(tensor, "output", ignored) for tensor in message.output),
         ensemble=_ensemble(message),
         sequence=_sequence(message, ignored),
+        warmup=Warmup(samples=tuple(_warmup(sample) for sample in message.model_warmup)),
         metrics=_metrics(message.model_metrics, ignored),
         postprocess=Postprocess({row.name: row.label_filename for row in message.output if row.label_filename}),
     )
@@ -195,6 +199,14 @@ def _metrics(message: Any, ignored: list[str]) -> Metrics:
         else:
             ignored.append(f"model_metrics {row.metric_identifier.family!r}")
     return Metrics(first_response_buckets_ms=first)
+
+
+def _warmup(sample: Any) -> WarmupSample:
+    inputs = {
+        name: WarmupInput(tuple(row.dims), "random" if row.random_data else "zero", row.input_data_file)
+        for name, row in sample.inputs.items()
+    }
+    return WarmupSample(inputs, sample.batch_size, sample.count, sample.name)
 
 
 def _versions(policy: Any) -> Versions:

@@ -18,7 +18,7 @@ from headrace.serve.guard import Guard
 from headrace.serve.http_messages import HttpRequest, HttpResponse
 from headrace.serve.rejections import MESSAGE
 from headrace.serve.request import InferResponse
-from headrace.serve.tracing import HEADER, MARK, Reading, traced
+from headrace.serve.tracing import Reading, traced
 
 log = logging.getLogger("headrace.serve")
 
@@ -236,10 +236,9 @@ class RestFront:
 
     def _infer(self, name: str, version: str, request: HttpRequest) -> HttpResponse:
         tracer = self._plane.tracer
-        trace = tracer.begin(request.header(HEADER), request.header(MARK)) if tracer.on else None
-        if trace is None:
+        if not tracer.on:
             return self._inference(name, version, request, None)
-        with traced(trace, "http") as reading:
+        with traced(tracer, request.header, "http") as reading:
             return self._inference(name, version, request, reading)
 
     def _inference(self, name: str, version: str, request: HttpRequest, trace: Reading | None) -> HttpResponse:

@@ -1,7 +1,7 @@
 """Traces of requests: spans receive, queue, assemble, compute, scatter and send under one of the whole request.
 
 W3C trace context comes in by metadata or header; a request whose caller records is always traced, of the others one in
-`rate`. While the level is OFF a request costs one look at a flag. Times of the phases are those that the statistics have.
+`rate`, drawn by the front that has them first. Models may have settings of their own. While the level is OFF a request costs one look at a flag. Times of the phases are those that the statistics have.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from headrace.serve.config import Trace
@@ -28,11 +29,11 @@ _CONTEXT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(
 class Active:
     """A request that is being traced. `received` ends its first part; `end` gives the trace away."""
 
-    def __init__(self, tracer: "Tracer", trace_id: str, parent_id: str) -> None:
+    def __init__(self, tracer: "Tracer", trace_id: str, parent_id: str, started: float | None = None) -> None:
         self._tracer, self._trace_id, self._parent = tracer, trace_id, parent_id
         self._own = secrets.token_hex(8)
-        self._started, self._received = time.monotonic(), 0.0
-        self._offset = time.time_ns() - int(self._started * 1e9)
+        self._started, self._received = started or time.monotonic(), 0.0
+        self._offset = time.time_ns() - int(time.monotonic() * 1e9)
         self.enqueued = 0.0  # on the monotonic clock; set, with `execution`, by the data plane
         self.execution: Execution | None = None
 
@@ -68,23 +69,32 @@ class Active:
 
 
 class Reading:
-    """What a traced request turns out to be."""
+    """A request that may be traced, once it is read and its model known."""
 
-    def __init__(self, active: Active) -> None:
-        self._active = active
+    def __init__(self, tracer: "Tracer", context: str | None, mark: str | None) -> None:
+        self._tracer, self._context, self._mark = tracer, context, mark
+        self._started = time.monotonic()
+        self.active: Active | None = None
         self.request: InferRequest | None = None
 
     def read(self, reader: Callable[[], InferRequest]) -> InferRequest:
-        request = reader()
-        self._active.received()
-        request.trace, self.request = self._active, request
+        """The request; its trace is begun as of the time when reading it began."""
+        try:
+            self.request = request = reader()
+        except ServeError:
+            self.active = self._tracer.begin(self._context, self._mark, started=self._started)
+            raise
+        self.active = self._tracer.begin(self._context, self._mark, request.model, self._started)
+        if self.active is not None:
+            self.active.received()
+            request.trace = self.active
         return request
 
 
 @contextlib.contextmanager
-def traced(active: Active, front: str) -> Iterator[Reading]:
+def traced(tracer: "Tracer", header: Callable[[str], str | None], front: str) -> Iterator[Reading]:
     """A block that reads a request, runs it and makes its answer; ends the trace whatever comes of it."""
-    reading = Reading(active)
+    reading = Reading(tracer, header(HEADER), header(MARK))
     meaning: Meaning | None = None
     try:
         yield reading
@@ -97,7 +107,21 @@ def traced(active: Active, front: str) -> Iterator[Reading]:
     finally:
         asked = reading.request
         known = {} if asked is None else {"headrace.model": asked.model[:128], "headrace.request_id": asked.id[:128]}
-        active.end({**known, "headrace.front": front}, meaning)
+        if reading.active is not None:
+            reading.active.end({**known, "headrace.front": front}, meaning)
+
+
+@dataclass(slots=True)
+class Choice:
+    """What is traced, of one model or of those that have no choice of their own. None: as for those."""
+
+    level: str | None = None
+    rate: int | None = None
+    left: int | None = None
+    drawn: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
+
+
+Follower = Callable[[str, bool, int], None]
 
 
 class Tracer:
@@ -105,50 +129,69 @@ class Tracer:
 
     def __init__(self, settings: Trace | None = None, exporter: Exporter | None = None) -> None:
         settings = settings or Trace()
-        self._settings = settings
+        self._first = Choice(settings.level.upper(), settings.rate, settings.count)
         self._exporter = exporter or make_exporter(settings)
-        self._rate, self._left = settings.rate, settings.count
-        self._drawn = itertools.count(1)
+        self._all = replace(self._first)
+        self._own: dict[str, Choice] = {}  # by model
         self._lock = threading.Lock()
-        self._followers: list[Callable[[bool, int], None]] = []
-        self.level = settings.level.upper()
-        self.on = self._exporter is not None and self.level != "OFF"
+        self._followers: list[Follower] = []
+        self.on = self._is_on(self._all)
 
     @property
     def able(self) -> bool:
         """Whether traces have somewhere to go."""
         return self._exporter is not None
 
-    def follow(self, told: Callable[[bool, int], None]) -> None:
-        """Tell a front that draws by itself: whether traces are on, and one in how many (0: none)."""
+    def follow(self, told: Follower) -> None:
+        """Tell a front that draws by itself, of a model ("": of every other): whether it is traced, and one in how many
+        requests (0: none)."""
         self._followers.append(told)
-        told(self.on, self._rate)
+        self._tell()
 
-    def begin(self, context: str | None, mark: str | None = None) -> Active | None:
+    def begin(
+        self, context: str | None, mark: str | None = None, model: str = "", started: float | None = None
+    ) -> Active | None:
         """A trace for a request with this trace context; None: it is not traced. `mark` is of requests that a front has
         drawn, where it draws."""
         if not self.on:
             return None
+        own = self._own.get(model, self._all)
+        if not self._is_on(own):
+            return None
         found = _CONTEXT.fullmatch(context) if context else None
         parent = found if found and int(found[3], 16) & 1 and int(found[1], 16) and int(found[2], 16) else None
-        if parent is None and not (mark is not None if self._followers else self._draw()):
+        if parent is None and not (mark is not None if self._followers else self._draw(own)):
             return None
-        if not self._take():
+        if not self._take(own):
             return None
         known = found is not None and int(found[1], 16) != 0
         trace_id = found[1] if found is not None and known else secrets.token_hex(16)
-        return Active(self, trace_id, found[2] if found is not None and known else "")
+        return Active(self, trace_id, found[2] if found is not None and known else "", started)
 
-    def _draw(self) -> bool:
-        return bool(self._rate) and next(self._drawn) % self._rate == 0
+    def _level(self, own: Choice) -> str:
+        return own.level or self._all.level or "OFF"
 
-    def _take(self) -> bool:
+    def _rate(self, own: Choice) -> int:
+        return (self._all.rate if own.rate is None else own.rate) or 0
+
+    def _counted(self, own: Choice) -> Choice:
+        """Whose count a trace of `own` is on."""
+        return self._all if own.left is None else own
+
+    def _is_on(self, own: Choice) -> bool:
+        return self._exporter is not None and self._level(own) != "OFF"
+
+    def _draw(self, own: Choice) -> bool:
+        rate = self._rate(own)
+        return bool(rate) and next(own.drawn) % rate == 0
+
+    def _take(self, own: Choice) -> bool:
+        counted = self._counted(own)
         with self._lock:
-            if self._left == 0:
+            if not counted.left:
                 return False
-            if self._left > 0:
-                self._left -= 1
-        if self._left == 0:
+            counted.left -= counted.left > 0
+        if not counted.left:
             self._tell()
         return True
 
@@ -158,20 +201,24 @@ class Tracer:
 
     # ---- settings over the network ----
 
-    def show(self) -> dict[str, Any]:
+    def show(self, model: str = "") -> dict[str, Any]:
+        """Those in force for a model, or for those that have none of their own."""
+        own = self._own.get(model, self._all)
         return {
             "trace_file": "",  # paths stay here
-            "trace_level": [self.level],
-            "trace_rate": str(self._rate),
-            "trace_count": str(self._left),
+            "trace_level": [self._level(own)],
+            "trace_rate": str(self._rate(own)),
+            "trace_count": str(self._counted(own).left),
             "log_frequency": "0",
             "trace_mode": "opentelemetry" if self._exporter is not None else "off",
         }
 
-    def change(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """All changes or none (None: back to the setting of the server); answers what is in force."""
-        now = self.show()
-        level, rate, left = self.level, self._rate, self._left
+    def change(self, changes: Mapping[str, Any], model: str = "") -> dict[str, Any]:
+        """All changes or none; answers what is in force. None: back to what is for all models, or, of these, to the setting
+        of the server."""
+        now = self.show(model)
+        own = replace(self._own.get(model, Choice()) if model else self._all)
+        back = Choice() if model else self._first
         for key, value in changes.items():
             where = f"trace setting {quoted(key)}"
             if key not in now:
@@ -182,21 +229,25 @@ class Tracer:
                 raise unsupported(f"{where} cannot be changed: this server does not trace ([trace] file or otlp)")
             text = value[0] if isinstance(value, list) and len(value) == 1 else value
             if key == "trace_level":
-                level = _level(text, where, self._settings.level.upper())
+                own.level = back.level if text is None else _level(text, where)
             elif key == "trace_rate":
-                rate = _whole(text, where, 0, self._settings.rate)
+                own.rate = back.rate if text is None else _whole(text, where, 0)
             elif key == "trace_count":
-                left = _whole(text, where, -1, self._settings.count)
+                own.left = back.left if text is None else _whole(text, where, -1)
             elif value is not None:
                 raise unsupported(f"{where} cannot be changed over the network")
-        self.level, self._rate, self._left = level, rate, left
-        self.on = self._exporter is not None and level != "OFF"
+        if model and changes:
+            self._own = {**self._own, model: own}
+        elif not model:
+            self._all = own
+        self.on = any(map(self._is_on, (self._all, *self._own.values())))
         self._tell()
-        return self.show()
+        return self.show(model)
 
     def _tell(self) -> None:
         for told in self._followers:
-            told(self.on and self._left != 0, self._rate)
+            for model, own in (("", self._all), *self._own.items()):
+                told(model, self._is_on(own) and self._counted(own).left != 0, self._rate(own))
 
     def close(self) -> None:
         self.on = False
@@ -204,21 +255,17 @@ class Tracer:
             self._exporter.close()
 
 
-def _level(value: Any, where: str, default: str) -> str:
-    if value is None:
-        return default
+def _level(value: Any, where: str) -> str:
     if value not in LEVELS:
         raise bad_argument(f"{where} is {quoted(str(value))}; allowed are {' and '.join(LEVELS)}")
     return str(value)
 
 
-def _whole(value: Any, where: str, least: int, default: int) -> int:
-    if value is None:
-        return default
+def _whole(value: Any, where: str, least: int) -> int:
     text = str(value)
     if not re.fullmatch(r"-?[0-9]{1,9}", text) or int(text) < least:
         raise bad_argument(f"{where} must be a whole number from {least}")
     return int(text)
 
 
-__all__ = ["HEADER", "MARK", "Active", "Reading", "Tracer", "traced"]
+__all__ = ["Tracer", "traced"]

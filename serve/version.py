@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headrace.runtime.errors import InputError
-from headrace.serve import classify, engine, sequences
+from headrace.serve import engine, postprocess, sequences
 from headrace.serve.access import AccessLog
 from headrace.serve.access import Row as AccessRow
 from headrace.serve.cache import ResponseCache
@@ -26,6 +26,7 @@ from headrace.serve.scheduler import Job, Queue, Scheduler
 from headrace.serve.states import states_of
 from headrace.serve.statistics import Statistics, record
 from headrace.serve.validate import Interface
+from headrace.serve.warmup import warm_up
 
 if TYPE_CHECKING:
     from headrace.serve.workers import WorkerModel
@@ -60,7 +61,7 @@ class ModelVersion:
         self.access = access
         self._rejections = rejections or Rejections()
         self.decoupled = False  # answers in parts
-        self.labels: dict[str, classify.Labels] = {}  # of classes, by output
+        self.post = postprocess.Postprocess()
 
     def bring_up(self, path: Path, config: ModelConfig, loader: Loader) -> None:
         """Load, verify the golden data, compile the interface. Any exception means not ready."""
@@ -87,8 +88,11 @@ class ModelVersion:
             else:
                 self.scheduler = self._queue(model, self.interface, config)
             check_declared(self.interface, config)
-            outputs = [port.name for port in self.interface.outputs]
-            self.labels = classify.labels_of(config.postprocess.labels, outputs, (path.parent, path.parent.parent))
+            if not (self.stateful or isinstance(model, Ensemble)):  # their golden data were enough
+                warm_up(model, self.interface, config, path)
+            self.post = postprocess.read(
+                config.postprocess, self.interface.outputs, self.interface.max_batch_size > 0, path
+            )
         except BaseException:
             model.close()
             raise
@@ -152,8 +156,11 @@ class ModelVersion:
 
     @property
     def direct(self) -> engine.Engine | None:
-        """The engine, where a front may put requests into it itself: not past a cache, and not without the states."""
-        return self.engines[0] if self.engines and self.cache is None and not self.stateful else None
+        """The engine, where a front may put requests into it itself: not past a cache, and not without the states or what
+        is done with the outputs."""
+        return (
+            self.engines[0] if self.engines and self.cache is None and not (self.stateful or self.post.top_k) else None
+        )
 
     @property
     def workers(self) -> "WorkerModel | None":

@@ -311,7 +311,7 @@ public:
         for (const auto& [name, bytes] : headers) gate.headers.push_back({name, digest(bytes)});
         plane_->set_gate(http ? Front::http : Front::grpc, std::move(gate));
     }
-    void set_tracing(bool on, uint64_t every) { plane_->set_tracing(on, every); }
+    void set_tracing(const std::string& model, bool on, uint64_t every) { plane_->set_tracing(model, on, every); }
     void refuse_new() { plane_->set_refusing(), loop_->refuse_new(); }
     void stop() {
         {
@@ -461,7 +461,7 @@ NB_MODULE(_native, m) {
         .def("set_closing", &PyFront::set_closing, "Answers over HTTP end their connection from now on.")
         .def("set_refusing", &PyFront::set_refusing, "Every inference goes to Python from now on.")
         .def("set_gate", &PyFront::set_gate, nb::arg("http"), nb::arg("needs_token"), nb::arg("tokens"), nb::arg("headers"), "Which inferences need not go to Python; see gate.h.")
-        .def("set_tracing", &PyFront::set_tracing, nb::arg("on"), nb::arg("every"), "Which inferences go to Python because they are traced.")
+        .def("set_tracing", &PyFront::set_tracing, nb::arg("model"), nb::arg("on"), nb::arg("every"), "Which inferences of a model ('': of every other) go to Python because they are traced.")
         .def("refuse_new", &PyFront::refuse_new, "Close the listener and tell every client to go elsewhere.")
         .def("stop", &PyFront::stop)
         .def("answer", &PyFront::answer)

@@ -107,6 +107,13 @@ void Plane::failed(const std::string& model, const std::string& version, const s
     loop_.post([] {});
 }
 
+void Plane::set_tracing(const std::string& model, bool on, uint64_t every) {
+    std::lock_guard guard(lock_);
+    Trace& trace = traces_[model];
+    trace.on = on, trace.every = every;
+    tracing_ = std::any_of(traces_.begin(), traces_.end(), [](const auto& one) { return one.second.on; });
+}
+
 void Plane::set_gate(Front front, Gate gate) {
     auto made = std::make_shared<const Gate>(std::move(gate));
     std::lock_guard guard(lock_);
@@ -148,11 +155,15 @@ std::shared_ptr<Version> Plane::find(Front front, const Call& call, std::string_
 
 // A call that is chosen here carries a mark, so that Python does not draw again. W3C trace context: the last bit of the flags
 // says that the caller records.
-bool Plane::traced(Call& call) {
+bool Plane::traced(Call& call, std::string_view model) {
+    std::lock_guard guard(lock_);
+    auto found = traces_.find(std::string(model));
+    if (found == traces_.end()) found = traces_.find("");
+    if (found == traces_.end() || !found->second.on) return false;
     for (const auto& [key, value] : call.metadata)
         if (key == "traceparent" && value.size() >= 55 && (value[54] - (value[54] < 'a' ? '0' : 'a' - 10)) & 1) return true;
-    const uint64_t every = trace_every_;
-    if (!every || ++trace_count_ % every) return false;
+    Trace& trace = found->second;
+    if (!trace.every || ++trace.count % trace.every) return false;
     call.metadata.emplace_back("headrace-trace", "1");
     return true;
 }
@@ -160,7 +171,9 @@ bool Plane::traced(Call& call) {
 // True where the call is in a queue or answered; false: Python's.
 bool Plane::infer(const std::shared_ptr<Call>& call) {
     Envelope envelope;
-    if (refusing_ || (tracing_ && traced(*call)) || !read_envelope(call->message.view(), envelope)) return false;
+    if (refusing_) return false;
+    const bool known = read_envelope(call->message.view(), envelope);
+    if ((tracing_ && traced(*call, known ? envelope.model : std::string_view())) || !known) return false;
     std::string principal;
     const std::shared_ptr<Version> version = find(Front::grpc, *call, envelope.model, envelope.version, principal);
     if (!version) return false;
@@ -171,7 +184,9 @@ bool Plane::infer(const std::shared_ptr<Call>& call) {
 bool Plane::infer_rest(const std::shared_ptr<Call>& call) {
     RestCall rest;
     std::string principal;
-    if (refusing_ || !read_target(*call, rest) || (tracing_ && traced(*call))) return false;
+    if (refusing_) return false;
+    const bool known = read_target(*call, rest);
+    if ((tracing_ && traced(*call, known ? rest.model : std::string_view())) || !known) return false;
     const std::shared_ptr<Version> version = find(Front::http, *call, rest.model, rest.version, principal);
     if (!version || (rest.coding != RestCall::Coding::none && version->last_answer() > kCompressedHere)) return false;
     auto job = std::make_shared<RestJob>(loop_, call, version, std::move(principal), rest.coding, closing_);

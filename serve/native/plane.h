@@ -42,8 +42,9 @@ public:
     void set_closing() { closing_ = true; }     // answers over HTTP end their connection
     void set_rest(int listener) { rest_ = listener; }   // before the loop starts
     void set_gate(Front front, Gate gate);
-    // Inferences that shall be traced go to Python: one of so many (0: none), and those whose caller traces them.
-    void set_tracing(bool on, uint64_t every) { tracing_ = on, trace_every_ = every; }
+    // Inferences that shall be traced go to Python: of a model ("": of every other) one of so many (0: none), and those
+    // whose caller traces them.
+    void set_tracing(const std::string& model, bool on, uint64_t every);
 
     bool knows(const std::string& path, Shape& shape) override;
     void call(std::shared_ptr<Call> call) override;
@@ -59,7 +60,7 @@ private:
     bool infer_rest(const std::shared_ptr<Call>& call);
     std::shared_ptr<Version> find(Front front, const Call& call, std::string_view model, std::string_view version, std::string& principal);
     bool submit(std::shared_ptr<Version> version, const JobPtr& job);
-    bool traced(Call& call);
+    bool traced(Call& call, std::string_view model);
 
     Loop& loop_;
     const std::unordered_map<std::string, Shape> methods_;
@@ -67,11 +68,14 @@ private:
     const Deliver deliver_;
     int rest_ = -1;                                         // the listener of REST
     std::atomic<bool> refusing_{false}, closing_{false}, tracing_{false};
-    std::atomic<uint64_t> trace_every_{0};
-    uint64_t trace_count_ = 0;                              // loop thread only
     std::vector<Event> events_;                             // of this turn, for Python
     std::vector<std::shared_ptr<Version>> touched_;         // queued into this turn
-    std::mutex lock_;                                       // guards gates_, models_ and failures_
+    std::mutex lock_;                                       // guards gates_, models_, failures_ and traces_
+    struct Trace {
+        bool on = false;
+        uint64_t every = 0, count = 0;
+    };
+    std::unordered_map<std::string, Trace> traces_;         // by model; "": of every other
     std::shared_ptr<const Gate> gates_[2] = {std::make_shared<Gate>(), std::make_shared<Gate>()};       // by front
     std::unordered_map<std::string, std::shared_ptr<Served>> models_;
     std::vector<Event> failures_;

@@ -143,6 +143,21 @@ def mortal(datatype: str = "FP32") -> FakeModel:
     return model
 
 
+MEETING = threading.Barrier(2)
+
+
+def meet() -> FakeModel:
+    """Runs only while another one of its kind runs, too."""
+    model = identity("FP32", 4)
+
+    def run(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        MEETING.wait(10)
+        return {"y": feeds["x"] * 2}
+
+    model.function = run
+    return model
+
+
 def scale(factor: float) -> FakeModel:
     model = identity("FP32", 4)
     model.function = lambda feeds: {"y": feeds["x"] * np.float32(factor)}
@@ -253,6 +268,8 @@ def load(path: Path) -> FakeModel:
         return accumulate(float(words[0]), words[1] == "declared", ("batch", 4) if len(words) < 3 else (1, 4))
     if kind == "count":
         return count(float(words[0]))
+    if kind == "meet":
+        return meet()
     if kind == "flood":
         return flood(int(words[0]))
     if kind == "controlled":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,9 @@ def counter(path: Path) -> None:
     archive.save(Program(graphs), path)
 
 
-def package(path: Path, factor: float, off: float = 0.0, bound: float = 1e-3) -> None:
+def package(
+    path: Path, factor: float, off: float = 0.0, bound: float = 1e-3, members: Mapping[str, bytes] | None = None
+) -> None:
     """y = factor * x, with golden outputs that are `off` by so much."""
     graph = Graph(Block([], [], []))
     build = Builder(graph)
@@ -61,4 +64,4 @@ def package(path: Path, factor: float, off: float = 0.0, bound: float = 1e-3) ->
     graph.block.outputs.append(y)
     golden = Golden([{"x": X}], [{"y": X * np.float32(factor) + np.float32(off)}], rtol=0.0, atol=bound)
     path.parent.mkdir(parents=True, exist_ok=True)
-    archive.save(Program({"main": graph}), path, golden=golden)
+    archive.save(Program({"main": graph}), path, golden=golden, extra_members=members)

@@ -132,3 +132,55 @@ def test_explain(front, tmp_path):
     assert not first["headrace_cache_hit"].bool_param
     assert first["headrace_kernels"].string_param
     assert first["headrace_device"].string_param == "cpu"
+
+
+def test_a_flood_of_errors_is_a_few_lines_and_a_count():
+    out = io.StringIO()
+    access = AccessLog(Log(access="slow", lines_per_s=3), out)
+    start = 1_700_000_000_000
+    for second in (0, 1):
+        for number in range(50):
+            access.add("m", "1", Record(5, start + 1000 * second + number, "grpc", str(number), "bad_argument"))
+    access.add("m", "1", Record(5, start + 10, "grpc", "ours", "internal"))
+    access.drain()
+    rows = [json.loads(text) for text in out.getvalue().splitlines()]
+    assert [row["id"] for row in rows if "id" in row] == ["0", "1", "2", "ours", "0", "1", "2"]
+    over = {"meaning": "bad_argument", "suppressed": 47}
+    assert [row for row in rows if "suppressed" in row] == [
+        {"time": "2023-11-14T22:13:21.000Z"} | over,
+        {"time": "2023-11-14T22:13:22.000Z"} | over,
+    ]
+
+
+@pytest.mark.parametrize("settings", [Log(access="slow", lines_per_s=0), Log(access="all", lines_per_s=1)])
+def test_where_every_line_is_wanted_every_line_is_written(settings):
+    out = io.StringIO()
+    access = AccessLog(settings, out)
+    for _ in range(50):
+        access.add("m", "1", Record(5, 1_700_000_000_000, "grpc", "", "bad_argument"))
+    access.drain(last=True)
+    assert out.getvalue().count("bad_argument") == 50 == out.getvalue().count("\n")
+
+
+def test_sampled_good_ones_are_not_suppressed():
+    out = io.StringIO()
+    access = AccessLog(Log(access="sampled:2", lines_per_s=1), out)
+    for meaning in ("ok", "expired"):
+        for _ in range(9):
+            access.add("m", "1", Record(5, 1_700_000_000_000, "grpc", "", meaning))
+    access.drain(last=True)
+    text = out.getvalue()
+    assert (text.count('"ok"'), text.count('"id"'), text.count('"suppressed":8')) == (9, 10, 1)
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_a_client_that_only_errs_writes_little(front, tmp_path):
+    need(front)
+    with _serve(tmp_path, front, "slow") as running, grpc.insecure_channel(f"127.0.0.1:{running.grpc_port}") as channel:
+        call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        data = pb.ModelInferRequest(model_name="double").SerializeToString()
+        for _ in range(200):
+            assert call.future(data, timeout=20).code() is grpc.StatusCode.INVALID_ARGUMENT
+    rows = [json.loads(text) for text in (tmp_path / "access.log").read_text().splitlines()]
+    lines = [row for row in rows if "id" in row]
+    assert len(lines) < 60 and len(lines) + sum(row.get("suppressed", 0) for row in rows) == 200

@@ -27,6 +27,8 @@ MODELS = {
     "wide": "fixed 5",
     "sums": "accumulate 0 declared",
     "parts": "count 0",
+    "meet_a": "meet",
+    "meet_b": "meet",
 }
 STEP = '[[ensemble.steps]]\nmodel = "{}"\ninputs = {{{}}}\noutputs = {{{}}}\n'
 
@@ -54,7 +56,28 @@ ensemble_scheduling { step [
   { model_name: "double" model_version: 1 input_map { key: "x" value: "s" } output_map { key: "y" value: "o" } } ] }
 """
 HELD = steps(("sums", 'x = "in"', 'y = "total"'), ("double", 'x = "total"', 'y = "out"'))
-TOMLS = {"held": HELD, "diamond": DIAMOND, "chain": CHAIN, "a_nested": NESTED, "plain": PLAIN, "bad_one": BAD}
+BRANCHES = steps(
+    ("meet_a", 'x = "in"', 'y = "a"'),
+    ("double", 'x = "a"', 'y = "a2"'),
+    ("meet_b", 'x = "in"', 'y = "b"'),
+    ("add", 'a = "a2", b = "b"', 'sum = "out", difference = "_"'),
+)
+ONE_BAD = steps(
+    ("poison", 'x = "in"', 'y = "a"'), ("slow", 'x = "in"', 'y = "b"'), ("add", 'a = "a", b = "b"', 'sum = "o"')
+)
+# the running sum of a sequence, twice in one request: first of `in`, then of `in`
+TWICE = steps(("sums", 'x = "in"', 'y = "first"'), ("sums", 'x = "in"', 'y = "second"'))
+TOMLS = {
+    "branches": BRANCHES,
+    "one_bad": ONE_BAD,
+    "twice": TWICE,
+    "held": HELD,
+    "diamond": DIAMOND,
+    "chain": CHAIN,
+    "a_nested": NESTED,
+    "plain": PLAIN,
+    "bad_one": BAD,
+}
 
 
 def repository(root, tomls=TOMLS, models=MODELS):
@@ -105,6 +128,33 @@ def test_a_member_that_is_served_in_sequences(server, how):
     assert found == [2, 4, 6]
     with pytest.raises(ServeError, match=r"step 1 \(model 'sums'\).*has not begun"):
         serve_call.infer(server, how, "held", {"in": np.ones((1, 4), np.float32)}, {"sequence_id": f"s-{how}"})
+
+
+def test_branches_run_beside_each_other(client):
+    found = client.infer("branches", **{"in": A})
+    assert (found["out"] == A * 4 + A * 2).all()
+
+
+def test_a_branch_that_fails_ends_the_request_and_its_other_branches(server, client):
+    wrong = np.full((1, 4), 666, np.float32)
+    with pytest.raises(ServeError, match="internal error, incident") as caught:
+        client.infer("one_bad", **{"in": wrong})
+    assert caught.value.meaning is Meaning.INTERNAL
+    assert (client.infer("one_bad", **{"in": A})["o"] == A * 4).all()
+    deadline = time.monotonic() + 10
+    while any(version.refs for version in server._manager.versions()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(version.refs for version in server._manager.versions())  # every handle came back
+
+
+@pytest.mark.parametrize("how", serve_call.HOWS)
+def test_steps_of_one_sequence_keep_their_order(server, how):
+    found = []
+    for i in range(3):  # the start of a sequence is one for both
+        flags = {"sequence_id": f"t-{how}", "sequence_start": not i}
+        answer, _ = serve_call.infer(server, how, "twice", {"in": np.ones((1, 4), np.float32)}, flags)
+        found.append((answer["first"][0, 0], answer["second"][0, 0]))
+    assert found == [(1, 1), (2, 3), (4, 5)]
 
 
 def test_interface(client):
@@ -160,6 +210,7 @@ def test_requests_meet_in_the_queues_of_the_members(server):
 def test_numbers_of_the_whole_and_of_every_step(client, server):
     count = lambda name: client.statistics(name)[0]  # noqa: E731
     names = ("diamond", "add", "double")
+    client.infer("diamond", left=A, right=B)
     before = {name: int(count(name)["inference_stats"]["success"]["count"]) for name in names}
     rows = int(count("diamond")["inference_count"])
     client.infer("diamond", left=A, right=B)

@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import grpc
 import numpy as np
 import pytest
+import serve_call
 from hypothesis import given
 from hypothesis import strategies as st
 from serve_packages import X, package
@@ -46,7 +47,7 @@ def test_one_in_rate_and_those_whose_caller_records():
     assert [tracer.begin(None) is not None for _ in range(6)] == [False, False, True] * 2
     assert tracer.begin(RECORDS) is not None
     assert tracer.begin(SILENT) is None
-    tracer.follow(lambda on, every: None)  # a front draws
+    tracer.follow(lambda model, on, every: None)  # a front draws
     assert tracer.begin(None, "1") is not None and not any(tracer.begin(None) for _ in range(6))
     tracer = Tracer(Trace(level="timestamps", rate=0), Kept())
     assert tracer.begin(None) is None and tracer.begin(RECORDS) is not None
@@ -55,9 +56,29 @@ def test_one_in_rate_and_those_whose_caller_records():
 def test_a_count_ends():
     told = []
     tracer = Tracer(Trace(level="timestamps", rate=1, count=2), Kept())
-    tracer.follow(lambda on, every: told.append((on, every)))
+    tracer.follow(lambda model, on, every: told.append((model, on, every)))
     assert [tracer.begin(None, "1") is not None for _ in range(3)] == [True, True, False]
-    assert told == [(True, 1), (False, 1)]
+    assert told == [("", True, 1), ("", False, 1)]
+
+
+def test_models_have_settings_of_their_own():
+    told = {}
+    tracer = Tracer(Trace(level="off", rate=2, count=5), Kept())
+    tracer.follow(lambda model, on, every: told.update({model: (on, every)}))
+    assert tracer.change({"trace_level": ["TIMESTAMPS"]}, "m")["trace_rate"] == "2"  # the rest is that of all models
+    assert tracer.on and told == {"": (False, 2), "m": (True, 2)}
+    assert tracer.begin(None, "1", "m") is not None and tracer.begin(None, "1", "other") is None
+    assert tracer.show("m")["trace_count"] == tracer.show()["trace_count"] == "4"  # one count for both
+    tracer.change({"trace_count": "1", "trace_rate": "7"}, "m")
+    assert [tracer.begin(None, "1", "m") is not None for _ in range(2)] == [True, False]
+    assert tracer.show("m")["trace_count"] == "0" and tracer.show()["trace_count"] == "4"
+    assert told["m"] == (False, 7)
+    tracer.change({"trace_level": ["TIMESTAMPS"], "trace_rate": "3"})
+    assert (tracer.show("m")["trace_rate"], tracer.show("other")["trace_rate"]) == ("7", "3")
+    back = tracer.change(dict.fromkeys(("trace_level", "trace_rate", "trace_count")), "m")  # as all models again
+    assert back == tracer.show() and told == {"": (True, 3), "m": (True, 3)}
+    tracer.change({"trace_level": None, "trace_rate": None})  # as the server was told at start
+    assert tracer.show("m")["trace_level"] == ["OFF"] and not tracer.on
 
 
 @given(st.text(alphabet="0123456789abcdef-ghAZ", max_size=80))
@@ -174,6 +195,28 @@ def test_settings_over_the_network(front, tmp_path):
                 change(trace_file="/tmp/x")
             assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
     assert len(_traces(path)) == 3
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_settings_of_one_model_over_the_network(front, tmp_path):
+    need(front)
+    path = tmp_path / "traces.jsonl"
+    package(tmp_path / "triple" / "1" / "model.hr", 3.0)
+    with _serve(tmp_path, front, file=str(path), rate=1) as server:
+        status, body = serve_call.rest(
+            server, "POST", "/v2/models/triple/trace/setting", {"trace_level": ["TIMESTAMPS"]}
+        )
+        assert status == 200 and json.loads(body)["trace_level"] == ["TIMESTAMPS"]
+        for name in ("double", "triple"):
+            assert serve_call.rest(server, "GET", "/v2/models/nope/trace/setting")[0] == 404
+            for how in serve_call.HOWS:
+                serve_call.infer(server, how, name, {"x": X})
+        shown = json.loads(serve_call.rest(server, "GET", "/v2/trace/setting")[1])
+        assert shown["trace_level"] == ["OFF"]
+        serve_call.rest(server, "POST", "/v2/models/triple/trace/setting", {"trace_level": None})
+        serve_call.infer(server, "grpc", "triple", {"x": X})
+    facts = [{row["key"]: row["value"].get("stringValue") for row in spans[0]["attributes"]} for spans in _traces(path)]
+    assert [(row["headrace.model"], row["headrace.front"]) for row in facts] == [("triple", "grpc"), ("triple", "http")]
 
 
 def test_a_server_that_does_not_trace():
