@@ -97,10 +97,21 @@ def flops_of(operator: str, inputs: Sequence[_Seen], outputs: Sequence[_Seen]) -
     domain, _, name = operator.rpartition(".")
     found = find(name, domain)
     if domain == "headrace.cpu":
+        if name == "SeparableConv":
+            return _separable_flops(inputs, outputs)
         name = name.removeprefix("Winograd")
         found = find(name, "headrace") or find(name, "")
     sizes = [[None if seen is None else seen[1] for seen in side] for side in (inputs, outputs)]
     return None if found is None else found.flops(*sizes)
+
+
+def _separable_flops(inputs: Sequence[_Seen], outputs: Sequence[_Seen]) -> int:
+    """Those of its two or three convolutions: weights at every pixel, of the input those of the first 1x1 one."""
+    expand, depthwise, project = (
+        math.prod(seen[1]) if seen is not None else 0 for seen in (inputs[1], inputs[3], inputs[5])
+    )
+    before, after = (math.prod(seen[1][:3]) if seen is not None else 0 for seen in (inputs[0], outputs[0]))
+    return 2 * (before * expand + after * (depthwise + project))
 
 
 def by_kernel(rows: Sequence[NodeRow], threads: int = 1) -> list[KernelSum]:

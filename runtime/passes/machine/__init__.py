@@ -16,6 +16,7 @@ from headrace.runtime.passes.machine.class_names import class_names
 from headrace.runtime.passes.machine.lookup import lookup
 from headrace.runtime.passes.machine.low_precision import PRECISIONS, low_precision
 from headrace.runtime.passes.machine.low_values import low_values
+from headrace.runtime.passes.machine.separable import separable
 from headrace.runtime.passes.machine.winograd import winograd
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ PASSES = (
     "winograd",
     "low_precision",
     "low_values",
+    "separable",
 )  # in their order
 
 
@@ -42,7 +44,7 @@ def run(
     watch: Watch | None = None,
 ) -> Graph:
     """The graph as this machine runs it best: named classes by number, attentions in one node, functions of 8-bit numbers as tables, convolutions
-    and what lies between them with channels last, 3x3 ones by Winograd's transforms; products in `precision` ("bf16") where the CPU has them, and what lies between convolutions, too. Passes named in
+    and what lies between them with channels last, 3x3 ones by Winograd's transforms; products in `precision` ("bf16") where the CPU has them, and what lies between convolutions, too; depthwise convolutions in one node with the 1x1 ones around them. Passes named in
     `skip` are left out; `watch` is told what each did."""
     low = precision is not None and PRECISIONS[precision] in caps and "low_precision" not in skip
     passes: dict[str, Callable[[Graph], Graph]] = {
@@ -53,6 +55,7 @@ def run(
         "winograd": lambda graph: winograd(graph, caps, low),
         "low_precision": lambda graph: graph if precision is None else low_precision(graph, caps, precision),
         "low_values": lambda graph: graph if precision is None else low_values(graph, caps, precision),
+        "separable": lambda graph: separable(graph, caps),
     }
     for name in PASSES:
         if name in skip:
