@@ -150,6 +150,28 @@ def test_products_to_float(tier: str) -> None:
             same("headrace.DynamicMatMul", [real(m, k), b, f32(0.01)], activation, packed=[1, 2])
 
 
+@pytest.mark.parametrize("activation", ["Gelu", "GeluTanh", "Sigmoid"])
+def test_activations_of_products(tier: str, activation: str) -> None:
+    """With zero points a row (DynamicMatMul) and a column, over whole panels and not."""
+    for m, n, k in ((1, 1, 1), (5, 16, 33), (13, 70, 64), (25, 37, 130)):
+        a, b, bias = levels(m, k), levels(k, n, kind="int8"), real(n)
+        scale = RNG.uniform(0.001, 0.02, n).astype(np.float32)
+        for op, inputs in (
+            ("MatMulIntegerToFloat", [a, b, f32(0.02), scale, levels(), None, bias]),
+            ("MatMulIntegerToFloat", [a, b, f32(0.02), scale, levels(), levels(n, kind="int8")]),
+            ("DynamicMatMul", [real(m, k), b, scale, bias]),
+        ):
+            operator = find(op, "headrace")
+            assert operator is not None
+            attributes = operator.complete({"activation": activation})
+            (want,) = operator.reference(inputs, attributes)
+            given = {key: value for key, value in attributes.items() if value is not None}
+            found = run(
+                f"headrace.{op}", inputs, given, constants=[i for i in range(1, len(inputs)) if inputs[i] is not None]
+            )
+            np.testing.assert_allclose(found, want, rtol=1e-6, atol=1e-6 * max(1.0, np.abs(want).max()))
+
+
 CONVS: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ((2, 3, 7, 5), (4, 3, 3, 3), {"pads": (1, 1, 1, 1)}),
     ((1, 16, 9, 11), (24, 16, 1, 1), {}),

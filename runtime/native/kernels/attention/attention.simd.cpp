@@ -14,7 +14,7 @@ namespace {
 
 enum Slot { kQ, kK, kV, kMask, kPastK, kPastV, kPadded };
 constexpr int64_t kFew = 4;                     // queries up to which nothing is packed
-constexpr int64_t kScoreBytes = 128 << 10;      // scores of one block of queries
+constexpr int64_t kScoreBytes = 24 << 10;       // scores of one block of queries: most of L1
 
 // [batch, heads, length, size], in one of the two layouts of the operator.
 struct Heads {
@@ -250,8 +250,8 @@ private:
                     const int64_t seen = std::min(z.total, z.before + first + i + 1);
                     std::fill(row + seen, row + z.total, -__builtin_inff());
                 }
-                soften(row, z.total);
             }
+            soften(mem.scores, rows, z.total);
             if (z.few()) {
                 for (int64_t i = 0; i < rows; i++) weighted_sum(mem.scores + i * z.total, values, z.v.size, y + (first + i) * y_step);
             } else {
@@ -260,12 +260,17 @@ private:
         }
     }
 
-    // Softmax; a row that sees nothing weighs nothing.
-    static void soften(float* row, int64_t n) {
-        bool nothing = true;
-        for (int64_t j = 0; nothing && j < n; j++) nothing = row[j] == -__builtin_inff();
-        if (nothing) std::fill_n(row, n, 0.0f);
-        else softmax_row<false>(row, row, n);
+    // Softmax; a row that sees nothing, whose softmax is NaN, weighs nothing.
+    static void soften(float* scores, int64_t rows, int64_t n) {
+        int64_t from = 0;
+        for (int64_t i = 0; i < rows; i++) {
+            const float* row = scores + i * n;
+            if (!std::all_of(row, row + n, [](float x) { return x == -__builtin_inff(); })) continue;
+            softmax_rows<false>(scores + from * n, scores + from * n, i - from, n);
+            std::fill_n(scores + i * n, n, 0.0f);
+            from = i + 1;
+        }
+        softmax_rows<false>(scores + from * n, scores + from * n, rows - from, n);
     }
 
     const GemmTable& table_;

@@ -37,9 +37,7 @@ HR_INLINE vf log(vf x) {
 
 // e^x - 1 for x <= 88, exact near 0.
 HR_INLINE vf expm1(vf x) {
-    const Exponent e = exponent(vmin(splat(88.0f), vmax(splat(-87.0f), x)));
-    const vf scale = (vf)((round_even(e.n) + 127) << 23);
-    const vf y = fma(e.p + e.r, scale, scale - splat(1.0f));
+    const vf y = expm1_of(vmin(splat(88.0f), vmax(splat(-87.0f), x)));
     return select((vi)(x == vf{}), x, y);
 }
 

@@ -9,25 +9,21 @@
 
 namespace hr::HR_TIER {
 
-// x = n ln2 + r with |r| <= ln2 / 2: n, as a number and as what 2^n is made from, and e^r - 1 - r of degree 5 in r.
-struct Exponent {
-    vf n, r, p;
-};
-HR_INLINE Exponent exponent(vf x) {
+HR_INLINE vf nearest(vf x) {
 #ifdef HR_SCALES
-    const vf n = (vf)_mm512_roundscale_ps((__m512)(x * splat(1.44269504088896341f)), 8);
+    return (vf)_mm512_roundscale_ps((__m512)x, 8);
 #else
-    const vf n = to_float(round_even(x * splat(1.44269504088896341f)));
+    return to_float(round_even(x));
 #endif
-    vf r = fma(n, splat(-0.693359375f), x);
-    r = fma(n, splat(2.12194440e-4f), r);
-    vf p = splat(1.9875691500e-4f);
-    p = fma(p, r, splat(1.3981999507e-3f));
-    p = fma(p, r, splat(8.3334519073e-3f));
-    p = fma(p, r, splat(4.1665795894e-2f));
-    p = fma(p, r, splat(1.6666665459e-1f));
-    p = fma(p, r, splat(5.0000001201e-1f));
-    return {n, r, p * (r * r)};
+}
+
+// x = n ln2 + r with n whole and |r| <= ln2 / 2; ln2 in two parts, of which n times the first is exact.
+struct Octaves {
+    vf n, r;
+};
+HR_INLINE Octaves octaves(vf x) {
+    const vf n = nearest(x * splat(1.44269504088896341f));
+    return {n, fma(n, splat(2.12194440e-4f), fma(n, splat(-0.693359375f), x))};
 }
 
 // y 2^n; subnormal and infinite results as they should be.
@@ -40,22 +36,36 @@ HR_INLINE vf scaled(vf y, vf n) {
 #endif
 }
 
+// 2^(n + f), n whole and |f| <= 1/2: a polynomial of the least relative error, 2e-9.
+HR_INLINE vf power_of_two(vf n, vf f) {
+    static constexpr float c[] = {1.53533620e-4f, 1.33988750e-3f, 9.61843692e-3f, 5.55033237e-2f, 2.40226477e-1f, 6.93147182e-1f, 1.0f};
+    vf y = splat(c[0]);
+    HR_UNROLL for (int i = 1; i < 7; i++) y = fma(y, f, splat(c[i]));
+    return scaled(y, n);
+}
+
+// e^x for what is at most 89, or NaN.
+HR_INLINE vf exp_of(vf x) {
+    const Octaves o = octaves(x);
+    return power_of_two(o.n, o.r * splat(1.44269504088896341f));
+}
+
 // e^x for x <= 0, and for what is NaN.
-HR_INLINE vf exp_negative(vf x) {
-    const Exponent e = exponent(vmax(splat(-104.0f), x));
-    return scaled(e.p + (e.r + splat(1.0f)), e.n);
-}
+HR_INLINE vf exp_negative(vf x) { return exp_of(vmax(splat(-104.0f), x)); }
 
-HR_INLINE vf exp(vf x) {
-    const Exponent e = exponent(vmin(splat(89.0f), vmax(splat(-104.0f), x)));
-    return scaled(e.p + (e.r + splat(1.0f)), e.n);
-}
+HR_INLINE vf exp(vf x) { return exp_of(vmin(splat(89.0f), vmax(splat(-104.0f), x))); }
 
-// e^x - 1 for -87 <= x <= 0, exact near 0.
-HR_INLINE vf expm1_negative(vf x) {
-    const Exponent e = exponent(x);
-    const vf scale = (vf)((round_even(e.n) + 127) << 23);
-    return fma(e.p + e.r, scale, scale - splat(1.0f));
+// e^x - 1 by way of e^r - 1 of degree 7 in r, exact near 0; for |x| up to 88.
+HR_INLINE vf expm1_of(vf x) {
+    const auto [n, r] = octaves(x);
+    vf p = splat(1.9875691500e-4f);
+    p = fma(p, r, splat(1.3981999507e-3f));
+    p = fma(p, r, splat(8.3334519073e-3f));
+    p = fma(p, r, splat(4.1665795894e-2f));
+    p = fma(p, r, splat(1.6666665459e-1f));
+    p = fma(p, r, splat(5.0000001201e-1f));
+    const vf scale = (vf)((round_even(n) + 127) << 23);
+    return fma(p * (r * r) + r, scale, scale - splat(1.0f));
 }
 
 HR_INLINE vf magnitude(vf x) { return (vf)((vi)x & 0x7fffffff); }
@@ -69,7 +79,7 @@ HR_INLINE vf sigmoid(vf x) {
 
 // (1 - e^-2|x|) / (1 + e^-2|x|).
 HR_INLINE vf tanh(vf x) {
-    const vf a = magnitude(x), m = expm1_negative(vmax(splat(-40.0f), a * splat(-2.0f)));
+    const vf a = magnitude(x), m = expm1_of(vmax(splat(-40.0f), a * splat(-2.0f)));
     return with_sign(magnitude(m) / (splat(2.0f) + m), x);
 }
 
@@ -85,15 +95,18 @@ HR_INLINE vf erf(vf x) {
     static constexpr float c[] = {5.747477302975312e-7f, -1.2472514754335862e-5f, 1.155470818048343e-4f, -5.810533766634762e-4f,
                                   1.5220041386783123e-3f, 1.9478487956803292e-5f, -1.9261473789811134e-2f, 1.0280738025903702e-1f,
                                   6.366165280342102e-1f, 1.128379225730896f};
-    return with_sign(magnitude(expm1_negative(vmax(splat(-40.0f), -times_polynomial(magnitude(x), c)))), x);
+    return with_sign(magnitude(expm1_of(vmax(splat(-40.0f), -times_polynomial(magnitude(x), c)))), x);
 }
 
-// x Phi(x), with Phi(-|x|) = e^-q / 2 and no 1 - 1; q = -ln erfc(|x| / sqrt 2), of degree 12, fitted on [0, 6] to 1e-8.
+// x Phi(x), with Phi(-|x|) = 2^q and no 1 - 1; q = log2(erfc(|x| / sqrt 2) / 2), of degree 10, fitted on [0, 6] to 7e-8 max(1, |q|);
+// beyond it falls, and Phi(-12.5) is 0.
 HR_INLINE vf gelu(vf x) {
-    static constexpr float c[] = {1.5310630541165438e-10f, -6.934837593064458e-9f, 1.4194135644629569e-7f, -1.7311023157162708e-6f,
-                                  1.3872950148652308e-5f, -7.443352660629898e-5f, 2.394641487626359e-4f, -5.893547131563537e-5f,
-                                  -4.771614447236061e-3f, 3.633302077651024e-2f, 3.183101415634155e-1f, 7.978845834732056e-1f};
-    const vf tail = splat(0.5f) * exp_negative(-times_polynomial(magnitude(x), c));
+    static constexpr float c[] = {-1.86241635e-8f, 5.95909739e-7f, -8.14076157e-6f, 6.00017374e-5f, -2.23357434e-4f, -1.15084142e-4f,
+                                  7.08363205e-3f, -5.25290444e-2f, -4.5919466e-1f, -1.15110672f, -1.0f};
+    const vf a = vmin(splat(12.5f), magnitude(x));
+    vf q = splat(c[0]);
+    HR_UNROLL for (int i = 1; i < 11; i++) q = fma(q, a, splat(c[i]));
+    const vf n = nearest(q), tail = power_of_two(n, q - n);
     return x * select((vi)(x < vf{}), tail, splat(1.0f) - tail);
 }
 

@@ -210,6 +210,19 @@ static void gemm_block(const GemmBlock& g) {
     }
 }
 
+// Four columns of k values each, from where they lie as rows.
+static void turn_columns(const float* from, int64_t step, int64_t k, float* to) {
+    int64_t i = 0;
+    for (; i + 4 <= k; i += 4, from += 4) {
+        __m128 r[4];
+        HR_UNROLL for (int j = 0; j < 4; j++) r[j] = _mm_loadu_ps(from + j * step);
+        _MM_TRANSPOSE4_PS(r[0], r[1], r[2], r[3]);
+        HR_UNROLL for (int j = 0; j < 4; j++) _mm_storeu_ps(to + (i + j) * kCols, r[j]);
+    }
+    for (; i < k; i++, from++)
+        for (int j = 0; j < 4; j++) to[i * kCols + j] = from[j * step];
+}
+
 static void pack_panels(const float* b, int64_t ldk, int64_t ldn, int64_t k, int64_t n, float* out, int64_t panel_stride,
                         int64_t panel0, int64_t panel1) {
     for (int64_t p = panel0; p < panel1; p++) {
@@ -220,7 +233,9 @@ static void pack_panels(const float* b, int64_t ldk, int64_t ldn, int64_t k, int
             for (int64_t i = 0; i < k; i++, from += ldk, to += kCols)
                 HR_UNROLL for (int j = 0; j < kVecs; j++) store(to + j * kLanes, load(from + j * kLanes));
         } else {
-            for (int64_t j = 0; j < width; j++)
+            const int64_t turned = ldk == 1 ? width & ~int64_t(3) : 0;
+            for (int64_t j = 0; j < turned; j += 4) turn_columns(from + j * ldn, ldn, k, to + j);
+            for (int64_t j = turned; j < width; j++)
                 for (int64_t i = 0; i < k; i++) to[i * kCols + j] = from[i * ldk + j * ldn];
             for (int64_t i = 0; width < kCols && i < k; i++) memset(to + i * kCols + width, 0, size_t(kCols - width) * 4);
         }

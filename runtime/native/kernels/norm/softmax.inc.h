@@ -1,5 +1,7 @@
-// Softmax of one row, for Softmax and for attention.
+// Softmax of rows, for Softmax and for attention.
 #pragma once
+#include <type_traits>
+
 #include "kernels/elementwise/vector_math.inc.h"
 
 namespace hr::HR_TIER {
@@ -16,19 +18,19 @@ HR_INLINE void store_part(float* p, vf v, int64_t n) {
     store(part, v);
     std::memcpy(p, part, size_t(n) * 4);
 }
+// Lane i gets lane i ^ distance.
+HR_INLINE vf exchanged(vf v, int distance) {
+    vi from;
+    for (int i = 0; i < kLanes; i++) from[i] = i ^ distance;
+    return __builtin_shuffle(v, from);
+}
 HR_INLINE float sum_of(vf v) {
-    float part[kLanes];
-    store(part, v);
-    for (int half = kLanes / 2; half; half /= 2)
-        for (int i = 0; i < half; i++) part[i] += part[i + half];
-    return part[0];
+    HR_UNROLL for (int half = kLanes / 2; half; half /= 2) v += exchanged(v, half);
+    return v[0];
 }
 HR_INLINE float max_of(vf v) {
-    float part[kLanes], top;
-    store(part, v);
-    top = part[0];
-    for (float x : part) top = x > top ? x : top;
-    return top;
+    HR_UNROLL for (int half = kLanes / 2; half; half /= 2) v = vmax(v, exchanged(v, half));
+    return v[0];
 }
 // A NaN anywhere makes the sum NaN, and so every result, whatever the largest element is taken to be. A row of -inf gives
 // NaN, as subtracting infinities does.
@@ -44,42 +46,51 @@ HR_INLINE vf round_to_half(vf x) {
 // e^(x - top), with kHalf by way of float16: rows that were float16 round after every step (see runtime/ops/nn/softmax.py).
 template <bool kHalf>
 HR_INLINE vf exp_below(vf x, vf top) {
-    return kHalf ? round_to_half(exp(-round_to_half(top - x))) : exp(x - top);
+    return kHalf ? round_to_half(exp_negative(-round_to_half(top - x))) : exp_negative(x - top);
 }
 
-template <bool kLog, bool kHalf = false>
-void softmax_row(const float* x, float* y, int64_t n) {
-    const float low = -__builtin_inff();
-    vf tops[4] = {splat(low), splat(low), splat(low), splat(low)};
+// Calls f(i, whole) for each vector of n elements; the last may not be whole.
+template <class F> HR_INLINE void each_vector(int64_t n, F f) {
     int64_t i = 0;
-    for (; i + 4 * kLanes <= n; i += 4 * kLanes)
-        HR_UNROLL for (int k = 0; k < 4; k++) tops[k] = vmax(tops[k], load(x + i + k * kLanes));
-    vf top = vmax(vmax(tops[0], tops[1]), vmax(tops[2], tops[3]));
-    for (; i + kLanes <= n; i += kLanes) top = vmax(top, load(x + i));
-    if (i < n) top = vmax(top, load_part(x + i, n - i, low));
-    const vf shift = splat(max_of(top));
-    vf total = vf{};
-    for (i = 0; i + kLanes <= n; i += kLanes) {
-        const vf e = exp_below<kHalf>(load(x + i), shift);
-        if (!kLog) store(y + i, e);
-        total += e;
+    for (; i + kLanes <= n; i += kLanes) f(i, std::true_type());
+    if (i < n) f(i, std::false_type());
+}
+
+// kRows rows of n, one behind the other, in step: alone, a short row waits for its two reductions.
+template <bool kLog, bool kHalf, int kRows>
+void softmax_in_step(const float* x, float* y, int64_t n) {
+    const float low = -__builtin_inff();
+    const auto get = [&](const float* p, int r, int64_t i, auto whole) __attribute__((always_inline)) { return whole ? load(p + r * n + i) : load_part(p + r * n + i, n - i, low); };
+    const auto put = [&](int r, int64_t i, auto whole, vf v) __attribute__((always_inline)) { whole ? store(y + r * n + i, v) : store_part(y + r * n + i, v, n - i); };
+    vf top[kRows], total[kRows], last[kRows];
+    HR_UNROLL for (int r = 0; r < kRows; r++) top[r] = splat(low), total[r] = vf{};
+    each_vector(n, [&](int64_t i, auto whole) __attribute__((always_inline)) {
+        HR_UNROLL for (int r = 0; r < kRows; r++) top[r] = vmax(top[r], get(x, r, i, whole));
+    });
+    HR_UNROLL for (int r = 0; r < kRows; r++) top[r] = splat(max_of(top[r]));
+    each_vector(n, [&](int64_t i, auto whole) __attribute__((always_inline)) {
+        HR_UNROLL for (int r = 0; r < kRows; r++) {
+            const vf e = exp_below<kHalf>(get(x, r, i, whole), top[r]);
+            if (!kLog) put(r, i, whole, e);
+            total[r] += e;
+        }
+    });
+    HR_UNROLL for (int r = 0; r < kRows; r++) {
+        const vf sum = splat(sum_of(total[r]));
+        last[r] = kLog ? log(sum) : splat(1.0f) / (kHalf ? round_to_half(sum) : sum);
     }
-    if (i < n) {
-        const vf e = exp_below<kHalf>(load_part(x + i, n - i, low), shift);
-        if (!kLog) store_part(y + i, e, n - i);
-        total += e;
-    }
-    if (kLog) {
-        float log_total[kLanes];
-        store(log_total, log(splat(sum_of(total))));
-        const vf l = splat(log_total[0]);
-        for (i = 0; i + kLanes <= n; i += kLanes) store(y + i, load(x + i) - shift - l);
-        if (i < n) store_part(y + i, load_part(x + i, n - i, 0) - shift - l, n - i);
-    } else {
-        const vf sum = splat(sum_of(total)), scale = splat(1.0f) / (kHalf ? round_to_half(sum) : sum);
-        for (i = 0; i + kLanes <= n; i += kLanes) store(y + i, load(y + i) * scale);
-        for (; i < n; i++) y[i] *= scale[0];
-    }
+    each_vector(n, [&](int64_t i, auto whole) __attribute__((always_inline)) {
+        HR_UNROLL for (int r = 0; r < kRows; r++) put(r, i, whole, kLog ? get(x, r, i, whole) - top[r] - last[r] : get(y, r, i, whole) * last[r]);
+    });
+}
+
+// y may be x.
+template <bool kLog, bool kHalf = false>
+void softmax_rows(const float* x, float* y, int64_t rows, int64_t n) {
+    constexpr int kTogether = 4;
+    int64_t row = 0;
+    for (; row + kTogether <= rows; row += kTogether) softmax_in_step<kLog, kHalf, kTogether>(x + row * n, y + row * n, n);
+    for (; row < rows; row++) softmax_in_step<kLog, kHalf, 1>(x + row * n, y + row * n, n);
 }
 
 }  // namespace

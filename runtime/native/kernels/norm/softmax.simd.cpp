@@ -44,7 +44,7 @@ public:
         if (!s.count()) return;
         if (inner == 1) {
             c.pool->parallel(outer, std::max<int64_t>(1, 4096 / n), [&](int64_t begin, int64_t end) {
-                for (int64_t row = begin; row < end; row++) softmax_row<kLog, kHalf>(x + row * n, y + row * n, n);
+                softmax_rows<kLog, kHalf>(x + begin * n, y + begin * n, end - begin, n);
             });
             return;
         }

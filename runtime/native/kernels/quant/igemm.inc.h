@@ -115,13 +115,14 @@ struct Finish {
 
 // One vector of columns, all rows: what belongs to a column is loaded once. kFolds: zero points of weights or rows are
 // still to be folded in; kWhole: the vector lies within the row, else through a copy.
-template <IntOut kOut, bool kFolds, bool kResidual, bool kWhole> HR_INLINE void finish_column(const Finish& f, const IntEpilogue& e, int64_t i) {
+template <IntOut kOut, bool kFolds, bool kResidual, bool kGelu, bool kWhole> HR_INLINE void finish_column(const Finish& f, const IntEpilogue& e, int64_t i) {
     constexpr bool kBytes = kOut == IntOut::u8 || kOut == IntOut::i8;
     constexpr int64_t kSize = kBytes ? 1 : 4;
     const vf lo = splat(kBytes ? e.lo : e.act.lo), hi = splat(kBytes ? e.hi : e.act.hi), r_scale = splat(e.r_scale);
     const vi zero = splat(e.zero), r_zero = splat(e.r_zero), col = e.col ? load(e.col + f.j + i) : vi{};
     const vf scale = kOut == IntOut::s32 ? vf{} : load(e.scale + f.j + i), bias = e.bias ? load(e.bias + f.j + i) : vf{};
     const bool has_bias = e.bias, r_signed = e.r_signed;
+    const bool bounded = kBytes || e.act.lo != -__builtin_inff() || e.act.hi != __builtin_inff();
     const float* row_scale = e.row_scale ? e.row_scale + f.m : nullptr;
     const int32_t* sums = f.sums + i;
     const uint8_t* r = f.r + i;
@@ -152,29 +153,35 @@ template <IntOut kOut, bool kFolds, bool kResidual, bool kWhole> HR_INLINE void 
                 narrow(round_even(vmin(hi, vmax(lo, y))) + zero, kOut == IntOut::i8, to);
             } else {
                 if (has_bias) y += bias;
-                store(reinterpret_cast<float*>(to), vmin(hi, vmax(lo, y)));
+                store(reinterpret_cast<float*>(to), kGelu ? gelu(y) : bounded ? vmin(hi, vmax(lo, y)) : y);
             }
         }
         if (!kWhole) memcpy(c, last, tail * kSize);
     }
 }
 
-template <IntOut kOut, bool kFolds, bool kResidual> static void finish_as(const Finish& given) {
+template <IntOut kOut, bool kFolds, bool kResidual, bool kGelu> static void finish_as(const Finish& given) {
     // Copies, which no store reaches: a single row would read all of it again for every vector.
     const Finish f = given;
     const IntEpilogue e = given.e;
     int64_t i = 0;
-    for (; i + kLanes <= f.width; i += kLanes) finish_column<kOut, kFolds, kResidual, true>(f, e, i);
-    if (i < f.width) finish_column<kOut, kFolds, kResidual, false>(f, e, i);
-    if constexpr (kOut == IntOut::f32)
+    for (; i + kLanes <= f.width; i += kLanes) finish_column<kOut, kFolds, kResidual, kGelu, true>(f, e, i);
+    if (i < f.width) finish_column<kOut, kFolds, kResidual, kGelu, false>(f, e, i);
+    if constexpr (kOut == IntOut::f32 && !kGelu)
         if (e.act.kind != Act::none)
             for (int64_t row = 0; row < f.rows; row++) activate_row(e.act, reinterpret_cast<float*>(f.c) + row * f.ldc, f.width);
 }
 
+// GELU, which most transformers have after every other product of theirs, is applied before the store; other activations then.
+template <IntOut kOut, bool kFolds> static void finish_with(const Finish& f) {
+    if (f.r) return finish_as<kOut, kFolds, true, false>(f);
+    if constexpr (kOut == IntOut::f32)
+        if (f.e.act.kind == Act::gelu) return finish_as<kOut, kFolds, false, true>(f);
+    return finish_as<kOut, kFolds, false, false>(f);
+}
+
 template <IntOut kOut> static void finish_to(const Finish& f) {
-    const bool folds = f.e.w_zero || f.e.row_shift;
-    if (f.r) return folds ? finish_as<kOut, true, true>(f) : finish_as<kOut, false, true>(f);
-    return folds ? finish_as<kOut, true, false>(f) : finish_as<kOut, false, false>(f);
+    return f.e.w_zero || f.e.row_shift ? finish_with<kOut, true>(f) : finish_with<kOut, false>(f);
 }
 
 static __attribute__((noinline)) void finish(const Finish& f) {
