@@ -60,8 +60,8 @@ template <class F> HR_INLINE void each_vector(int64_t n, F f) {
 template <bool kLog, bool kHalf, int kRows>
 void softmax_in_step(const float* x, float* y, int64_t n) {
     const float low = -__builtin_inff();
-    const auto get = [&](const float* p, int r, int64_t i, auto whole) __attribute__((always_inline)) { return whole ? load(p + r * n + i) : load_part(p + r * n + i, n - i, low); };
-    const auto put = [&](int r, int64_t i, auto whole, vf v) __attribute__((always_inline)) { whole ? store(y + r * n + i, v) : store_part(y + r * n + i, v, n - i); };
+    const auto get = [&](const float* p, int r, int64_t i, auto whole) __attribute__((always_inline)) { return whole ? load(p + r * n + i) : load_part(p + r * n + i, n % kLanes, low); };
+    const auto put = [&](int r, int64_t i, auto whole, vf v) __attribute__((always_inline)) { whole ? store(y + r * n + i, v) : store_part(y + r * n + i, v, n % kLanes); };
     vf top[kRows], total[kRows], last[kRows];
     HR_UNROLL for (int r = 0; r < kRows; r++) top[r] = splat(low), total[r] = vf{};
     each_vector(n, [&](int64_t i, auto whole) __attribute__((always_inline)) {
