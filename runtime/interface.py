@@ -44,8 +44,10 @@ class Golden:
 
 @dataclass(frozen=True)
 class Opened:
-    """What a reader answers: the program, free properties (name, version, created, ...), golden data if there is any."""
+    """What a reader answers: the program, free properties (name, version, created, ...), golden data if there is any, and
+    a digest of the whole file where it has one."""
 
     program: Program
     properties: dict[str, str] = field(default_factory=dict)
     golden: Golden | None = None
+    digest: str = ""

@@ -12,13 +12,15 @@ from headrace.runtime.types import TensorType
 
 class Memory(TypedDict):
     """Bytes. `weights`: constants of the graph, mapped from an archive (shared by every process that maps it) or in memory
-    where the source was another; `packed`: copies of them in the order of kernels, a model's own; `arena` (values on the
+    where the source was another; `packed`: copies of them in the order of kernels, of which all loads of the same archive
+    share `shared`; `arena` (values on the
     way, at most, where lifetimes overlap) and `folded` (values known beforehand): of each call at a time; `inputs` and
     `outputs`: the caller's arrays. `peak` is the sum. `dynamic` of `steps` have sizes known only at run time: their memory
     comes on top."""
 
     weights: int
     packed: int
+    shared: int
     arena: int
     folded: int
     inputs: int
@@ -35,6 +37,8 @@ def memory_of(
     weights: int,
     shapes: Mapping[str, Sequence[int]] | None = None,
     batch: int = 1,
+    *,
+    shared: int = 0,
 ) -> Memory:
     """What one call with inputs of these shapes takes; others have their first dimension `batch` where it is free, further
     free ones 1. Nothing is run. Raises InputError where the shapes do not fit."""
@@ -56,6 +60,7 @@ def memory_of(
     return {
         "weights": parts["weights"],
         "packed": parts["packed"],
+        "shared": shared,
         "arena": parts["arena"],
         "folded": parts["folded"],
         "inputs": parts["inputs"],

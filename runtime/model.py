@@ -17,12 +17,15 @@ from headrace.runtime.golden import VerifyReport, compare_golden
 from headrace.runtime.graph import Graph, Program, State
 from headrace.runtime.interface import Golden, TensorSpec
 from headrace.runtime.memory import Memory, memory_of
+from headrace.runtime.packs import Packs
 from headrace.runtime.profile import ProfileRow, profile_nodes, trace_events
 from headrace.runtime.source import open_source
 
 if TYPE_CHECKING:
+    from headrace.runtime._native import Packing
     from headrace.runtime.cuda.interface import Device
     from headrace.runtime.devices import Placed
+    from headrace.runtime.packs import Shared
     from headrace.runtime.rows import RowProof
     from headrace.runtime.session import Session
 
@@ -52,6 +55,7 @@ class Model:
         precision: str | None = None,
         without: Collection[str] = (),
         checked: bool = False,
+        packs: Packs | None = None,
     ) -> None:
         self.graph = graph
         self.golden = golden
@@ -60,14 +64,14 @@ class Model:
         self._entries: dict[str, Model] = {}
         self._options: dict[str, Any] = {
             "threads": threads, "optimize": optimize, "placed": placed, "precision": precision, "without": without,
-            "checked": checked,
+            "checked": checked, "packs": packs,
         }  # fmt: skip
         self._properties = {**(properties or {}), **(placed.properties if placed is not None else {})}
         self.inputs = tuple(TensorSpec.of(value) for value in graph.inputs)
         self.outputs = tuple(TensorSpec.of(value) for value in graph.outputs)
         self._rows: RowProof | None = None
         self._lock = threading.Lock()
-        self._program = _program(graph, **self._options)
+        self._program, self._shared = _program(graph, **self._options)
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """One inference: arrays by input name to arrays by output name. Thread-safe; releases the interpreter lock.
@@ -204,7 +208,8 @@ class Model:
     def memory(self, shapes: Mapping[str, Sequence[int]] | None = None, *, batch: int = 1) -> Memory:
         """How much memory the model and one call take, for inputs of these shapes (by name; else `batch` rows, 1 for other
         free dimensions). Nothing is run. Raises InputError where the shapes do not fit."""
-        return memory_of(self._program, self.inputs, self.weight_bytes, shapes, batch)
+        shared = 0 if self._shared is None else self._shared.size
+        return memory_of(self._program, self.inputs, self.weight_bytes, shapes, batch, shared=shared)
 
     @property
     def program(self) -> Any:
@@ -214,7 +219,7 @@ class Model:
 
     def close(self) -> None:
         """Release the program; running calls finish first. Further calls of `run` are errors."""
-        program, self._program = self._program, None
+        program, self._program, self._shared = self._program, None, None
         getattr(program, "close", lambda: None)()
 
     def __enter__(self) -> Model:
@@ -263,12 +268,13 @@ def _program(
     precision: str | None,
     without: Collection[str],
     checked: bool,
-) -> Any:
+    packs: Packs | None,
+) -> tuple[Any, Shared | None]:
     """The program that runs `graph`: on the device where one was chosen, native where the extension is built, or else by
-    the reference."""
+    the reference; and what must live as long as it."""
     device = None if placed is None else placed.device
     if device is None and importlib.util.find_spec("headrace.runtime._native") is None:
-        return _Reference(graph)  # a source tree without a build
+        return _Reference(graph), None  # a source tree without a build
     if optimize:
         from headrace.runtime import passes
 
@@ -276,10 +282,13 @@ def _program(
     if device is not None:
         from headrace.runtime.cuda.executor import CudaProgram
 
-        return CudaProgram(graph, device)
+        return CudaProgram(graph, device), None
     from headrace.runtime.lower import lower
 
-    return lower(graph, threads, precision=precision, without=without)
+    def lowered(packing: Packing | None) -> Any:
+        return lower(graph, threads, precision=precision, without=without, packing=packing)
+
+    return (lowered(None), None) if packs is None else packs.lower(graph.name, lowered)
 
 
 def load(
@@ -289,6 +298,7 @@ def load(
     threads: int = 0,
     precision: str | None = None,
     without: Collection[str] = (),
+    cache: bool = False,
 ) -> Model:
     """Load a model: a path to `.hr` or `.onnx`, the bytes of such a file, an `onnx.ModelProto`, or a `Graph`.
 
@@ -299,6 +309,8 @@ def load(
     part in 256, each; sums stay float32) and keep what lies between convolutions in bfloat16, on CPUs that multiply it; elsewhere, and
     by default, all is float32.
     `without` names passes to leave out, portable ones and those of this machine (`headrace inspect MODEL --passes` lists them).
+    Loads of the same archive share what kernels pack of its weights; with `cache` that is also kept in a file of the cache
+    folder ($HEADRACE_CACHE_DIR), which is as large as the weights and from which the next load maps it (CPU only).
     `threads=0` takes HEADRACE_THREADS, or else what the process may use (CPU affinity and cgroup quota). Raises LoadError for a file that is
     missing, broken or of an unknown kind, UnsupportedOperator (a LoadError) listing operators that do not exist here.
     """
@@ -319,9 +331,12 @@ def load(
         return Model(source, threads=threads, placed=placed, precision=precision, without=without)
     opened = open_source(source)
     program, facts = opened.program, opened.properties
+    packs = None
+    if opened.digest:
+        packs = Packs("\n".join((opened.digest, precision or "", *sorted(set(without)))), cache)
     return Model(
         program.main, threads=threads, properties=facts, golden=opened.golden, placed=placed, program=program,
-        precision=precision, without=without, checked=True,
+        precision=precision, without=without, checked=True, packs=packs,
     )  # fmt: skip
 
 

@@ -19,13 +19,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from headrace.runtime import atomic
 from headrace.runtime.check import check
 from headrace.runtime.errors import HeadraceError, LoadError, UnsupportedOperator
 from headrace.runtime.graph import OPSETS, Graph, Program
 from headrace.runtime.interface import Golden, Opened
 from headrace.runtime.ops import registry
-from headrace.serializer import atomic, graph_codec, interface, manifest, strict_json, weights
 from headrace.serializer import golden as golden_file
+from headrace.serializer import graph_codec, interface, manifest, strict_json, weights
 from headrace.serializer.manifest import Digest, Manifest
 from headrace.serializer.zip_reader import check_name, check_sums, list_members
 from headrace.serializer.zip_writer import Entry, layout
@@ -174,7 +175,7 @@ def _decode(members: Mapping[str, memoryview], document: Manifest) -> Opened:
         golden = golden_file.decode(members[golden_file.NAME], **document.golden)  # type: ignore[arg-type]
         golden_file.check(golden, program.main)
     digest = sha256(members[manifest.NAME]).hexdigest()  # of the list of all other members' digests
-    return Opened(program, _properties(document, program) | {"digest": digest}, golden)
+    return Opened(program, _properties(document, program) | {"digest": digest}, golden, digest)
 
 
 def _checked(data: memoryview) -> tuple[dict[str, memoryview], Manifest]:

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from headrace.runtime import dtypes
+from headrace.runtime import atomic, dtypes
 from headrace.runtime.errors import HeadraceError, LoadError
-from headrace.serializer import atomic, strict_json, weights
+from headrace.serializer import strict_json, weights
 
 HEADER_LIMIT = 32 << 20
 DEPTH_LIMIT = 30

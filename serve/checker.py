@@ -138,7 +138,7 @@ class Known:
 
     def add(self, name: str) -> None:
         """A cache folder that cannot be written costs a check the next time, nothing else."""
-        from headrace.serializer.atomic import replace
+        from headrace.runtime.atomic import replace
 
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -121,6 +121,8 @@ class RepositorySettings(Section, frozen=True):
     `readiness`: the server is ready when "all" models were ready once, "any" of them, or those that are named.
     `check`: a model is loaded and proven in a process of its own first, within `load_timeout_s` and `load_memory_bytes` of
     private memory (0: 2 GiB, or four times the file where that is more). What was proven on this host once is not again.
+    `keep_packed`: weights in the order of kernels are kept in files of the cache folder, each as large as its model, which the
+    next start maps instead of packing.
     """
 
     paths: tuple[str, ...] = ()
@@ -133,6 +135,7 @@ class RepositorySettings(Section, frozen=True):
     check: bool = True
     load_timeout_s: float = 120.0
     load_memory_bytes: int = 0
+    keep_packed: bool = False
 
 
 class SharedMemory(Section, frozen=True):
@@ -367,6 +370,7 @@ FLAGS = {
     "model_name": ("repository", "model_name"),
     "allow_shared_memory": ("shared_memory", "enabled"),
     "threads": ("repository", "threads"),
+    "keep_packed": ("repository", "keep_packed"),
     "control": ("repository", "control"),
     "workers": ("workers", "count"),
 }

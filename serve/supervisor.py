@@ -52,6 +52,38 @@ class Spec:
     options: tuple[tuple[str, Any], ...] = ()
 
 
+class Packed:
+    """A model's packed weights: sealed memory that one of its workers made and the others map. The server only hands it on."""
+
+    def __init__(self) -> None:
+        self._descriptor: int | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def lend(self) -> int | None:
+        """A descriptor to close after use; None: no worker has made one."""
+        with self._lock:
+            return None if self._descriptor is None else os.dup(self._descriptor)
+
+    def take(self, descriptor: int | None) -> None:
+        """From a worker that made its own: the newest is kept."""
+        if descriptor is None:
+            return
+        unwanted: int | None = descriptor
+        with self._lock:
+            if not self._closed:
+                unwanted, self._descriptor = self._descriptor, descriptor
+        if unwanted is not None:
+            os.close(unwanted)
+
+    def close(self) -> None:
+        """The workers' mappings stay."""
+        with self._lock:
+            self._closed, unwanted, self._descriptor = True, self._descriptor, None
+        if unwanted is not None:
+            os.close(unwanted)
+
+
 class Process:
     """One worker process. One question at a time; `kill` may come from any thread."""
 
@@ -89,17 +121,26 @@ class Process:
         with contextlib.suppress(ProcessLookupError):
             resource.prlimit(self.pid, resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
 
-    def load(self, path: Path, spec: Spec, timeout: float) -> dict[str, Any]:
+    def load(self, path: Path, spec: Spec, timeout: float, packed: Packed | None = None) -> dict[str, Any]:
         """Load and prove a model: the facts that `worker.Worker` answers. WorkerError with the reason, WorkerLost.
 
+        Its packed weights come from `packed`, or go there; None: they stay its own.
         `timeout` seconds for that, the start of the process not counted."""
         if not self._started:
             self._ask(Kind.UNLOAD, b"", None, START_SECONDS, f"did not start within {START_SECONDS:g} s")
             self._started = True
-        asked = {"path": str(path), "loader": spec.loader, "options": dict(spec.options)}
-        frame = self._ask(Kind.LOAD, json.dumps(asked).encode(), None, timeout, f"was not ready after {timeout:g} s")
+        asked = {"path": str(path), "loader": spec.loader, "options": dict(spec.options), "share": packed is not None}
+        given = None if packed is None else packed.lend()
+        try:
+            late = f"was not ready after {timeout:g} s"
+            frame = self._ask(Kind.LOAD, json.dumps(asked).encode(), given, timeout, late)
+        finally:
+            if given is not None:
+                os.close(given)
         if frame.kind is not Kind.LOADED:
             raise self._refused(frame)
+        if packed is not None:
+            packed.take(frame.descriptor)
         facts: dict[str, Any] = json.loads(frame.payload)
         return facts
 

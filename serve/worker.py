@@ -1,15 +1,18 @@
 """What a worker process does: it loads one model, proves it, and runs batches for the server that started it."""
 
 import base64
+import contextlib
 import importlib
 import json
 import logging
+import os
 import socket
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from headrace.runtime import packs
 from headrace.runtime.errors import HeadraceError, InputError
 from headrace.serve import frames
 from headrace.serve.datatypes import of_array, to_wire
@@ -43,7 +46,8 @@ class Worker:
             frames.send(self._connection, Kind.RESULT, frame.number, payload, descriptor)
             self._outbox.sent()
         elif frame.kind is Kind.LOAD:
-            self._send(Kind.LOADED, frame, json.dumps(self._load(json.loads(frame.payload))).encode())
+            facts, packed = self._load(json.loads(frame.payload), frame.descriptor)
+            frames.send(self._connection, Kind.LOADED, frame.number, json.dumps(facts).encode(), packed)
         elif frame.kind is Kind.UNLOAD:
             self._unload()
             self._send(Kind.UNLOADED, frame)
@@ -60,11 +64,18 @@ class Worker:
         kind = "input" if isinstance(error, InputError) else "headrace" if isinstance(error, HeadraceError) else "other"
         self._send(Kind.FAILED, frame, json.dumps({"kind": kind, "text": text[:TEXT_LIMIT]}).encode())
 
-    def _load(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """Load and prove a model; what the server must know of it."""
+    def _load(self, asked: dict[str, Any], given: int | None) -> tuple[dict[str, Any], int | None]:
+        """Load and prove a model: what the server must know of it, and the descriptor of packed weights that others can
+        map. `given` is such a one, of another worker."""
         self._unload()
         module, _, name = asked["loader"].partition(":")
-        model: Model = getattr(importlib.import_module(module), name)(Path(asked["path"]), **asked["options"])
+        load = getattr(importlib.import_module(module), name)
+        try:
+            with packs.exchange(given) if asked["share"] else contextlib.nullcontext() as exchange:
+                model: Model = load(Path(asked["path"]), **asked["options"])
+        finally:
+            if given is not None:
+                os.close(given)
         try:
             report = proven(model)
             fed = getattr(model, "fed_rows", model.rows)
@@ -84,7 +95,7 @@ class Worker:
             model.close()
             raise
         self._model = model
-        return facts
+        return facts, None if exchange is None else exchange.made
 
     def _unload(self) -> None:
         model, self._model = self._model, None

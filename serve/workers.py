@@ -23,7 +23,7 @@ from headrace.serve.checker import CheckError, memory_of_load
 from headrace.serve.config import Workers
 from headrace.serve.datatypes import DATATYPES, Array, of_dtype
 from headrace.serve.scheduler import LOST, NOBODY, Lost
-from headrace.serve.supervisor import EXIT_SECONDS, Process, Spec, Supervisor, WorkerError, WorkerLost
+from headrace.serve.supervisor import EXIT_SECONDS, Packed, Process, Spec, Supervisor, WorkerError, WorkerLost
 
 log = logging.getLogger("headrace.serve")
 
@@ -84,6 +84,7 @@ class WorkerModel:
         self._short_lives: collections.deque[float] = collections.deque(maxlen=DEATHS)
         self._in_a_row = 0
         self._given_up, self._closed, self._made = "", False, False
+        self._packed = Packed()
         self._on_given_up: Callable[[str], None] = lambda reason: None
         self.restarts = 0
         try:
@@ -193,7 +194,7 @@ class WorkerModel:
         limit = self._load_memory or memory_of_load(self._path)
         process.limit_memory(limit)
         try:
-            facts = process.load(self._path, self._spec, self._load_timeout)
+            facts = process.load(self._path, self._spec, self._load_timeout, self._packed)
         except WorkerError as error:
             process.kill("its model did not load")
             raise CheckError(str(error)) from None
@@ -271,5 +272,6 @@ class WorkerModel:
             processes = list(self._processes)
         for process in processes:
             process.kill("the model was unloaded")
+        self._packed.close()
         with self._lock:
             self._lock.wait_for(lambda: not self._processes, EXIT_SECONDS)

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <new>
 #include <stdexcept>
+#include <string_view>
 #include <system_error>
 
 #include "buffer.h"
@@ -121,7 +122,7 @@ std::shared_ptr<char> PackStore::add(uint64_t kind, size_t bytes) {
     if (descriptor_ < 0) {
         data = packed_memory(bytes);
     } else {
-        if (ftruncate(descriptor_, off_t(end_ + length))) fail("memory to share cannot grow");
+        if (ftruncate(descriptor_, off_t(end_ + length))) throw std::bad_alloc();
         void* at = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor_, off_t(end_));
         if (at == MAP_FAILED) throw std::bad_alloc();
         data = {static_cast<char*>(at), [length](char* p) { munmap(p, length); }};
@@ -210,9 +211,9 @@ Packing::Place Packing::next(size_t bytes, uint64_t sizes) {
     return {packed_memory(bytes), false};
 }
 
-Packing::Scope::Scope(Packing* packing, std::string_view node) : outer_(current) {
+Packing::Scope::Scope(Packing* packing, uint64_t node) : outer_(current) {
     current = packing;
-    if (packing) packing->node_ = checksum(node.data(), node.size());
+    if (packing) packing->node_ = node;
 }
 
 Packing::Scope::~Scope() { current = outer_; }

@@ -9,7 +9,6 @@
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <string_view>
 #include <vector>
 
 namespace hr {
@@ -19,7 +18,7 @@ public:
     static constexpr size_t kLeast = 64 << 10;      // smaller blocks are packed again: they are not worth a place
 
     struct Block {
-        uint64_t kind;                  // a hash of who packed it, and of what types and sizes
+        uint64_t kind;                  // a hash of who packed what, and of types and sizes
         uint64_t offset, bytes;         // offset: in the descriptor
         uint64_t checksum;
         std::shared_ptr<char> data;
@@ -70,10 +69,10 @@ public:
     size_t reused() const { return reused_; }       // bytes that were found
     bool fits() const { return fits_ && (!reading_ || at_ == store_->blocks().size()); }    // every block was the one asked for
 
-    // While it lives, constants that this thread packs are those of a node called `node`. Null: no store.
+    // While it lives, constants that this thread packs are those of a node that hashes to `node`. Null: no store.
     class Scope {
     public:
-        Scope(Packing* packing, std::string_view node);
+        Scope(Packing* packing, uint64_t node);
         ~Scope();
         Scope(const Scope&) = delete;
 

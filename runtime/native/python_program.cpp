@@ -38,6 +38,23 @@ NodeInfo info_of(const std::string& op, const std::string& label, nb::dict attri
     return info;
 }
 
+// What tells a node that packs its constants from every other node: its name, its operator, and of each constant the size and
+// some of the bytes.
+uint64_t identity_of(const Program& program, const std::string& op, const std::string& label, const std::vector<int>& inputs) {
+    constexpr size_t kSamples = 16, kSample = 64;
+    uint64_t hash = mixed(checksum(op.data(), op.size()), checksum(label.data(), label.size()));
+    for (int v : inputs) {
+        if (v < 0 || size_t(v) >= program.constants.size() || !program.constants[v].data) continue;
+        const Tensor& constant = program.constants[v];
+        const size_t bytes = constant.bytes(), step = bytes / kSamples;
+        hash = mixed(mixed(hash, uint64_t(constant.dtype)), bytes);
+        if (step < kSample) hash = mixed(hash, checksum(constant.data, bytes));
+        else
+            for (size_t i = 0; i < kSamples; i++) hash = mixed(hash, checksum(constant.as<char>() + i * step, kSample));
+    }
+    return hash;
+}
+
 std::string variant_of(const Node& node) {
     if (node.control) return "blocks";
     if (!node.kernel) return "";
@@ -84,7 +101,7 @@ int PythonProgram::add_input(const std::string& name, int dtype, nb::object dims
 bool PythonProgram::add_node(const std::string& op, const std::string& label, nb::dict attributes, const std::vector<int>& inputs,
                              const std::vector<int>& outputs, int version, bool native, nb::object callback, bool pure) {
     NodeInfo info = info_of(native ? op : "", label, native ? attributes : nb::dict(), version);
-    const Packing::Scope scope(packing_.get(), op);
+    const Packing::Scope scope(packing_.get(), packing_ ? identity_of(program_, op, label, inputs) : 0);
     if (!program_.add_node(std::move(info), inputs, outputs, !callback.is_none(), pure)) return false;
     Node& node = *program_.nodes.back();
     node.op = op;

@@ -6,10 +6,12 @@ Portable passes give graphs that any backend can run and that may be saved. Mach
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import pkgutil
 from collections.abc import Callable, Collection
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headrace.runtime.graph import Graph
@@ -31,6 +33,15 @@ def portable() -> tuple[tuple[str, Callable[[Graph], Graph]], ...]:
         if getattr(module, "PORTABLE", False):
             found.append((module.ORDER, info.name, module.run))
     return tuple((name, run) for _, name, run in sorted(found))
+
+
+@cache
+def fingerprint(machine: bool = False) -> str:
+    """Of the sources of the portable passes, with `machine` of all passes: another one may make another graph of the same."""
+    folder, total = Path(__file__).parent, hashlib.sha256()
+    for path in sorted(folder.rglob("*.py") if machine else folder.glob("*.py")):
+        total.update(f"{path.relative_to(folder)}\n".encode() + path.read_bytes())
+    return total.hexdigest()
 
 
 def names() -> tuple[str, ...]:

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from headrace.runtime import atomic
 from headrace.runtime.errors import GraphError, HeadraceError
 from headrace.runtime.graph import OPSETS, Block, Graph, Node, Program, Value
 from headrace.runtime.types import TensorType
-from headrace.serializer import atomic
 from headrace.serializer.onnx.attributes import node_proto
 from headrace.serializer.onnx.bodies import OVERLOADS_IR, Bodies, expansion
 from headrace.serializer.onnx.decompose import decompose

@@ -289,7 +289,7 @@ def test_save_killed_at_any_moment_leaves_old_or_new(tmp_path: Path) -> None:
     old = path.read_bytes()
     code = (
         "import os, sys, itertools\n"
-        "from headrace.serializer import atomic\n"
+        "from headrace.runtime import atomic\n"
         "stop = int(sys.argv[2]); real = os.write; left = itertools.count()\n"
         "def write(file, data):\n"
         "    if next(left) == stop: os._exit(9)\n"

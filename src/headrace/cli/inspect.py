@@ -86,7 +86,7 @@ def _print_memory(facts: dict[str, Any]) -> None:
     shared = "mapped from the file, shared" if facts["format"] == "headrace archive" else "in memory"
     told = {
         "weights": shared,
-        "packed": "weights in the order of kernels, of each loaded model",
+        "packed": f"weights in the order of kernels; {size_text(memory['shared'])} shared by all that load the file",
         "arena": "values on the way, of each call at a time",
         "folded": "values known beforehand, of each input shape",
         "inputs": "of one call",

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 import headrace
-from headrace.runtime import machine
+from headrace.runtime import atomic, machine
 from headrace.runtime.model import load
 from headrace.runtime.profile import by_kernel
-from headrace.serializer import atomic
 from headrace.verbs.peers import agreement, default_tolerance, installed, split_names, start
 from headrace.verbs.plot import plot_comparison
 from headrace.verbs.run import random_feeds, read_arrays

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from headrace.runtime import atomic
 from headrace.runtime.source import open_source
-from headrace.serializer import atomic
 
 
 def export(model: str | Path, output: str | Path, *, opset: int | None = None, inline: bool = False) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from headrace.serializer import atomic
+from headrace.runtime import atomic
 
 
 def write_npz(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from headrace.runtime import atomic
 from headrace.runtime.errors import HeadraceError
-from headrace.serializer import atomic
 
 OURS, THEIRS, INK = "#1f6f8b", "#c4c9cf", "#2b2f33"
 FORMATS = (".png", ".svg", ".pdf")

@@ -1,0 +1,276 @@
+"""Packed constants shared by loads of one archive in a process, and kept in a file for the next start."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import re
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_memory import MIB, anonymous, growth, kept, network, saved
+
+from headrace.runtime import _native, load, packs
+from headrace.runtime.graph import Program
+from headrace.runtime.model import Model
+from headrace.serializer import archive
+from headrace.serializer.onnx import save as onnx_save
+
+SIZE = 1024  # a weight of 4 MiB
+X = np.random.default_rng(1).standard_normal((2, SIZE)).astype(np.float32)
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Path:
+    return saved(network(SIZE, 2), tmp_path / "net.hr")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HEADRACE_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "packed"
+
+
+@pytest.fixture
+def packings(monkeypatch: pytest.MonkeyPatch) -> list[_native.Packing]:
+    """Every walk through a store that a load makes. They keep their stores: a test that waits for an end empties the list."""
+    made: list[_native.Packing] = []
+    real = _native.Packing
+
+    def packing(store: _native.PackStore) -> _native.Packing:
+        made.append(real(store))
+        return made[-1]
+
+    monkeypatch.setattr(_native, "Packing", packing)
+    return made
+
+
+def opened(path: Path, cache: bool = False, threads: int = 1, **options: str) -> Model:
+    return load(path, device="cpu", threads=threads, cache=cache, **options)
+
+
+def answer(model: Model) -> np.ndarray:
+    (found,) = model.run({"x": X}).values()
+    return np.asarray(found)
+
+
+def shared(model: Model) -> int:
+    return model.memory()["shared"]
+
+
+@kept
+def test_a_second_load_shares_what_the_first_one_packed(net: Path, packings: list[_native.Packing]) -> None:
+    opened(net).close()  # what making the file left goes back to the system
+    del packings[:]
+    before = anonymous()
+    with opened(net) as first:
+        wanted, one = answer(first), anonymous()
+        assert one - before >= 7 * MIB
+        with opened(net) as second:
+            np.testing.assert_array_equal(answer(second), wanted)
+            assert anonymous() - one < 2 * MIB
+            assert shared(second) == shared(first) >= 8 * MIB
+            assert [packing.reused for packing in packings] == [0, shared(first)]
+    del packings[:]
+    assert anonymous() - before < 2 * MIB
+
+
+def test_the_first_load_may_end_before_the_second(net: Path) -> None:
+    first = opened(net)
+    wanted, second = answer(first), opened(net)
+    first.close()
+    gc.collect()
+    np.testing.assert_array_equal(answer(second), wanted)
+
+
+def test_loads_at_once_pack_once(net: Path, packings: list[_native.Packing]) -> None:
+    barrier = threading.Barrier(4)
+
+    def one(_: int) -> Model:
+        barrier.wait()
+        return opened(net)
+
+    with ThreadPoolExecutor(4) as pool:
+        models = list(pool.map(one, range(4)))
+    assert len({answer(model).tobytes() for model in models}) == 1
+    assert sorted(packing.reused for packing in packings) == [0, *[shared(models[0])] * 3]
+
+
+def test_nothing_is_shared_by_other_passes_archives_and_formats(net: Path, tmp_path: Path) -> None:
+    other = saved(network(SIZE, 1), tmp_path / "other.hr")
+    onnx_save.save(network(SIZE, 2), tmp_path / "net.onnx")
+    models = [opened(net), opened(other), load(net, device="cpu", without=["fuse_matmul"])]
+    assert len({id(model._shared) for model in models}) == 3
+    with load(tmp_path / "net.onnx", device="cpu") as model:
+        assert shared(model) == 0
+
+
+def test_entries_have_their_own(tmp_path: Path, folder: Path) -> None:
+    archive.save(Program({"main": network(SIZE, 1), "twice": network(SIZE, 2)}), tmp_path / "net.hr")
+    with opened(tmp_path / "net.hr", cache=True) as main, main.entry("twice") as twice:
+        assert shared(twice) > shared(main) > 0
+        assert len(list(folder.iterdir())) == 2
+
+
+@kept
+def test_200_loads_with_a_file_leave_nothing(tmp_path: Path, folder: Path) -> None:
+    path, x = saved(network(256, 2), tmp_path / "net.hr"), np.ones((4, 256), np.float32)
+
+    def cycle() -> None:
+        with opened(path, cache=True) as model:
+            model.run({"x": x})
+
+    assert growth(cycle) < 4 * MIB
+    assert not [line for line in Path("/proc/self/maps").read_text().splitlines() if ".packed" in line]
+
+
+@kept
+def test_the_next_start_maps_the_file(net: Path, folder: Path, packings: list[_native.Packing]) -> None:
+    with opened(net, cache=True) as model:
+        wanted, size = answer(model), shared(model)
+    del packings[:]
+    (file,) = folder.iterdir()
+    assert file.stat().st_mode & 0o077 == 0o044 and folder.stat().st_mode & 0o077 == 0
+    before = anonymous()
+    with opened(net, cache=True) as model:
+        np.testing.assert_array_equal(answer(model), wanted)
+        assert packings[-1].reused == shared(model) == size
+        assert anonymous() - before < 2 * MIB
+        assert file.name in Path("/proc/self/maps").read_text()
+    del packings[:]
+    assert file.name not in Path("/proc/self/maps").read_text()
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 3] ^= 1
+    file.write_bytes(data)
+
+
+def link(file: Path) -> None:
+    file.rename(file.parent.parent / "elsewhere")
+    file.symlink_to(file.parent.parent / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    "harm, why",
+    [
+        (flip, "block . is damaged"),
+        (lambda file: file.write_bytes(file.read_bytes()[:-1]), "was written with"),
+        (lambda file: file.write_bytes(b""), "no file of packed constants"),
+        (lambda file: file.write_bytes(os.urandom(1 << 16)), "does not begin"),
+        (lambda file: file.chmod(0o666), "others may write it"),
+        (link, "symbolic links"),
+    ],
+)
+def test_a_file_that_is_not_right_is_packed_again(
+    harm: Callable[[Path], object],
+    why: str,
+    net: Path,
+    folder: Path,
+    packings: list[_native.Packing],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with opened(net, cache=True) as model:
+        wanted, size = answer(model), shared(model)
+    del packings[:]
+    (file,) = folder.iterdir()
+    good = file.read_bytes()
+    harm(file)
+    with caplog.at_level(logging.WARNING), opened(net, cache=True) as model:
+        np.testing.assert_array_equal(answer(model), wanted)
+        assert packings[-1].reused == 0
+    (record,) = caplog.records
+    assert record.getMessage().endswith("; packing again")
+    assert re.search(why, record.getMessage())
+    assert file.read_bytes() == good and not file.is_symlink()
+    with opened(net, cache=True) as model:
+        assert packings[-1].reused == size
+
+
+def test_a_file_of_another_archive_is_refused(
+    net: Path, tmp_path: Path, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = saved(network(SIZE, 3), tmp_path / "other.hr")
+    with opened(other, cache=True) as model:
+        wanted = answer(model)
+    (theirs,) = folder.iterdir()
+    with opened(net, cache=True):
+        (ours,) = set(folder.iterdir()) - {theirs}
+    theirs.write_bytes(ours.read_bytes())
+    with caplog.at_level(logging.WARNING), opened(other, cache=True) as model:
+        np.testing.assert_array_equal(answer(model), wanted)
+    assert "another archive, build or CPU" in caplog.text
+
+
+def test_a_program_that_asks_for_other_blocks_packs_its_own(
+    net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As if two programs had one key."""
+    other = saved(network(SIZE, 3), tmp_path / "other.hr")
+    with opened(other) as model:
+        wanted = answer(model)
+    monkeypatch.setattr(packs.Packs, "_key", lambda self, entry: "the same")
+    with opened(net), caplog.at_level(logging.WARNING), opened(other) as model:
+        np.testing.assert_array_equal(answer(model), wanted)
+    assert "of another program" in caplog.text
+
+
+def test_a_tier_has_its_own(net: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for tier in _native.cpu_tiers()[:2]:
+        monkeypatch.setenv("HEADRACE_CPU_TIER", tier)
+        opened(net, cache=True).close()
+    assert len(list(folder.iterdir())) == len(_native.cpu_tiers()[:2])
+
+
+def test_a_folder_that_cannot_be_written_costs_only_time(
+    net: Path, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.parent.mkdir()
+    folder.write_text("in the way")
+    with caplog.at_level(logging.WARNING), opened(net, cache=True) as model:
+        assert answer(model).shape == X.shape
+    assert "are not kept for the next start" in caplog.text
+
+
+def test_the_oldest_files_go(net: Path, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packs, "KEPT", 2)
+    files: list[Path] = []
+    for layers in range(1, 4):
+        opened(saved(network(SIZE, layers), tmp_path / f"{layers}.hr"), cache=True).close()
+        files += set(folder.iterdir()) - set(files)
+        os.utime(files[-1], (layers, layers))
+        if layers == 2:
+            opened(tmp_path / "1.hr", cache=True).close()  # used again
+    assert sorted(folder.iterdir()) == sorted([files[0], files[2]])
+
+
+def test_processes_exchange_descriptors(net: Path, packings: list[_native.Packing]) -> None:
+    with packs.exchange() as first, opened(net) as model:
+        wanted = answer(model)
+        assert first.made is not None
+        descriptor = os.dup(first.made)
+    gc.collect()
+    with packs.exchange(descriptor) as second, opened(net) as model:
+        assert packings[-1].reused == shared(model) > 0 and second.made is None
+        np.testing.assert_array_equal(answer(model), wanted)
+    os.close(descriptor)
+
+
+def test_memory_that_is_not_sealed_is_refused(net: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with packs.exchange() as first, opened(net) as model:
+        assert first.made is not None
+        wanted, data = answer(model), os.pread(first.made, 1 << 30, 0)
+    gc.collect()
+    descriptor = os.memfd_create("loose", os.MFD_ALLOW_SEALING)
+    os.pwrite(descriptor, data, 0)
+    with caplog.at_level(logging.WARNING), packs.exchange(descriptor) as second, opened(net) as model:
+        assert second.made is not None
+        np.testing.assert_array_equal(answer(model), wanted)
+    assert "not sealed" in caplog.text
+    os.close(descriptor)
