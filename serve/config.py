@@ -30,7 +30,8 @@ class Listen(Section, frozen=True):
     """Where the server listens. Port 0 takes a free one, a negative port switches the listener off.
 
     `front`: the native one, or grpcio and h11 (`portable`); `auto` is the native one where it was built.
-    `reflection`: the gRPC port answers which services and messages it has."""
+    `reflection`: the gRPC port answers which services and messages it has. `typed_answers`: a ModelInfer with typed contents
+    gets typed contents back (but for FP16 and BF16), for clients that cannot read raw ones."""
 
     host: str = "127.0.0.1"
     grpc_port: int = 8001
@@ -38,6 +39,7 @@ class Listen(Section, frozen=True):
     metrics_port: int = 8002
     front: Literal["auto", "native", "portable"] = "auto"
     reflection: bool = True
+    typed_answers: bool = False
 
 
 class Tls(Section, frozen=True):

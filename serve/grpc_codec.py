@@ -84,15 +84,15 @@ def _typed(tensor: Any) -> InputTensor:
     used = [field.name for field, _ in tensor.contents.ListFields()]
     if len(used) > 1:
         raise bad_argument(f"input {quoted(tensor.name)}: contents uses {' and '.join(used)}, allowed is one field")
-    source = used[0] if used else _EMPTY_SOURCE.get(tensor.datatype, "") if tensor.HasField("contents") else ""
+    source = used[0] if used else _FIELDS.get(tensor.datatype, "") if tensor.HasField("contents") else ""
     if not used and 0 in tensor.shape:
-        source = _EMPTY_SOURCE.get(tensor.datatype, "")
+        source = _FIELDS.get(tensor.datatype, "")
     values = getattr(tensor.contents, source) if source else ()
     parameters = read_parameters(tensor.parameters)
     return InputTensor(tensor.name, tensor.datatype, tuple(tensor.shape), Elements(source, values), parameters)
 
 
-_EMPTY_SOURCE = {
+_FIELDS = {
     "BOOL": "bool_contents",
     **dict.fromkeys(("INT8", "INT16", "INT32"), "int_contents"),
     **dict.fromkeys(("UINT8", "UINT16", "UINT32"), "uint_contents"),
@@ -134,6 +134,26 @@ def write_parameters(parameters: Parameters) -> dict[str, Any]:
     kind: Any = pb.InferParameter
     fields = {bool: "bool_param", int: "int64_param", str: "string_param", float: "double_param"}
     return {key: kind(**{fields[type(value)]: value}) for key, value in parameters.items()}
+
+
+def is_typed(request: InferRequest) -> bool:
+    """It came with typed contents, and nothing raw."""
+    return bool(request.inputs) and all(isinstance(tensor.data, Elements) for tensor in request.inputs)
+
+
+def write_typed(response: InferResponse) -> bytes | None:
+    """A ModelInferResponse message with typed contents; None where an output has no typed form, or lies elsewhere."""
+    head = pb.ModelInferResponse(model_name=response.model, model_version=response.version, id=response.id)
+    for output in response.outputs:
+        field = _FIELDS.get(output.datatype)
+        if field is None or output.placed:
+            return None
+        shown = head.outputs.add(name=output.name, datatype=output.datatype, shape=output.array.shape)
+        flat = output.array.reshape(-1).tolist()
+        getattr(shown.contents, field).extend([x.encode() if isinstance(x, str) else x for x in flat])
+    for key, value in write_parameters(response.parameters).items():
+        head.parameters[key].CopyFrom(value)
+    return bytes(head.SerializeToString())
 
 
 def write_infer(response: InferResponse) -> bytes:

@@ -19,7 +19,7 @@ from headrace.serve import grpc_reflection as reflection
 from headrace.serve.config import Limits, Listen
 from headrace.serve.dataplane import DataPlane
 from headrace.serve.errors import bad_argument, overloaded
-from headrace.serve.grpc_codec import read_infer, read_parameters, read_settings, write_infer
+from headrace.serve.grpc_codec import is_typed, read_infer, read_parameters, read_settings, write_infer, write_typed
 from headrace.serve.grpc_codes import SERVICE
 from headrace.serve.grpc_health import HEALTH_SERVICE, Health
 from headrace.serve.grpc_stream import answers
@@ -79,6 +79,7 @@ class Methods:
     def __init__(self, plane: DataPlane, listen: Listen, limits: Limits, guard: Guard | None = None) -> None:
         self._plane = plane
         self._guard = guard or Guard()
+        self._typed_answers = listen.typed_answers
         self._long = threading.BoundedSemaphore(max(1, limits.grpc_threads // 4))  # streams hold a thread each
         self._streamed = ThreadPoolExecutor(limits.grpc_threads // 2, thread_name_prefix="headrace-grpc-streamed")
         self._admit_inference, self._admit_reflection = self._admit("ModelInfer"), self._admit("ServerMetadata")
@@ -122,7 +123,9 @@ class Methods:
 
     def _answer(self, request: InferRequest, size: int, call: Call) -> bytes:
         request.size = size
-        return write_infer(self._plane.infer(self._placed(request, call)))
+        typed = self._typed_answers and is_typed(request)
+        response = self._plane.infer(self._placed(request, call))
+        return (write_typed(response) if typed else None) or write_infer(response)
 
     def _placed(self, request: InferRequest, call: Call) -> InferRequest:
         """The request with what its call knows: when it is late, whether the client is still there, and who it is."""

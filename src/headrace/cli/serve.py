@@ -18,6 +18,8 @@ from headrace.cli.output import common, print_json
 @click.option("--grpc-port", type=int, help="gRPC port (0: any free one).  [default: 8001]")
 @click.option("--http-port", type=int, help="REST port (0: any free one).  [default: 8000]")
 @click.option("--metrics-port", type=int, help="Prometheus port (0: any free one).  [default: 8002]")
+@click.option("--allow-grpc", type=bool, help="false: no gRPC port.  [default: true]")
+@click.option("--allow-http", type=bool, help="false: no REST port.  [default: true]")
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--tls-certificate", metavar="FILE", help="PEM certificate for every port, with the chain above it.")
 @click.option("--tls-key", metavar="FILE", help="PEM key of the certificate.")
@@ -67,6 +69,9 @@ def command(models: tuple[str, ...], as_json: bool, **options: Any) -> None:
     from headrace.serve import startup
 
     store = options.pop("store")
+    for kind in ("grpc", "http"):
+        if options.pop(f"allow_{kind}") is False:
+            options[f"{kind}_port"] = -1
     sources = list(models) + ([store] if store else [])
     with contextlib.ExitStack() as stack:
         with startup.quick():
