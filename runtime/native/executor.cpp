@@ -412,7 +412,10 @@ void Program::run_dynamic(Frame& frame, const Step& step) {
             for (size_t j = 0; j < n_in && !out[0].data; j++) {
                 const int s = node.inputs[j];
                 if (s < 0 || !frame.buffers[s] || frame.buffers[s]->refs != 1 || !node.kernel->in_place(int(j))) continue;
-                if (!in[j].fits(out[0]) || std::find(dead.begin(), dead.end(), s) == dead.end()) continue;
+                const auto elsewhere = [&](size_t k) { return k != j && node.inputs[k] == s && !node.kernel->in_place(int(k)); };
+                bool read = false;      // as another input, which must not change under the kernel
+                for (size_t k = 0; k < n_in; k++) read = read || elsewhere(k);
+                if (read || !in[j].fits(out[0]) || std::find(dead.begin(), dead.end(), s) == dead.end()) continue;
                 out[0].data = in[j].data, frame.buffers[v] = frame.buffers[s], frame.buffers[v]->refs++;
             }
             if (out[0].data) continue;

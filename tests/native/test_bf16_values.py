@@ -208,3 +208,23 @@ def test_where_readers_round_anyway_no_bit_changes() -> None:
         for name, want in plain.items():
             assert (found[name].tobytes() == want.tobytes()) == (group == 1)
             assert np.abs(found[name] - want).max() <= 2.0**-7 * np.abs(want).max()
+
+
+@pytest.mark.parametrize("tier", _native.cpu_tiers())
+def test_elementwise_rows_round_once(tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every bf16 number beside others: NaN, infinities, subnormals, ties; rows that end within a vector."""
+    monkeypatch.setenv("HEADRACE_CPU_TIER", tier)
+    x = np.arange(65536, dtype=np.uint16).view(LOW)
+    y = np.roll(RNG.permutation(x), 7)
+    with np.errstate(all="ignore"):
+        for op, want in (
+            ("Add", x.astype(np.float32) + y.astype(np.float32)),
+            ("Mul", x.astype(np.float32) * y.astype(np.float32)),
+        ):
+            found, want = run(op, [x, y], outputs=["bfloat16"]), want.astype(LOW)
+            nan = np.isnan(want)
+            assert np.array_equal(np.isnan(found), nan)
+            assert np.where(nan, 0, found).tobytes() == np.where(nan, 0, want).tobytes()
+            for n in (1, 15, 17, 1023, 1025):
+                part = run(op, [x[:n].copy(), y[:n].copy()], outputs=["bfloat16"])
+                assert np.where(nan[:n], 0, part).tobytes() == np.where(nan, 0, found)[:n].tobytes()

@@ -57,6 +57,7 @@ public:
                 pack_weights(*w, matrix.get(), packed_.get());
             };
             pack_once(fill, Part<float>{packed_, weight_floats(inner(w->shape))});
+            once_ = depthwise(w->shape) || y_ == DType::bf16 || ranges_of(inner(w->shape)).count() == 1;
             if (const Tensor* b = constant(2)) {
                 bias_ = Packed<float>(bias_floats(w->shape));
                 spread_bias(*b, w->shape, bias_.get());
@@ -103,6 +104,8 @@ public:
     }
 
     bool reads_data(int input) const override { return !(input == 1 && packed_) && !(input == 2 && bias_); }
+    // Over the residual, each element of which is read just before the result is written; not where C holds sums in between.
+    bool in_place(int input) const override { return input == 3 && once_; }
     size_t packed_bytes() const override { return packed_.bytes() + bias_.bytes(); }
     std::string variant() const override { return std::string(gemm_.narrow ? "conv_bf16_" : "conv_f32_") + gemm_.tier + (y_ == DType::bf16 ? " -> bf16" : ""); }
 
@@ -349,7 +352,7 @@ private:
     Activation act_;
     int64_t group_;
     DType x_, y_;
-    bool last_ = false;
+    bool last_ = false, once_ = false;
     Packed<float> packed_, bias_;
 };
 

@@ -98,6 +98,7 @@ public:
         });
     }
 
+    bool in_place(int input) const override { return input == 3; }   // read just before it is written
     bool reads_data(int input) const override { return input != 1 && !(input == 2 && bias_); }
     size_t packed_bytes() const override { return packed_.bytes() + bias_.bytes(); }
     std::string variant() const override { return "winograd" + std::to_string(m_) + "_f32_" + gemm_.tier + (y_ == DType::bf16 ? " -> bf16" : ""); }

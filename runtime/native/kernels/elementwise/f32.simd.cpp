@@ -1,4 +1,5 @@
 // float32 elementwise kernels of one tier; float16 and bfloat16 run them on converted chunks.
+#include "half.h"
 #include "kernels/elementwise/rows.inc.h"
 #include "kernels/elementwise/vector_math.inc.h"
 
@@ -61,6 +62,45 @@ struct VCelu {
     vf operator()(vf x) const { return select((vi)(x > vf{}), x, splat(alpha) * expm1(vmin(vf{}, x / splat(alpha)))); }
 };
 
+// bfloat16 as bits, a vector at a time; rounded to nearest even as to_bfloat16 does.
+typedef uint16_t vh __attribute__((vector_size(kLanes * 2)));
+HR_INLINE vf widened(const BFloat16* p) {
+    vh bits;
+    std::memcpy(&bits, p, sizeof bits);
+    return (vf)(__builtin_convertvector(bits, vi) << 16);
+}
+HR_INLINE void narrowed(BFloat16* p, vf x) {
+    const vi u = (vi)x, rounded = (u + 0x7fff + (u >> 16 & 1)) >> 16;
+    const vi whole = (vi)(x != x) ? ((u >> 16 & 0x8000) | 0x7fc0) : rounded;
+    const vh bits = __builtin_convertvector(whole, vh);
+    std::memcpy(p, &bits, sizeof bits);
+}
+
+// A row of bfloat16 by the row of float32, chunk by chunk.
+void bf16_row(const Row& row) {
+    constexpr int64_t kChunk = 1024;
+    alignas(64) float wide[kMaxOperands][kChunk], result[kChunk];
+    const RowFn inner = reinterpret_cast<RowFn>(const_cast<void*>(row.inner));
+    const int operands = row.in[2] ? 3 : row.in[1] ? 2 : 1;
+    for (int64_t at = 0; at < row.n; at += kChunk) {
+        Row part = row;
+        part.n = row.n - at < kChunk ? row.n - at : kChunk, part.out = result;
+        for (int k = 0; k < operands; k++) {
+            const BFloat16* x = static_cast<const BFloat16*>(row.in[k]) + (row.moves[k] ? at : 0);
+            const int64_t n = row.moves[k] ? part.n : 1;
+            int64_t i = 0;
+            for (; i + kLanes <= n; i += kLanes) store(wide[k] + i, widened(x + i));
+            for (; i < n; i++) wide[k][i] = to_float(x[i]);
+            part.in[k] = wide[k];
+        }
+        inner(part);
+        BFloat16* y = static_cast<BFloat16*>(row.out) + at;
+        int64_t i = 0;
+        for (; i + kLanes <= part.n; i += kLanes) narrowed(y + i, load(result + i));
+        for (; i < part.n; i++) y[i] = to_bfloat16(result[i]);
+    }
+}
+
 std::unique_ptr<Kernel> finish(const NodeInfo& node, RowFn row, std::vector<double> f, int operands, int64_t grain, bool variadic = false) {
     const DType dtype = node.inputs[0];
     for (DType other : node.inputs)
@@ -71,6 +111,7 @@ std::unique_ptr<Kernel> finish(const NodeInfo& node, RowFn row, std::vector<doub
     if (dtype != DType::f32) {
         if (variadic && node.inputs.size() > 2) return nullptr;     // rounds once, at the end
         if (!widen_row(dtype, what.out, what)) return nullptr;
+        if (dtype == DType::bf16 && what.out != DType::boolean) what.row = bf16_row;
     }
     what.shaped_like_first = node.op == "PRelu";
     what.variant = std::string("elementwise_") + (dtype == DType::f32 ? "f32_" : "narrow_") + tier_name();

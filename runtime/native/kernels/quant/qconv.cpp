@@ -98,6 +98,7 @@ public:
         if (mem.y) back(mem.y, w.n, features, w.pixels(), c.out(0).data, *c.pool);
     }
 
+    bool in_place(int input) const override { return input == slots_.r; }     // the residual is read just before it is written
     bool reads_data(int input) const override { return !(input == slots_.w && packed_); }
     size_t packed_bytes() const override { return packed_.bytes() + sums_.bytes(); }
     std::string variant() const override { return std::string("conv_int8_") + table_.tier; }
