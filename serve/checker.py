@@ -66,6 +66,7 @@ class CheckedLoader:
             process = self._process or self._supervisor.start(self._gone)
             self._process = process
             process.limit_memory(limit)
+            process.yield_to_others()  # to those whose requests are answered meanwhile
             if self._spec.loader == DEFAULT_LOADER:
                 prepare_loading()  # while the process starts
             try:

@@ -33,6 +33,7 @@ log = logging.getLogger("headrace.serve")
 LOOK_SECONDS = 0.25
 START_SECONDS = 60.0
 EXIT_SECONDS = 5.0
+BEHIND = 10  # the nice value of a process that only prepares
 DEFAULT_LOADER = "headrace.runtime:load"
 
 
@@ -120,6 +121,11 @@ class Process:
         limit = size or resource.RLIM_INFINITY
         with contextlib.suppress(ProcessLookupError):
             resource.prlimit(self.pid, resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
+
+    def yield_to_others(self) -> None:
+        """It works when nothing else wants the processor, more or less."""
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, self.pid, BEHIND)
 
     def load(self, path: Path, spec: Spec, timeout: float, packed: Packed | None = None) -> dict[str, Any]:
         """Load and prove a model: the facts that `worker.Worker` answers. WorkerError with the reason, WorkerLost.

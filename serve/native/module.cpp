@@ -11,6 +11,7 @@
 #include <system_error>
 
 #include "capi.h"
+#include "courier.h"
 #include "plane.h"
 #include "remote.h"
 #include "tls.h"
@@ -273,7 +274,7 @@ public:
         loop_ = std::make_unique<Loop>(l);
         std::unordered_map<std::string, Shape> table;
         for (const auto& [path, streams] : methods) table[path] = streams ? Shape::stream : Shape::unary;
-        plane_ = std::make_shared<Plane>(*loop_, std::move(table), infer_path, [this](std::vector<Event> events) { hand_over(std::move(events)); });
+        plane_ = std::make_shared<Plane>(*loop_, std::move(table), infer_path, [this](std::vector<Event> events) { courier_.send(std::move(events)); });
     }
     ~PyFront() { stop(); }
 
@@ -295,7 +296,7 @@ public:
         for (const bool http : listeners_) made.emplace_back(context_of(tls.value(), http), SSL_CTX_free);
         for (size_t i = 0; i < made.size(); i++) loop_->set_tls(i, made[i].release());
     }
-    void start() { loop_->start(*plane_); }
+    void start() { courier_.start(), loop_->start(*plane_); }
     void set_closing() { plane_->set_closing(); }
     void set_refusing() { plane_->set_refusing(); }
     // Digests as 32 bytes.
@@ -317,6 +318,7 @@ public:
         {
             nb::gil_scoped_release unlocked;
             loop_->stop();
+            courier_.stop();
         }
         deliver_.reset();       // it refers back to us
     }
@@ -407,6 +409,7 @@ private:
         return nb::none();
     }
     nb::object deliver_;
+    Courier courier_{[this](std::vector<Event> events) { hand_over(std::move(events)); }};
     std::vector<bool> listeners_;       // whether each speaks HTTP/1.1
     std::unique_ptr<Loop> loop_;
     std::shared_ptr<Plane> plane_;
