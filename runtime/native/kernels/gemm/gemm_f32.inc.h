@@ -113,6 +113,18 @@ static void tile(const GemmBlock& g, int64_t m, const At& at, Ahead ahead) {
         for (int i = 0; i < MR; i++) activate_row(g.epilogue.act, c + i * ldc, NV * kLanes);
 }
 
+// An even number of bytes; a call of memcpy for each row would cost more than some tiles.
+HR_INLINE void copy_part(void* to, const void* from, int64_t bytes) {
+#if HR_TIER_RANK >= 2 && !defined(HR_EMULATE_VNNI)
+    for (int64_t at = 0; at < bytes; at += 64) {
+        const __mmask32 mask = bytes - at >= 64 ? ~0u : (1u << ((bytes - at) / 2)) - 1;
+        _mm512_mask_storeu_epi16(static_cast<char*>(to) + at, mask, _mm512_maskz_loadu_epi16(mask, static_cast<const char*>(from) + at));
+    }
+#else
+    memcpy(to, from, size_t(bytes));
+#endif
+}
+
 // A last panel that ends within a vector: the same tile on a copy of whole vectors.
 template <int MR, int NV>
 static void edge_tile(const GemmBlock& g, int64_t m, int64_t n, const At& at, Ahead ahead) {
@@ -120,18 +132,20 @@ static void edge_tile(const GemmBlock& g, int64_t m, int64_t n, const At& at, Ah
     float out[MR * kWidth], residual[MR * kWidth];
     BFloat16 low[MR * kWidth];
     const int64_t item = at.r.low ? 2 : 4;
-    memset(out, 0, sizeof out);
-    memset(residual, 0, sizeof residual);
-    for (int i = 0; i < MR; i++) {
-        if (!g.first) memcpy(out + i * kWidth, at.c + i * at.ldc, size_t(n) * 4);
-        if (at.r) memcpy(reinterpret_cast<char*>(residual) + i * kWidth * item, (at.r + i * at.ldr).data, size_t(n * item));
+    if (!g.first) {
+        memset(out, 0, sizeof out);
+        for (int i = 0; i < MR; i++) copy_part(out + i * kWidth, at.c + i * at.ldc, n * 4);
+    }
+    if (at.r) {
+        memset(residual, 0, sizeof residual);
+        for (int i = 0; i < MR; i++) copy_part(reinterpret_cast<char*>(residual) + i * kWidth * item, (at.r + i * at.ldr).data, n * item);
     }
     const Reals r(at.r ? residual : nullptr, at.r.low);
     tile<MR, NV, true>(g, m, {at.b, out, kWidth, at.low ? low : nullptr, kWidth, at.bias, r, kWidth}, ahead);
     if (g.last && at.low)
-        for (int i = 0; i < MR; i++) memcpy(at.low + i * at.ldlow, low + i * kWidth, size_t(n) * 2);
+        for (int i = 0; i < MR; i++) copy_part(at.low + i * at.ldlow, low + i * kWidth, n * 2);
     else
-        for (int i = 0; i < MR; i++) memcpy(at.c + i * at.ldc, out + i * kWidth, size_t(n) * 4);
+        for (int i = 0; i < MR; i++) copy_part(at.c + i * at.ldc, out + i * kWidth, n * 4);
 }
 
 using TileFn = void (*)(const GemmBlock&, int64_t, const At&, Ahead);
@@ -192,21 +206,24 @@ static void gemm_block(const GemmBlock& g) {
     }
     const bool by_rows = panels * g.panel_stride * 4 <= kSmallB;
     // Rows spread evenly over the tiles: 49 rows in tiles of 6 would end with a slow tile of one.
-    const auto start = [&](int64_t t) { return g.m * t / tiles; };
+    const int64_t each = g.m / tiles, longer = g.m % tiles;
+    const auto start = [&](int64_t t) { return each * t + (t < longer ? t : longer); };
     const int64_t depth = g.segments * g.k, share = by_rows ? 0 : (g.panel_stride + tiles * depth - 1) / (tiles * depth);
-    for (int64_t i = 0; i < tiles * panels; i++) {
-        const auto tile_of = [&](int64_t at) { return by_rows ? at / panels : at % tiles; };
-        const auto column_of = [&](int64_t at) { return (by_rows ? at % panels : at / tiles) * kCols; };
-        const int64_t t = tile_of(i), n = column_of(i), left = g.n - n;
-        if (i + 1 < tiles * panels && column_of(i + 1) + kCols <= g.n) {
-            const int64_t m = start(tile_of(i + 1)), rows = start(tile_of(i + 1) + 1) - m;
-            if (g.low && g.last) prefetch_tile<1>(Reals(g.low + m * g.ldlow + column_of(i + 1), true), g.ldlow, rows);
-            else prefetch_tile<1>(g.c + m * g.ldc + column_of(i + 1), g.ldc, rows);
-            if (e.residual && g.last) prefetch_tile<0>(e.residual + (m * e.ldr + column_of(i + 1)), e.ldr, rows);
+    for (int64_t i = 0, t = 0, p = 0; i < tiles * panels; i++) {     // no division in here: a short tile takes 400 cycles
+        int64_t next_t = t, next_p = p;
+        if (by_rows) next_p = p + 1 < panels ? p + 1 : 0, next_t = t + (next_p == 0);
+        else next_t = t + 1 < tiles ? t + 1 : 0, next_p = p + (next_t == 0);
+        if (const int64_t n = next_p * kCols; i + 1 < tiles * panels && n + kCols <= g.n) {
+            const int64_t m = start(next_t), rows = each + (next_t < longer);
+            if (g.low && g.last) prefetch_tile<1>(Reals(g.low + m * g.ldlow + n, true), g.ldlow, rows);
+            else prefetch_tile<1>(g.c + m * g.ldc + n, g.ldc, rows);
+            if (e.residual && g.last) prefetch_tile<0>(e.residual + (m * e.ldr + n), e.ldr, rows);
         }
         // Each tile asks for its share of the next panel.
-        const Ahead ahead{by_rows ? g.b : g.b + (n / kCols + 1) * g.panel_stride + share * depth * t, share};
-        run_tile(g, start(t), int(start(t + 1) - start(t)), n, left < kCols ? left : kCols, ahead);
+        const Ahead ahead{by_rows ? g.b : g.b + (p + 1) * g.panel_stride + share * depth * t, share};
+        const int64_t left = g.n - p * kCols;
+        run_tile(g, start(t), int(each + (t < longer)), p * kCols, left < kCols ? left : kCols, ahead);
+        t = next_t, p = next_p;
     }
 }
 

@@ -261,15 +261,17 @@ static void int_block(const IntBlock& g) {
         return;
     }
     const bool by_rows = panels * g.panel_stride <= kSmallWeights;
-    const auto start = [&](int64_t t) { return g.m * t / tiles; };
+    const int64_t each = g.m / tiles, longer = g.m % tiles;
+    const auto start = [&](int64_t t) { return each * t + (t < longer ? t : longer); };
     const int64_t depth = g.segments * g.units, share = by_rows ? 0 : (g.panel_stride + tiles * depth - 1) / (tiles * depth);
-    for (int64_t i = 0; i < tiles * panels; i++) {
-        const auto tile_of = [&](int64_t at) { return by_rows ? at / panels : at % tiles; };
-        const auto panel_of = [&](int64_t at) { return by_rows ? at % panels : at / tiles; };
-        const int64_t t = tile_of(i), p = panel_of(i);
-        if (i + 1 < tiles * panels) prefetch_result(g, start(tile_of(i + 1)), start(tile_of(i + 1) + 1) - start(tile_of(i + 1)), panel_of(i + 1) * kIntCols);
+    for (int64_t i = 0, t = 0, p = 0; i < tiles * panels; i++) {     // no division in here, as there
+        int64_t next_t = t, next_p = p;
+        if (by_rows) next_p = p + 1 < panels ? p + 1 : 0, next_t = t + (next_p == 0);
+        else next_t = t + 1 < tiles ? t + 1 : 0, next_p = p + (next_t == 0);
+        if (i + 1 < tiles * panels) prefetch_result(g, start(next_t), each + (next_t < longer), next_p * kIntCols);
         const int8_t* ahead = by_rows ? g.b : g.b + (p + 1) * g.panel_stride + share * depth * t;
-        run_int_tile(g, start(t), int(start(t + 1) - start(t)), p * kIntCols, 1, ahead, share);
+        run_int_tile(g, start(t), int(each + (t < longer)), p * kIntCols, 1, ahead, share);
+        t = next_t, p = next_p;
     }
 }
 
