@@ -76,7 +76,7 @@ def pack(source: Path, folder: Path) -> Path:
     from headrace.serializer import archive
 
     target = folder / f"{source.stem}.hr"
-    archive.save(open_source(source).program, target)
+    archive.save(open_source(source).program, target, optimized=True)
     return target
 
 

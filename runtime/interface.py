@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
-from headrace.runtime.graph import Program, Value
+from headrace.runtime.graph import Graph, Program, Value
 from headrace.runtime.shapes import Shape
 from headrace.runtime.types import TensorType, Type
 
@@ -43,11 +45,35 @@ class Golden:
 
 
 @dataclass(frozen=True)
+class Optimized:
+    """What the portable passes made of one entry point, and the interface that it had before them."""
+
+    graph: Graph
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
 class Opened:
     """What a reader answers: the program, free properties (name, version, created, ...), golden data if there is any, and
-    a digest of the whole file where it has one."""
+    a digest of the whole file where it has one. `optimized`: entry points that need no portable passes any more; where
+    there are some, the program itself is read when somebody asks for it."""
 
-    program: Program
+    source: Program | Callable[[], Program]
     properties: dict[str, str] = field(default_factory=dict)
     golden: Golden | None = None
     digest: str = ""
+    optimized: dict[str, Optimized] = field(default_factory=dict)
+
+    @cached_property
+    def program(self) -> Program:
+        return self.source() if callable(self.source) else self.source
+
+    @property
+    def entries(self) -> tuple[str, ...]:
+        """Names of the entry points; `main` is one of them."""
+        return tuple(self.optimized or self.program.entries)
+
+    @property
+    def main(self) -> str:
+        return "main" if "main" in self.entries else self.entries[0]

@@ -14,10 +14,11 @@ from headrace.runtime import devices, dtypes
 from headrace.runtime.errors import HeadraceError, InputError, LoadError
 from headrace.runtime.feeds import check_feeds
 from headrace.runtime.golden import VerifyReport, compare_golden
-from headrace.runtime.graph import Graph, Program, State
-from headrace.runtime.interface import Golden, TensorSpec
+from headrace.runtime.graph import Graph, State
+from headrace.runtime.interface import Golden, Opened, TensorSpec
 from headrace.runtime.memory import Memory, memory_of
 from headrace.runtime.packs import Packs
+from headrace.runtime.passes import check_names, portable
 from headrace.runtime.profile import ProfileRow, profile_nodes, trace_events
 from headrace.runtime.source import open_source
 
@@ -44,34 +45,52 @@ class Model:
 
     def __init__(
         self,
-        graph: Graph,
+        graph: Graph | None,
         *,
         threads: int = 0,
         properties: Mapping[str, str] | None = None,
         golden: Golden | None = None,
         optimize: bool = True,
         placed: Placed | None = None,
-        program: Program | None = None,
+        opened: Opened | None = None,
+        entry: str = "",
         precision: str | None = None,
         without: Collection[str] = (),
         checked: bool = False,
         packs: Packs | None = None,
     ) -> None:
-        self.graph = graph
+        optimized = None if opened is None else opened.optimized.get(entry)
+        if graph is None and opened is not None and optimized is None:
+            graph = opened.program.entries[entry]
+        runs = graph if optimized is None else optimized.graph
+        if runs is None:
+            raise HeadraceError("a model needs a graph, or an entry point of what was opened")
+        self._graph, self._opened, self._name, self._states = graph, opened, entry or runs.name, tuple(runs.states)
         self.golden = golden
-        self.entries = tuple(program.entries) if program is not None else (graph.name,)
-        self._others = dict(program.entries) if program is not None else {}
+        self.entries = (self._name,) if opened is None else opened.entries
         self._entries: dict[str, Model] = {}
         self._options: dict[str, Any] = {
             "threads": threads, "optimize": optimize, "placed": placed, "precision": precision, "without": without,
             "checked": checked, "packs": packs,
         }  # fmt: skip
         self._properties = {**(properties or {}), **(placed.properties if placed is not None else {})}
-        self.inputs = tuple(TensorSpec.of(value) for value in graph.inputs)
-        self.outputs = tuple(TensorSpec.of(value) for value in graph.outputs)
+        interface = runs if optimized is None else optimized
+        self.inputs, self.outputs = (
+            tuple(one if isinstance(one, TensorSpec) else TensorSpec.of(one) for one in side)
+            for side in (interface.inputs, interface.outputs)
+        )
         self._rows: RowProof | None = None
         self._lock = threading.Lock()
-        self._program, self._shared = _program(graph, **self._options)
+        options = self._options if optimized is None else {**self._options, "optimize": False}
+        self._program, self._shared = _program(runs, **options)
+
+    @property
+    def graph(self) -> Graph:
+        """The graph as it was before passes; read from the file where nobody has asked for it yet."""
+        if self._graph is None and self._opened is not None:
+            self._graph = self._opened.program.entries[self._name]
+        assert self._graph is not None
+        return self._graph
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """One inference: arrays by input name to arrays by output name. Thread-safe; releases the interpreter lock.
@@ -96,10 +115,12 @@ class Model:
         if name not in self.entries:
             raise InputError(f"there is no entry point {name!r}; there are {', '.join(self.entries)}")
         with self._lock:
-            if self._others.get(name, self.graph) is self.graph:
+            if name == self._name:
                 return self
             if name not in self._entries:
-                self._entries[name] = Model(self._others[name], properties=self._properties, **self._options)
+                self._entries[name] = Model(
+                    None, opened=self._opened, entry=name, properties=self._properties, **self._options
+                )
             return self._entries[name]
 
     def session(self, initial: Mapping[str, Any] | None = None) -> Session:
@@ -119,12 +140,12 @@ class Model:
     @property
     def states(self) -> tuple[State, ...]:
         """The inputs that a caller keeps between runs, each with the output that is its next value."""
-        return tuple(self.graph.states)
+        return self._states
 
     @property
     def fed_rows(self) -> RowProof:
         """`rows` for a caller that gives every row its own states."""
-        if not self.graph.states:
+        if not self._states:
             return self.rows
         proof: RowProof = importlib.import_module("headrace.runtime.rows").prove_rows(self.graph, fed=True)
         return proof
@@ -203,7 +224,7 @@ class Model:
         if not hasattr(self._program, "events"):
             raise HeadraceError("a trace needs an open model on the CPU and the native extension")
         with self._lock:
-            return trace_events(self._program, lambda: self.run(feeds), self.graph.name)
+            return trace_events(self._program, lambda: self.run(feeds), self._name)
 
     def memory(self, shapes: Mapping[str, Sequence[int]] | None = None, *, batch: int = 1) -> Memory:
         """How much memory the model and one call take, for inputs of these shapes (by name; else `batch` rows, 1 for other
@@ -230,7 +251,7 @@ class Model:
 
     def __repr__(self) -> str:
         inputs, outputs = ", ".join(map(str, self.inputs)), ", ".join(map(str, self.outputs))
-        return f"Model({self.graph.name}: ({inputs}) -> ({outputs}))"
+        return f"Model({self._name}: ({inputs}) -> ({outputs}))"
 
 
 def _precision(graph: Graph) -> str:
@@ -324,18 +345,17 @@ def load(
     threads = threads or _threads_asked()
     without = (without,) if isinstance(without, str) else tuple(without)
     try:
-        importlib.import_module("headrace.runtime.passes").check_names(without)
+        check_names(without)
     except ValueError as error:
         raise LoadError(str(error)) from error
     if isinstance(source, Graph):
         return Model(source, threads=threads, placed=placed, precision=precision, without=without)
-    opened = open_source(source)
-    program, facts = opened.program, opened.properties
+    opened = open_source(source, optimized=not any(name in without for name, _ in portable()))
     packs = None
     if opened.digest:
         packs = Packs("\n".join((opened.digest, precision or "", *sorted(set(without)))), cache)
     return Model(
-        program.main, threads=threads, properties=facts, golden=opened.golden, placed=placed, program=program,
+        None, opened=opened, entry=opened.main, threads=threads, properties=opened.properties, golden=opened.golden, placed=placed,
         precision=precision, without=without, checked=True, packs=packs,
     )  # fmt: skip
 

@@ -16,9 +16,12 @@ from headrace.runtime.interface import Opened
 READERS = {".hr": "headrace.serializer.archive", ".onnx": "headrace.serializer.onnx.load"}
 
 
-def open_source(source: Any) -> Opened:
-    """Read a path, bytes or `onnx.ModelProto` without making it ready to run. Raises LoadError."""
-    opened: Opened = importlib.import_module(READERS[_suffix(source)]).open_program(source)
+def open_source(source: Any, *, optimized: bool = False) -> Opened:
+    """Read a path, bytes or `onnx.ModelProto` without making it ready to run. `optimized`: what passes made of it is enough,
+    where the file has that. Raises LoadError."""
+    suffix = _suffix(source)
+    options = {"optimized": True} if optimized and suffix == ".hr" else {}
+    opened: Opened = importlib.import_module(READERS[suffix]).open_program(source, **options)
     return opened
 
 

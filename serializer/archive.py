@@ -13,28 +13,32 @@ import os
 import re
 import stat
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from headrace.runtime import atomic
 from headrace.runtime.check import check
 from headrace.runtime.errors import HeadraceError, LoadError, UnsupportedOperator
 from headrace.runtime.graph import OPSETS, Graph, Program
-from headrace.runtime.interface import Golden, Opened
+from headrace.runtime.interface import Golden, Opened, Optimized
 from headrace.runtime.ops import registry
+from headrace.runtime.passes import fingerprint
 from headrace.serializer import golden as golden_file
 from headrace.serializer import graph_codec, interface, manifest, strict_json, weights
+from headrace.serializer import optimized as optimized_graph
 from headrace.serializer.manifest import Digest, Manifest
 from headrace.serializer.zip_reader import check_name, check_sums, list_members
 from headrace.serializer.zip_writer import Entry, layout
 
 GRAPH, WEIGHTS = "graph.pb", "weights.safetensors"
-_OWN = frozenset({manifest.NAME, GRAPH, WEIGHTS, interface.NAME, golden_file.NAME})
-_REQUIRED = _OWN - {golden_file.NAME}
+_READY = frozenset({optimized_graph.GRAPH, optimized_graph.WEIGHTS})
+_REQUIRED = frozenset({manifest.NAME, GRAPH, WEIGHTS, interface.NAME})
+_OWN = _REQUIRED | _READY | {golden_file.NAME}
 _FREE = frozenset({"calibration.json", "quant_report.json", "README", "LICENSE"})
+T = TypeVar("T")
 _OVERLAP = 1 << 20  # bytes; from here on threads cost less than checksums take
 AGAIN = "an archive is used only as it was written: copy it again, or pack the model again"
 # Declared pre- and post-processing, as data.
@@ -49,9 +53,11 @@ def save(
     properties: Mapping[str, str] | None = None,
     extra_members: Mapping[str, bytes] | None = None,
     created: str | None = None,
+    optimized: bool = False,
 ) -> None:
     """Write an archive. The same arguments give the same bytes: `created` is stored as given, the clock is never read.
 
+    `optimized`: with what the portable passes make of it, which saves them on load (see `serializer/optimized.py`).
     `extra_members` may hold calibration.json, quant_report.json, README, LICENSE, and data under pre/ and post/.
     An interruption leaves the old file or the new one, whole. Raises HeadraceError, and OSError from the disk.
     """
@@ -66,6 +72,8 @@ def save(
     }
     if golden is not None:
         members[golden_file.NAME] = golden_file.encode(golden)
+    ready = optimized_graph.encode(program, arrays) if optimized else {}
+    members |= ready
     for name, data in (extra_members or {}).items():
         _check_extra(name)
         members[name] = [bytes(data)]
@@ -79,6 +87,7 @@ def save(
         golden=None
         if golden is None
         else {"cases": len(golden.inputs), "rtol": float(golden.rtol), "atol": float(golden.atol)},
+        optimized=fingerprint() if ready else None,
     )
     members[manifest.NAME] = [document.encode()]
     atomic.replace(path, _container(members))
@@ -128,14 +137,20 @@ def _operators(program: Program) -> list[str]:
     return sorted({node.kind for graph in program.entries.values() for node in graph.block.walk()})
 
 
-def open_program(source: Any) -> Opened:
-    """Read an archive from a path or bytes. Everything in it is checked before anything of it is used.
+def open_program(source: Any, *, optimized: bool = False) -> Opened:
+    """Read an archive from a path or bytes. Everything in it is checked before anything of it is used. `optimized`: where it
+    has what the portable passes of this version made of it, that is answered, and the program itself read when it is needed.
 
     Raises LoadError naming the file, the member and the rule; UnsupportedOperator for a newer file's operators.
     """
+    return _told(source, lambda: _open(_bytes(source), source if optimized else None))
+
+
+def _told(source: Any, read: Callable[[], T]) -> T:
+    """What `read` answers; its errors name the file."""
     name = _name(source)
     try:
-        return _open(_bytes(source))
+        return read()
     except LoadError as error:
         again = "" if isinstance(error, UnsupportedOperator) else f"; {AGAIN}"
         raise type(error)(f"{name}: {error}{again}") from error.__cause__
@@ -145,9 +160,10 @@ def open_program(source: Any) -> Opened:
         raise LoadError(f"{name}: cannot be read: {error.strerror}") from None
 
 
-def _open(data: memoryview) -> Opened:
+def _open(data: memoryview, later: Any) -> Opened:
+    """`later`: what an optimized graph came from, where one is enough."""
     if len(data) < _OVERLAP:
-        return _decode(*_checked(data))
+        return _decode(*_checked(data), later)
     members, sums, document = _listed_members(data)
     with ThreadPoolExecutor(2) as threads:  # checksums leave the interpreter lock alone while the graph is decoded
         proofs = [
@@ -155,27 +171,39 @@ def _open(data: memoryview) -> Opened:
             threads.submit(manifest.check_members, document, members),
         ]
         try:
-            return _decode(members, document)
+            return _decode(members, document, later)
         finally:
             for proof in proofs:
                 proof.result()  # damage is told before what follows from it, and nothing is answered before all is proven
 
 
-def _decode(members: Mapping[str, memoryview], document: Manifest) -> Opened:
+def _decode(members: Mapping[str, memoryview], document: Manifest, later: Any) -> Opened:
     _require(document.operators)
     arrays, _ = weights.decode(members[WEIGHTS], WEIGHTS)
-    program = graph_codec.decode(members[GRAPH], arrays)
-    if _operators(program) != document.operators:
-        raise LoadError(f"{manifest.NAME} lists other operators than {GRAPH} has")
-    for graph in program.entries.values():
-        check(graph)
-    interface.check(strict_json.read(members[interface.NAME], interface.NAME), program)
+
+    def read() -> Program:
+        program = graph_codec.decode(members[GRAPH], arrays)
+        if _operators(program) != document.operators:
+            raise LoadError(f"{manifest.NAME} lists other operators than {GRAPH} has")
+        for graph in program.entries.values():
+            check(graph)
+        interface.check(strict_json.read(members[interface.NAME], interface.NAME), program)
+        return program
+
+    ready: dict[str, Optimized] = {}
+    if later is not None and document.optimized is not None and document.optimized == fingerprint():
+        program = optimized_graph.decode(members, arrays)
+        interface.check(strict_json.read(members[interface.NAME], interface.NAME), program)
+        ready = optimized_graph.checked(program)
+    else:
+        program = read()
     golden = None
     if document.golden is not None:
         golden = golden_file.decode(members[golden_file.NAME], **document.golden)  # type: ignore[arg-type]
         golden_file.check(golden, program.main)
     digest = sha256(members[manifest.NAME]).hexdigest()  # of the list of all other members' digests
-    return Opened(program, _properties(document, program) | {"digest": digest}, golden, digest)
+    properties = _properties(document, program) | {"digest": digest}
+    return Opened((lambda: _told(later, read)) if ready else program, properties, golden, digest, ready)
 
 
 def _checked(data: memoryview) -> tuple[dict[str, memoryview], Manifest]:
@@ -198,6 +226,8 @@ def _listed_members(data: memoryview) -> tuple[dict[str, memoryview], dict[str, 
     document = manifest.decode(members[manifest.NAME])
     if (document.golden is not None) != (golden_file.NAME in members):
         raise LoadError(f"{manifest.NAME} and {golden_file.NAME} do not agree on golden data")
+    if len(_READY & set(members)) != (0 if document.optimized is None else len(_READY)):
+        raise LoadError(f"{manifest.NAME} and {optimized_graph.GRAPH} do not agree on an optimized graph")
     return members, sums, document
 
 

@@ -171,34 +171,41 @@ def _same(left: np.ndarray, right: np.ndarray) -> bool:
     return left.dtype == right.dtype and left.shape == right.shape and left.tobytes() == right.tobytes()
 
 
-def decode(data: bytes | memoryview, stored: Mapping[str, np.ndarray]) -> Program:
-    """The program in the bytes of a `graph.pb`; `stored` holds the arrays of weights.safetensors. Raises LoadError."""
+def decode(
+    data: bytes | memoryview,
+    stored: Mapping[str, np.ndarray],
+    where: str = "graph.pb",
+    *,
+    needed: Iterable[str] | None = None,
+) -> Program:
+    """The program in the bytes of a `graph.pb`, called `where`; `stored` holds the arrays of weights.safetensors, of which
+    it must use `needed` (all where None). Raises LoadError."""
     from google.protobuf.message import DecodeError
 
     if len(data) > SIZE_LIMIT:
-        raise LoadError(f"graph.pb has {len(data)} bytes; allowed are {SIZE_LIMIT}")
+        raise LoadError(f"{where} has {len(data)} bytes; allowed are {SIZE_LIMIT}")
     raw = bytes(data)
     scan(raw, pb.Program.DESCRIPTOR)
     try:
         message = pb.Program.FromString(raw)
     except DecodeError:
-        raise LoadError("graph.pb does not parse") from None
+        raise LoadError(f"{where} does not parse") from None
     for domain, version in message.opsets.items():
         if not 1 <= version <= OPSETS.get(domain, version):
             raise LoadError(
-                f"graph.pb follows operator set {domain or 'ai.onnx'!r} version {version}; allowed: 1 to {OPSETS.get(domain, 1)}"
+                f"{where} follows operator set {domain or 'ai.onnx'!r} version {version}; allowed: 1 to {OPSETS.get(domain, 1)}"
             )
     used: set[str] = set()
     entries: dict[str, Graph] = {}
     for entry in message.entries:
         if not entry.name or entry.name in entries:
-            raise LoadError(f"graph.pb: the entry point {entry.name!r} has no name or exists twice")
-        entries[entry.name] = _Decoder(entry, message.opsets, stored, used).graph()
+            raise LoadError(f"{where}: the entry point {entry.name!r} has no name or exists twice")
+        entries[entry.name] = _Decoder(entry, message.opsets, stored, used, where).graph()
     if not entries:
-        raise LoadError("graph.pb has no entry point")
-    unused = sorted(set(stored) - used)
+        raise LoadError(f"{where} has no entry point")
+    unused = sorted(set(stored if needed is None else needed) - used)
     if unused:
-        raise LoadError(f"no graph uses the array {unused[0]!r} of weights.safetensors")
+        raise LoadError(f"no graph of {where} uses the array {unused[0]!r} of its weights")
     return Program(entries, dict(message.metadata))
 
 
@@ -206,10 +213,10 @@ class _Decoder:
     """Reads one graph."""
 
     def __init__(
-        self, message: Any, opsets: Mapping[str, int], stored: Mapping[str, np.ndarray], used: set[str]
+        self, message: Any, opsets: Mapping[str, int], stored: Mapping[str, np.ndarray], used: set[str], where: str
     ) -> None:
         self.message, self.opsets, self.stored, self.used = message, opsets, stored, used
-        self.where = f"graph.pb, entry point {message.name!r}"
+        self.where = f"{where}, entry point {message.name!r}"
         self.nodes = 0
         self.values = self._values()
 

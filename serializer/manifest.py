@@ -17,9 +17,20 @@ VERSION = (1, 0)  # a reader takes its major version and every minor one whose o
 SIZE_LIMIT = 1 << 20
 
 _KEYS = frozenset(
-    {"format", "format_version", "producer", "created", "opsets", "operators", "members", "properties", "golden"}
+    {
+        "format",
+        "format_version",
+        "producer",
+        "created",
+        "opsets",
+        "operators",
+        "members",
+        "properties",
+        "golden",
+        "optimized",
+    }
 )
-_OPTIONAL = frozenset({"created", "golden"})
+_OPTIONAL = frozenset({"created", "golden", "optimized"})
 
 
 @dataclass(frozen=True)
@@ -30,7 +41,8 @@ class Digest:
 
 @dataclass(frozen=True)
 class Manifest:
-    """`operators` are those that a reader must have. `golden` holds cases, rtol and atol where there is golden data."""
+    """`operators` are those that a reader must have. `golden` holds cases, rtol and atol where there is golden data;
+    `optimized` the fingerprint of the passes that an optimized graph comes from."""
 
     members: dict[str, Digest]
     producer: str
@@ -39,6 +51,7 @@ class Manifest:
     properties: dict[str, str] = field(default_factory=dict)
     created: str | None = None
     golden: dict[str, float] | None = None
+    optimized: str | None = None
     version: tuple[int, int] = VERSION
 
     def encode(self) -> bytes:
@@ -55,6 +68,8 @@ class Manifest:
             document["created"] = self.created
         if self.golden is not None:
             document["golden"] = self.golden
+        if self.optimized is not None:
+            document["optimized"] = self.optimized
         return strict_json.write(document)
 
 
@@ -68,6 +83,8 @@ def decode(data: memoryview) -> Manifest:
     unknown = sorted(set(document) - _KEYS)
     if missing or (unknown and version <= VERSION):
         raise LoadError(f"{NAME}: {'needs' if missing else 'does not know'} the key {(missing or unknown)[0][:40]!r}")
+    if not re.fullmatch(r"[0-9a-f]{64}", str(document.get("optimized", "0" * 64))):
+        raise LoadError(f"{NAME}: optimized must be a fingerprint of passes, 64 hexadecimal digits")
     if not isinstance(document["producer"], str) or not isinstance(document.get("created", ""), str):
         raise LoadError(f"{NAME}: producer and created must be texts")
     return Manifest(
@@ -78,6 +95,7 @@ def decode(data: memoryview) -> Manifest:
         properties=_mapping(document["properties"], "properties", str),
         created=document.get("created"),
         golden=_golden(document.get("golden")),
+        optimized=document.get("optimized"),
         version=version,
     )
 

@@ -315,5 +315,5 @@ def _save(path: Path, result: QuantizeResult, golden: Golden, properties: dict[s
     kept = {key: value for key, value in properties.items() if key != "created"}
     archive.save(
         result.program, path, golden=golden, properties={**kept, "quantization": scheme},
-        extra_members=members, created=properties.get("created"),
+        extra_members=members, created=properties.get("created"), optimized=True,
     )  # fmt: skip

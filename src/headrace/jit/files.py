@@ -33,7 +33,7 @@ def save(exported: Any, path: str | os.PathLike[str], example_inputs: Any = None
     if isinstance(exported, Exported):
         golden = _golden(exported)
         exported = exported.program
-    archive.save(exported.program if isinstance(exported, Loaded) else exported, path, golden=golden)
+    archive.save(exported.program if isinstance(exported, Loaded) else exported, path, golden=golden, optimized=True)
 
 
 def load(path: str | os.PathLike[str]) -> Loaded:

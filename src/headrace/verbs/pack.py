@@ -200,8 +200,9 @@ def _save(
     from headrace.serializer import archive
 
     archive.save(
-        program, path, golden=golden, properties=dict(facts), extra_members=dict(members or {}), created=created
-    )
+        program, path, golden=golden, properties=dict(facts), extra_members=dict(members or {}), created=created,
+        optimized=True,
+    )  # fmt: skip
 
 
 def _compare(answers: Sequence[Arrays], origin: Sequence[Arrays], rtol: float, atol: float) -> float:

@@ -1,0 +1,72 @@
+"""`optimized.pb`, `optimized.safetensors`: what the portable passes made of `graph.pb` when the archive was packed.
+
+It saves these passes on load, nothing else: a reader with other passes (the manifest has their fingerprint) does not look at
+it, and a model runs the same without it. Constants are those of `weights.safetensors` by name, and the few that passes made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from headrace.runtime import passes
+from headrace.runtime.check import check
+from headrace.runtime.errors import LoadError
+from headrace.runtime.graph import Graph, Program
+from headrace.runtime.infer import infer_graph
+from headrace.runtime.interface import Opened, Optimized, TensorSpec
+from headrace.runtime.passes.edit import clone
+from headrace.serializer import graph_codec, weights
+
+GRAPH, WEIGHTS = "optimized.pb", "optimized.safetensors"
+LIMIT = 1 << 20  # bytes of constants that passes made; and, where that is more,
+SHARE = 8  # an eighth of the weights: beyond, the file would grow more than the load gains
+
+
+def encode(program: Program, arrays: Mapping[str, np.ndarray]) -> dict[str, Sequence[bytes | memoryview]]:
+    """The members, for a program whose weights are `arrays` (as `graph_codec.encode` answers them); none where passes make
+    too many constants of their own."""
+    entries = {name: _optimized(graph) for name, graph in program.entries.items()}
+    data, stored = graph_codec.encode(Program(entries, program.metadata))
+    made = {name: array for name, array in stored.items() if arrays.get(name) is not array}
+    limit = max(LIMIT, sum(array.nbytes for array in arrays.values()) // SHARE)
+    if sum(array.nbytes for array in made.values()) > limit:
+        return {}
+    return {GRAPH: [data], WEIGHTS: weights.encode(made)}
+
+
+def prove(opened: Opened) -> None:
+    """Run the passes and compare. LoadError where what is stored is not what they make of the program."""
+    for name, stored in opened.optimized.items():
+        if stored.graph.hash() != _optimized(opened.program.entries[name]).hash():
+            raise LoadError(
+                f"{GRAPH}: entry point {name!r} is not what the portable passes make of graph.pb; pack the model again"
+            )
+
+
+def _optimized(graph: Graph) -> Graph:
+    """With the interface that `graph` itself has: what passes learn about sizes of outputs is not part of it."""
+    graph = clone(graph)
+    infer_graph(graph)
+    types = [value.type for value in graph.outputs]
+    found = passes.optimize(graph, checked=True)
+    for value, type in zip(found.outputs, types):
+        value.type = type
+    return found
+
+
+def decode(members: Mapping[str, memoryview], arrays: Mapping[str, np.ndarray]) -> Program:
+    """The program in the members, not yet checked. Raises LoadError."""
+    made, _ = weights.decode(members[WEIGHTS], WEIGHTS)
+    return graph_codec.decode(members[GRAPH], {**arrays, **made}, GRAPH, needed=made)
+
+
+def checked(program: Program) -> dict[str, Optimized]:
+    """Each entry point, proven to keep the rules of graphs, with its interface. Raises GraphError."""
+    found = {}
+    for name, graph in program.entries.items():
+        inputs, outputs = (tuple(map(TensorSpec.of, values)) for values in (graph.inputs, graph.outputs))
+        check(graph)  # infers types, those of outputs as well
+        found[name] = Optimized(graph, inputs, outputs)
+    return found
