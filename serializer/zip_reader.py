@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 import struct
-import zlib
 from collections.abc import Mapping
 
+from headrace.runtime.checksums import crc32
 from headrace.runtime.errors import LoadError
 from headrace.serializer.zip_writer import Entry, Layout, layout
 
@@ -50,7 +50,7 @@ def list_members(data: memoryview) -> tuple[dict[str, memoryview], dict[str, int
 def check_sums(members: Mapping[str, memoryview], recorded: Mapping[str, int]) -> None:
     """Raise LoadError naming a member whose CRC-32 is not the recorded one."""
     for name, crc in recorded.items():
-        if zlib.crc32(members[name]) != crc:
+        if crc32(members[name]) != crc:
             raise LoadError(f"member {name!r} is damaged: its CRC-32 is not the recorded one")
 
 

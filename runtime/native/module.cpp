@@ -4,6 +4,7 @@
 #include "arrays.h"
 #include "buffer.h"
 #include "cpu.h"
+#include "crc.h"
 #include "pack_store.h"
 #include "peak.h"
 #include "planner.h"
@@ -49,6 +50,18 @@ nb::list pieces(hr::PackStore& store) {
     return all;
 }
 
+uint32_t crc32(nb::handle data) {
+    Py_buffer view;
+    if (PyObject_GetBuffer(data.ptr(), &view, PyBUF_SIMPLE)) nb::raise_python_error();
+    uint32_t sum;
+    {
+        nb::gil_scoped_release unlocked;
+        sum = hr::crc32(view.buf, size_t(view.len));
+    }
+    PyBuffer_Release(&view);
+    return sum;
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -70,6 +83,8 @@ NB_MODULE(_native, m) {
           "Operations a second of this CPU in float32, int8 or bf16, measured on the tier in use; 0.0 where it has no such products.");
     m.def("bandwidth", &hr::measured_bandwidth, nb::arg("threads"), nb::call_guard<nb::gil_scoped_release>(), "Bytes a second read from memory, measured.");
     m.def("release_idle", &hr::release_idle, nb::arg("held"), "Give idle blocks back to the system; held: bytes that were freed elsewhere.");
+    m.def("has_fast_crc", &hr::has_fast_crc, "Whether this CPU has what crc32 needs.");
+    m.def("crc32", &crc32, nb::arg("data"), "The CRC-32 of zip files of a contiguous buffer; only where has_fast_crc().");
     m.def("pool_workers", &hr::ThreadPool::workers, "Worker threads of this process.");
     m.def("pin_workers", &hr::ThreadPool::pin, nb::arg("cpus"), "Worker i runs on cpus[i % len]; empty: anywhere. False where a CPU is not allowed.");
 
