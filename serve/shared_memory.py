@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from headrace.runtime.spans import inside
 from headrace.serve.config import SharedMemory as Settings
 from headrace.serve.datatypes import Buffer, to_wire
 from headrace.serve.errors import (
@@ -153,7 +154,7 @@ class Regions:
         file = self._open(name, key)
         try:
             size = os.fstat(file).st_size
-            if byte_size > size or offset > size - byte_size:
+            if not inside(offset, byte_size, size):
                 raise bad_argument(
                     f"region {quoted(name)}: {byte_size} bytes at {offset}, the shared memory has {size}"
                 )
@@ -222,7 +223,7 @@ class Regions:
             region = self._regions.get(name) if isinstance(name, str) else None
             if region is None:
                 raise not_found(f"{where}: shared memory region {quoted(str(name))} is not registered")
-            if size > region.byte_size or offset > region.byte_size - size:
+            if not inside(offset, size, region.byte_size):
                 raise bad_argument(
                     f"{where}: {size} bytes at {offset}, the region {quoted(region.name)} has {region.byte_size}"
                 )

@@ -2,7 +2,7 @@
 
 A model file chooses these names and offsets, so nothing in them is trusted: the name has no folder part, the file is
 opened relative to the model's folder without following links, must be regular and have exactly one hard link, and a
-range lies inside it as `length <= size and offset <= size - length`.
+range lies inside it (`spans.inside`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.runtime.errors import LoadError
+from headrace.runtime.spans import inside
 
 _KEYS = frozenset({"location", "offset", "length", "checksum"})
 _NAME_LIMIT = 255
@@ -41,7 +42,7 @@ class ExternalData:
             return memoryview(b"")
         data = self._open(name, where)
         total = len(data)
-        if not (length <= total and offset <= total - length):
+        if not inside(offset, length, total):
             raise LoadError(
                 f"{where}: external data at {offset} with {length} bytes reaches outside {name!r}, which has {total}"
             )

@@ -5,28 +5,46 @@ Runs under load use the load and the checks of `scripts/soak`; the others call t
 
 import itertools
 import os
+import socket
 import threading
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import grpc
 import pytest
 import serve_fake
+import serve_start
 import test_archive_attacks
 import test_checker
 import test_golden_data
+import test_hostile
+import test_http_server
 import test_manager
 import test_scheduler
 import test_server
+import test_shared_memory
 import test_workers
 from benchmarks.soak import models
 from benchmarks.soak.load import Lines, Load
 from benchmarks.soak.server import Samples
 from benchmarks.soak.steady import grows, nothing_bad
 from serve_packages import package
+from serve_start import LIMITS, MODELS
 
-from headrace.serve import batch, checker, dataplane, engine, manager, pending, scheduler, workers
-from headrace.serve.config import Drain, Listen, Settings
+from headrace.serve import (
+    batch,
+    checker,
+    dataplane,
+    engine,
+    grpc_front,
+    http_server,
+    manager,
+    pending,
+    scheduler,
+    workers,
+)
+from headrace.serve.config import Drain, Listen, Settings, SharedMemory
 from headrace.serve.policy import State, Unload, next_action
 from headrace.serve.server import Server
 from headrace.serve.supervisor import Process, Supervisor
@@ -201,3 +219,69 @@ def test_a_golden_bound_that_is_ignored(tmp_path, monkeypatch):
         test_golden_data.test_a_package_whose_golden_outputs_do_not_come_out_is_not_ready(
             tmp_path, "127.0.0.1:{0.grpc_port}"
         )
+
+
+def wrapping(offset, length, total):
+    """`spans.inside` as it goes wrong in 64-bit arithmetic."""
+    return (offset + length + 2**63) % 2**64 - 2**63 <= total
+
+
+@pytest.fixture
+def portable(tmp_path):
+    listen = Listen("127.0.0.1", 0, 0, -1, front="portable")
+    settings = Settings(listen=listen, drain=Drain(0, 1), limits=LIMITS, shared_memory=SharedMemory(enabled=True))
+    with Server(serve_fake.repository(tmp_path, MODELS), settings=settings, loader=serve_fake.load) as running:
+        yield running
+
+
+def test_a_sum_that_wraps_in_a_request(portable, tmp_path, monkeypatch):
+    monkeypatch.setattr("headrace.serve.shared_memory.inside", wrapping)
+    key = f"headless_{os.getpid()}"
+    place = Path("/dev/shm", key)
+    place.write_bytes(bytes(64))
+    try:
+        with pytest.raises(FAILURE):
+            test_shared_memory.test_what_is_not_registered(
+                portable, "grpc", lambda _: key, tmp_path, "KEY", 2**62, 2**62, "the shared memory has 64"
+            )
+    finally:
+        place.unlink()
+
+
+def test_a_limit_under_a_wrong_name(tmp_path, monkeypatch):
+    """grpcio takes any name without a word."""
+    options = grpc_front.options
+
+    def misspelt(limits):
+        return [(name.replace("receive", "recieve"), value) for name, value in options(limits)]
+
+    monkeypatch.setattr(grpc_front, "options", misspelt)
+    with (
+        serve_start.start(serve_fake.repository(tmp_path, MODELS), "portable") as server,
+        grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel,
+        pytest.raises(FAILURE),
+    ):
+        test_hostile.test_message_over_the_limit(channel, server, None)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_exception_where_connections_are_accepted(monkeypatch):
+    accept, count = http_server.HttpServer._accept, itertools.count()
+
+    def failing(self):
+        accept(self)
+        if next(count) == 0:
+            raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "a client said it")
+
+    monkeypatch.setattr(http_server.HttpServer, "_accept", failing)
+    server, port = test_http_server.listening("portable", test_http_server.Echo(), LIMITS)
+    server.start()
+    try:
+        with socket.create_connection(("127.0.0.1", port)):
+            server._thread.join(10)
+        connect = socket.create_connection
+        monkeypatch.setattr(test_http_server.socket, "create_connection", lambda to, timeout: connect(to, 1.0))
+        with pytest.raises((OSError, *FAILURE)):
+            test_http_server.test_pipelined_requests_are_answered_in_order(port)
+    finally:
+        server.stop(0)
