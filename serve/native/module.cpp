@@ -198,9 +198,9 @@ public:
         std::string text;
         if (!version->submit(job, why, text)) return nb::make_tuple(text_of(why), text, nb::none(), nb::none());
         if (!watch.is_none() && !nb::cast<bool>(watch(nb::cpp_function([job] { job->cancelled = true; })))) job->cancelled = true;
-        {
+        version->pump(true);        // what is short runs right here: to give the interpreter away and get it back would cost more
+        if (!job->wait(Time::min())) {
             nb::gil_scoped_release unlocked;
-            version->pump(false);
             if (!job->wait(job->deadline)) job->cancelled = true, version->pump(false), job->wait(kNever);     // a running batch still reads the inputs
         }
         nb::object times = nb::none();

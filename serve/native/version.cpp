@@ -8,7 +8,7 @@ namespace hr::serve {
 
 namespace {
 
-constexpr double kInlineSeconds = 300e-6;       // runs up to here do not hold the loop up
+constexpr double kInlineSeconds = 300e-6;       // runs up to here do not hold the caller up
 constexpr int kInlineBatches = 8;               // a turn
 constexpr double kSmoothing = 0.2;
 
@@ -78,9 +78,9 @@ bool Version::submit(JobPtr job, Meaning& why, std::string& text) {
     return true;
 }
 
-void Version::pump(bool on_loop) {
+void Version::pump(bool may_run) {
     std::unique_lock locked(lock_);
-    for (int n = 0; on_loop && policy_.inline_runs && policy_.max_delay_s == 0 && n < kInlineBatches; n++) {
+    for (int n = 0; may_run && policy_.inline_runs && policy_.max_delay_s == 0 && n < kInlineBatches; n++) {
         if (queue_.empty() || busy_ >= policy_.instances || !is_short()) break;
         Batch batch;
         if (!pop(batch, locked, false)) break;

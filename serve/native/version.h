@@ -32,7 +32,7 @@ public:
 
     // Queues; false (and `why`) where it is refused: full, or closed. The caller then ends the job.
     bool submit(JobPtr job, Meaning& why, std::string& text);
-    void pump(bool on_loop);        // runs what is short here, wakes a worker for the rest
+    void pump(bool may_run);        // runs what is short here, wakes a worker for the rest
     void close();                   // refuse new jobs, end the waiting ones, let running ones finish; waits for them
     size_t pending() const;
     double oldest_s() const;        // how long the one that has waited longest waits; 0: none does
