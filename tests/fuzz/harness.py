@@ -1,6 +1,6 @@
-"""Fuzzing of what reads files: mutated bytes load or raise HeadraceError, within 5 s of CPU and 256 MiB beyond their own size.
+"""Fuzzing of what reads files and requests: mutated bytes load or raise HeadraceError, within 5 s of CPU and 256 MiB beyond their own size.
 
-    scripts/fuzz onnx|graph|archive SECONDS [--seed N]
+    scripts/fuzz onnx|graph|archive|rest|grpc SECONDS [--seed N]
 
 Coverage-guided with atheris where it is installed, else by the mutator below. What breaks a rule is written to
 build/fuzz/<target>-<hash>; put it into tests/fuzz/corpus/<target> with the fix. The input in hand lies in
@@ -26,7 +26,7 @@ import numpy as np
 
 HERE = Path(__file__).parent
 SECONDS, MEMORY = 5.0, 256 << 20
-TARGETS = ("archive", "graph", "onnx")
+TARGETS = ("archive", "graph", "grpc", "onnx", "rest")
 
 
 class Broken(AssertionError):
