@@ -53,7 +53,7 @@ public:
         const auto constant = [&](size_t i) { return i < node.constants.size() ? node.constants[i] : nullptr; };
         if (const Tensor* w = constant(1); w && w->shape.rank >= 3) {
             const auto fill = [&] {
-                Packed<float> matrix(inner(w->shape).count());
+                Packed<float> matrix(in_order(w->shape) ? 0 : inner(w->shape).count());
                 pack_weights(*w, matrix.get(), packed_.get());
             };
             pack_once(fill, Part<float>{packed_, weight_floats(inner(w->shape))});
@@ -178,8 +178,11 @@ private:
         return mem;
     }
 
+    // One tap: [features, c] as it is.
+    bool in_order(const Shape& w) const { return taps(w) == 1 && !gemm_.narrow; }
+
     // [features, c, *kernel] -> for each group the matrix [taps * c, features] in panels; depthwise: [taps, channels].
-    void pack_weights(const Tensor& w, float* matrix, float* out) const {
+    void pack_weights(const Tensor& w, float* matrix, float* out) const {   // matrix: not needed where they are in_order
         const Shape shape = inner(w.shape);
         const int64_t t = taps(shape), c = shape[1], n = shape[0] / group_;
         const float* from = w.as<float>();
@@ -196,12 +199,15 @@ private:
                 for (int64_t i = 0; i < c; i++)
                     for (int64_t k = 0; k < t; k++) std::memcpy(&matrix[((g * n + j) * t + k) * c + i], &pairs[size_t(i * t + k)], 4);
             }
-            for (int64_t j = 0; !gemm_.narrow && j < n; j++)
-                for (int64_t i = 0; i < c; i++)
-                    for (int64_t k = 0; k < t; k++) matrix[((g * n + j) * t + k) * c + i] = from[((g * n + j) * c + i) * t + k];
+            const float* source = matrix;
+            if (in_order(w.shape)) source = from;
+            else
+                for (int64_t j = 0; !gemm_.narrow && j < n; j++)
+                    for (int64_t i = 0; i < c; i++)
+                        for (int64_t k = 0; k < t; k++) matrix[((g * n + j) * t + k) * c + i] = from[((g * n + j) * c + i) * t + k];
             // The ranges must be those of the GEMM that reads the panels, which depend on how taps are merged.
             const Ranges ranges = ranges_of(shape);
-            pack_matrix(gemm_, ranges, matrix + g * n * t * c, 1, t * c, n, out + g * packed_floats(gemm_, 1, t * c, n), 0, ceil_div(n, gemm_.nr));
+            pack_matrix(gemm_, ranges, source + g * n * t * c, 1, t * c, n, out + g * packed_floats(gemm_, 1, t * c, n), 0, ceil_div(n, gemm_.nr));
         }
     }
 

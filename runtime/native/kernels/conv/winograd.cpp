@@ -34,13 +34,17 @@ const WinogradTable& table_of(const NodeInfo& node) {
 constexpr int64_t kPixelBytes = 640 << 10;  // transformed pixels of one block: most of L2, the sums of its features the rest
 constexpr int64_t kFeatures = 64;           // features at a time, a multiple of every tier's panels
 
+constexpr int kTogether = 8;
+typedef double Weights __attribute__((vector_size(kTogether * sizeof(double))));     // of so many features
+
 // u = G g, for three values `step` apart; u[i * out].
-template <int M> void weights_1d(const double* g, int step, double* u, int out) {
-    const double ends = g[0] + g[2 * step], middle = g[step];
+template <int M> void weights_1d(const Weights* g, int step, Weights* u, int out) {
+    const Weights ends = g[0] + g[2 * step], middle = g[step];
     if constexpr (M == 2) {
-        u[0] = g[0], u[out] = (ends + middle) / 2, u[2 * out] = (ends - middle) / 2, u[3 * out] = g[2 * step];
+        u[0] = g[0], u[out] = (ends + middle) / 2.0, u[2 * out] = (ends - middle) / 2.0, u[3 * out] = g[2 * step];
     } else {
-        const double root = std::sqrt(2.0), near = g[0] + g[2 * step] / 2, far = g[0] + 2 * g[2 * step];
+        const double root = std::sqrt(2.0);
+        const Weights near = g[0] + g[2 * step] / 2.0, far = g[0] + 2.0 * g[2 * step];
         u[0] = g[0];
         u[out] = (near + middle * (root / 2)) / -1.5, u[2 * out] = (near - middle * (root / 2)) / -1.5;
         u[3 * out] = (far + middle * root) / 6, u[4 * out] = (far - middle * root) / 6;
@@ -48,11 +52,10 @@ template <int M> void weights_1d(const double* g, int step, double* u, int out) 
     }
 }
 
-template <int M> void weights_2d(const float* g, double* u) {
+template <int M> void weights_2d(const Weights* g, Weights* u) {
     constexpr int N = M + 2;
-    double wide[9], half[N * 3];
-    std::copy(g, g + 9, wide);
-    for (int j = 0; j < 3; j++) weights_1d<M>(wide + j, 3, half + j, 3);
+    Weights half[N * 3];
+    for (int j = 0; j < 3; j++) weights_1d<M>(g + j, 3, half + j, 3);
     for (int i = 0; i < N; i++) weights_1d<M>(half + i * 3, 1, u + i * N, 1);
 }
 
@@ -143,14 +146,17 @@ private:
         const int64_t size = packed_floats(gemm_, 1, c_, f_), panels = ceil_div(f_, gemm_.nr);
         const Ranges ranges(gemm_, 1, c_);
         std::vector<float> matrices(size_t(points() * c_ * gemm_.nr));  // of one panel of features
-        double u[36];
+        Weights g[9] = {}, u[36];
         for (int64_t p = 0; p < panels; p++) {
             const int64_t width = std::min<int64_t>(gemm_.nr, f_ - p * gemm_.nr);
             for (int64_t c = 0; c < c_; c++)
-                for (int64_t j = 0; j < width; j++) {
-                    const float* g = w + ((p * gemm_.nr + j) * c_ + c) * 9;
+                for (int64_t j = 0; j < width; j += kTogether) {
+                    const int64_t count = std::min<int64_t>(kTogether, width - j);
+                    for (int64_t k = 0; k < count; k++)
+                        for (int t = 0; t < 9; t++) g[t][k] = w[((p * gemm_.nr + j + k) * c_ + c) * 9 + t];
                     m_ == 2 ? weights_2d<2>(g, u) : weights_2d<4>(g, u);
-                    for (int64_t i = 0; i < points(); i++) matrices[size_t((i * c_ + c) * gemm_.nr + j)] = float(u[i]);
+                    for (int64_t i = 0; i < points(); i++)
+                        for (int64_t k = 0; k < count; k++) matrices[size_t((i * c_ + c) * gemm_.nr + j + k)] = float(u[i][k]);
                 }
             // Panel p of a matrix of all features, from its own columns.
             for (int64_t i = 0; i < points(); i++)
