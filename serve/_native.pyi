@@ -27,6 +27,7 @@ class Version:
         program: Any,
         seconds: list[float],
         rows: list[float],
+        ordered: bool = False,
     ) -> None: ...
     def run(
         self,
@@ -63,6 +64,9 @@ class Pending:
         now: float,
     ) -> bool: ...
     def pop(self, now: float, waited: bool) -> tuple[list[int], str, bool] | None: ...
+    def lateness(
+        self, rows: int, level: int, deadline: float, now: float, row_seconds: float, run_seconds: float
+    ) -> float: ...
     def __len__(self) -> int: ...
 
 class Front:

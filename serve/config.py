@@ -60,9 +60,18 @@ class Auth(Section, frozen=True):
 
 
 class Limits(Section, frozen=True):
-    """Bounds of the fronts; every one is explicit."""
+    """Bounds of the fronts; every one is explicit. `max_buffered_bytes` of requests that have not come whole, over all
+    connections (native front). gRPC: a connection without calls is ended after `connection_idle_s`, any after
+    `connection_age_s` with `connection_age_grace_s` for its calls; one that says nothing for `keepalive_s` is asked, and ended
+    `keepalive_timeout_s` later. HTTP: `header_timeout_s`, `idle_timeout_s`."""
 
     max_message_bytes: int = 64 * MIB
+    max_buffered_bytes: int = 512 * MIB
+    connection_idle_s: float = 300.0
+    connection_age_s: float = 3600.0
+    connection_age_grace_s: float = 30.0
+    keepalive_s: float = 60.0
+    keepalive_timeout_s: float = 20.0
     grpc_threads: int = 128
     http_threads: int = 64
     max_connections: int = 1024
@@ -165,7 +174,8 @@ class Settings(Section, frozen=True):
 class Batching(Section, frozen=True):
     """`max_batch_size` -1: the default for models whose rows are proven independent, 0: never batch.
 
-    `preferred_sizes`: a batch of such a size goes without waiting for the delay.
+    `preferred_sizes`: a batch of such a size goes without waiting for the delay. `preserve_ordering`: requests of a priority run
+    by arrival, one batch after the other; else the one whose deadline is next goes first, and batches may run side by side.
     `strict`: a model that cannot be batched is refused where `max_batch_size` asks for it; else it is served without.
     """
 

@@ -61,6 +61,7 @@ def make(
         program,
         list(seconds),
         list(ROW_BUCKETS),
+        policy.ordered,
     )
 
 
@@ -123,7 +124,7 @@ class EngineScheduler:
                 for port, (data, shape) in zip(self._interface.outputs, outputs)
             }
         if meaning == "overloaded":
-            raise overloaded(text, QUEUE)
+            raise overloaded(text, QUEUE, outputs)
         if meaning == "unavailable":
             raise unavailable(text or "the model is being unloaded")
         raise ServeError(Meaning(meaning), text or "the request was cancelled by the client")

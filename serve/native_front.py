@@ -61,6 +61,12 @@ class NativeFront:
         self._front = _native.Front(
             {
                 "max_message_bytes": limits.max_message_bytes,
+                "max_buffered_bytes": limits.max_buffered_bytes,
+                "idle_timeout_s": float(limits.connection_idle_s),
+                "age_s": float(limits.connection_age_s),
+                "age_grace_s": float(limits.connection_age_grace_s),
+                "keepalive_s": float(limits.keepalive_s),
+                "keepalive_timeout_s": float(limits.keepalive_timeout_s),
                 "max_metadata_bytes": limits.max_metadata_bytes,
                 "max_connections": limits.max_connections,
                 "max_concurrent_streams": limits.max_concurrent_streams,

@@ -4,6 +4,7 @@ No thread, no clock, no model: every decision is a function of what was pushed a
 (`serve/native/pending.h`) decides alike, which is a property that the tests check.
 """
 
+import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -36,6 +37,7 @@ class BatchPolicy:
     preferred: tuple[int, ...] = ()
     levels: tuple[Level, ...] = (Level(),)
     default_level: int = 1
+    ordered: bool = False  # those of a level by arrival, whatever their deadlines
 
     def level_of(self, parameters: Parameters) -> int:
         """The level that a request asks for with `priority`; the default one for 0 and for numbers beyond the last."""
@@ -60,16 +62,19 @@ class Waiting(Protocol):
     deadline: float | None
     delay_at: float | None
     delayed: bool
+    urgency: float
 
     @property
     def ended(self) -> bool: ...
 
 
 J = TypeVar("J", bound=Waiting)
+PATIENCE = 10.0
 
 
 class Pending(Generic[J]):
-    """Jobs by level, in time before delayed, then by arrival. Those that ended meanwhile stay until a batch passes them."""
+    """Jobs by level, in time before delayed, then by deadline; one without a deadline, or with a late one, as if it had one
+    `PATIENCE` seconds after its arrival. Those that ended meanwhile stay until a batch passes them."""
 
     def __init__(self, policy: BatchPolicy) -> None:
         self._policy = policy
@@ -94,10 +99,25 @@ class Pending(Generic[J]):
             return f"the queue of the model is full ({policy.max_queue} requests)"
         if self._is_full(job.level):
             return f"the queue of the model is full for priority {job.level} ({level.max_queue} requests)"
-        self._jobs.append(job)
-        if len(policy.levels) > 1 or level.delay:
-            self._jobs.sort(key=_place)
+        job.urgency = self._urgency(job, now)
+        bisect.insort_right(self._jobs, job, key=_place)
         return None
+
+    def lateness(self, job: J, now: float, row_seconds: float, run_seconds: float) -> float:
+        """By how many seconds a job would be late if it waited for those before it, where rows take `row_seconds` each and a run
+        at least `run_seconds`; 0 where it is in time, or would be late even without the queue."""
+        if job.deadline is None:
+            return 0.0
+        own, left = max(job.rows * row_seconds, run_seconds), job.deadline - now
+        place = (job.level, False, self._urgency(job, now))
+        rows = sum(other.rows for other in self._jobs if _place(other) <= place and not _is_over(other, now))
+        late = own + rows * row_seconds / self._policy.instances - left
+        return late if own <= left and late > 0 else 0.0
+
+    def _urgency(self, job: J, now: float) -> float:
+        if self._policy.ordered:
+            return now
+        return now + PATIENCE if job.deadline is None else min(job.deadline, now + PATIENCE)
 
     def settle(self, now: float) -> list[J]:
         """Bring the order up to the time: what is late goes behind. The jobs that were dropped because they are over."""
@@ -158,8 +178,8 @@ class Pending(Generic[J]):
         )
 
 
-def _place(job: Waiting) -> tuple[int, bool]:
-    return job.level, job.delayed
+def _place(job: Waiting) -> tuple[int, bool, float]:
+    return job.level, job.delayed, job.urgency
 
 
 def _is_over(job: Waiting, now: float) -> bool:

@@ -28,6 +28,8 @@ from headrace.serve.request import NO_PARAMETERS, Parameters
 log = logging.getLogger("headrace.serve")
 
 INLINE_SECONDS = 0.010
+FORGETTING = 1.05  # a run: the best time of a row counts for less and less
+TOO_LATE = "the queue is too long for the deadline of the request"
 _ISOLATED = "isolated"  # release reason of jobs run again alone after their batch failed
 
 LOST, NOBODY = 3, 4  # as hr_outcome has them
@@ -70,7 +72,7 @@ class Job:
 
     __slots__ = (
         "_ticket", "_wake", "deadline", "delay_at", "delayed", "enqueued", "execution", "feeds", "key", "lead", "level",
-        "outcome", "parameters", "rows",
+        "outcome", "parameters", "rows", "urgency",
     )  # fmt: skip
 
     def __init__(
@@ -88,7 +90,7 @@ class Job:
         self.key: tuple[Any, ...] | None = None
         self.deadline = deadline
         self.level, self.delay_at, self.delayed = level, delay_at, False  # see `Pending`
-        self.enqueued = 0.0
+        self.enqueued = self.urgency = 0.0
         self.lead = False
         self.outcome: dict[str, Array] | BaseException | None = None
         self.execution: Execution | None = None
@@ -163,6 +165,7 @@ class Scheduler:
         self._gathering = 0
         self._closed = False
         self._run_seconds = 0.0  # of the latest run
+        self._best_row = 0.0  # seconds of a row in the best run of late; 0: nothing ran yet
         self._inline = inline  # callers may run batches themselves
         self._quarantine = Quarantine(clock)
         self._runs = itertools.count(1)
@@ -196,6 +199,8 @@ class Scheduler:
         with self._lock:
             if self._closed:
                 raise unavailable("the model is being unloaded")
+            if late := self._queue.lateness(job, job.enqueued, self._best_row, self._run_seconds):
+                raise overloaded(TOO_LATE, QUEUE, max(1, round(late * 1000)))
             if (full := self._queue.push(job, job.enqueued)) is not None:
                 raise overloaded(full, QUEUE)
             lead = self._idle > 0
@@ -323,6 +328,9 @@ class Scheduler:
             error = caught
         finished = clock()
         self._run_seconds = computed - assembled
+        if error is None:
+            row = self._run_seconds / max(1, sum(job.rows for job in jobs))
+            self._best_row = min(row, self._best_row * FORGETTING or row)
         if isinstance(error, Lost) and error.outcome == LOST:
             self._accuse(jobs)
         elif (

@@ -267,7 +267,10 @@ def queue_policy(rows: int, instances: int, config: ModelConfig) -> BatchPolicy:
             raise ConfigError(f"batching.preferred_sizes has {size}; allowed are numbers from 1 to {rows}")
     preferred = batching.preferred_sizes if rows else ()
     first = queue.default_priority or max(1, count)
-    return BatchPolicy(rows, batching.max_delay_us / 1e6, instances, queue.max_size, preferred, tuple(levels), first)
+    ordered = batching.preserve_ordering  # one run after the other
+    runs = 1 if ordered else instances
+    wait = batching.max_delay_us / 1e6
+    return BatchPolicy(rows, wait, runs, queue.max_size, preferred, tuple(levels), first, ordered)
 
 
 def batch_rows(model: Model, config: ModelConfig) -> tuple[int, str]:

@@ -131,6 +131,11 @@ public:
         for (const JobPtr& job : batch.jobs) numbers.push_back(static_cast<const Numbered&>(*job).number);
         return std::make_tuple(numbers, std::string(batch.reason), formed);
     }
+    double lateness(int64_t rows, int level, double deadline, double now, double row_seconds, double run_seconds) const {
+        Numbered job(0);
+        job.request.rows = rows, job.level = level, job.deadline = at(deadline);
+        return pending_.lateness(job, at(now), row_seconds, run_seconds);
+    }
     size_t size() const { return pending_.size(); }
 
 private:
@@ -154,7 +159,7 @@ public:
 
     PyVersion(std::string name, std::string number, std::vector<PortRow> inputs, std::vector<PortRow> outputs, int64_t max_batch_rows, int n_symbols,
               double max_delay_s, int instances, size_t max_queue, std::vector<int64_t> preferred, std::vector<std::tuple<size_t, double, bool>> levels, int default_level,
-              nb::object program, std::vector<double> seconds, std::vector<double> rows)
+              nb::object program, std::vector<double> seconds, std::vector<double> rows, bool ordered)
         : program_(program), door_(program.attr("door")()) {
         auto* table = static_cast<const hr_door*>(PyCapsule_GetPointer(door_.ptr(), "headrace.door"));
         if (!table) nb::raise_python_error();
@@ -169,6 +174,7 @@ public:
         if (int(inputs.size()) != table->n_inputs || int(outputs.size()) != table->n_outputs) throw std::invalid_argument("the interface is not the program's");
         Policy policy = policy_of(max_batch_rows, max_delay_s, instances, max_queue, std::move(preferred), levels, default_level);
         policy.inline_runs = !table->calls_back;
+        policy.ordered = ordered;
         version = std::make_shared<Version>(std::move(name), std::move(number), std::move(interface), policy, table, std::move(seconds), std::move(rows));
     }
     ~PyVersion() { close(); }
@@ -178,7 +184,7 @@ public:
         version->close();
     }
 
-    // (meaning, text, outputs, times): outputs as (bytes, shape), times as seconds: queued, assembled, computed, scattered, and rows, reason and number of the run.
+    // (meaning, text, outputs, times), or for what was refused (meaning, text, milliseconds until it may come back, None): outputs as (bytes, shape), times as seconds: queued, assembled, computed, scattered, and rows, reason and number of the run.
     nb::object run(const std::vector<std::pair<uintptr_t, std::vector<int64_t>>>& inputs, int64_t rows, std::optional<double> left, nb::object watch, int level,
                    std::optional<double> in_time) {
         auto job = std::make_shared<LocalJob>(version->interface());
@@ -196,7 +202,7 @@ public:
         job->level = level;
         Meaning why;
         std::string text;
-        if (!version->submit(job, why, text)) return nb::make_tuple(text_of(why), text, nb::none(), nb::none());
+        if (!version->submit(job, why, text)) return nb::make_tuple(text_of(why), text, job->retry_ms, nb::none());
         if (!watch.is_none() && !nb::cast<bool>(watch(nb::cpp_function([job] { job->cancelled = true; })))) job->cancelled = true;
         version->pump(true);        // what is short runs right here: to give the interpreter away and get it back would cost more
         if (!job->wait(Time::min())) {
@@ -432,9 +438,9 @@ NB_MODULE(_native, m) {
     });
     nb::class_<PyVersion>(m, "Version", "A model version that takes requests.")
         .def(nb::init<std::string, std::string, std::vector<PyVersion::PortRow>, std::vector<PyVersion::PortRow>, int64_t, int, double, int, size_t, std::vector<int64_t>,
-                      std::vector<std::tuple<size_t, double, bool>>, int, nb::object, std::vector<double>, std::vector<double>>(),
+                      std::vector<std::tuple<size_t, double, bool>>, int, nb::object, std::vector<double>, std::vector<double>, bool>(),
              nb::arg("name"), nb::arg("number"), nb::arg("inputs"), nb::arg("outputs"), nb::arg("max_batch_rows"), nb::arg("n_symbols"), nb::arg("max_delay_s"),
-             nb::arg("instances"), nb::arg("max_queue"), nb::arg("preferred"), nb::arg("levels"), nb::arg("default_level"), nb::arg("program"), nb::arg("seconds"), nb::arg("rows"))
+             nb::arg("instances"), nb::arg("max_queue"), nb::arg("preferred"), nb::arg("levels"), nb::arg("default_level"), nb::arg("program"), nb::arg("seconds"), nb::arg("rows"), nb::arg("ordered") = false)
         .def("run", &PyVersion::run, nb::arg("inputs"), nb::arg("rows"), nb::arg("left").none(), nb::arg("watch").none(), nb::arg("level") = 1,
              nb::arg("in_time").none() = nb::none())
         .def("close", &PyVersion::close)
@@ -451,6 +457,7 @@ NB_MODULE(_native, m) {
         .def("push", &PyPending::push, nb::arg("number"), nb::arg("rows"), nb::arg("width"), nb::arg("level"), nb::arg("deadline").none(), nb::arg("delay_at").none(),
              nb::arg("now"))
         .def("pop", &PyPending::pop, nb::arg("now"), nb::arg("waited"))
+        .def("lateness", &PyPending::lateness, nb::arg("rows"), nb::arg("level"), nb::arg("deadline"), nb::arg("now"), nb::arg("row_seconds"), nb::arg("run_seconds"))
         .def("__len__", &PyPending::size);
     nb::class_<PyFront>(m, "Front", "Listeners for gRPC and HTTP/1.1 on one loop; see serve/native_front.py.")
         .def(nb::init<const nb::dict&, const std::vector<std::pair<std::string, bool>>&, const std::string&, nb::object>(), nb::arg("limits"), nb::arg("methods"),

@@ -1,6 +1,7 @@
 #include "pending.h"
 
 #include <algorithm>
+#include <tuple>
 #include <utility>
 
 namespace hr::serve {
@@ -8,6 +9,11 @@ namespace hr::serve {
 namespace {
 
 bool is_over(const Job& job, Time now) { return job.gone() || job.deadline <= now; }
+
+// By level, in time before delayed, then by deadline; one without, or with a late one, as if it had one so long after it came.
+constexpr auto kPatience = std::chrono::seconds(10);
+
+std::tuple<int, bool, Time> place(const JobPtr& job) { return {job->level, job->delayed, job->urgency}; }
 
 bool alike(const Fitted& a, const Fitted& b) {
     for (size_t i = 0; i < a.inputs.size(); i++) {
@@ -34,7 +40,22 @@ std::string Pending::refusal(int level) const {
 }
 
 void Pending::sort() {
-    std::stable_sort(jobs_.begin(), jobs_.end(), [](const JobPtr& a, const JobPtr& b) { return std::pair(a->level, a->delayed) < std::pair(b->level, b->delayed); });
+    std::stable_sort(jobs_.begin(), jobs_.end(), [](const JobPtr& a, const JobPtr& b) { return place(a) < place(b); });
+}
+
+Time Pending::urgency_of(const Job& job, Time now) const { return policy_.ordered ? now : std::min(job.deadline, now + kPatience); }
+
+double Pending::lateness(const Job& job, Time now, double row_seconds, double run_seconds) const {
+    if (job.deadline == kNever) return 0;
+    const double own = std::max(double(job.request.rows) * row_seconds, run_seconds), left = seconds_between(now, job.deadline);
+    if (own > left) return 0;
+    const std::tuple<int, bool, Time> mine{job.level, false, urgency_of(job, now)};
+    int64_t rows = 0;
+    for (const JobPtr& other : jobs_) {
+        if (mine < place(other)) break;
+        if (!is_over(*other, now)) rows += other->request.rows;
+    }
+    return std::max(0.0, own + double(rows) * row_seconds / policy_.instances - left);
 }
 
 bool Pending::push(JobPtr job, Time now, std::vector<JobPtr>& dropped) {
@@ -44,8 +65,9 @@ bool Pending::push(JobPtr job, Time now, std::vector<JobPtr>& dropped) {
         std::erase_if(jobs_, [now](const JobPtr& other) { return is_over(*other, now); });
         if (is_full(job->level)) return false;
     }
-    jobs_.push_back(std::move(job));
-    if (policy_.levels.size() > 1 || policy_.any_delays) sort();
+    job->urgency = urgency_of(*job, now);
+    const auto at = std::upper_bound(jobs_.begin(), jobs_.end(), job, [](const JobPtr& a, const JobPtr& b) { return place(a) < place(b); });
+    jobs_.insert(at, std::move(job));
     return true;
 }
 

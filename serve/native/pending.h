@@ -24,6 +24,7 @@ struct Policy {
     double timeout_s = 0;           // of theirs; 0: no limit of the model's own
     bool delays = false;            // ... after which they go behind; else they are refused
     bool any_delays = false;        // some level does that
+    bool ordered = false;           // those of a level by arrival, whatever their deadlines
     bool inline_runs = true;        // short runs may happen on the loop's thread
 };
 
@@ -46,6 +47,8 @@ public:
 
     Fitted request;
     Time arrived{}, deadline = kNever;
+    Time urgency = kNever;          // its place among those of its level
+    int64_t retry_ms = 50;          // where it is refused: when to come back
     Time delay_at = kNever;         // behind the others of its level from then on
     int level = 1;
     bool delayed = false;
@@ -72,6 +75,9 @@ public:
     bool is_formed(Time now) const;                                     // more waiting would not make the batch better
     Batch pop(Time now, bool waited, std::vector<JobPtr>& dropped);     // there is a head
 
+    // By how many seconds a job would be late if it waited for those before it, where rows take so long each and a run at least
+    // `run_seconds`; 0 where it is in time, or would be late even without the queue.
+    double lateness(const Job& job, Time now, double row_seconds, double run_seconds) const;
     std::string refusal(int level) const;                               // why one more of that level is one too many
 
     bool empty() const { return jobs_.empty(); }
@@ -90,6 +96,7 @@ private:
     Scan scan(Time now) const;
     bool is_full(int level) const;
     bool is_preferred(int64_t rows) const;
+    Time urgency_of(const Job& job, Time now) const;
     void sort();
 
     const Policy& policy_;

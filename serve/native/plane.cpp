@@ -23,11 +23,11 @@ public:
     void deliver(const Execution&) override { loop_.answer(call_->id, std::move(answer_)); }
     void fail(Meaning meaning, const std::string& text, const Execution*) override { loop_.finish(call_->id, status_of(meaning, text)); }
 
-    static Status status_of(Meaning meaning, const std::string& text) {
+    Status status_of(Meaning meaning, const std::string& text) const {
         switch (meaning) {
             case Meaning::ok: return {};
             case Meaning::unavailable: return {Code::unavailable, text};
-            case Meaning::overloaded: return {Code::resource_exhausted, text, 50};
+            case Meaning::overloaded: return {Code::resource_exhausted, text, retry_ms};
             case Meaning::expired: return {Code::deadline_exceeded, text};
             case Meaning::cancelled: return {Code::cancelled, text};
             case Meaning::internal: break;
@@ -60,7 +60,7 @@ public:
     Asked asked() const override { return {request.id, principal_, call_->message.size(), answer_bytes_}; }
     void deliver(const Execution&) override { loop_.respond(call_->id, std::move(answer_.head), std::move(answer_.body), closing_); }
     void fail(Meaning meaning, const std::string& text, const Execution*) override {
-        answer_ = rest_error(status_of(meaning), text, meaning == Meaning::overloaded);
+        answer_ = rest_error(status_of(meaning), text, meaning == Meaning::overloaded ? retry_ms : -1);
         loop_.respond(call_->id, std::move(answer_.head), std::move(answer_.body), closing_);
     }
 

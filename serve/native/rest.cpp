@@ -275,7 +275,7 @@ RestAnswer encode_rest(const Interface& interface, std::string_view model, std::
         } else {
             body.append("],\"data\":");
             if (!put_elements(body, port, rows.data.data(), rows.data.size() / port.item))
-                return rest_error(400, "output '" + port.name + "': NaN and infinity have no JSON form; ask for it with binary_data", false);
+                return rest_error(400, "output '" + port.name + "': NaN and infinity have no JSON form; ask for it with binary_data");
             body.push('}');
         }
     }
@@ -291,7 +291,7 @@ RestAnswer encode_rest(const Interface& interface, std::string_view model, std::
     return answer;
 }
 
-RestAnswer rest_error(int status, std::string_view text, bool retry) {
+RestAnswer rest_error(int status, std::string_view text, int64_t retry_ms) {
     static const std::pair<int, std::string_view> phrases[] = {{400, "Bad Request"}, {429, "Too Many Requests"}, {499, "Client Closed Request"},
                                                                {500, "Internal Server Error"}, {503, "Service Unavailable"}, {504, "Gateway Timeout"}};
     RestAnswer answer;
@@ -299,7 +299,7 @@ RestAnswer rest_error(int status, std::string_view text, bool retry) {
     for (const auto& [code, phrase] : phrases)
         if (code == status) answer.head.append(phrase);
     answer.head.append("\r\ncontent-type: application/json\r\n");
-    if (retry) answer.head.append("retry-after: 1\r\n");
+    if (retry_ms >= 0) answer.head.append("retry-after: "), put_integer(answer.head, std::max<int64_t>(1, (retry_ms + 500) / 1000)), answer.head.append("\r\n");
     answer.body.append("{\"error\":"), put_text(answer.body, text), answer.body.push('}');
     return answer;
 }

@@ -30,6 +30,6 @@ struct RestAnswer {
 // The answer with rows [from, from + rows) of every output asked for; 400 where one of them has no JSON form.
 RestAnswer encode_rest(const Interface& interface, std::string_view model, std::string_view version, const Fitted& request, const std::vector<char>& binary,
                        RestCall::Coding coding, const hr_outputs& outputs, int64_t from);
-RestAnswer rest_error(int status, std::string_view text, bool retry);
+RestAnswer rest_error(int status, std::string_view text, int64_t retry_ms = -1);    // -1: no word of when to come back
 
 }  // namespace hr::serve

@@ -1,6 +1,7 @@
 #include "version.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <random>
 
@@ -11,6 +12,7 @@ namespace {
 constexpr double kInlineSeconds = 300e-6;       // runs up to here do not hold the caller up
 constexpr int kInlineBatches = 8;               // a turn
 constexpr double kSmoothing = 0.2;
+constexpr double kForgetting = 1.05;            // a run: the best time of a row counts for less and less
 
 std::string make_incident() {
     static thread_local std::mt19937_64 random{std::random_device{}()};
@@ -70,6 +72,11 @@ bool Version::submit(JobPtr job, Meaning& why, std::string& text) {
             return why = Meaning::unavailable, false;
         case Quarantine::Verdict::suspect: job->alone = true; break;
         case Quarantine::Verdict::clear: break;
+    }
+    if (const double late = queue_.lateness(*job, now, best_row_, run_seconds_); late > 0) {
+        job->retry_ms = std::max<int64_t>(1, std::llround(late * 1000));
+        text = "the queue is too long for the deadline of the request";
+        return why = Meaning::overloaded, false;
     }
     const bool taken = queue_.push(std::move(job), now, dropped);
     drop(dropped, now);
@@ -225,6 +232,7 @@ void Version::run(std::vector<std::shared_ptr<Job>>& jobs, const char* reason) {
         const bool first = run_seconds_ >= 1;
         run_seconds_ = first ? took : run_seconds_ + kSmoothing * (took - run_seconds_);
         row_seconds_ = first ? each : row_seconds_ + kSmoothing * (each - row_seconds_);
+        if (outcome == HR_OK) best_row_ = best_row_ == 0 ? each : std::min(each, best_row_ * kForgetting);
     }
     if (outcome == HR_LOST || outcome == HR_NOBODY) {
         lose(jobs, execution, error, outcome == HR_LOST);

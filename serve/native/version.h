@@ -69,6 +69,7 @@ private:
     bool closed_ = false;
     double run_seconds_ = 1;        // of recent runs; pessimistic before the first
     double row_seconds_ = 1;
+    double best_row_ = 0;           // seconds of a row in the best run of late; 0: nothing ran yet
     std::vector<std::thread> workers_;
     std::atomic<size_t> inflight_{0};
     std::atomic<uint64_t> runs_{0};

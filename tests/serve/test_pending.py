@@ -72,6 +72,39 @@ def test_late_jobs_go_behind_their_level():
     assert [n for n, _ in batches(pushed(policy, *jobs), 1.0)] == ["b", "c", "a", "d"]
 
 
+def test_the_next_deadline_goes_first():
+    """One without a deadline has patience for ten seconds; levels go before deadlines."""
+    policy = BatchPolicy(0, levels=(Level(), Level()))
+    jobs = [job("d"), job("c", deadline=9.0), job("a", deadline=1.0), job("e", deadline=30.0), job("b", deadline=2.0)]
+    pending = pushed(policy, *jobs, job("f", level=2, deadline=0.5))
+    assert [n for n, _ in batches(pending)] == list("abcdef")
+    pending = pushed(BatchPolicy(0), job("a"))
+    for name, now in (("c", 3.0), ("b", 0.5)):
+        assert pending.push(job(name, deadline=100.0), now) is None  # a late deadline is none
+    assert [n for n, _ in batches(pending)] == ["a", "b", "c"]
+
+
+def test_those_that_keep_their_order_ignore_deadlines():
+    pending = Pending(BatchPolicy(0, ordered=True))
+    for now, one in enumerate((job("a"), job("b", deadline=9.0), job("c", deadline=5.0))):
+        assert pending.push(one, now) is None
+    assert [n for n, _ in batches(pending, 3.0)] == ["a", "b", "c"]
+
+
+def test_what_would_be_late_behind_the_queue_is_known_before():
+    pending = pushed(BatchPolicy(0, instances=2), job("a", 4, deadline=1.0), job("b", 6, deadline=3.0), job("c", 9))
+
+    def late(deadline, rows=1, each=0.5, run=0.0):
+        return pending.lateness(job("x", rows, deadline=deadline), 0.0, each, run)
+
+    assert late(2.0) == 0.0  # behind four rows on two instances: 1 s and 0.5 s of its own
+    assert late(1.2) == pytest.approx(0.3)
+    assert late(3.0) == 0.0 and late(3.0, 2) == pytest.approx(0.5)
+    assert late(0.4) == 0.0  # too late even alone: that is no matter of the queue
+    assert late(1.2, run=1.3) == 0.0 and late(1.2, run=0.8) == pytest.approx(0.6)  # a run may be longer than its rows
+    assert late(None) == 0.0 and late(1.2, each=0.0) == 0.0  # no deadline; nothing is known yet
+
+
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
@@ -147,6 +180,10 @@ def test_the_queue_in_c_decides_alike(max_rows, max_queue, preferred, rules, ste
         now += pause
         if step[0] == "push":
             _, rows, width, level, deadline, delay_at = step
+            if deadline is not None:
+                asked = job(number, rows, level, (width,), deadline)
+                late = native.lateness(rows, level, deadline, now, 0.75, 1.5)
+                assert late == pytest.approx(mine.lateness(asked, now, 0.75, 1.5))
             one = job(number, rows, level, (width,), deadline, delay_at if levels[level - 1].delay else None)
             taken = mine.push(one, now) is None
             assert native.push(number, rows, width, level, one.deadline, one.delay_at, now) == taken

@@ -295,3 +295,42 @@ def test_a_leader_is_no_heir():
     leader.join(10)
     assert own.ended and other.ended
     assert scheduler._idle == 2
+
+
+def test_who_cannot_be_answered_in_time_is_told_at_once():
+    """Behind others with deadlines as near: refused with the time when to come back, before it waits, and never run."""
+    gate, runs = threading.Event(), []
+
+    def run(feeds):
+        runs.append(len(feeds["x"]))
+        if len(runs) > 1:
+            gate.wait(20)
+        time.sleep(0.05)
+        return {"y": feeds["x"]}
+
+    scheduler = Scheduler(run, BatchPolicy(0))
+    feeds = {"x": np.zeros((1, 1), np.float32)}
+    scheduler.run(Job(feeds, 1, None))  # now it knows how long a row takes
+    outcomes = []
+
+    def ask():
+        try:
+            scheduler.run(Job(feeds, 1, time.monotonic() + 30))
+            outcomes.append("ok")
+        except ServeError as error:
+            outcomes.append(error)
+
+    scheduler._best_row = 10.0  # three rows take 30 s: as if runs had been that long
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.02)
+    while len(outcomes) < 4:  # those that were refused need nobody to run
+        time.sleep(0.01)
+    refused = list(outcomes)
+    gate.set()
+    for thread in threads:
+        thread.join()
+    assert all(error.meaning is Meaning.OVERLOADED and 0 < error.retry_after_ms <= 60_000 for error in refused)
+    assert "too long for the deadline" in refused[0].text
+    assert len(runs) == 1 + outcomes.count("ok")
