@@ -79,6 +79,13 @@ HR_INLINE vi round_even(vf a) { return (vi)_mm_cvtps_epi32((__m128)a); }
 HR_INLINE vf to_float(vi a) { return (vf)_mm_cvtepi32_ps((__m128i)a); }
 #endif
 
+// Lane i gets lane i ^ distance.
+HR_INLINE vf exchanged(vf v, int distance) {
+    vi from;
+    for (int i = 0; i < kLanes; i++) from[i] = i ^ distance;
+    return __builtin_shuffle(v, from);
+}
+
 // Lanes of `yes` where the mask is all ones, else of `no`.
 HR_INLINE vf select(vi mask, vf yes, vf no) { return mask ? yes : no; }
 

@@ -18,12 +18,6 @@ HR_INLINE void store_part(float* p, vf v, int64_t n) {
     store(part, v);
     std::memcpy(p, part, size_t(n) * 4);
 }
-// Lane i gets lane i ^ distance.
-HR_INLINE vf exchanged(vf v, int distance) {
-    vi from;
-    for (int i = 0; i < kLanes; i++) from[i] = i ^ distance;
-    return __builtin_shuffle(v, from);
-}
 HR_INLINE float sum_of(vf v) {
     HR_UNROLL for (int half = kLanes / 2; half; half /= 2) v += exchanged(v, half);
     return v[0];

@@ -49,12 +49,12 @@ static void min_max(const float* x, int64_t n, float* lo, float* hi) {
         least = vmin(v, least), most = vmax(v, most);
         nan = (vf)((vi)nan | (vi)(v != v));
     }
-    bool any = false;
-    for (int j = 0; j < kLanes; j++) {
-        *lo = least[j] < *lo ? least[j] : *lo;
-        *hi = most[j] > *hi ? most[j] : *hi;
-        any |= ((vi)nan)[j] != 0;
+    HR_UNROLL for (int half = kLanes / 2; half; half /= 2) {
+        least = vmin(least, exchanged(least, half)), most = vmax(most, exchanged(most, half));
+        nan = (vf)((vi)nan | (vi)exchanged(nan, half));
     }
+    *lo = least[0], *hi = most[0];
+    bool any = ((vi)nan)[0] != 0;
     for (; i < n; i++) {
         *lo = x[i] < *lo ? x[i] : *lo;
         *hi = x[i] > *hi ? x[i] : *hi;

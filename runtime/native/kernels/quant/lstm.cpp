@@ -16,6 +16,7 @@ namespace {
 
 enum Slot { kX, kW, kR, kB, kLengths, kH, kC, kPeephole, kWScale, kWZero, kRScale, kRZero, kSlots };
 constexpr int64_t kGates = 4;   // i, o, f, c
+constexpr int64_t kWeightLines = 16;    // of the recurrent weights, asked for with each vector of gates: L1 holds what a state of 256 asks for
 
 // 8-bit weights [k, columns] packed, with what an epilogue needs of them.
 struct Weights {
@@ -140,17 +141,21 @@ private:
             if (c.has(slot)) std::copy_n(c.in(slot).as<float>() + d * size, size, to);
             else std::fill_n(to, size, 0.0f);
         }
-        std::copy_n(mem.h, size, mem.shown);
+        const bool ends = c.has(kLengths);      // else what is shown is the state
+        if (ends) std::copy_n(mem.h, size, mem.shown);
+        const Weights& weights = r_[size_t(d)];
         float* y = c.out(0).as<float>();
         for (int64_t step = 0; step < seq; step++) {
-            product(r_[size_t(d)], mem.shown, batch, nullptr, mem, mem.inner, *c.pool);
+            product(weights, ends ? mem.shown : mem.h, batch, nullptr, mem, mem.inner, *c.pool);
             for (int64_t b = 0; b < batch; b++) {
-                const int64_t length = c.has(kLengths) ? c.in(kLengths).as<int32_t>()[b] : seq;
+                const int64_t length = ends ? c.in(kLengths).as<int32_t>()[b] : seq;
                 const int64_t time = !backward ? step : step < length ? length - 1 - step : step;
-                float* shown = mem.shown + b * hidden_;
+                float* shown = (ends ? mem.shown : mem.h) + b * hidden_;
                 if (step < length) {
-                    gates_.lstm(mem.projected + (time * batch + b) * columns, mem.inner + b * columns, hidden_, hidden_, mem.h + b * hidden_, mem.cell + b * hidden_);
-                    std::copy_n(mem.h + b * hidden_, hidden_, shown);
+                    const float* p = mem.projected + (time * batch + b) * columns;
+                    const GateTable::Ahead ahead = b + 1 < batch ? GateTable::Ahead{p + columns, 4} : GateTable::Ahead{weights.data.get(), kWeightLines};
+                    gates_.lstm(p, mem.inner + b * columns, hidden_, hidden_, mem.h + b * hidden_, mem.cell + b * hidden_, ahead);
+                    if (ends) std::copy_n(mem.h + b * hidden_, hidden_, shown);
                 } else {
                     std::fill_n(shown, hidden_, 0.0f);
                 }

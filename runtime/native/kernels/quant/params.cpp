@@ -40,21 +40,31 @@ void ParamsRule::fill_columns(Params& p, float* scale, float* bias, int32_t* col
     p.x_zero = bytes ? p.x_raw_zero + (x_signed ? 128 : 0) : 0;
     const int32_t w_shift = !w_signed && shifted_weights ? 128 : 0;
     const float xs = x_scale ? x_scale->as<float>()[0] : 1.0f, ys = y_scale ? y_scale->as<float>()[0] : 1.0f;
+    // Array by array, in loops without a choice inside: a dynamic product does this in every call.
     bool any_zero = false;
-    for (int64_t g = 0; g < groups; g++)
-        for (int64_t j = 0; j < ld; j++) {
-            const int64_t at = g * ld + j, from = g * n + j;
-            scale[at] = bias[at] = 0, col[at] = zero[at] = 0;
-            if (j >= n) continue;
-            const float ws = w_scale ? w_scale->as<float>()[size(w_scale) == 1 ? 0 : from] : 1.0f;
-            scale[at] = x_scale ? xs * ws : ws;
-            if (y_scale) scale[at] /= ys;
-            zero[at] = int_at(w_zero, size(w_zero) == 1 ? 0 : from) - w_shift;
-            any_zero |= zero[at] != 0;
-            if (int_bias) col[at] = int_bias->as<int32_t>()[from];
-            if (real_bias) bias[at] = real_bias->as<float>()[size(real_bias) == 1 ? 0 : from];
-            col[at] -= p.x_zero * col_sums[at];
-        }
+    std::fill_n(bias, groups * ld, 0.0f);
+    std::fill_n(col, groups * ld, 0);
+    for (int64_t g = 0; n && g < groups; g++) {
+        const int64_t first = g * ld, from = g * n;
+        float* s = scale + first;
+        if (size(w_scale) > 1) std::copy_n(w_scale->as<float>() + from, n, s);
+        else std::fill_n(s, n, w_scale ? w_scale->as<float>()[0] : 1.0f);
+        if (x_scale)
+            for (int64_t j = 0; j < n; j++) s[j] = xs * s[j];
+        if (y_scale)
+            for (int64_t j = 0; j < n; j++) s[j] /= ys;
+        std::fill_n(s + n, ld - n, 0.0f);
+        std::fill_n(zero + first, ld, 0);
+        if (w_zero || w_shift)
+            for (int64_t j = 0; j < n; j++) {
+                zero[first + j] = int_at(w_zero, size(w_zero) == 1 ? 0 : from + j) - w_shift;
+                any_zero |= zero[first + j] != 0;
+            }
+        if (int_bias) std::copy_n(int_bias->as<int32_t>() + from, n, col + first);
+        if (size(real_bias) > 1) std::copy_n(real_bias->as<float>() + from, n, bias + first);
+        else if (real_bias) std::fill_n(bias + first, n, real_bias->as<float>()[0]);
+        for (int64_t j = 0; j < n; j++) col[first + j] -= p.x_zero * col_sums[first + j];
+    }
     e.col = col;
     e.scale = scale;
     e.bias = real_bias ? bias : nullptr;

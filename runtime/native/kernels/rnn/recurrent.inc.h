@@ -23,6 +23,7 @@ namespace hr::HR_TIER {
 namespace {
 
 constexpr int64_t kPanel = 4 * kLanes;
+constexpr int kMost = HR_TIER_RANK >= 2 ? 6 : 3;     // rows that the registers hold beside a panel's four vectors
 #ifdef HR_BF16
 constexpr int64_t kPair = 2;        // values of k in one 32-bit element
 constexpr const char* kFactors = "_bf16_";
@@ -115,6 +116,13 @@ void block(const float* x, int64_t xs, int64_t k, const float* panel, const floa
         HR_UNROLL for (int v = 0; v < 4; v++) store(y + r * ys + v * kLanes, sum[r][v]);
 }
 
+using BlockFn = void (*)(const float*, int64_t, int64_t, const float*, const float*, float*, int64_t);
+#if HR_TIER_RANK >= 2
+constexpr BlockFn kBlocks[kMost] = {block<1>, block<2>, block<3>, block<4>, block<5>, block<6>};
+#else
+constexpr BlockFn kBlocks[kMost] = {block<1>, block<2>, block<3>};
+#endif
+
 // The rows as factors, in `low` where they change.
 const float* all_factors(const float* x, int64_t& xs, int64_t m, int64_t k, int64_t elements, float* low) {
     if (kPair == 1) return x;
@@ -132,10 +140,11 @@ void product(const float* x, int64_t xs, int64_t m, int64_t k, const Panels& w, 
             const int64_t p = back ? panels - 1 - i : i;
             const float *panel = w.data.get() + p * w.k * kPanel, *from = start ? start + p * kPanel : nullptr;
             float* to = y + p * kPanel;
-            int64_t r = 0;
-            for (; r + 3 <= m; r += 3) block<3>(x + r * xs, xs, w.k, panel, from, to + r * w.columns, w.columns);
-            if (m - r == 2) block<2>(x + r * xs, xs, w.k, panel, from, to + r * w.columns, w.columns);
-            if (m - r == 1) block<1>(x + r * xs, xs, w.k, panel, from, to + r * w.columns, w.columns);
+            const int64_t groups = ceil_div(m, kMost);
+            for (int64_t g = 0; g < groups; g++) {
+                const int64_t r = m * g / groups, rows = m * (g + 1) / groups - r;
+                kBlocks[rows - 1](x + r * xs, xs, w.k, panel, from, to + r * w.columns, w.columns);
+            }
         }
     });
 }
@@ -260,7 +269,7 @@ private:
             for (int64_t b = 0; b < s.batch; b++) {
                 if (!row_of(b, time)) continue;
                 const float *p = projected + row(s, time, b) * w.w.columns, *r = recurrent + b * w.r.columns;
-                if (cell_ == Cell::lstm) gate_table().lstm(p, r, padded_, padded_, h + b * padded_, cell + b * padded_);
+                if (cell_ == Cell::lstm) gate_table().lstm(p, r, padded_, padded_, h + b * padded_, cell + b * padded_, {p + w.w.columns, 4});   // the row after this one
                 else if (cell_ == Cell::gru) gru(p, r, w.candidate.columns ? candidate + b * w.candidate.columns : nullptr, h + b * padded_);
                 else rnn(p, r, h + b * padded_);
                 if (y) std::copy_n(h + b * padded_, hidden_, y + (layout_ ? ((b * s.seq + time) * directions_ + d) : ((time * directions_ + d) * s.batch + b)) * hidden_);
