@@ -101,8 +101,10 @@ static void tile(const GemmBlock& g, int64_t m, const At& at, Ahead ahead) {
             HR_UNROLL for (int i = 0; i < MR; i++)
                 HR_UNROLL for (int j = 0; j < NV; j++) acc[i][j] += load(at.r, i * at.ldr + j * kLanes);
         }
-        HR_UNROLL for (int i = 0; i < MR; i++)
-            HR_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = vmin(hi, vmax(lo, acc[i][j]));
+        if (e.act.lo != -__builtin_inff() || e.act.hi != __builtin_inff()) {
+            HR_UNROLL for (int i = 0; i < MR; i++)
+                HR_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = vmin(hi, vmax(lo, acc[i][j]));
+        }
 #ifdef HR_BF16
         if (at.low) return store_low<MR, NV>(acc, e.act, at.low, at.ldlow);
 #endif
