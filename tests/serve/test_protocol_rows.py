@@ -16,6 +16,7 @@ import serve_call
 import serve_fake
 from serve_start import FRONTS, need
 
+from headrace.cli.serve import command as serve_command
 from headrace.protos import health_pb2 as health
 from headrace.protos import inference_pb2 as pb
 from headrace.serve import Client, classify
@@ -100,6 +101,16 @@ def test_arguments_of_kserve(tmp_path):
     finally:
         process.terminate()  # once: a second one would not wait for the drain
         assert process.wait(30) == 0
+
+
+def test_the_runtime_of_kserve_names_what_exists(server):
+    """Its arguments are options of the command, its probes are paths of the server."""
+    text = (HERE.parents[1] / "deploy/kserve.yaml").read_text()
+    options = {name for option in serve_command.params for name in option.opts}
+    named = set(re.findall(r"(--[a-z-]+)=", text))
+    assert named and named <= options
+    for path, status in (("/v2/health/live", 200), ("/v2/health/ready", 400)):  # a start-up model of this server failed
+        assert path in text and serve_call.rest(server, "GET", path)[0] == status
 
 
 def test_extensions_are_those_that_are_on(server):
