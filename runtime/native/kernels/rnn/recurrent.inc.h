@@ -49,8 +49,9 @@ struct Transposed {
     Transposed(const float* w, int64_t gates, int64_t hidden, int64_t depth) : k((depth + kPair - 1) / kPair), columns(round_up(gates * round_up(hidden, kLanes), kPanel)), data(size_t(columns * k)) {
         const int64_t padded = round_up(hidden, kLanes);
         for (int64_t g = 0; g < gates; g++)
-            for (int64_t h = 0; h < hidden; h++)
-                for (int64_t i = 0; i < k; i++) data[size_t(i * columns + g * padded + h)] = element(w + (g * hidden + h) * depth, i, depth);
+            for (int64_t h0 = 0; h0 < hidden; h0 += kLanes)     // whole lines of what is written
+                for (int64_t i = 0; i < k; i++)
+                    for (int64_t h = h0; h < std::min(hidden, h0 + kLanes); h++) data[size_t(i * columns + g * padded + h)] = element(w + (g * hidden + h) * depth, i, depth);
     }
 };
 
