@@ -24,8 +24,8 @@ def test_only_what_may_pass(meaning):
 
 
 def test_the_server_says_when():
-    assert attempts(Retry()).failed(overloaded("", 250)) == 0.25
-    assert attempts(Retry()).failed(overloaded("", -1)) is None
+    assert attempts(Retry()).failed(overloaded("", "queue", 250)) == 0.25
+    assert attempts(Retry()).failed(overloaded("", "queue", -1)) is None
 
 
 def test_never_past_the_deadline():
