@@ -57,13 +57,15 @@ class Optimized:
 class Opened:
     """What a reader answers: the program, free properties (name, version, created, ...), golden data if there is any, and
     a digest of the whole file where it has one. `optimized`: entry points that need no portable passes any more; where
-    there are some, the program itself is read when somebody asks for it."""
+    there are some, the program itself is read when somebody asks for it. `proof` answers when every byte is proven to be what
+    was written, or raises LoadError: nothing may be kept, or answered to a user, before."""
 
     source: Program | Callable[[], Program]
     properties: dict[str, str] = field(default_factory=dict)
     golden: Golden | None = None
     digest: str = ""
     optimized: dict[str, Optimized] = field(default_factory=dict)
+    proof: Callable[[], None] = lambda: None
 
     @cached_property
     def program(self) -> Program:

@@ -353,11 +353,21 @@ def load(
     opened = open_source(source, optimized=not any(name in without for name, _ in portable()))
     packs = None
     if opened.digest:
-        packs = Packs("\n".join((opened.digest, precision or "", *sorted(set(without)))), cache)
-    return Model(
-        None, opened=opened, entry=opened.main, threads=threads, properties=opened.properties, golden=opened.golden, placed=placed,
-        precision=precision, without=without, checked=True, packs=packs,
-    )  # fmt: skip
+        packs = Packs("\n".join((opened.digest, precision or "", *sorted(set(without)))), cache, opened.proof)
+    try:
+        model = Model(
+            None, opened=opened, entry=opened.main, threads=threads, properties=opened.properties, golden=opened.golden,
+            placed=placed, precision=precision, without=without, checked=True, packs=packs,
+        )  # fmt: skip
+    except BaseException:
+        opened.proof()  # damage is told before what follows from it
+        raise
+    try:
+        opened.proof()
+    except BaseException:
+        model.close()
+        raise
+    return model
 
 
 def _threads_asked() -> int:

@@ -74,10 +74,11 @@ def exchange(given: int | None = None) -> Iterator[Exchange]:
 
 class Packs:
     """The packed constants of one archive. `identity`: all that decides about them beside the entry point and what this
-    machine is; `cache`: they are kept in files of the cache folder."""
+    machine is; `cache`: they are kept in files of the cache folder; `proof` raises where the archive is damaged: nothing is
+    shared before."""
 
-    def __init__(self, identity: str, cache: bool = False) -> None:
-        self._identity, self._cache = identity, cache
+    def __init__(self, identity: str, cache: bool = False, proof: Callable[[], None] = lambda: None) -> None:
+        self._identity, self._cache, self._proof = identity, cache, proof
 
     def lower(self, entry: str, lower: Callable[[Packing | None], Program]) -> tuple[Program, Shared | None]:
         """The program that `lower` makes, with constants that were packed before where there are any. What is answered
@@ -110,6 +111,7 @@ class Packs:
         asked = _exchange.get()
         store = PackStore(key, asked is not None)
         program = lower(Packing(store))
+        self._proof()
         store.finish()
         shared.store = store
         if asked is not None and asked.made is None and store.blocks:

@@ -15,6 +15,7 @@ import stat
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
@@ -139,7 +140,8 @@ def _operators(program: Program) -> list[str]:
 
 def open_program(source: Any, *, optimized: bool = False) -> Opened:
     """Read an archive from a path or bytes. Everything in it is checked before anything of it is used. `optimized`: where it
-    has what the portable passes of this version made of it, that is answered, and the program itself read when it is needed.
+    has what the portable passes of this version made of it, that is answered, and the program itself read when it is needed;
+    the checksums of a large file are then still computed: `Opened.proof()` waits for them.
 
     Raises LoadError naming the file, the member and the rule; UnsupportedOperator for a newer file's operators.
     """
@@ -165,16 +167,23 @@ def _open(data: memoryview, later: Any) -> Opened:
     if len(data) < _OVERLAP:
         return _decode(*_checked(data), later)
     members, sums, document = _listed_members(data)
-    with ThreadPoolExecutor(2) as threads:  # checksums leave the interpreter lock alone while the graph is decoded
-        proofs = [
-            threads.submit(check_sums, members, sums),
-            threads.submit(manifest.check_members, document, members),
-        ]
-        try:
-            return _decode(members, document, later)
-        finally:
-            for proof in proofs:
-                proof.result()  # damage is told before what follows from it, and nothing is answered before all is proven
+    threads = ThreadPoolExecutor(2)  # checksums leave the interpreter lock alone while the graph is decoded
+    proofs = [threads.submit(check_sums, members, sums), threads.submit(manifest.check_members, document, members)]
+    threads.shutdown(wait=False)
+
+    def proof() -> None:
+        for one in proofs:
+            one.result()
+
+    try:
+        opened = _decode(members, document, later)
+    except BaseException:
+        proof()  # damage is told before what follows from it
+        raise
+    if later is not None:
+        return replace(opened, proof=lambda: _told(later, proof))
+    proof()
+    return opened
 
 
 def _decode(members: Mapping[str, memoryview], document: Manifest, later: Any) -> Opened:

@@ -37,7 +37,8 @@ def encode(program: Program, arrays: Mapping[str, np.ndarray]) -> dict[str, Sequ
 
 
 def prove(opened: Opened) -> None:
-    """Run the passes and compare. LoadError where what is stored is not what they make of the program."""
+    """Run the passes and compare, when every byte is proven. LoadError where what is stored is not what they make of the program."""
+    opened.proof()
     for name, stored in opened.optimized.items():
         if stored.graph.hash() != _optimized(opened.program.entries[name]).hash():
             raise LoadError(

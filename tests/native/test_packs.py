@@ -16,6 +16,7 @@ import pytest
 from test_memory import MIB, anonymous, growth, kept, network, saved
 
 from headrace.runtime import _native, load, packs
+from headrace.runtime.errors import LoadError
 from headrace.runtime.graph import Program
 from headrace.runtime.model import Model
 from headrace.serializer import archive
@@ -248,6 +249,28 @@ def test_the_oldest_files_go(net: Path, tmp_path: Path, folder: Path, monkeypatc
         if layers == 2:
             opened(tmp_path / "1.hr", cache=True).close()  # used again
     assert sorted(folder.iterdir()) == sorted([files[0], files[2]])
+
+
+def test_a_damaged_archive_shares_and_keeps_nothing(net: Path, folder: Path) -> None:
+    """Its digest is that of the right one, and packing runs beside the checksums."""
+    good = net.read_bytes()
+    assert len(good) > 1 << 20
+    data = bytearray(good)
+    data[len(data) // 2] ^= 1
+    net.write_bytes(data)
+    with pytest.raises(LoadError, match=r"weights\.safetensors' is damaged"):
+        opened(net, cache=True)
+    assert not list(folder.iterdir())
+    net.write_bytes(good)
+    with opened(net, cache=True) as model:
+        wanted = answer(model)
+    gc.collect()
+    net.write_bytes(data)
+    with pytest.raises(LoadError, match="is damaged"):  # what was kept is of the right one, but this one is not loaded
+        opened(net, cache=True)
+    net.write_bytes(good)
+    with opened(net, cache=True) as model:
+        np.testing.assert_array_equal(answer(model), wanted)
 
 
 def test_processes_exchange_descriptors(net: Path, packings: list[_native.Packing]) -> None:
