@@ -80,6 +80,8 @@ def test_a_row_has_the_same_bytes_in_every_batch(k: int) -> None:
             {"pads": (1, 1, 1, 1), "strides": (2, 2)},
         ),  # more pixels than are rounded at once
         ((1, 29, 31, 7), (8, 7, 1, 1), {}),
+        ((1, 4, 1500, 3), (8, 3, 3, 3), {"pads": (1, 2, 0, 1)}),  # a row longer than that
+        ((2, 5, 6, 10), (8, 10, 2, 2), {"pads": (0, 1, 1, 0)}),
         ((1, 2, 3, 4099), (8, 4099, 1, 1), {}),
         ((1, 7, 7, 8), (5, 8, 3, 3), {"pads": (1, 0, 2, 1)}),
         ((1, 12, 12, 5), (33, 5, 1, 1), {}),

@@ -97,9 +97,11 @@ public:
         }
         const Output y{mem.y ? mem.y : c.out(0).data, y_ == DType::bf16};
         std::memset(mem.zeros, 0, size_t(w.c) * 4);
-        if (mem.low) narrow(c.in(0).as<float>(), w.n * w.in_pixels(), ws[1], mem.low, *c.pool), x = mem.low;
+        const Window v = inner(w, ws);
+        if (mem.image) copy_padded(v, x, ws[1], mem.image, *c.pool);
+        else if (mem.low) narrow(static_cast<const float*>(x.data), w.n * w.in_pixels(), ws[1], mem.low, *c.pool), x = mem.low;
         if (depthwise(ws)) run_depthwise(w, x, weights, y, e, mem.zeros, *c.pool);
-        else run_gemms(inner(w, ws), inner(ws), static_cast<const float*>(x.data), weights, y, e, mem, *c.pool);
+        else run_gemms(v, inner(ws), static_cast<const float*>(x.data), weights, y, e, mem, *c.pool);
         if (mem.y) to_first(mem.y, w.n, features, w.pixels(), c.out(0).as<float>(), *c.pool);
     }
 
@@ -170,8 +172,8 @@ private:
             if (residual) mem.r = s.take<float>(w.rows() * ws[0]);
         }
         const Window v = inner(w, ws);
-        if (gemm_.narrow && x_ == DType::f32) mem.low = s.take<float>(w.n * w.in_pixels() * v.c);
         if (merges(v)) mem.image = s.take<float>(w.n * padded(w).in_pixels() * v.c);
+        else if (gemm_.narrow && x_ == DType::f32) mem.low = s.take<float>(w.n * w.in_pixels() * v.c);
         if (!packed_) mem.weights = s.take<float>(weight_floats(ws)), mem.matrix = s.take<float>(ws.count());
         if (bias && !bias_) mem.bias = s.take<float>(bias_floats(ws));
         mem.zeros = s.take<float>(w.c);
@@ -254,12 +256,14 @@ private:
     void narrow(const float* x, int64_t pixels, int64_t channels, float* out, ThreadPool& pool) const {
         const int64_t all = group_ * channels, step = std::max<int64_t>(1, 4096 / all);
         pool.parallel(ceil_div(pixels, step), 2, [&](int64_t begin, int64_t end) {
-            for (int64_t i = begin * step; i < std::min(pixels, end * step); i += step) {
-                const int64_t n = std::min(step, pixels - i);
-                if (all % 2 == 0) gemm_.narrow(x + i * all, n * all, out + i * all / 2);
-                else narrow_odd(x + i * all, n, all, out + i * pairs_of(all));
-            }
+            for (int64_t i = begin * step; i < std::min(pixels, end * step); i += step)
+                narrow_some(x + i * all, std::min(step, pixels - i), all, out + i * pairs_of(all));
         });
+    }
+    void narrow_some(const float* x, int64_t pixels, int64_t channels, float* out) const {
+        if (channels % 2 == 0) return gemm_.narrow(x, pixels * channels, out);
+        for (int64_t step = std::max<int64_t>(1, 4096 / channels), i = 0; i < pixels; i += step)
+            narrow_odd(x + i * channels, std::min(step, pixels - i), channels, out + i * pairs_of(channels));
     }
     void narrow_odd(const float* x, int64_t pixels, int64_t channels, float* out) const {
         if (channels > 4095) {
@@ -283,8 +287,11 @@ private:
         }
     }
 
-    // The image with its padding around it, zero.
-    static void copy_padded(const Window& w, const Window& p, const float* x, float* out, ThreadPool& pool) {
+    // The image with its padding around it, zero; rounded to pairs where `x`, of so many channels, is float32 and the products are not.
+    void copy_padded(const Window& w, const Reals& x, int64_t channels, float* out, ThreadPool& pool) const {
+        const Window p = padded(w);
+        const bool rounds = gemm_.narrow && !x.low;
+        const float* from = static_cast<const float*>(x.data);
         const int64_t row = p.in[2] * w.c, left = std::min(w.begin[2], p.in[2]) * w.c;
         const int64_t width = std::clamp<int64_t>(p.in[2] - w.begin[2], 0, w.in[2]) * w.c;
         pool.parallel(w.n * p.in[0] * p.in[1], std::max<int64_t>(1, 8192 / row), [&](int64_t begin, int64_t end) {
@@ -296,7 +303,9 @@ private:
                     continue;
                 }
                 std::memset(to, 0, size_t(left) * 4);
-                std::memcpy(to + left, x + ((image * w.in[0] + i0) * w.in[1] + i1) * w.in[2] * w.c, size_t(width) * 4);
+                const int64_t pixel = ((image * w.in[0] + i0) * w.in[1] + i1) * w.in[2];
+                if (rounds) narrow_some(from + pixel * channels, width / w.c, channels, to + left);
+                else std::memcpy(to + left, from + pixel * w.c, size_t(width) * 4);
                 std::memset(to + left + width, 0, size_t(row - left - width) * 4);
             }
         });
@@ -309,7 +318,6 @@ private:
         Window walked = w;
         if (mem.image) {
             walked = merged(padded(w));
-            copy_padded(w, padded(w), x, mem.image, pool);
             x = mem.image;
         }
         const GemmPlan plan = plan_gemm(gemm_, w.rows(), n, depth, group_ >= 4 * pool.threads() ? 1 : pool.threads());
