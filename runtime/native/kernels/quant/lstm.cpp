@@ -16,7 +16,7 @@ namespace {
 
 enum Slot { kX, kW, kR, kB, kLengths, kH, kC, kPeephole, kWScale, kWZero, kRScale, kRZero, kSlots };
 constexpr int64_t kGates = 4;   // i, o, f, c
-constexpr int64_t kWeightLines = 16;    // of the recurrent weights, asked for with each vector of gates: L1 holds what a state of 256 asks for
+constexpr int64_t kWeightLines = 16;    // of the recurrent weights, asked for with 16 values of gates: half of L1 for a state of 256
 
 // 8-bit weights [k, columns] packed, with what an epilogue needs of them.
 struct Weights {

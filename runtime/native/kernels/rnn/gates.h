@@ -5,7 +5,7 @@
 namespace hr {
 
 struct GateTable {
-    // What is read next: so many cache lines of it are asked for with each vector of values, since the gates leave memory idle.
+    // What is read next: so many cache lines of it are asked for with 16 values, since the gates leave memory idle.
     struct Ahead {
         const void* from;
         int64_t lines;

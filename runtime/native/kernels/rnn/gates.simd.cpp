@@ -29,9 +29,10 @@ HR_INLINE void lstm_vector(const float* p, const float* r, int64_t step, float* 
 // The tail goes through whole vectors: the same code, the same bits.
 static void lstm(const float* p, const float* r, int64_t step, int64_t n, float* h, float* cell, GateTable::Ahead ahead) {
     const char* line = static_cast<const char*>(ahead.from);
+    const int64_t lines = ahead.lines * kLanes / 16;
     int64_t i = 0;
     for (; i + kLanes <= n; i += kLanes) {
-        for (int64_t k = 0; k < ahead.lines; k++, line += 64) __builtin_prefetch(line);
+        for (int64_t k = 0; k < lines; k++, line += 64) __builtin_prefetch(line);
         lstm_vector(p + i, r + i, step, h + i, cell + i);
     }
     if (i == n) return;
