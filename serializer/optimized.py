@@ -20,7 +20,7 @@ from headrace.runtime.passes.edit import clone
 from headrace.serializer import graph_codec, weights
 
 GRAPH, WEIGHTS = "optimized.pb", "optimized.safetensors"
-LIMIT = 1 << 20  # bytes of constants that passes made; and, where that is more,
+LIMIT = 4 << 20  # bytes of constants that passes made; and, where that is more,
 SHARE = 8  # an eighth of the weights: beyond, the file would grow more than the load gains
 
 
