@@ -73,7 +73,7 @@ def save(
     }
     if golden is not None:
         members[golden_file.NAME] = golden_file.encode(golden)
-    ready = optimized_graph.encode(program, arrays) if optimized else {}
+    ready = optimized_graph.encode(graph, arrays) if optimized else {}
     members |= ready
     for name, data in (extra_members or {}).items():
         _check_extra(name)

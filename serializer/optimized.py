@@ -24,9 +24,11 @@ LIMIT = 4 << 20  # bytes of constants that passes made; and, where that is more,
 SHARE = 8  # an eighth of the weights: beyond, the file would grow more than the load gains
 
 
-def encode(program: Program, arrays: Mapping[str, np.ndarray]) -> dict[str, Sequence[bytes | memoryview]]:
-    """The members, for a program whose weights are `arrays` (as `graph_codec.encode` answers them); none where passes make
-    too many constants of their own."""
+def encode(written: bytes, arrays: Mapping[str, np.ndarray]) -> dict[str, Sequence[bytes | memoryview]]:
+    """The members, for the program that `graph_codec.encode` wrote with weights `arrays`; none where passes make too many
+    constants of their own. Passes see it as a reader does: which of two equal constants stays hangs on their order."""
+    arrays = {name: array.view() for name, array in arrays.items()}  # each weight is one of its own
+    program = graph_codec.decode(written, arrays)
     entries = {name: _optimized(graph) for name, graph in program.entries.items()}
     data, stored = graph_codec.encode(Program(entries, program.metadata))
     made = {name: array for name, array in stored.items() if arrays.get(name) is not array}

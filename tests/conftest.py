@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import zlib
+
+import numpy as np
 import pytest
 
 
@@ -9,3 +12,14 @@ def _own_caches(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADRACE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _own_numbers(request):
+    """A generator that the tests of a module share begins anew for each of them: what one draws does not depend on which ran
+    before it in the same process."""
+    for name in ("RNG", "rng"):
+        shared = getattr(getattr(request, "module", None), name, None)
+        if isinstance(shared, np.random.Generator):
+            seed = zlib.crc32(request.node.nodeid.encode())
+            shared.bit_generator.state = np.random.default_rng(seed).bit_generator.state

@@ -109,7 +109,8 @@ def test_extreme_rows(tier: str, level: int) -> None:
     if level:
         np.testing.assert_array_equal(found, right)
     else:
-        np.testing.assert_allclose(found[[0, 2, 5]], right[[0, 2, 5]], rtol=1e-4)
+        for row in (0, 2, 5):  # a sum near 0 is as far off as its terms are large
+            np.testing.assert_allclose(found[row], right[row], rtol=1e-4, atol=1e-6 * np.abs(right[row]).max())
 
 
 def test_half_precision_runs_between_conversions(tier: str) -> None:

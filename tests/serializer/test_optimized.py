@@ -246,3 +246,17 @@ def test_damage_to_the_program_is_told_though_it_is_not_read(path: Path) -> None
     data[info.header_offset + 200] ^= 1
     path.write_bytes(data)
     refused(path, "graph.pb")
+
+
+def test_equal_constants_in_any_order(tmp_path: Path) -> None:
+    """Merging keeps one of equal constants; which one does not hang on the order in which the graph was built."""
+    graph = Graph(Block([], [], []))
+    build = Builder(graph)
+    value = build.input("x", TensorType("float32", (symbol("n"), SIZE)))
+    tied = floats(SIZE, SIZE)
+    for name in ("z", "a", "m"):
+        (value,) = build.node("MatMul", [value, build.constant(tied, f"tied_{name}")])
+        (value,) = build.node("Add", [value, build.constant(np.float32([7]), f"seven_{name}")])
+    graph.outputs.append(value)
+    archive.save(Program({"main": graph}), tmp_path / "net.hr", optimized=True)
+    assert verify(tmp_path / "net.hr")
