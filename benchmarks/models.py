@@ -143,7 +143,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
         look = {"marker": "D", "markersize": 4, "markerfacecolor": "white", "markeredgecolor": "#b4541a"}
         handles.append(Line2D([], [], linestyle="", label="OpenVINO, the same precision", **look))
     axes.margins(y=0.01)
-    axes.legend(handles=handles, fontsize=8, loc="lower right", bbox_to_anchor=(1, 0.19), framealpha=1, edgecolor="#e5e7ea")  # fmt: skip
+    figure.legend(handles=handles, fontsize=8, loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
