@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from test_memory import MIB, anonymous, growth, kept, network, saved
 
-from headrace.runtime import _native, load, packs
+from headrace.runtime import _native, atomic, load, packs
 from headrace.runtime.errors import LoadError
 from headrace.runtime.graph import Program
 from headrace.runtime.model import Model
@@ -251,30 +251,24 @@ def test_the_oldest_files_go(net: Path, tmp_path: Path, folder: Path, monkeypatc
     assert sorted(folder.iterdir()) == sorted([files[0], files[2]])
 
 
-def put(path: Path, data: bytes | bytearray) -> None:
-    """In the place of a file that may still be mapped, and read by threads of a load that has failed."""
-    path.with_suffix(".new").write_bytes(data)
-    path.with_suffix(".new").replace(path)
-
-
 def test_a_damaged_archive_shares_and_keeps_nothing(net: Path, folder: Path) -> None:
     """Its digest is that of the right one, and packing runs beside the checksums."""
     good = net.read_bytes()
     assert len(good) > 1 << 20
     data = bytearray(good)
     data[len(data) // 2] ^= 1
-    put(net, data)
+    atomic.replace(net, [data])  # it may still be mapped, and read by threads of a load that has failed
     with pytest.raises(LoadError, match=r"weights\.safetensors' is damaged"):
         opened(net, cache=True)
     assert not list(folder.iterdir())
-    put(net, good)
+    atomic.replace(net, [good])
     with opened(net, cache=True) as model:
         wanted = answer(model)
     gc.collect()
-    put(net, data)
+    atomic.replace(net, [data])
     with pytest.raises(LoadError, match="is damaged"):  # what was kept is of the right one, but this one is not loaded
         opened(net, cache=True)
-    put(net, good)
+    atomic.replace(net, [good])
     with opened(net, cache=True) as model:
         np.testing.assert_array_equal(answer(model), wanted)
 
