@@ -301,9 +301,7 @@ def read_members(source: Any, prefix: str) -> dict[str, bytes]:
     members, sums, document = _listed_members(_bytes(source))
     found = {name: view for name, view in members.items() if name.startswith(prefix)}
     check_sums(found, {name: sums[name] for name in found})
-    for name, view in found.items():
-        if name not in document.members or _listed(document, name, view) != sha256(view).hexdigest():
-            raise LoadError(f"member {name!r} is not what {manifest.NAME} says")
+    manifest.check_bytes(document, found)
     return {name: bytes(view) for name, view in found.items()}
 
 

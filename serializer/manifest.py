@@ -105,8 +105,16 @@ def check_members(manifest: Manifest, members: Mapping[str, memoryview]) -> None
     present, listed = set(members) - {NAME}, set(manifest.members)
     for name in sorted(present ^ listed):
         raise LoadError(f"member {name!r} is {'not listed in' if name in present else 'missing, but listed in'} {NAME}")
-    for name, digest in manifest.members.items():
-        data = members[name]
+    check_bytes(manifest, members)
+
+
+def check_bytes(manifest: Manifest, members: Mapping[str, memoryview]) -> None:
+    """These members, which need not be all, are listed and the bytes that were recorded."""
+    for name, data in members.items():
+        if name == NAME:
+            continue
+        if (digest := manifest.members.get(name)) is None:
+            raise LoadError(f"member {name!r} is not listed in {NAME}")
         if len(data) != digest.size or hashlib.sha256(data).hexdigest() != digest.sha256:
             raise LoadError(f"member {name!r} is damaged: its size or SHA-256 is not that of {NAME}")
 
