@@ -36,6 +36,7 @@ public:
     T* begin() { return data(); }
     T* end() { return data() + size_; }
     T& operator[](size_t i) { return data()[i]; }
+    const T& operator[](size_t i) const { return static_cast<const T*>(buffer_->data)[i]; }
     size_t size() const { return size_; }
 
 private:

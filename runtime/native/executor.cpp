@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 
 #include "cpu.h"
 #include "planner.h"
@@ -430,15 +431,10 @@ void Program::run_dynamic(Frame& frame, const Step& step) {
     bool others = false;
     for (size_t i = 1; i < n_out; i++) others = others || node.outputs[i] >= 0;
     if (!((only_view || copied_view) && !others)) {
-        Buffer* scratch = shapes.scratch ? take_buffer(shapes.scratch) : nullptr;
-        RunContext run{in, int(n_in), out, int(n_out), scratch ? scratch->data : nothing, pool.get()};
-        try {
-            node.kernel->run(run);
-        } catch (...) {
-            if (scratch) release_buffer(scratch);
-            throw;
-        }
-        if (scratch) release_buffer(scratch);
+        std::optional<Temporary<char>> scratch;
+        if (shapes.scratch) scratch.emplace(shapes.scratch);
+        RunContext run{in, int(n_in), out, int(n_out), scratch ? scratch->data() : nothing, pool.get()};
+        node.kernel->run(run);
     }
     for (size_t i = 0; i < n_out; i++)
         if (node.outputs[i] >= 0) frame.values[node.outputs[i]] = out[i];

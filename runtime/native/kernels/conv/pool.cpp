@@ -1,7 +1,6 @@
 // headrace.cpu.MaxPool and headrace.cpu.AveragePool: windows over channels-last images, whole pixels at a time.
 #include <algorithm>
 #include <limits>
-#include <vector>
 
 #include "buffer.h"
 #include "kernels/conv/conv.h"

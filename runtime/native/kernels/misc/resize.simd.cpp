@@ -175,7 +175,7 @@ private:
     }
 
     template <class T>
-    static void pick_elements(const char* from, char* to, Resampling& r, bool doubled) {
+    static void pick_elements(const char* from, char* to, const Resampling& r, bool doubled) {
         if (doubled) {      // the usual upsampling: each element twice
             const T* x = reinterpret_cast<const T*>(from);
             T* y = reinterpret_cast<T*>(to);
@@ -185,7 +185,7 @@ private:
         for (size_t i = 0; i < r.places.size(); i++) std::memcpy(to + i * sizeof(T), from + size_t(r.places[i]) * sizeof(T), sizeof(T));
     }
 
-    static void pick(const char* from, char* to, const Shape& now, Resampling& r, size_t item, ThreadPool& pool) {
+    static void pick(const char* from, char* to, const Shape& now, const Resampling& r, size_t item, ThreadPool& pool) {
         const int64_t outer = now.count(0, r.axis), size = now.d[r.axis], count = int64_t(r.places.size());
         const int64_t run = now.count(r.axis + 1, now.rank) * int64_t(item);
         bool doubled = count == 2 * size;
@@ -202,7 +202,7 @@ private:
         });
     }
 
-    static void blend(const float* from, float* to, const Shape& now, Resampling& r, ThreadPool& pool) {
+    static void blend(const float* from, float* to, const Shape& now, const Resampling& r, ThreadPool& pool) {
         const int64_t outer = now.count(0, r.axis), size = now.d[r.axis], inner = now.count(r.axis + 1, now.rank);
         const int64_t count = int64_t(r.places.size()) / r.taps;
         if (inner == 1) {

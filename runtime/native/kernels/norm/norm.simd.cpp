@@ -1,7 +1,6 @@
 // Normalizations of float32: layer, RMS, instance, group, Lp over rows; batch normalization by channel.
 #include <algorithm>
 #include <cmath>
-#include <vector>
 
 #include "buffer.h"
 #include "kernels/elementwise/broadcast.h"

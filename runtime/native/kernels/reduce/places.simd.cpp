@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <numeric>
 #include <type_traits>
-#include <vector>
 
 #include "buffer.h"
 #include "kernel.h"

@@ -1,7 +1,6 @@
 // Operators that move elements by fixed rules: Transpose, Expand, Tile, Slice, Concat, Split, DepthToSpace, SpaceToDepth.
 #include <algorithm>
 #include <limits>
-#include <numeric>
 
 #include "buffer.h"
 #include "kernels/elementwise/broadcast.h"
