@@ -12,26 +12,24 @@ import argparse
 import contextlib
 import itertools
 import json
-import os
 import re
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
 import numpy as np
 import onnx
 from benchmarks import peers
+from benchmarks.processes import INFER, cpu_seconds, echo
 from onnx import TensorProto, helper
 
 from headrace.protos import inference_pb2 as pb
 from headrace.serve import Client
 
-INFER = "/inference.GRPCInferenceService/ModelInfer"
 HEAD = ["-H", "content-type: application/grpc", "-H", "te: trailers"]
 REST_REQUESTS = 5000  # h2load counts no successes of HTTP/1.1 where it runs for a time
 CASES = {  # name -> (model, floats a request, connections, streams each)
@@ -47,17 +45,7 @@ KINDS = (*OURS, "echo", *peers.VARIABLES)
 def serve(kind, folder):
     """The server process: prints its ports, stops when its input ends."""
     if kind == "echo":
-        server = grpc.server(
-            ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)]
-        )
-        handler = grpc.unary_unary_rpc_method_handler(lambda data, _: data)
-        service = INFER.split("/")[1]
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"ModelInfer": handler}),))
-        print(server.add_insecure_port("127.0.0.1:0"), -1, flush=True)
-        server.start()
-        sys.stdin.read()
-        server.stop(1).wait()
-        return
+        return echo(8, -1)
     from headrace.serve import Server
     from headrace.serve.config import Drain, Listen, Settings
 
@@ -158,11 +146,6 @@ def serving(kind, root, folder):
             yield process, *map(int, ports)
         finally:
             process.stdin.close()
-
-
-def cpu_seconds(pid):
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def checked(kind, port, model, data):

@@ -1,6 +1,6 @@
 """Soak the gRPC front: concurrent closed-loop clients, every answer compared, beside a bare grpcio echo.
 
-    python benchmarks/serve_soak.py --seconds 60 --clients 64
+    python -m benchmarks.serve_soak --seconds 60 --clients 64
 
 Every request carries its own numbers; the answer must be exactly twice them plus one, under the same id. A lost,
 wrong or mixed-up answer is counted and makes the exit status 1. The echo is a grpcio server whose handler returns its
@@ -17,19 +17,18 @@ import sys
 import tempfile
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
 import numpy as np
 import onnx
+from benchmarks.processes import INFER, cpu_seconds, echo
 from onnx import TensorProto, helper
 
 from headrace.protos import inference_pb2 as pb
 
 WIDTH = 16
 KINDS = ("echo", "portable", "headrace")  # headrace: the native front where it was built
-INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
 def double(path):
@@ -45,17 +44,7 @@ def double(path):
 def serve(kind, threads):
     """The server process: prints its port, stops when its input ends."""
     if kind == "echo":
-        server = grpc.server(ThreadPoolExecutor(threads), options=[("grpc.so_reuseport", 0)])
-        handler = grpc.method_handlers_generic_handler(
-            "inference.GRPCInferenceService", {"ModelInfer": grpc.unary_unary_rpc_method_handler(lambda data, _: data)}
-        )
-        server.add_generic_rpc_handlers((handler,))
-        port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
-        print(port, flush=True)
-        sys.stdin.read()
-        server.stop(1).wait()
-        return
+        return echo(threads)
     from headrace.serve import Server
     from headrace.serve.config import Drain, Listen, Settings
 
@@ -122,11 +111,6 @@ def drive(kind, port, clients, first, seconds, results, core):
     np.savez(results, times=np.concatenate([np.array(own) for own in times]), wrong=sum(wrong), lost=sum(lost))
 
 
-def cpu_seconds(pid):
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def resident(pid):
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
@@ -134,7 +118,7 @@ def resident(pid):
 def measure(kind, options):
     cores = sorted(os.sched_getaffinity(0))
     pin = options.pin and len(cores) > 1
-    command = [sys.executable, __file__, "--role", kind, "--threads", str(options.threads)]
+    command = [sys.executable, "-m", "benchmarks.serve_soak", "--role", kind, "--threads", str(options.threads)]
     began = time.perf_counter()
     server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     port = int(server.stdout.readline())

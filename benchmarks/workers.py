@@ -15,7 +15,8 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from benchmarks.front import cpu_seconds, perceptron
+from benchmarks.front import perceptron
+from benchmarks.processes import cpu_seconds
 from benchmarks.soak.server import ServerProcess
 
 from headrace.verbs.load import load_server

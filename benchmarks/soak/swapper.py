@@ -1,33 +1,21 @@
 """Puts versions of a model in place and asks for them, from a process of its own: the load shares no interpreter with it."""
 
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
 
+from benchmarks.processes import Beside
+
 from headrace.serve import Client
 
 
-class Swapper:
+class Swapper(Beside):
     """`swapper(first, last, pace)` brings up versions `first` to `last` - 1 from folders in `made`, `pace` a second (0: one
     after the other), each in place of the one before; seconds that each swap took. A context manager."""
 
     def __init__(self, port, place, made):
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.soak.swapper", str(port), str(place), str(made)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._process.stdin.close()
-        self._process.wait()
-        self._process.stdout.close()
+        super().__init__("benchmarks.soak.swapper", port, place, made)
 
     def __call__(self, first, last, pace):
         self._process.stdin.write(f"{first} {last} {pace}\n")
