@@ -79,15 +79,20 @@ def stream(server, requests, **options):
             yield pb.ModelStreamInferResponse.FromString(data)
 
 
-def rest(server, method, path, document=None):
-    """(status, body) of a call over REST."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.http_port, timeout=30)
+def get(server, path, method="GET", body=None, headers=None, port=None):
+    """(status, body, headers) of a call over HTTP."""
+    connection = http.client.HTTPConnection("127.0.0.1", port or server.http_port, timeout=30)
     try:
-        connection.request(method, path, None if document is None else json.dumps(document))
-        response = connection.getresponse()
-        return response.status, response.read()
+        connection.request(method, path, body, headers or {})
+        answer = connection.getresponse()
+        return answer.status, answer.read(), answer.headers
     finally:
         connection.close()
+
+
+def rest(server, method, path, document=None):
+    """(status, body) of a call over REST."""
+    return get(server, path, method, None if document is None else json.dumps(document))[:2]
 
 
 def _http(server, model, feeds, parameters, outputs):
