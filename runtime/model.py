@@ -93,7 +93,8 @@ class Model:
         return self._graph
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
-        """One inference: arrays by input name to arrays by output name. Thread-safe; releases the interpreter lock.
+        """One inference: arrays by input name to arrays by output name. Thread-safe; releases the interpreter lock, other than for
+        models so small that handing it over would take as long as they do.
 
         Inputs are borrowed for the call, outputs are new arrays. Strings are object arrays, sequences lists, maps
         dicts, an absent optional None. Raises InputError where a feed does not fit, RunError where a node fails.

@@ -60,6 +60,12 @@ void run_kernel(const Node& node, RunContext& context) {
     }
 }
 
+bool Plan::serves(const Tensor* inputs) const {
+    for (size_t i = 0; i < signature.size(); i++)
+        if (signature[i] != inputs[i].shape) return false;
+    return true;
+}
+
 Plan::~Plan() {
     idle.clear();
     for (Buffer* buffer : folded) release_buffer(buffer);
@@ -100,6 +106,12 @@ void Frame::resolve(char* base) {
         contexts[s] = {slots.data() + step.slot, n_in, slots.data() + step.slot + n_in, int(node.outputs.size()),
                        base ? base + step.scratch_offset : nothing, program->pool.get()};
     }
+}
+
+Frame::~Frame() {
+    if (!own) return;
+    program->arena_bytes_ -= plan->arena_bytes;
+    release_buffer(own);
 }
 
 void Frame::release(int value) {
@@ -221,7 +233,7 @@ std::shared_ptr<Plan> Program::plan_for(const Tensor* tensors) {
     };
     std::lock_guard guard(plans_lock_);
     for (size_t k = 0; k < plans_.size(); k++)
-        if (same(plans_[k]->signature)) {
+        if (plans_[k]->serves(tensors)) {
             if (k) std::rotate(plans_.begin(), plans_.begin() + k, plans_.begin() + k + 1);
             return plans_.front();
         }
@@ -263,7 +275,8 @@ std::unique_ptr<Frame> Program::take_frame(Plan& plan) {
     frame->buffers.resize(dtypes.size()), frame->objects.resize(dtypes.size());
     frame->slots.resize(plan.n_slots);
     frame->io.resize(inputs.size() + outputs.size());
-    frame->resolve(nullptr);
+    if (plan.small && plan.arena_bytes) frame->own = take_buffer(plan.arena_bytes), arena_bytes_ += plan.arena_bytes;
+    frame->resolve(frame->own ? static_cast<char*>(frame->own->data) : nullptr);
     return frame;
 }
 
@@ -297,8 +310,8 @@ void Program::run(Frame& frame) {
             std::lock_guard guard(program.arenas_lock_);
             program.arenas_.push_back(arena);
         }
-    } hold{*this, frame.plan->arena_bytes ? take_arena(frame.plan->arena_bytes) : Arena{}};
-    if (hold.arena.data != frame.arena) frame.resolve(hold.arena.data);
+    } hold{*this, frame.plan->arena_bytes && !frame.own ? take_arena(frame.plan->arena_bytes) : Arena{}};
+    if (!frame.own && hold.arena.data != frame.arena) frame.resolve(hold.arena.data);
     for (const Frame::Patch& patch : frame.patches) patch.tensor->data = static_cast<char*>(frame.io[patch.io]) + patch.offset;
     int at = 0;
     try {

@@ -107,6 +107,7 @@ struct Storage {
 struct Plan {
     std::vector<Shape> signature;           // shapes of the tensor inputs
     bool generic = false;
+    bool small = false;                     // static, and over so little memory that a lock would be a good part of its time
     std::vector<Step> steps;
     std::vector<Tensor> tensors;            // per value: dtype and shape where static
     std::vector<Storage> storage;           // per value
@@ -119,6 +120,7 @@ struct Plan {
     std::mutex lock;                        // guards `idle`
     std::vector<std::unique_ptr<Frame>> idle;
 
+    bool serves(const Tensor* inputs) const;    // whether their shapes are the signature; not for generic ones
     ~Plan();
 };
 
@@ -127,6 +129,7 @@ struct Frame {
     Program* program = nullptr;
     Plan* plan = nullptr;
     char* arena = nullptr;                  // what pointers are resolved against
+    Buffer* own = nullptr;                  // that arena where the plan is small; else it is the program's, lent for a run
     std::vector<Tensor> values;             // per value: what it is now
     std::vector<Tensor> slots;              // arguments of the static steps, side by side
     std::vector<RunContext> contexts;       // per step
@@ -142,6 +145,7 @@ struct Frame {
     std::vector<void*> garbage;             // host objects that died
     std::vector<Tensor> arguments;          // of the dynamic step in progress
 
+    ~Frame();
     void resolve(char* base);
     // A callback's result: the tensor lies in memory that `object` owns.
     void adopt(int value, const Tensor& tensor, void* object) { values[value] = tensor, objects[value] = object; }
@@ -195,6 +199,7 @@ public:
     size_t arena_bytes() const { return arena_bytes_.load(std::memory_order_relaxed); }     // of all arenas, one for each call that ran at a time
 
 private:
+    friend struct Frame;
     void note(const Frame& frame, int node, std::chrono::steady_clock::time_point start);
     void run_steps(Frame& frame, int& at);
     void run_dynamic(Frame& frame, const Step& step);

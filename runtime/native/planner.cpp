@@ -9,6 +9,7 @@ namespace hr {
 namespace {
 
 constexpr size_t kFoldLimit = size_t(64) << 10;     // larger static values are computed in each call, in the arena
+constexpr size_t kSmall = size_t(128) << 10;        // bytes of all values and packed constants of a small plan: microseconds
 
 // Builds one specialised plan; the members are the questions that its steps answer in turn.
 class Planner {
@@ -26,6 +27,7 @@ public:
         reuse_in_place();
         bind_outputs();
         lay_out();
+        plan_.small = small(inputs);
     }
 
 private:
@@ -221,6 +223,16 @@ private:
                 place(int(v)).offset += within_[v];
                 if (storage.data) place(int(v)).data = static_cast<char*>(storage.data) + within_[v];
             }
+    }
+
+    bool small(const Tensor* inputs) const {
+        for (size_t i = 0; i < p_.inputs.size(); i++)
+            if (!inputs[i]) return false;
+        for (const Step& step : plan_.steps)
+            if (step.dynamic) return false;
+        size_t bytes = plan_.arena_bytes + p_.packed_bytes();
+        for (size_t v = 0; v < plan_.tensors.size() && bytes <= kSmall; v++) bytes += plan_.tensors[v].bytes();
+        return bytes <= kSmall;
     }
 
     Program& p_;

@@ -1,6 +1,8 @@
 #include "python_program.h"
 
 #include <cstring>
+#include <memory_resource>
+#include <optional>
 
 #include "arrays.h"
 #include "kernel.h"
@@ -65,14 +67,40 @@ std::string variant_of(const Node& node) {
 
 // The arrays of one call, held while it runs, and the tensors that borrow them.
 struct PythonProgram::Call {
-    std::vector<Tensor> tensors;
-    std::vector<PyObject*> held, results;
+    std::byte room[1024];       // those of most models: nothing is allocated
+    std::pmr::monotonic_buffer_resource memory{room, sizeof room};
+    std::pmr::vector<Tensor> tensors;
+    std::pmr::vector<PyObject*> held, results;
 
-    Call(size_t n_in, size_t n_out) : tensors(n_in), held(n_in), results(n_out) {}
+    Call(size_t n_in, size_t n_out) : tensors(n_in, &memory), held(n_in, &memory), results(n_out, &memory) {}
     ~Call() {
         for (PyObject* object : held) Py_XDECREF(object);
         for (PyObject* object : results) Py_XDECREF(object);
     }
+};
+
+// The plan and the frame of one call, or neither where no plan serves its inputs. The interpreter lock is held at both ends.
+class PythonProgram::Turn {
+public:
+    Turn(PythonProgram& owner, const Tensor* inputs) : owner_(owner) {
+        if (owner.ready_frame_ && owner.ready_plan_->serves(inputs)) swap();
+        else if ((plan = owner.program_.plan_for(inputs))) frame = owner.program_.take_frame(*plan);
+    }
+    ~Turn() {
+        if (!frame) return;
+        frame->clear();
+        if (plan->small) swap();    // and what another call left there goes back
+        if (frame) owner_.program_.give_frame(std::move(frame));
+    }
+    Turn(const Turn&) = delete;
+
+    std::shared_ptr<Plan> plan;
+    std::unique_ptr<Frame> frame;
+
+private:
+    void swap() { plan.swap(owner_.ready_plan_), frame.swap(owner_.ready_frame_); }
+
+    PythonProgram& owner_;
 };
 
 PythonProgram::PythonProgram(int threads, nb::object run_error, std::shared_ptr<Packing> packing)
@@ -149,16 +177,16 @@ bool PythonProgram::accept(Call& call, size_t i, PyObject* feed) {
 
 // Runs; false where shapes do not fit the interface. Results land in call.results.
 bool PythonProgram::execute(Call& call) {
-    std::shared_ptr<Plan> plan;
+    std::optional<Turn> turn;
     try {
-        plan = program_.plan_for(call.tensors.data());
+        turn.emplace(*this, call.tensors.data());
     } catch (const NodeError& error) {
         PyErr_SetString(run_error_.ptr(), error.what());
         nb::raise_python_error();
     }
-    if (!plan) return false;
-    const HeldFrame held(program_, *plan);
-    Frame& frame = held.frame();
+    if (!turn->plan) return false;
+    const Plan* plan = turn->plan.get();
+    Frame& frame = *turn->frame;
     const size_t n_in = call.held.size();
     for (size_t i = 0; i < n_in; i++) {
         frame.io[i] = call.tensors[i].data;
@@ -174,7 +202,8 @@ bool PythonProgram::execute(Call& call) {
     std::string failure;
     bool failed = false, host_failed = false;
     {
-        nb::gil_scoped_release unlocked;
+        std::optional<nb::gil_scoped_release> unlocked;
+        if (!plan->small) unlocked.emplace();
         try {
             program_.run(frame);
         } catch (const HostError&) {
@@ -451,7 +480,7 @@ nb::list PythonProgram::plan_rows() {
         int dynamic = 0, direct = 0;
         for (const Step& step : plan.steps) dynamic += step.dynamic;
         for (char flag : plan.direct) direct += flag;
-        row["generic"] = plan.generic, row["steps"] = plan.steps.size(), row["dynamic"] = dynamic, row["direct"] = direct;
+        row["generic"] = plan.generic, row["small"] = plan.small, row["steps"] = plan.steps.size(), row["dynamic"] = dynamic, row["direct"] = direct;
         row["arena_bytes"] = plan.arena_bytes, row["folded"] = plan.folded.size();
         rows.append(row);
     });

@@ -46,6 +46,7 @@ public:
 
 private:
     struct Call;
+    class Turn;
     bool accept(Call& call, size_t i, PyObject* feed);
     bool execute(Call& call);
     PyObject* result(Frame& frame, const Call& call, size_t k);
@@ -75,6 +76,9 @@ private:
     std::vector<std::vector<nb::object>> blocks_;   // per node: the programs of its blocks
     std::vector<nb::object> input_names_, output_names_;
     bool has_callbacks_ = false;
+    // A small plan and its frame between calls: a call that they serve takes no lock. Guarded by the interpreter's.
+    std::shared_ptr<Plan> ready_plan_;
+    std::unique_ptr<Frame> ready_frame_;
 };
 
 }  // namespace hr

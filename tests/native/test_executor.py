@@ -222,6 +222,26 @@ def test_rows_do_not_depend_on_batch_or_threads() -> None:
         assert np.array_equal(alone.run({"x0": data[row : row + 1]})[h.name], whole[row : row + 1])
 
 
+def test_small_plans_take_turns() -> None:
+    """A small plan's frame stays where the next call finds it; other shapes and larger plans come between."""
+    graph, builder, (x, y) = start((symbol("n"), COLUMNS), (symbol("m"), COLUMNS))
+    (sums,) = builder.node("ReduceSum", [y, ints(builder, 0)], {"keepdims": 1})
+    (h,) = builder.node("Mul", [x, sums])
+    graph.outputs.extend(builder.node("Relu", [h]))
+    program, rng = lower(graph, 1), np.random.default_rng(4)
+    answers = []
+    for n, m in [(2, 3), (3, 2), (2, 3), (3, 2), (2, 3), (9000, 2), (9000, 2), (2, 3), (9000, 2), (3, 2), (2, 3)]:
+        feeds = {
+            "x0": rng.integers(-9, 9, (n, 6)).astype(np.float32),
+            "x1": rng.integers(-9, 9, (m, 6)).astype(np.float32),
+        }
+        wanted = np.maximum(feeds["x0"] * feeds["x1"].sum(0), 0)
+        answers.append((next(iter(program.run(feeds).values())), wanted))
+    for found, wanted in answers:  # none was written into by a later call
+        assert np.array_equal(found, wanted)
+    assert sorted(plan["small"] for plan in program.plans()) == [False, False, True, True]
+
+
 def test_strings_sequences_and_options_flow_between_callbacks() -> None:
     graph, builder, (x,) = start((symbol("n"),), dtype="string")
     (same,) = builder.node("Identity", [x])

@@ -153,13 +153,16 @@ static void edge_tile(const GemmBlock& g, int64_t m, int64_t n, const At& at, Ah
 using TileFn = void (*)(const GemmBlock&, int64_t, const At&, Ahead);
 using EdgeFn = void (*)(const GemmBlock&, int64_t, int64_t, const At&, Ahead);
 
-// Tables over the number of rows: one vector, one panel, as many panels as fill the registers; for whole vectors and not.
+// Tables over the number of rows: one vector, one panel, two, as many as fill the registers; for whole vectors and not.
 template <int MR> constexpr int wide_panels() { return MR == 1 ? 4 : MR * 2 <= kRows ? (MR * 3 <= kRows ? 3 : 2) : 1; }
+template <int MR> constexpr int two_panels() { return wide_panels<MR>() > 1 ? 2 : 1; }
 template <int... I> struct Tiles {
     static constexpr TileFn narrow[] = {tile<I + 1, 1, true>...};
     static constexpr TileFn one[] = {tile<I + 1, kVecs, true>...};
+    static constexpr TileFn two[] = {tile<I + 1, kVecs * two_panels<I + 1>(), true>...};
     static constexpr TileFn wide[] = {tile<I + 1, kVecs * wide_panels<I + 1>(), true>...};
     static constexpr TileFn in_place[] = {tile<I + 1, kVecs, false>...};
+    static constexpr TileFn in_place_two[] = {tile<I + 1, kVecs * two_panels<I + 1>(), false>...};
     static constexpr TileFn in_place_wide[] = {tile<I + 1, kVecs * wide_panels<I + 1>(), false>...};
     static constexpr EdgeFn narrow_edge[] = {edge_tile<I + 1, 1>...};
     static constexpr EdgeFn edge[] = {edge_tile<I + 1, kVecs>...};
@@ -186,7 +189,8 @@ static void run_tile(const GemmBlock& g, int64_t m, int rows, int64_t n, int64_t
                 e.bias ? e.bias + n : nullptr, e.residual ? e.residual + (m * e.ldr + n) : Reals(), e.ldr};
     const bool packed = g.ldb == kCols;
     const auto run = [&](const TileFn* tiles) { tiles[rows - 1](g, m, at, ahead); };
-    if (width > kCols) run(packed ? AllTiles::wide : AllTiles::in_place_wide);
+    if (width > 2 * kCols) run(packed ? AllTiles::wide : AllTiles::in_place_wide);
+    else if (width > kCols) run(packed ? AllTiles::two : AllTiles::in_place_two);
     else if (width == kCols) run(packed ? AllTiles::one : AllTiles::in_place);
     else if (width == kLanes) run(AllTiles::narrow);
     else (width < kLanes ? AllTiles::narrow_edge : AllTiles::edge)[rows - 1](g, m, width, at, ahead);
@@ -198,9 +202,9 @@ static void gemm_block(const GemmBlock& g) {
     const Epilogue& e = g.epilogue;
     const int64_t tiles = (g.m + kRows - 1) / kRows, panels = (g.n + kCols - 1) / kCols;
     if (tiles == 1) {
-        const int64_t wide = kCols * AllTiles::panels[g.m - 1];
+        const int64_t wide = kCols * AllTiles::panels[g.m - 1], two = wide < 2 * kCols ? wide : 2 * kCols;
         for (int64_t n = 0; n < g.n;) {
-            const int64_t left = g.n - n, width = left >= wide ? wide : left < kCols ? left : kCols;
+            const int64_t left = g.n - n, width = left >= wide ? wide : left >= two ? two : left < kCols ? left : kCols;
             run_tile(g, 0, int(g.m), n, width, {g.b, 0});
             n += width;
         }

@@ -10,6 +10,7 @@ namespace hr {
 namespace {
 
 constexpr int64_t kPackBytes = 8 << 20;     // B matrices packed at a time, when B is no constant
+constexpr int64_t kSmall = 64 << 10;        // products of two numbers: too few to share among threads
 
 // The sizes of one product, and where its matrices lie.
 struct Product {
@@ -99,6 +100,7 @@ public:
         }
         float* y = c.out(0).as<float>();
         if (mem.direct) return run_direct(p, a, c.in(1).as<float>(), y, e, mem.b, *c.pool);
+        if (packed_ && p.batch == 1 && p.m <= table_.mr && p.k <= table_.depth && p.m * p.n * p.k <= kSmall) return run_small(p, a, y, e);
         if (packed_) return run_batches(p, a, packed_.get(), 0, p.batch, y, e, *c.pool);
         const float* b = c.in(1).as<float>();
         const int64_t size = packed_floats(table_, 1, p.k, p.n), all = panels(p.n);
@@ -150,6 +152,12 @@ private:
         if (a.rank == 0 || b.rank == 0) throw std::invalid_argument("a matrix product takes no scalars");
         if (gemm_ && (a.rank != 2 || b.rank != 2)) throw std::invalid_argument("Gemm takes matrices, not " + text(a) + " and " + text(b));
         Product p;
+        if (b.rank == 2 && a.rank > 1 && !trans_a_) {   // the usual case at once: a small product takes less time than all the shapes below
+            p.m = a.count(0, a.rank - 1), p.k = a[-1], p.n = trans_b_ ? b[-2] : b[-1];
+            p.batch = p.a_count = p.b_count = 1;
+            out = a, out[-1] = p.n;
+            if ((trans_b_ ? b[-1] : b[-2]) == p.k) return p;
+        }
         const Shape a2 = a.rank == 1 ? Shape{1, a.d[0]} : a, b2 = b.rank == 1 ? Shape{b.d[0], 1} : b;
         p.m = trans_a_ ? a2[-1] : a2[-2], p.k = trans_a_ ? a2[-2] : a2[-1];
         p.n = trans_b_ ? b2[-2] : b2[-1];
@@ -174,8 +182,8 @@ private:
         mem.residual_kind = addend_kind(residual, out, 1);
         if (trans_a_) mem.a = scratch.take<float>(p.a_count * p.m * p.k);
         if (table_.narrow) mem.low = scratch.take<float>(p.a_count * p.m * units(p.k));
-        const int64_t size = packed_floats(table_, 1, units(p.k), p.n);
         if (!packed_) {
+            const int64_t size = packed_floats(table_, 1, units(p.k), p.n);
             // A few rows: reading B as it lies beats copying it first; only its last, narrow panel is packed.
             mem.direct = !trans_b_ && p.m <= table_.mr && p.batch == p.b_count;
             mem.b_group = p.b_count == p.batch ? std::clamp<int64_t>(kPackBytes / 4 / std::max<int64_t>(size, 1), 1, std::max<int64_t>(p.b_count, 1)) : p.b_count;
@@ -230,6 +238,17 @@ private:
             for (int64_t m = begin; m < end; m++) table_.narrow(a + m * p.k, p.k, out + m * width);
         });
         return out;
+    }
+
+    // One tile of rows, one range of k, all columns: nothing to plan.
+    void run_small(const Product& p, const float* a, float* y, const Epilogue& e) const {
+        const void* rows[64];
+        MatrixRows(a, p.k).fill(rows, 0, 0, 1, 0, p.m);
+        GemmBlock g{};
+        g.rows = rows, g.stride = g.m = p.m, g.segments = 1, g.k = p.k, g.n = p.n, g.first = g.last = true;
+        g.b = packed_.get(), g.ldb = table_.nr, g.panel_stride = p.k * table_.nr;
+        g.c = y, g.ldc = p.n, g.epilogue = e;
+        table_.block(g);
     }
 
     void run_batches(const Product& p, const float* a, const float* b, int64_t batch0, int64_t batch1, float* y, const Epilogue& e,
