@@ -58,7 +58,8 @@ class Opened:
     """What a reader answers: the program, free properties (name, version, created, ...), golden data if there is any, and
     a digest of the whole file where it has one. `optimized`: entry points that need no portable passes any more; where
     there are some, the program itself is read when somebody asks for it. `proof` answers when every byte is proven to be what
-    was written, or raises LoadError: nothing may be kept, or answered to a user, before."""
+    was written, or raises LoadError: nothing may be kept, or answered to a user, before. `leave` has pages of the file that were
+    read on the way no longer count as this process's memory; what is read again of them comes back."""
 
     source: Program | Callable[[], Program]
     properties: dict[str, str] = field(default_factory=dict)
@@ -66,6 +67,7 @@ class Opened:
     digest: str = ""
     optimized: dict[str, Optimized] = field(default_factory=dict)
     proof: Callable[[], None] = lambda: None
+    leave: Callable[[], None] = lambda: None
 
     @cached_property
     def program(self) -> Program:

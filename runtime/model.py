@@ -368,6 +368,7 @@ def load(
     except BaseException:
         model.close()
         raise
+    opened.leave()
     return model
 
 

@@ -180,10 +180,17 @@ def _open(data: memoryview, later: Any) -> Opened:
     except BaseException:
         proof()  # damage is told before what follows from it
         raise
+    opened = replace(opened, leave=lambda: _leave(data))
     if later is not None:
         return replace(opened, proof=lambda: _told(later, proof))
     proof()
     return opened
+
+
+def _leave(data: memoryview) -> None:
+    """Unmap the pages of a mapped file until somebody reads them: checksums and packing touched all, a run touches few."""
+    if isinstance(data.obj, mmap.mmap):
+        data.obj.madvise(mmap.MADV_DONTNEED)
 
 
 def _decode(members: Mapping[str, memoryview], document: Manifest, later: Any) -> Opened:

@@ -1,7 +1,6 @@
 #include "buffer.h"
 
 #include <malloc.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <bit>
@@ -11,13 +10,14 @@
 #include <new>
 #include <vector>
 
+#include "huge_pages.h"
+
 namespace hr {
 
 namespace {
 
 constexpr size_t kCacheLimit = size_t(256) << 20;   // idle bytes kept for the next call
 constexpr size_t kHuge = size_t(4) << 20;
-constexpr size_t kHugePage = size_t(2) << 20;
 constexpr size_t kTrim = size_t(1) << 20;           // freed by a program that ends: worth a look through the heap
 
 // Size classes: four steps per power of two from 256 bytes on, so that at most a quarter of a block is unused.
@@ -63,7 +63,7 @@ void* aligned_memory(size_t bytes) {
     void* data = nullptr;
     if (posix_memalign(&data, align, std::max<size_t>(bytes, 1))) throw std::bad_alloc();
     // Whole huge pages only: the one that the end lies in would be memory that nobody uses.
-    if (bytes >= kHuge) madvise(data, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
+    if (bytes >= kHuge) advise_huge(data, bytes);
     return data;
 }
 

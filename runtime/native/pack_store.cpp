@@ -15,6 +15,7 @@
 #include <system_error>
 
 #include "buffer.h"
+#include "huge_pages.h"
 
 namespace hr {
 
@@ -24,7 +25,6 @@ constexpr uint64_t kPage = 4096;                // blocks begin at multiples of 
 constexpr uint64_t kLargest = uint64_t(1) << 40;
 constexpr uint64_t kMostBlocks = 1 << 20;
 constexpr size_t kOwnMapping = size_t(4) << 20; // from here on memory comes from the system, as zeros
-constexpr size_t kHugePage = size_t(2) << 20;
 constexpr char kMagic[8] = {'H', 'R', 'P', 'A', 'C', 'K', '0', '1'};
 
 // The first page; then the blocks; then `count` rows. In the byte order of the CPU, whose tier is in the key.
@@ -93,7 +93,7 @@ std::shared_ptr<char> packed_memory(size_t bytes) {
     char* data = begin + (kHugePage - reinterpret_cast<uintptr_t>(all) % kHugePage) % kHugePage;
     if (data != begin) munmap(begin, size_t(data - begin));
     if (data + length != begin + room) munmap(data + length, size_t(begin + room - data - length));
-    madvise(data, length / kHugePage * kHugePage, MADV_HUGEPAGE);
+    advise_huge(data, length);
     return {data, [length](char* p) { munmap(p, length); }};
 }
 

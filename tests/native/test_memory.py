@@ -113,6 +113,35 @@ def test_weights_that_no_kernel_packs_stay_in_the_file(tmp_path: Path) -> None:
     assert next(iter(rows.values())).shape == (2, 1024)
 
 
+def in_memory(path: Path) -> int:
+    """Bytes of the file that are mapped into this process and there."""
+    total, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split(" ")[0]:
+            inside = line.endswith(str(path))
+        elif inside and line.startswith("Rss:"):
+            total += int(line.split()[1]) << 10
+    return total
+
+
+@pytest.mark.parametrize("without", [(), ("fold",)], ids=["optimized", "as written"])
+def test_the_file_leaves_memory_when_it_is_proven_and_packed(tmp_path: Path, without: tuple[str, ...]) -> None:
+    """Checksums and packing read all of it; afterwards no more is there than a run reads, and that is what was written."""
+    graph = table(4096, 1024)  # 16 MiB that are not packed, and of
+    weight = np.random.default_rng(1).standard_normal((1024, 1024)).astype(np.float32)  # 4 MiB that are
+    builder = Builder(graph)
+    graph.outputs.extend(builder.node("MatMul", [graph.outputs[0], builder.constant(weight)]))
+    path, i = tmp_path / "net.hr", np.array([0, 4095, 17])
+    archive.save(Program({"main": graph}), path, optimized=True)
+    expected = load(graph, device="cpu", threads=1).run({"i": i})
+    with load(path, device="cpu", threads=1, without=without) as model:
+        assert in_memory(path) < MIB
+        found = model.run({"i": i})
+        assert 0 < in_memory(path) < 4 * MIB
+        assert model.graph.hash() == graph.hash()
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
 @kept
 def test_packed_weights_go_with_the_model(tmp_path: Path) -> None:
     path, x = saved(network(1024, 4), tmp_path / "net.hr"), np.ones((4, 1024), np.float32)
