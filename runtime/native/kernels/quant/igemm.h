@@ -50,7 +50,7 @@ struct IntBlock {
 
 struct IntTable {
     const char* tier;
-    int mr, nr, unit, item;             // item: bytes of one prepared value of A
+    int mr, nr, unit, item;             // mr: rows that work is cut at; item: bytes of one prepared value of A
     void (*block)(const IntBlock&);
     // n 8-bit values prepared; `zero` only matters where item is 2.
     void (*prepare)(const uint8_t* x, bool is_signed, int32_t zero, int64_t n, void* out);

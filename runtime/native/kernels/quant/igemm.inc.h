@@ -8,16 +8,19 @@
 
 namespace hr::HR_TIER {
 
+// Rows of a tile: of one panel, and of a pair of panels where the registers hold as many sums (0: never). Of more than nine
+// rows g++ keeps some pointers in memory, which costs 7 %.
 #if HR_TIER_RANK == 2
-constexpr int kIntRows = 12, kIntVecs = 2, kUnit = 4;
+constexpr int kIntRows = 9, kPairRows = 6, kIntVecs = 2, kUnit = 4;
 using Prepared = uint8_t;
 #elif HR_TIER_RANK == 1
-constexpr int kIntRows = 6, kIntVecs = 2, kUnit = 2;
+constexpr int kIntRows = 6, kPairRows = 0, kIntVecs = 2, kUnit = 2;
 using Prepared = int16_t;
 #else
-constexpr int kIntRows = 4, kIntVecs = 2, kUnit = 2;
+constexpr int kIntRows = 4, kPairRows = 0, kIntVecs = 2, kUnit = 2;
 using Prepared = int16_t;
 #endif
+constexpr int kRowStep = kPairRows ? 2 * kPairRows : kIntRows;    // rows that work is cut at
 constexpr int kIntCols = kIntVecs * kLanes;
 constexpr int64_t kSmallWeights = 192 << 10;    // bytes: a fifth of L2
 static_assert(kUnit * sizeof(Prepared) == 4, "one unit of A is broadcast as 32 bits");
@@ -221,7 +224,7 @@ static __attribute__((noinline)) void int_tile(const IntBlock& g, int64_t m, con
 }
 
 using IntTileFn = void (*)(const IntBlock&, int64_t, const int8_t*, int32_t*, const int8_t*, int64_t);
-template <int MR> constexpr int int_panels() { return MR == 1 ? 3 : MR * 2 <= kIntRows ? 2 : 1; }
+template <int MR> constexpr int int_panels() { return MR == 1 ? 3 : MR <= (kPairRows ? kPairRows : kIntRows / 2) ? 2 : 1; }
 template <int... I> struct IntTiles {
     static constexpr IntTileFn narrow[] = {int_tile<I + 1, 1>...};
     static constexpr IntTileFn one[] = {int_tile<I + 1, kIntVecs>...};
@@ -245,33 +248,35 @@ static int64_t run_int_tile(const IntBlock& g, int64_t m, int rows, int64_t n, i
 }
 
 // The lines of the result that a tile is going to write.
-HR_INLINE void prefetch_result(const IntBlock& g, int64_t m, int64_t rows, int64_t n) {
-    const int64_t size = out_bytes(g.epilogue.out), width = (g.n - n < kIntCols ? g.n - n : kIntCols) * size;
+HR_INLINE void prefetch_result(const IntBlock& g, int64_t m, int64_t rows, int64_t n, int64_t columns) {
+    const int64_t size = out_bytes(g.epilogue.out), width = (g.n - n < columns ? g.n - n : columns) * size;
     const char* c = static_cast<const char*>(g.c) + (m * g.ldc + n) * size;
     for (int64_t i = 0; i < rows; i++, c += g.ldc * size)
         for (int64_t j = 0; j < width; j += 64) __builtin_prefetch(c + j, 1, 3);
 }
 
-// The order of gemm_f32.inc.h: panel by panel, or tile by tile where weights are small.
+// The order of gemm_f32.inc.h: panels, or pairs of them, one by one, or tile by tile where weights are small.
 static void int_block(const IntBlock& g) {
-    const int64_t tiles = (g.m + kIntRows - 1) / kIntRows, panels = (g.n + kIntCols - 1) / kIntCols;
-    if (tiles == 1) {
+    const int64_t panels = (g.n + kIntCols - 1) / kIntCols;
+    if (g.m <= kIntRows) {
         const int64_t most = AllIntTiles::panels[g.m - 1];
         for (int64_t p = 0; p < panels;) p += run_int_tile(g, 0, int(g.m), p * kIntCols, p + most <= panels ? most : 1, g.b, 0);
         return;
     }
-    const bool by_rows = panels * g.panel_stride <= kSmallWeights;
-    const int64_t each = g.m / tiles, longer = g.m % tiles;
+    const bool by_rows = panels * g.panel_stride <= kSmallWeights, pairs = kPairRows && g.n > 3 * kLanes;
+    const int64_t highest = pairs ? kPairRows : kIntRows, tiles = (g.m + highest - 1) / highest, each = g.m / tiles, longer = g.m % tiles;
     const auto start = [&](int64_t t) { return each * t + (t < longer ? t : longer); };
-    const int64_t depth = g.segments * g.units, share = by_rows ? 0 : (g.panel_stride + tiles * depth - 1) / (tiles * depth);
-    for (int64_t i = 0, t = 0, p = 0; i < tiles * panels; i++) {     // no division in here, as there
-        int64_t next_t = t, next_p = p;
-        if (by_rows) next_p = p + 1 < panels ? p + 1 : 0, next_t = t + (next_p == 0);
-        else next_t = t + 1 < tiles ? t + 1 : 0, next_p = p + (next_t == 0);
-        if (i + 1 < tiles * panels) prefetch_result(g, start(next_t), each + (next_t < longer), next_p * kIntCols);
-        const int8_t* ahead = by_rows ? g.b : g.b + (p + 1) * g.panel_stride + share * depth * t;
-        run_int_tile(g, start(t), int(each + (t < longer)), p * kIntCols, 1, ahead, share);
-        t = next_t, p = next_p;
+    const auto together = [&](int64_t n) { return pairs && g.n - n > 3 * kLanes ? 2 : 1; };     // panels from column n on
+    const int64_t depth = g.segments * g.units, share = by_rows ? 0 : (together(0) * g.panel_stride + tiles * depth - 1) / (tiles * depth);
+    for (int64_t t = 0, n = 0; t < tiles && n < g.n;) {     // no division in here, as there
+        const int64_t wide = together(n);
+        int64_t next_t = t, next_n = n + wide * kIntCols;
+        if (by_rows) next_n = next_n < g.n ? next_n : 0, next_t = t + (next_n == 0);
+        else next_t = t + 1 < tiles ? t + 1 : 0, next_n = next_t ? n : next_n;
+        if (next_t < tiles && next_n < g.n) prefetch_result(g, start(next_t), each + (next_t < longer), next_n, together(next_n) * kIntCols);
+        const int8_t* ahead = by_rows ? g.b : g.b + (n / kIntCols + wide) * g.panel_stride + share * depth * t;
+        run_int_tile(g, start(t), int(each + (t < longer)), n, wide, ahead, share);
+        t = next_t, n = next_n;
     }
 }
 
