@@ -17,23 +17,7 @@ namespace {
 
 constexpr int64_t kRowBytes = 160 << 10;    // rows per block times that depth: a third of L2
 constexpr int64_t kTable = 4096;            // row pointers on the stack
-constexpr int64_t kCopy = 32 << 10;         // floats of A on the stack
 constexpr int64_t kSums = 32 << 10;         // sums between ranges of k, where C is bf16
-constexpr int64_t kAlias = 4096;            // bytes: addresses so far apart share a set of L1
-
-// Whether the rows of a tile would throw one another out of L1: it holds eight lines of a set, a tile may have more rows.
-bool rows_alias(const void* const* rows, int64_t m) {
-    if (m < 2) return false;
-    const int64_t step = static_cast<const char*>(rows[1]) - static_cast<const char*>(rows[0]);
-    return step && step % kAlias == 0;
-}
-
-// Values [k0, k1) of m rows, copied one line more than their length apart; `rows` then points there, less k0.
-void copy_apart(const void** rows, int64_t m, int64_t k0, int64_t k1, float* out) {
-    const int64_t step = round_up(k1 - k0, 16) + 16;
-    for (int64_t i = 0; i < m; i++) std::memcpy(out + i * step, static_cast<const float*>(rows[i]) + k0, size_t(k1 - k0) * 4);
-    for (int64_t i = 0; i < m; i++) rows[i] = out + i * step;
-}
 
 }  // namespace
 
@@ -130,12 +114,7 @@ void run_gemm_task(const GemmTable& t, const GemmProblem& p, const GemmPlan& pla
     const void* table[kTable];
     GemmBlock g;
     g.ldc = p.ldc, g.ldb = t.nr, g.low = nullptr, g.ldlow = p.ldc, g.epilogue = p.epilogue;
-    // Worth its time where each row meets many columns.
-    const bool apart = t.mr > 8 && ranges.several == 1 && col1 - col0 >= 4 * t.nr;
-    alignas(64) float copy[kCopy];
-    bool copied = false;
-    const int64_t rows = apart ? kCopy / (round_up(ranges.piece, 16) + 16) : kTable / ranges.several;
-    const int64_t most = std::max<int64_t>(t.mr, rows / t.mr * t.mr);
+    const int64_t most = std::max<int64_t>(t.mr, kTable / ranges.several / t.mr * t.mr);
     // Sums that have to wait for later ranges lie in C, or where C is bf16 here, for so many columns at a time.
     alignas(64) float sums[kSums];
     const int64_t columns = p.low && last ? std::max<int64_t>(t.nr, kSums / std::min(most, row1 - row0) / t.nr * t.nr) : col1 - col0;
@@ -149,10 +128,8 @@ void run_gemm_task(const GemmTable& t, const GemmProblem& p, const GemmPlan& pla
         if (p.epilogue.residual) g.epilogue.residual = p.epilogue.residual + (m0 * p.epilogue.ldr + col);
         for (int64_t i = 0; i <= last; i++) {
             const auto r = ranges[i];
-            if (r.k0 == 0 || copied) p.rows->fill(table, g.stride, r.s0, r.s1, m0, m1);
+            if (r.k0 == 0) p.rows->fill(table, g.stride, r.s0, r.s1, m0, m1);
             g.segments = r.s1 - r.s0, g.offset = r.k0, g.k = r.k1 - r.k0;
-            copied = apart && g.segments == 1 && rows_alias(table, g.m);
-            if (copied) copy_apart(table, g.m, r.k0, r.k1, copy), g.offset = 0;
             g.first = i == 0, g.last = i == last;
             g.panel_stride = g.segments * g.k * t.nr;
             g.b = p.b + r.start * panels * t.nr + col / t.nr * g.panel_stride;

@@ -8,16 +8,20 @@
 
 namespace hr::HR_TIER {
 
+// Rows of a tile: of one panel, and of a pair of panels where the registers hold as many sums (0: never). Of more than nine
+// rows g++ keeps some pointers in memory, which costs 7 %.
 #if HR_TIER_RANK >= 2
-constexpr int kRows = 12, kVecs = 2;    // 24 of 32 registers
+constexpr int kRows = 9, kPairRows = 6, kVecs = 2;      // 18 and 24 of 32 registers
 #elif HR_TIER_RANK == 1
-constexpr int kRows = 6, kVecs = 2;     // 12 of 16
+constexpr int kRows = 6, kPairRows = 0, kVecs = 2;      // 12 of 16
 #else
-constexpr int kRows = 4, kVecs = 2;     // 8 of 16; the product needs a register of its own
+constexpr int kRows = 4, kPairRows = 0, kVecs = 2;      // 8 of 16; the product needs a register of its own
 #endif
+constexpr int kRowStep = kPairRows ? 2 * kPairRows : kRows;     // rows that work is cut at
 constexpr int kCols = kVecs * kLanes;
 constexpr int64_t kSmallB = 192 << 10;  // bytes: a fifth of L2
-constexpr int kDepth = 5120 / kCols;    // a packed panel of 20 KiB leaves a third of a 32 KiB L1 to rows of A
+// A packed panel of 20 KiB leaves a third of a 32 KiB L1 to rows of A; pairs come from L2, and only that holds them back.
+constexpr int kDepth = kPairRows ? 320 : 5120 / kCols;
 
 // What a tile asks for while it computes, so that no later one waits: one address for every k, `step` floats apart.
 struct Ahead {
@@ -154,7 +158,10 @@ using TileFn = void (*)(const GemmBlock&, int64_t, const At&, Ahead);
 using EdgeFn = void (*)(const GemmBlock&, int64_t, int64_t, const At&, Ahead);
 
 // Tables over the number of rows: one vector, one panel, two, as many as fill the registers; for whole vectors and not.
-template <int MR> constexpr int wide_panels() { return MR == 1 ? 4 : MR * 2 <= kRows ? (MR * 3 <= kRows ? 3 : 2) : 1; }
+template <int MR> constexpr int wide_panels() {
+    constexpr int most = kPairRows ? 2 * kPairRows : kRows;
+    return MR == 1 ? 4 : MR * 3 <= most ? 3 : MR * 2 <= most ? 2 : 1;
+}
 template <int MR> constexpr int two_panels() { return wide_panels<MR>() > 1 ? 2 : 1; }
 template <int... I> struct Tiles {
     static constexpr TileFn narrow[] = {tile<I + 1, 1, true>...};
@@ -173,13 +180,11 @@ template <int... I> struct MakeTiles<0, I...> { using type = Tiles<I...>; };
 using AllTiles = MakeTiles<kRows>::type;
 
 // The lines that a tile is going to write, those of the residual that it is going to read.
-template <int kWrite> HR_INLINE void prefetch_tile(const Reals& from, int64_t ld, int64_t rows) {
+template <int kWrite> HR_INLINE void prefetch_tile(const Reals& from, int64_t ld, int64_t rows, int64_t columns) {
     const char* line = static_cast<const char*>(from.data);
     const int64_t item = from.low ? 2 : 4;
-    for (int64_t i = 0; i < rows; i++, line += ld * item) {
-        HR_UNROLL for (int j = 0; j < kCols * 2; j += 64) __builtin_prefetch(line + j, kWrite, 3);
-        if (!from.low) HR_UNROLL for (int j = kCols * 2; j < kCols * 4; j += 64) __builtin_prefetch(line + j, kWrite, 3);
-    }
+    for (int64_t i = 0; i < rows; i++, line += ld * item)
+        for (int64_t j = 0; j < columns * item; j += 64) __builtin_prefetch(line + j, kWrite, 3);
 }
 
 // Rows [m, m + rows) and `width` columns from n on: whole panels, or the last one, which may be narrow.
@@ -196,12 +201,13 @@ static void run_tile(const GemmBlock& g, int64_t m, int rows, int64_t n, int64_t
     else (width < kLanes ? AllTiles::narrow_edge : AllTiles::edge)[rows - 1](g, m, width, at, ahead);
 }
 
-// Panel by panel, so that a panel stays in L1 for all rows; but tile by tile where L2 holds all of B and each tile is
-// short: then rows of C and of the residual are met in the order in which they lie in memory.
+// Panel by panel, so that a panel stays in L1 for all rows, or pair by pair, which come from L2 as fast as they are used; but
+// tile by tile where L2 holds all of B and each tile is short: then rows of C and of the residual are met in the order in
+// which they lie in memory.
 static void gemm_block(const GemmBlock& g) {
     const Epilogue& e = g.epilogue;
-    const int64_t tiles = (g.m + kRows - 1) / kRows, panels = (g.n + kCols - 1) / kCols;
-    if (tiles == 1) {
+    const int64_t panels = (g.n + kCols - 1) / kCols;
+    if (g.m <= kRows) {
         const int64_t wide = kCols * AllTiles::panels[g.m - 1], two = wide < 2 * kCols ? wide : 2 * kCols;
         for (int64_t n = 0; n < g.n;) {
             const int64_t left = g.n - n, width = left >= wide ? wide : left >= two ? two : left < kCols ? left : kCols;
@@ -210,26 +216,27 @@ static void gemm_block(const GemmBlock& g) {
         }
         return;
     }
-    const bool by_rows = panels * g.panel_stride * 4 <= kSmallB;
+    const bool by_rows = panels * g.panel_stride * 4 <= kSmallB, pairs = kPairRows && g.n >= 2 * kCols;
     // Rows spread evenly over the tiles: 49 rows in tiles of 6 would end with a slow tile of one.
-    const int64_t each = g.m / tiles, longer = g.m % tiles;
+    const int64_t highest = pairs ? kPairRows : kRows, tiles = (g.m + highest - 1) / highest, each = g.m / tiles, longer = g.m % tiles;
     const auto start = [&](int64_t t) { return each * t + (t < longer ? t : longer); };
-    const int64_t depth = g.segments * g.k, share = by_rows ? 0 : (g.panel_stride + tiles * depth - 1) / (tiles * depth);
-    for (int64_t i = 0, t = 0, p = 0; i < tiles * panels; i++) {     // no division in here: a short tile takes 400 cycles
-        int64_t next_t = t, next_p = p;
-        if (by_rows) next_p = p + 1 < panels ? p + 1 : 0, next_t = t + (next_p == 0);
-        else next_t = t + 1 < tiles ? t + 1 : 0, next_p = p + (next_t == 0);
-        if (const int64_t n = next_p * kCols; i + 1 < tiles * panels && n + kCols <= g.n) {
-            const int64_t m = start(next_t), rows = each + (next_t < longer);
-            if (g.low && g.last) prefetch_tile<1>(Reals(g.low + m * g.ldlow + n, true), g.ldlow, rows);
-            else prefetch_tile<1>(g.c + m * g.ldc + n, g.ldc, rows);
-            if (e.residual && g.last) prefetch_tile<0>(e.residual + (m * e.ldr + n), e.ldr, rows);
+    const auto width_at = [&](int64_t n) { return pairs && g.n - n >= 2 * kCols ? 2 * kCols : g.n - n < kCols ? g.n - n : kCols; };
+    const int64_t depth = g.segments * g.k, share = by_rows ? 0 : ((pairs ? 2 : 1) * g.panel_stride + tiles * depth - 1) / (tiles * depth);
+    for (int64_t t = 0, n = 0; t < tiles && n < g.n;) {     // no division in here: a short tile takes 400 cycles
+        const int64_t width = width_at(n);
+        int64_t next_t = t, next_n = n + width;
+        if (by_rows) next_n = next_n < g.n ? next_n : 0, next_t = t + (next_n == 0);
+        else next_t = t + 1 < tiles ? t + 1 : 0, next_n = next_t ? n : next_n;
+        if (next_t < tiles && next_n + kCols <= g.n) {
+            const int64_t m = start(next_t), rows = each + (next_t < longer), columns = width_at(next_n);
+            if (g.low && g.last) prefetch_tile<1>(Reals(g.low + m * g.ldlow + next_n, true), g.ldlow, rows, columns);
+            else prefetch_tile<1>(g.c + m * g.ldc + next_n, g.ldc, rows, columns);
+            if (e.residual && g.last) prefetch_tile<0>(e.residual + (m * e.ldr + next_n), e.ldr, rows, columns);
         }
-        // Each tile asks for its share of the next panel.
-        const Ahead ahead{by_rows ? g.b : g.b + (p + 1) * g.panel_stride + share * depth * t, share};
-        const int64_t left = g.n - p * kCols;
-        run_tile(g, start(t), int(each + (t < longer)), p * kCols, left < kCols ? left : kCols, ahead);
-        t = next_t, p = next_p;
+        // Each tile asks for its share of the panels that follow.
+        const Ahead ahead{by_rows ? g.b : g.b + (n + width) / kCols * g.panel_stride + share * depth * t, share};
+        run_tile(g, start(t), int(each + (t < longer)), n, width, ahead);
+        t = next_t, n = next_n;
     }
 }
 

@@ -6,6 +6,6 @@ namespace hr::HR_TIER {
 extern const GemmTable gemm_kernels;
 #define HR_TEXT2(x) #x
 #define HR_TEXT(x) HR_TEXT2(x)
-const GemmTable gemm_kernels = {HR_TEXT(HR_TIER), kRows, kCols, kDepth, gemm_block, pack_panels, transpose32, activate_row, nullptr};
+const GemmTable gemm_kernels = {HR_TEXT(HR_TIER), kRowStep, kCols, kDepth, gemm_block, pack_panels, transpose32, activate_row, nullptr};
 
 }  // namespace hr::HR_TIER
