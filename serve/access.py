@@ -147,7 +147,7 @@ class AccessLog:
             now = row[2].ended_ms
             yield from itertools.starmap(suppressed, self._budget.passed(now))
             sampled = row[2].meaning == "ok" and self.policy.every
-            if sampled or self._budget.takes(row[2]):
+            if sampled or self._budget.takes(row[2].meaning):
                 yield line(*row)
         now = max(now, int(time.time() * 1000)) + 1000 * last  # at the end the last second has passed
         yield from itertools.starmap(suppressed, self._budget.passed(now))

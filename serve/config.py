@@ -227,9 +227,13 @@ class Versions(Section, frozen=True):
 
 
 class Instances(Section, frozen=True):
-    """`count` 0: one for a batching model, else one a CPU up to four."""
+    """`count` 0: one for a batching model, else one a CPU up to four. `device` is "cpu". Instance i runs on processor
+    `cpus[i % len(cpus)]` (none: on any): its batches, on a thread of its own; the threads that share the work of large kernels
+    belong to the process."""
 
     count: int = 0
+    device: str = "cpu"
+    cpus: tuple[int, ...] = ()
 
 
 class Declared(Section, frozen=True):

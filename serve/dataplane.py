@@ -8,13 +8,12 @@ import functools
 import logging
 import threading
 import time
-import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from headrace.runtime.errors import InputError
-from headrace.serve import answers, cache, controls
+from headrace.serve import answers, cache, controls, incidents
 from headrace.serve.access import AccessLog
 from headrace.serve.answers import Answer
 from headrace.serve.config import SharedMemory
@@ -89,6 +88,7 @@ class DataPlane:
         self.rejections = manager.rejections
         self.max_inflight = dict(max_inflight or {})
         self._inflight: dict[str, int] = {}
+        self.beside: dict[str, Callable[[], int]] = {}  # by front: inferences on its threads that need not come here
         self.refusals: dict[tuple[str, str], int] = {}  # (front, meaning) of requests that never reached a model
         self._control = control
         self.access = access or AccessLog()
@@ -132,12 +132,19 @@ class DataPlane:
         direct = sum(version.inflight for version in self.manager.versions())
         return found | {"grpc": found.get("grpc", 0) + direct}
 
+    def room(self, front: str) -> int:
+        """How many more inferences of a front may come; of those that are `beside` this plane, all count."""
+        return self.max_inflight.get(front, DEFAULT_MAX_INFLIGHT) - self._inflight.get(front, 0)
+
+    def _beside(self, front: str) -> int:
+        return self.beside[front]() if front in self.beside else 0
+
     def load_report(self, front: str) -> dict[str, float]:
         """How busy the server is, for a balancer: the share of a front's inferences that it takes at a time, and counts."""
         queues = [getattr(version, "scheduler", None) for version in self.manager.versions()]
         most = self.max_inflight.get(front, DEFAULT_MAX_INFLIGHT)
         return {
-            "application_utilization": round(self._inflight.get(front, 0) / most, 4),
+            "application_utilization": round((self._inflight.get(front, 0) + self._beside(front)) / most, 4),
             "inflight": self.inflight,
             "waiting": sum(queue.pending for queue in queues if queue is not None),
         }
@@ -215,6 +222,8 @@ class DataPlane:
                 answer = one.answered(answers.inference(request, version, ports, outputs, one.job))
                 answer.part, answer.final = True, final and not asked
                 version.statistics.respond(number, one.job.execution, self._clock() - one.started)
+                if request.trace is not None:
+                    request.trace.ran(one.job.enqueued, one.job.execution)
                 yield placed.keep(answer)
             if asked:
                 yield InferResponse(request.model, version.number, request.id, [], part=True)
@@ -258,7 +267,7 @@ class DataPlane:
             raise failure from None
         finally:
             if request.trace is not None and one.job is not None:
-                request.trace.enqueued, request.trace.execution = one.job.enqueued, one.job.execution
+                request.trace.ran(one.job.enqueued, one.job.execution)
             version.account(request, meaning, self._clock() - started, one.job, one.sent)
             self.manager.release(version)
             with self._lock:
@@ -285,10 +294,10 @@ class DataPlane:
         with self._lock:
             if self._refusing:
                 raise unavailable("the server is shutting down")
-            now = self._inflight.get(front, 0)
-            if now >= self.max_inflight.get(front, DEFAULT_MAX_INFLIGHT):
-                raise overloaded(f"{now} requests are in flight, the most this server takes", INFLIGHT)
-            self._inflight[front] = now + 1
+            if self.room(front) <= self._beside(front):
+                most = self.max_inflight.get(front, DEFAULT_MAX_INFLIGHT)
+                raise overloaded(f"{most} requests are in flight, the most this server takes", INFLIGHT)
+            self._inflight[front] = self._inflight.get(front, 0) + 1
         try:
             return self.manager.acquire(request.model, request.version)
         except BaseException:
@@ -446,8 +455,8 @@ def _translate(error: Exception, request: InferRequest) -> ServeError:
     if isinstance(cause, InputError):
         error = cause
         return bad_argument(str(error).splitlines()[0] if str(error) else "the model refused an input")
-    incident = uuid.uuid4().hex[:12]
-    log.error("incident %s, model %s", incident, request.model, exc_info=error)
+    incident = incidents.new_number()
+    incidents.tell(f"model {request.model}", incident, error=error)
     return ServeError(Meaning.INTERNAL, f"internal error, incident {incident}")
 
 

@@ -4,6 +4,7 @@ It keeps the contract of `scheduler.Scheduler`, which serves where the extension
 BYTES tensors, and as the oracle of the tests.
 """
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headrace.runtime import dtypes
+from headrace.serve import incidents
 from headrace.serve.access import KEPT
 from headrace.serve.access import Policy as AccessPolicy
 from headrace.serve.datatypes import Array
@@ -62,6 +64,8 @@ def make(
         list(seconds),
         list(ROW_BUCKETS),
         policy.ordered,
+        functools.partial(incidents.tell, f"model {name} version {number}"),
+        list(policy.cpus),
     )
 
 
@@ -123,15 +127,20 @@ class EngineScheduler:
                 port.name: np.frombuffer(data, port.datatype.dtype).reshape(shape)
                 for port, (data, shape) in zip(self._interface.outputs, outputs)
             }
-        if meaning == "overloaded":
-            raise overloaded(text, QUEUE, outputs)
-        if meaning == "unavailable":
-            raise unavailable(text or "the model is being unloaded")
-        raise ServeError(Meaning(meaning), text or "the request was cancelled by the client")
+        raise refusal(meaning, text, outputs)
 
     def close(self) -> None:
         """Refuse new jobs and end the waiting ones as unavailable; returns when running ones have finished."""
         self._engine.close()
+
+
+def refusal(meaning: str, text: str, retry_ms: int) -> ServeError:
+    """What an engine says of a request that it did not answer."""
+    if meaning == "overloaded":
+        return overloaded(text, QUEUE, retry_ms)
+    if meaning == "unavailable":
+        return unavailable(text or "the model is being unloaded")
+    return ServeError(Meaning(meaning), text or "the request was cancelled by the client")
 
 
 def _execution(enqueued: float, times: tuple[float, float, float, float, int, str, int], failed: bool) -> Execution:

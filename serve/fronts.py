@@ -42,25 +42,29 @@ def open_fronts(
 def _is_native(settings: Settings) -> bool:
     if settings.listen.front == "portable":
         return False
-    built = importlib.util.find_spec("headrace.serve._native") is not None
+    built = _is_built()
     if settings.listen.front == "native" and not built:
         raise ConfigError("listen.front is native, but this build has no native front; allowed: auto, portable")
     return built
+
+
+def _is_built() -> bool:
+    return importlib.util.find_spec("headrace.serve._native") is not None
 
 
 def _open_native(
     plane: DataPlane, settings: Settings, certificates: Certificates | None, guard: Guard | None, opened: Fronts
 ) -> None:
     from headrace.serve.native_front import NativeFront
+    from headrace.serve.routes import Routes
 
     listen, limits = settings.listen, settings.limits
     methods = Methods(plane, listen, limits, guard) if listen.grpc_port >= 0 else None
-    front = NativeFront(
-        methods, limits, limits.grpc_threads + limits.http_threads, certificates, guard, plane.rejections
-    )
+    routes = Routes(plane.manager, guard)
+    threads = limits.grpc_threads + limits.http_threads
+    front = NativeFront(methods, limits, threads, routes, certificates, plane.rejections)
     opened.fronts.append(front)
-    plane.manager.subscribe(front.publish)
-    plane.tracer.follow(front.set_tracing)
+    plane.tracer.follow(routes.set_tracing)
     if methods is not None:
         opened.grpc_port = take(
             "gRPC", settings, listen.grpc_port, lambda: front.listen_grpc(listen.host, listen.grpc_port)
@@ -94,8 +98,17 @@ def _open_portable(
     if listen.grpc_port >= 0:
         from headrace.serve.grpc_front import GrpcFront
 
+        routes = None
+        if _is_built():
+            from headrace.serve.routes import Routes
+
+            routes = Routes(plane.manager, guard)
+            plane.beside["grpc"] = lambda: routes.waiting
         opened.grpc_port = take(
-            "gRPC", settings, listen.grpc_port, lambda: add(GrpcFront(plane, listen, limits, certificates, guard))
+            "gRPC",
+            settings,
+            listen.grpc_port,
+            lambda: add(GrpcFront(plane, listen, limits, certificates, guard, routes)),
         )
     if listen.http_port >= 0:
         from headrace.serve.http_server import HttpServer

@@ -7,8 +7,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # read on import: lines of its own on stderr are no part of our log
 import grpc
@@ -20,7 +19,11 @@ from headrace.serve.grpc_codes import CODES
 from headrace.serve.grpc_methods import Method, Methods, Streaming, Unary
 from headrace.serve.guard import Guard
 from headrace.serve.sockets import close_sockets
+from headrace.serve.threads import Threads
 from headrace.serve.tls import Certificates
+
+if TYPE_CHECKING:
+    from headrace.serve.routes import Routes
 
 FLUSH_SECONDS = 0.1  # for the last answers to leave
 
@@ -80,10 +83,13 @@ class GrpcFront:
         limits: Limits,
         certificates: Certificates | None = None,
         guard: Guard | None = None,
+        routes: "Routes | None" = None,
     ) -> None:
-        self._methods = Methods(plane, listen, limits, guard)
+        self._methods = Methods(plane, listen, limits, guard, routes)
+        self.refuse = routes.refuse if routes is not None else lambda: None  # inferences from now on, by the data plane
+        self._threads = Threads(limits.grpc_threads, "headrace-grpc")
         self._server = grpc.server(
-            ThreadPoolExecutor(limits.grpc_threads, thread_name_prefix="headrace-grpc"),
+            self._threads,
             options=options(limits),
             maximum_concurrent_rpcs=limits.grpc_threads,
         )
@@ -113,6 +119,7 @@ class GrpcFront:
         time.sleep(min(grace, FLUSH_SECONDS))
         close_sockets(self.port)
         self._server.stop(grace).wait()
+        self._threads.shutdown()
         self._methods.close()
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from google.protobuf.message import DecodeError
 
@@ -22,11 +22,14 @@ from headrace.serve.errors import bad_argument, overloaded
 from headrace.serve.grpc_codec import is_typed, read_infer, read_parameters, read_settings, write_infer, write_typed
 from headrace.serve.grpc_codes import SERVICE
 from headrace.serve.grpc_health import HEALTH_SERVICE, Health
-from headrace.serve.grpc_stream import answers
+from headrace.serve.grpc_stream import Run, answers
 from headrace.serve.guard import Guard
 from headrace.serve.rejections import STREAMS
 from headrace.serve.request import InferRequest
-from headrace.serve.tracing import traced
+from headrace.serve.tracing import read_traced, traced
+
+if TYPE_CHECKING:
+    from headrace.serve.routes import Routes
 
 ALIAS_SERVICE = "inference.model_repository.ModelRepositoryService"  # the same three verbs, as MLServer names them
 INFER_PATH = f"/{SERVICE}/ModelInfer"
@@ -74,10 +77,18 @@ class Method:
 
 
 class Methods:
-    """The methods over one data plane, by path."""
+    """The methods over one data plane, by path. `routes`: of a front whose inferences all come here, those that need not go on
+    to the plane."""
 
-    def __init__(self, plane: DataPlane, listen: Listen, limits: Limits, guard: Guard | None = None) -> None:
-        self._plane = plane
+    def __init__(
+        self,
+        plane: DataPlane,
+        listen: Listen,
+        limits: Limits,
+        guard: Guard | None = None,
+        routes: "Routes | None" = None,
+    ) -> None:
+        self._plane, self._routes = plane, routes
         self._guard = guard or Guard()
         self._typed_answers = listen.typed_answers
         self._long = threading.BoundedSemaphore(max(1, limits.grpc_threads // 4))  # streams hold a thread each
@@ -114,8 +125,12 @@ class Methods:
     # ---- inference ----
 
     def _infer(self, data: bytes, call: Call) -> bytes:
+        plane, tracer = self._plane, self._plane.tracer
+        if self._routes is not None and not tracer.on:
+            answer = self._routes.infer(data, call.remaining(), lambda: call.metadata, call.watch, plane.room("grpc"))
+            if answer is not None:
+                return answer
         self._admit_inference(call)
-        tracer = self._plane.tracer
         if not tracer.on:
             return self._answer(read_infer(data), len(data), call)
         with traced(tracer, _headers(call), "grpc") as reading:
@@ -141,9 +156,11 @@ class Methods:
         self._admit_inference(call)
         strict = any(key == "triton_grpc_error" and value == "true" for key, value in call.metadata)
         with self._long_call():
-            yield from answers(
-                messages, lambda request: self._plane.stream(self._placed(request, call)), self._streamed, strict
-            )
+            yield from answers(messages, lambda data: self._streamed_request(data, call), self._streamed, strict)
+
+    def _streamed_request(self, data: bytes, call: Call) -> tuple[InferRequest, Run]:
+        request, through = read_traced(self._plane.tracer, _headers(call), "grpc", lambda: read_infer(data))
+        return request, lambda request: through(self._plane.stream(self._placed(request, call)))
 
     @contextlib.contextmanager
     def _long_call(self) -> Iterator[None]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor
 
 from headrace.serve.errors import Meaning, ServeError
-from headrace.serve.grpc_codec import read_infer, stream_answer, stream_error, write_infer
+from headrace.serve.grpc_codec import stream_answer, stream_error, write_infer
 from headrace.serve.request import InferRequest, InferResponse, Parameter
 
 WINDOW = 16  # requests of one stream in progress
@@ -22,13 +22,14 @@ NEW, PART, END = range(3)  # events: a request came, a part of its answer, its e
 _STEP_SECONDS = 0.1
 
 Run = Callable[[InferRequest], Generator[InferResponse, None, None]]
+Read = Callable[[bytes], tuple[InferRequest, Run]]
 
 
 class _Step:
     """One request. `outcome` is its only answer, or its error; None where all its answers were parts."""
 
-    def __init__(self, request: InferRequest | None, error: ServeError | None = None) -> None:
-        self.request = request
+    def __init__(self, request: InferRequest | None, run: Run | None = None, error: ServeError | None = None) -> None:
+        self.request, self.run = request, run
         self.outcome: InferResponse | ServeError | None = error
         self.done = error is not None
         self.loose = False  # has sent parts: waits for nobody
@@ -36,12 +37,13 @@ class _Step:
         self.follower: _Step | None = None  # of the same sequence: runs after this one
 
 
-def answers(messages: Iterator[bytes], run: Run, pool: Executor, strict: bool) -> Iterator[bytes]:
-    """A ModelStreamInferResponse for each ModelInferRequest message, or several.
+def answers(messages: Iterator[bytes], read: Read, pool: Executor, strict: bool) -> Iterator[bytes]:
+    """A ModelStreamInferResponse for each ModelInferRequest message, or several. `read` answers a message's request and what
+    runs it.
 
     An error of one request is its answer and the stream goes on; with `strict` the first error is raised instead.
     """
-    stream = _Stream(run, pool)
+    stream = _Stream(read, pool)
     threading.Thread(target=stream.read, args=(messages,), name="headrace-grpc-stream", daemon=True).start()
     try:
         for step, outcome in stream.outcomes():
@@ -59,8 +61,8 @@ def answers(messages: Iterator[bytes], run: Run, pool: Executor, strict: bool) -
 class _Stream:
     """The steps of one stream and the events between the threads that read, run and answer."""
 
-    def __init__(self, run: Run, pool: Executor) -> None:
-        self._run, self._pool = run, pool
+    def __init__(self, read: Read, pool: Executor) -> None:
+        self._read, self._pool = read, pool
         self._events: queue.Queue[tuple[int, _Step | None, InferResponse | None]] = queue.Queue(PARTS)
         self._window = threading.BoundedSemaphore(WINDOW)
         self._lock = threading.Lock()
@@ -111,14 +113,14 @@ class _Stream:
 
     def _begin(self, data: bytes) -> None:
         try:
-            request = read_infer(data)
+            request, run = self._read(data)
         except ServeError as error:
-            failed = _Step(None, error)
+            failed = _Step(None, error=error)
             self._tell(NEW, failed)
             self._tell(END, failed)
             return
         request.streamed, request.size = True, len(data)
-        step = _Step(request)
+        step = _Step(request, run)
         self._tell(NEW, step)
         number = request.parameters.get("sequence_id")
         with self._lock:
@@ -131,10 +133,10 @@ class _Stream:
         self._pool.submit(self._work, step)
 
     def _work(self, step: _Step) -> None:
-        assert step.request is not None
+        assert step.request is not None and step.run is not None
         outcome: InferResponse | ServeError | None = None
         try:
-            with contextlib.closing(self._run(step.request)) as found:
+            with contextlib.closing(step.run(step.request)) as found:
                 for response in found:
                     if not response.part:
                         outcome = response

@@ -8,7 +8,6 @@ turn of the loop: quick methods are answered at once, others on threads.
 import contextlib
 import functools
 import logging
-import math
 import queue
 import threading
 import time
@@ -21,16 +20,15 @@ from headrace.serve.config import Limits
 from headrace.serve.errors import Meaning, ServeError, overloaded
 from headrace.serve.grpc_codes import CODES
 from headrace.serve.grpc_methods import INFER_PATH, Method, Methods, Streaming, Unary
-from headrace.serve.guard import ALLOWED, HEADERS, Guard, Rules
 from headrace.serve.http_messages import PHRASES, WRITE_SECONDS, Application, HttpRequest, HttpResponse
-from headrace.serve.manager import Published
 from headrace.serve.rejections import THREADS, Rejections
+from headrace.serve.routes import Routes
 from headrace.serve.tls import Certificates, Identity
 
 log = logging.getLogger("headrace.serve")
 
 FLUSH_SECONDS = 0.1  # for the last answers to leave
-CALL, MESSAGE, HALF_CLOSE, GONE, FAILURE, HTTP, REFUSAL = range(7)  # kinds of events: `Event::Kind` in plane.h
+CALL, MESSAGE, HALF_CLOSE, GONE, HTTP, REFUSAL = range(6)  # kinds of events: `Event::Kind` in plane.h
 
 _INTERNAL = ServeError(Meaning.INTERNAL, "internal error")
 
@@ -45,8 +43,8 @@ class NativeFront:
         methods: Methods | None,
         limits: Limits,
         threads: int,
+        routes: Routes | None = None,
         certificates: Certificates | None = None,
-        guard: Guard | None = None,
         rejections: Rejections | None = None,
     ) -> None:
         self._certificates = certificates
@@ -58,7 +56,10 @@ class NativeFront:
         self._applications: dict[int, Application] = {}  # by listener
         self._listeners = 0
         self._calls: dict[int, _Call] = {}
+        routes = routes or Routes()
+        self.refuse = routes.refuse  # inferences from now on, by the data plane
         self._front = _native.Front(
+            routes.native,
             {
                 "max_message_bytes": limits.max_message_bytes,
                 "max_buffered_bytes": limits.max_buffered_bytes,
@@ -81,8 +82,6 @@ class NativeFront:
             self._turn,
         )
         self._rejections.follow(self._front.rejections)
-        if guard is not None:
-            guard.follow(self._set_gate)
         if certificates is not None:
             certificates.follow(lambda identity: self._front.set_tls(_pem(identity)))
 
@@ -102,26 +101,6 @@ class NativeFront:
         self._listeners += 1
         return taken
 
-    def _set_gate(self, rules: Rules) -> None:
-        """Inferences with good credentials need not come to Python; the rest do, and the methods answer them."""
-        tokens = [
-            (token.name, bytes.fromhex(token.sha256), math.inf if token.expires is None else token.expires.timestamp())
-            for token in rules.tokens or ()
-            if any("inference" in ALLOWED[role] for role in token.roles)
-        ]
-        for front, before in HEADERS.items():
-            headers = [
-                (before + row.key, bytes.fromhex(row.sha256))
-                for row in rules.restricted
-                if "inference" in row.groups and front in row.fronts
-            ]
-            self._front.set_gate(front == "http", rules.tokens is not None, tokens, headers)
-
-    def set_tracing(self, model: str, on: bool, every: int) -> None:
-        """Inferences that are traced come to Python: of a model ("": of every other) one in so many, and those whose caller
-        traces them."""
-        self._front.set_tracing(model, on, every)
-
     def start(self) -> None:
         """Begin to accept."""
         self._front.start()
@@ -130,14 +109,11 @@ class NativeFront:
         """Answers over HTTP end their connection from now on."""
         self._front.set_closing()
 
-    def refuse(self) -> None:
-        """Inferences are refused from now on, by the data plane."""
-        self._front.set_refusing()
-
     def stop(self, grace: float) -> None:
         """Refuse new calls, let the last answers leave, close every connection."""
         if self._methods is not None:
             self._methods.stop()
+        self.refuse()
         self._front.refuse_new()
         end = time.monotonic() + grace
         time.sleep(min(grace, FLUSH_SECONDS))
@@ -152,11 +128,6 @@ class NativeFront:
     def open_connections(self) -> int:
         return self._front.connections
 
-    def publish(self, model: str, published: Published) -> None:
-        """The manager swapped in what is ready of a model: versions with an engine take requests without us."""
-        engines = {key: version.direct for key, version in published.versions.items() if version.direct is not None}
-        self._front.publish(model, list(engines.items()), published.preferred if published.preferred in engines else "")
-
     # ---- events, on the loop's thread ----
 
     def _turn(self, events: Sequence[tuple[Any, ...]]) -> None:
@@ -169,8 +140,6 @@ class NativeFront:
             elif kind == REFUSAL:
                 _, number, listener, status, text = event
                 self._respond(number, self._applications[listener].refuse(status, text), True)
-            elif kind == FAILURE:
-                log.error("incident %s, model %s version %s: %s", event[3], event[1], event[2], event[4])
             elif (call := self._calls.get(event[1])) is not None:
                 if kind == GONE:
                     del self._calls[event[1]]

@@ -28,7 +28,7 @@ class Level:
 class BatchPolicy:
     """How requests are merged: up to `max_rows` rows (0: never), waiting at most `max_delay` seconds for them, or until one
     of the sizes `preferred` is reached. `levels` are the priorities, the first goes first; requests that name none have
-    `default_level`, counted from 1."""
+    `default_level`, counted from 1. Instance i runs on processor `cpus[i % len(cpus)]` (none: anywhere)."""
 
     max_rows: int = 0
     max_delay: float = 0.0
@@ -38,6 +38,7 @@ class BatchPolicy:
     levels: tuple[Level, ...] = (Level(),)
     default_level: int = 1
     ordered: bool = False  # those of a level by arrival, whatever their deadlines
+    cpus: tuple[int, ...] = ()
 
     def level_of(self, parameters: Parameters) -> int:
         """The level that a request asks for with `priority`; the default one for 0 and for numbers beyond the last."""

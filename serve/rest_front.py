@@ -18,7 +18,7 @@ from headrace.serve.guard import Guard
 from headrace.serve.http_messages import HttpRequest, HttpResponse
 from headrace.serve.rejections import MESSAGE
 from headrace.serve.request import InferResponse
-from headrace.serve.tracing import Reading, traced
+from headrace.serve.tracing import Reading, read_traced, traced
 
 log = logging.getLogger("headrace.serve")
 
@@ -263,10 +263,15 @@ class RestFront:
 
     def _answers(self, name: str, version: str, request: HttpRequest) -> Generator[InferResponse, None, None]:
         inputs = self._plane.model_metadata(name, version)["inputs"]
-        asked = rest_generate.read(name, version, request.body, inputs)
+        asked, through = read_traced(
+            self._plane.tracer,
+            request.header,
+            "http",
+            lambda: rest_generate.read(name, version, request.body, inputs),
+        )
         asked.watch, asked.size = request.watch, len(request.body)
         asked.principal = self._guard.name_of(request.header)
-        return self._plane.stream(asked)
+        return through(self._plane.stream(asked))
 
     def _generate(self, name: str, version: str, request: HttpRequest) -> HttpResponse:
         return _answer(rest_generate.joined(self._answers(name, version, request)))

@@ -1,4 +1,5 @@
-"""Traces of requests: spans receive, queue, assemble, compute, scatter and send under one of the whole request.
+"""Traces of requests: spans receive, queue, assemble, compute, scatter and send under one of the whole request; of an answer in
+parts, the last five for each run.
 
 W3C trace context comes in by metadata or header; a request whose caller records is always traced, of the others one in
 `rate`, drawn by the front that has them first. Models may have settings of their own. While the level is OFF a request costs one look at a flag. Times of the phases are those that the statistics have.
@@ -10,19 +11,20 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from headrace.serve.config import Trace
 from headrace.serve.errors import Meaning, ServeError, bad_argument, quoted, unsupported
-from headrace.serve.request import InferRequest
+from headrace.serve.request import InferRequest, InferResponse
 from headrace.serve.scheduler import Execution
 from headrace.serve.trace_export import Exporter, Span, make_exporter
 
 HEADER = "traceparent"  # https://www.w3.org/TR/trace-context/
 MARK = "headrace-trace"  # on requests that the native front has drawn (`Plane::traced`)
 LEVELS = ("OFF", "TIMESTAMPS")
+MAX_RUNS = 64  # of one request that have spans
 _CONTEXT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
 
 
@@ -34,26 +36,42 @@ class Active:
         self._own = secrets.token_hex(8)
         self._started, self._received = started or time.monotonic(), 0.0
         self._offset = time.time_ns() - int(time.monotonic() * 1e9)
-        self.enqueued = 0.0  # on the monotonic clock; set, with `execution`, by the data plane
-        self.execution: Execution | None = None
+        self._runs: list[tuple[float, Execution]] = []  # with the time at which each was queued
+        self._count = 0
+        self._last: Execution | None = None
 
     def received(self) -> None:
         """The message is read."""
         self._received = time.monotonic()
 
+    def ran(self, enqueued: float, execution: Execution | None) -> None:
+        """It has run, once more; `enqueued` on the monotonic clock. The same run twice is one."""
+        if execution is None or execution is self._last:
+            return
+        self._last = execution
+        self._count += 1
+        if self._count <= MAX_RUNS:
+            self._runs.append((enqueued, execution))
+
     def end(self, attributes: Mapping[str, str | int], meaning: Meaning | None) -> None:
         """The answer is made; `meaning` None: it is a good one."""
-        now, ran = time.monotonic(), self.execution
+        now = time.monotonic()
         rows = [("receive", self._started, self._received or now)]
-        if ran is not None:
+        for number, (enqueued, ran) in enumerate(self._runs, 1):
+            sent = self._runs[number][0] if number < len(self._runs) else now if number == self._count else ran.finished
             rows += [
-                ("queue", self.enqueued, ran.started),
+                ("queue", enqueued, ran.started),
                 ("assemble", ran.started, ran.assembled),
                 ("compute", ran.assembled, ran.computed),
                 ("scatter", ran.computed, ran.finished),
-                ("send", ran.finished, now),
+                ("send", ran.finished, sent),
             ]
-            attributes = {**attributes, "headrace.batch_rows": ran.rows, "headrace.batch_id": ran.number}
+        if self._last is not None:
+            attributes = {
+                **attributes, "headrace.batch_rows": self._last.rows, "headrace.batch_id": self._last.number
+            }  # fmt: skip
+        if self._count > 1:
+            attributes = {**attributes, "headrace.runs": self._count}
         spans = [
             Span(self._trace_id, secrets.token_hex(8), self._own, name, self._ns(start), self._ns(end))
             for name, start, end in rows
@@ -69,46 +87,88 @@ class Active:
 
 
 class Reading:
-    """A request that may be traced, once it is read and its model known."""
+    """A request that may be traced, once it is read and its model known. `alone`: its front draws for no such request."""
 
-    def __init__(self, tracer: "Tracer", context: str | None, mark: str | None) -> None:
-        self._tracer, self._context, self._mark = tracer, context, mark
+    def __init__(
+        self, tracer: "Tracer", header: Callable[[str], str | None], front: str, *, alone: bool = False
+    ) -> None:
+        self._tracer, self._front, self._alone = tracer, front, alone
+        self._context, self._mark = header(HEADER), header(MARK)
         self._started = time.monotonic()
-        self.active: Active | None = None
-        self.request: InferRequest | None = None
+        self._active: Active | None = None
+        self._request: InferRequest | None = None
 
     def read(self, reader: Callable[[], InferRequest]) -> InferRequest:
         """The request; its trace is begun as of the time when reading it began."""
         try:
-            self.request = request = reader()
+            self._request = request = reader()
         except ServeError:
-            self.active = self._tracer.begin(self._context, self._mark, started=self._started)
+            self._begin("")
             raise
-        self.active = self._tracer.begin(self._context, self._mark, request.model, self._started)
-        if self.active is not None:
-            self.active.received()
-            request.trace = self.active
+        self._active = self._begin(request.model)
+        if self._active is not None:
+            self._active.received()
+            request.trace = self._active
         return request
+
+    def _begin(self, model: str) -> Active | None:
+        self._active = self._tracer.begin(self._context, self._mark, model, self._started, alone=self._alone)
+        return self._active
+
+    @contextlib.contextmanager
+    def ending(self) -> Iterator[None]:
+        """A block that runs the request and makes its answer, or the rest of it; ends the trace whatever comes of it."""
+        meaning: Meaning | None = None
+        try:
+            yield
+        except ServeError as error:
+            meaning = error.meaning
+            raise
+        except GeneratorExit:  # of answers in parts: the client left
+            meaning = Meaning.CANCELLED
+            raise
+        except Exception:
+            meaning = Meaning.INTERNAL
+            raise
+        finally:
+            self._end(meaning)
+
+    def _end(self, meaning: Meaning | None) -> None:
+        asked = self._request
+        known = {} if asked is None else {"headrace.model": asked.model[:128], "headrace.request_id": asked.id[:128]}
+        if self._active is not None:
+            self._active.end({**known, "headrace.front": self._front}, meaning)
 
 
 @contextlib.contextmanager
 def traced(tracer: "Tracer", header: Callable[[str], str | None], front: str) -> Iterator[Reading]:
     """A block that reads a request, runs it and makes its answer; ends the trace whatever comes of it."""
-    reading = Reading(tracer, header(HEADER), header(MARK))
-    meaning: Meaning | None = None
-    try:
+    reading = Reading(tracer, header, front)
+    with reading.ending():
         yield reading
-    except ServeError as error:
-        meaning = error.meaning
-        raise
-    except Exception:
-        meaning = Meaning.INTERNAL
-        raise
-    finally:
-        asked = reading.request
-        known = {} if asked is None else {"headrace.model": asked.model[:128], "headrace.request_id": asked.id[:128]}
-        if reading.active is not None:
-            reading.active.end({**known, "headrace.front": front}, meaning)
+
+
+Parts = Generator[InferResponse, None, None]
+
+
+def read_traced(
+    tracer: "Tracer", header: Callable[[str], str | None], front: str, reader: Callable[[], InferRequest]
+) -> tuple[InferRequest, Callable[[Parts], Parts]]:
+    """A request whose answer comes in parts, and what its answers go through: the trace ends with them."""
+    if not tracer.on:
+        return reader(), lambda answers: answers
+    reading = Reading(tracer, header, front, alone=True)
+    try:
+        request = reading.read(reader)
+    except ServeError:
+        with reading.ending():
+            raise
+
+    def through(answers: Parts) -> Parts:
+        with reading.ending(), contextlib.closing(answers):
+            yield from answers
+
+    return request, through if request.trace is not None else lambda answers: answers
 
 
 @dataclass(slots=True)
@@ -149,10 +209,16 @@ class Tracer:
         self._tell()
 
     def begin(
-        self, context: str | None, mark: str | None = None, model: str = "", started: float | None = None
+        self,
+        context: str | None,
+        mark: str | None = None,
+        model: str = "",
+        started: float | None = None,
+        *,
+        alone: bool = False,
     ) -> Active | None:
         """A trace for a request with this trace context; None: it is not traced. `mark` is of requests that a front has
-        drawn, where it draws."""
+        drawn, where it draws; `alone`: for such requests it does not."""
         if not self.on:
             return None
         own = self._own.get(model, self._all)
@@ -160,7 +226,7 @@ class Tracer:
             return None
         found = _CONTEXT.fullmatch(context) if context else None
         parent = found if found and int(found[3], 16) & 1 and int(found[1], 16) and int(found[2], 16) else None
-        if parent is None and not (mark is not None if self._followers else self._draw(own)):
+        if parent is None and not (mark is not None if self._followers and not alone else self._draw(own)):
             return None
         if not self._take(own):
             return None
@@ -268,4 +334,4 @@ def _whole(value: Any, where: str, least: int) -> int:
     return int(text)
 
 
-__all__ = ["Tracer", "traced"]
+__all__ = ["Reading", "Tracer", "read_traced", "traced"]

@@ -16,6 +16,7 @@ from headrace.serve.config import ConfigError, ModelConfig
 from headrace.serve.ensemble import Ensemble
 from headrace.serve.errors import Meaning
 from headrace.serve.generate import GenerateQueue, loop_of
+from headrace.serve.instances import allowed_cpus, pinned
 from headrace.serve.model import Loader, Model, proven
 from headrace.serve.pending import BatchPolicy, Level
 from headrace.serve.policy import State, VersionKey
@@ -145,6 +146,8 @@ class ModelVersion:
         rows = interface.max_batch_size
         workers = getattr(model, "wanted", 0)
         count = config.instances.count or workers or (1 if rows else min(4, os.cpu_count() or 1))
+        if config.instances.cpus and workers:
+            raise ConfigError("instances.cpus is for models in the server's own process (workers.count = 0)")
         policy = queue_policy(rows, count, config)
         made = engine.make(self.name, self.number, interface, model, policy, self.statistics.seconds)
         if made is not None:
@@ -152,7 +155,8 @@ class ModelVersion:
             if self.access is not None:
                 engine.set_access(made, self.access.policy)
             return engine.EngineScheduler(made, interface, policy)
-        return Scheduler(model.run, policy, observe=self.statistics.observe, inline=not workers)
+        run = pinned(model.run, policy.cpus, policy.instances) if policy.cpus else model.run
+        return Scheduler(run, policy, observe=self.statistics.observe, inline=not workers)
 
     @property
     def direct(self) -> engine.Engine | None:
@@ -270,7 +274,8 @@ def queue_policy(rows: int, instances: int, config: ModelConfig) -> BatchPolicy:
     ordered = batching.preserve_ordering  # one run after the other
     runs = 1 if ordered else instances
     wait = batching.max_delay_us / 1e6
-    return BatchPolicy(rows, wait, runs, queue.max_size, preferred, tuple(levels), first, ordered)
+    cpus = allowed_cpus(config.instances)
+    return BatchPolicy(rows, wait, runs, queue.max_size, preferred, tuple(levels), first, ordered, cpus)
 
 
 def batch_rows(model: Model, config: ModelConfig) -> tuple[int, str]:

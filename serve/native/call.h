@@ -14,6 +14,7 @@ namespace hr::serve {
 using Clock = std::chrono::steady_clock;
 using Time = Clock::time_point;
 constexpr Time kNever = Time::max();
+constexpr double kFarSeconds = 1e7;     // a deadline so far away is none
 
 inline double seconds_between(Time from, Time to) { return std::chrono::duration<double>(to - from).count(); }
 inline Clock::duration span(double seconds) { return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds)); }
@@ -33,6 +34,8 @@ struct Status {
 
 enum class Shape : uint8_t { unary, stream, http };     // stream: any number of messages either way; http: an HTTP/1.1 request
 
+using Metadata = std::vector<std::pair<std::string, std::string>>;
+
 struct Call {
     uint64_t id = 0;
     std::string path;                           // of an HTTP request: the target
@@ -41,7 +44,7 @@ struct Call {
     bool local = false;                         // the client is on this machine
     int listener = 0;                           // which listener it came through
     Time deadline = kNever;
-    std::vector<std::pair<std::string, std::string>> metadata;
+    Metadata metadata;
     Bytes message;                              // of a unary call
     std::atomic<bool> gone{false};              // ended: nobody waits for an answer any more
     bool in_python = false;                     // handed to Python, which is told of its end; loop thread only

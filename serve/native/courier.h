@@ -1,5 +1,5 @@
-// Carries events from the loop to Python on a thread of its own: the loop never waits for the interpreter lock, which a load or
-// a page of metrics may hold for milliseconds.
+// Carries what happened to Python on a thread of its own: neither the loop nor a run waits for the interpreter lock, which a load
+// or a page of metrics may hold for milliseconds.
 #pragma once
 #include <condition_variable>
 #include <functional>
@@ -8,13 +8,13 @@
 #include <thread>
 #include <vector>
 
-#include "plane.h"
-
 namespace hr::serve {
 
+template <class Item>
 class Courier {
 public:
-    explicit Courier(Plane::Deliver deliver) : deliver_(std::move(deliver)) {}
+    using Deliver = std::function<void(std::vector<Item>)>;
+    explicit Courier(Deliver deliver) : deliver_(std::move(deliver)) {}
     ~Courier() { stop(); }
 
     void start() {
@@ -22,11 +22,11 @@ public:
     }
 
     // From any thread. What comes while Python is busy goes to it together, in its order.
-    void send(std::vector<Event> events) {
+    void send(std::vector<Item> items) {
         {
             std::lock_guard guard(lock_);
-            if (events_.empty()) events_ = std::move(events);
-            else std::move(events.begin(), events.end(), std::back_inserter(events_));
+            if (items_.empty()) items_ = std::move(items);
+            else std::move(items.begin(), items.end(), std::back_inserter(items_));
         }
         changed_.notify_one();
     }
@@ -45,20 +45,20 @@ private:
     void work() {
         std::unique_lock guard(lock_);
         while (true) {
-            changed_.wait(guard, [this] { return stopped_ || !events_.empty(); });
-            if (events_.empty()) return;
-            std::vector<Event> events;
-            events.swap(events_);
+            changed_.wait(guard, [this] { return stopped_ || !items_.empty(); });
+            if (items_.empty()) return;
+            std::vector<Item> items;
+            items.swap(items_);
             guard.unlock();
-            deliver_(std::move(events));
+            deliver_(std::move(items));
             guard.lock();
         }
     }
 
-    const Plane::Deliver deliver_;
+    const Deliver deliver_;
     std::mutex lock_;
     std::condition_variable changed_;
-    std::vector<Event> events_;
+    std::vector<Item> items_;
     bool stopped_ = false;
     std::thread thread_;
 };

@@ -17,8 +17,8 @@ Digest digest_of(std::string_view text) {
     return out;
 }
 
-const std::string* find(const Call& call, std::string_view name) {
-    for (const auto& [key, value] : call.metadata)
+const std::string* find(const Metadata& metadata, std::string_view name) {
+    for (const auto& [key, value] : metadata)
         if (key == name) return &value;
     return nullptr;
 }
@@ -27,15 +27,15 @@ bool equal(const Digest& a, const Digest& b) { return CRYPTO_memcmp(a.data(), b.
 
 }  // namespace
 
-bool Gate::admits(const Call& call, std::string& principal) const {
+bool Gate::admits(const Metadata& metadata, std::string& principal) const {
     if (needs_header) {
         bool good = false;
         for (const Header& header : headers)
-            if (const std::string* value = find(call, header.name)) good |= equal(header.digest, digest_of(*value));
+            if (const std::string* value = find(metadata, header.name)) good |= equal(header.digest, digest_of(*value));
         if (!good) return false;
     }
     if (!needs_token) return true;
-    const std::string* value = find(call, "authorization");
+    const std::string* value = find(metadata, "authorization");
     if (!value || !std::string_view(*value).starts_with(kBearer)) return false;
     const Digest digest = digest_of(std::string_view(*value).substr(kBearer.size()));
     const double now = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();

@@ -25,7 +25,7 @@ struct Gate {
     std::vector<Token> tokens;          // those that allow inference
     std::vector<Header> headers;        // one of them is enough
 
-    bool admits(const Call& call, std::string& principal) const;        // `principal`: the name of the token
+    bool admits(const Metadata& metadata, std::string& principal) const;        // `principal`: the name of the token
 };
 
 }  // namespace hr::serve

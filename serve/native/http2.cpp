@@ -204,7 +204,7 @@ void Http2Connection::begin(Stream& stream) {
     if (!stream.timeout.empty()) {
         const auto left = parse_timeout(stream.timeout);
         if (!left) return fail(stream, Code::internal, "grpc-timeout is malformed");
-        call.deadline = hub_.now() + span(std::min(*left, 1e7));
+        call.deadline = hub_.now() + span(std::min(*left, kFarSeconds));
     }
     stream.started = true;
     hub_.opened(stream.call, *this, stream.id);

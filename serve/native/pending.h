@@ -26,6 +26,7 @@ struct Policy {
     bool any_delays = false;        // some level does that
     bool ordered = false;           // those of a level by arrival, whatever their deadlines
     bool inline_runs = true;        // short runs may happen on the loop's thread
+    std::vector<int> cpus;          // instance i runs on cpus[i % size]; empty: anywhere
 };
 
 enum class Meaning : uint8_t { ok, unavailable, overloaded, expired, cancelled, internal };

@@ -90,35 +90,8 @@ private:
 
 }  // namespace
 
-Plane::Plane(Loop& loop, std::unordered_map<std::string, Shape> methods, std::string infer_path, Deliver deliver)
-    : loop_(loop), methods_(std::move(methods)), infer_path_(std::move(infer_path)), deliver_(std::move(deliver)) {}
-
-void Plane::publish(const std::string& model, std::shared_ptr<Served> served) {
-    std::lock_guard guard(lock_);
-    if (served) models_[model] = std::move(served);
-    else models_.erase(model);
-}
-
-void Plane::failed(const std::string& model, const std::string& version, const std::string& incident, const std::string& text) {
-    {
-        std::lock_guard guard(lock_);
-        failures_.push_back({Event::failure, nullptr, {}, model, version, incident, text});
-    }
-    loop_.post([] {});
-}
-
-void Plane::set_tracing(const std::string& model, bool on, uint64_t every) {
-    std::lock_guard guard(lock_);
-    Trace& trace = traces_[model];
-    trace.on = on, trace.every = every;
-    tracing_ = std::any_of(traces_.begin(), traces_.end(), [](const auto& one) { return one.second.on; });
-}
-
-void Plane::set_gate(Front front, Gate gate) {
-    auto made = std::make_shared<const Gate>(std::move(gate));
-    std::lock_guard guard(lock_);
-    gates_[size_t(front)] = std::move(made);
-}
+Plane::Plane(Loop& loop, std::shared_ptr<Routes> routes, std::unordered_map<std::string, Shape> methods, std::string infer_path, Deliver deliver)
+    : loop_(loop), routes_(std::move(routes)), methods_(std::move(methods)), infer_path_(std::move(infer_path)), deliver_(std::move(deliver)) {}
 
 bool Plane::knows(const std::string& path, Shape& shape) {
     const auto found = methods_.find(path);
@@ -132,50 +105,17 @@ void Plane::call(std::shared_ptr<Call> call) {
     if (call->shape == Shape::http && call->listener == rest_ && infer_rest(call)) return;
     call->in_python = true;
     const Event::Kind kind = call->shape == Shape::http ? Event::http : Event::call;
-    events_.push_back({kind, std::move(call), {}, {}, {}, {}, {}});
-}
-
-// The version that takes a request without Python; null: none does.
-std::shared_ptr<Version> Plane::find(Front front, const Call& call, std::string_view model, std::string_view version, std::string& principal) {
-    std::shared_ptr<Version> found;
-    std::shared_ptr<const Gate> gate;
-    {
-        std::lock_guard guard(lock_);
-        gate = gates_[size_t(front)];
-        const auto served = models_.find(std::string(model));
-        if (served == models_.end()) return nullptr;
-        if (version.empty()) {
-            found = served->second->preferred;
-        } else if (const auto one = served->second->versions.find(version); one != served->second->versions.end()) {
-            found = one->second;
-        }
-    }
-    return found && gate->admits(call, principal) ? found : nullptr;
-}
-
-// A call that is chosen here carries a mark, so that Python does not draw again. W3C trace context: the last bit of the flags
-// says that the caller records.
-bool Plane::traced(Call& call, std::string_view model) {
-    std::lock_guard guard(lock_);
-    auto found = traces_.find(std::string(model));
-    if (found == traces_.end()) found = traces_.find("");
-    if (found == traces_.end() || !found->second.on) return false;
-    for (const auto& [key, value] : call.metadata)
-        if (key == "traceparent" && value.size() >= 55 && (value[54] - (value[54] < 'a' ? '0' : 'a' - 10)) & 1) return true;
-    Trace& trace = found->second;
-    if (!trace.every || ++trace.count % trace.every) return false;
-    call.metadata.emplace_back("headrace-trace", "1");
-    return true;
+    events_.push_back({kind, std::move(call), {}, {}});
 }
 
 // True where the call is in a queue or answered; false: Python's.
 bool Plane::infer(const std::shared_ptr<Call>& call) {
     Envelope envelope;
-    if (refusing_) return false;
+    if (routes_->refusing()) return false;
     const bool known = read_envelope(call->message.view(), envelope);
-    if ((tracing_ && traced(*call, known ? envelope.model : std::string_view())) || !known) return false;
+    if (routes_->traced(call->metadata, known ? envelope.model : std::string_view()) || !known) return false;
     std::string principal;
-    const std::shared_ptr<Version> version = find(Front::grpc, *call, envelope.model, envelope.version, principal);
+    const std::shared_ptr<Version> version = routes_->find(Front::grpc, call->metadata, envelope.model, envelope.version, principal);
     if (!version) return false;
     auto job = std::make_shared<CallJob>(loop_, call, version, std::move(principal));
     return fit(version->interface(), call->message.view(), job->request) && (job->deadline = call->deadline, submit(version, job));
@@ -184,44 +124,31 @@ bool Plane::infer(const std::shared_ptr<Call>& call) {
 bool Plane::infer_rest(const std::shared_ptr<Call>& call) {
     RestCall rest;
     std::string principal;
-    if (refusing_) return false;
+    if (routes_->refusing()) return false;
     const bool known = read_target(*call, rest);
-    if ((tracing_ && traced(*call, known ? rest.model : std::string_view())) || !known) return false;
-    const std::shared_ptr<Version> version = find(Front::http, *call, rest.model, rest.version, principal);
+    if (routes_->traced(call->metadata, known ? rest.model : std::string_view()) || !known) return false;
+    const std::shared_ptr<Version> version = routes_->find(Front::http, call->metadata, rest.model, rest.version, principal);
     if (!version || (rest.coding != RestCall::Coding::none && version->last_answer() > kCompressedHere)) return false;
     auto job = std::make_shared<RestJob>(loop_, call, version, std::move(principal), rest.coding, closing_);
     return fit_rest(version->interface(), call->message.view(), rest, job->request, job->binary) && submit(version, job);
 }
 
 bool Plane::submit(std::shared_ptr<Version> version, const JobPtr& job) {
-    job->arrived = loop_.now(), job->level = version->policy().default_level;
-    if (const Policy& policy = version->policy(); policy.timeout_s > 0) {
-        const Time late = job->arrived + span(policy.timeout_s);
-        if (policy.delays) job->delay_at = late;
-        else job->deadline = std::min(job->deadline, late);
-    }
-    Meaning why;
-    std::string text;
-    if (!version->submit(job, why, text)) {
-        if (why == Meaning::unavailable) return false;      // being unloaded: Python finds the one that took its place
-        version->counters(job->front()).finish(text_of(why), 0, 0, nullptr, job->asked());
-        job->fail(why, text, nullptr);
-        return true;
-    }
-    if (std::find(touched_.begin(), touched_.end(), version) == touched_.end()) touched_.push_back(std::move(version));
+    if (!version->accept(job, loop_.now())) return false;       // being unloaded: Python finds the one that took its place
+    if (!job->ended() && std::find(touched_.begin(), touched_.end(), version) == touched_.end()) touched_.push_back(std::move(version));
     return true;
 }
 
-void Plane::message(const std::shared_ptr<Call>& call, Bytes message) { events_.push_back({Event::message, call, std::move(message), {}, {}, {}, {}}); }
+void Plane::message(const std::shared_ptr<Call>& call, Bytes message) { events_.push_back({Event::message, call, std::move(message), {}}); }
 
-void Plane::half_close(const std::shared_ptr<Call>& call) { events_.push_back({Event::half_close, call, {}, {}, {}, {}, {}}); }
+void Plane::half_close(const std::shared_ptr<Call>& call) { events_.push_back({Event::half_close, call, {}, {}}); }
 
 void Plane::gone(const std::shared_ptr<Call>& call) {
-    if (call->in_python) events_.push_back({Event::gone, call, {}, {}, {}, {}, {}});
+    if (call->in_python) events_.push_back({Event::gone, call, {}, {}});
 }
 
 void Plane::refuse(const std::shared_ptr<Call>& call, int status, const char* text) {
-    events_.push_back({Event::refusal, call, {}, {}, {}, {}, text, status});
+    events_.push_back({Event::refusal, call, {}, text, status});
 }
 
 void Plane::turn() {
@@ -229,11 +156,6 @@ void Plane::turn() {
         std::vector<std::shared_ptr<Version>> touched;
         touched.swap(touched_);
         for (const auto& version : touched) version->pump(true);        // what a turn brought is a batch
-        {
-            std::lock_guard guard(lock_);
-            for (Event& failure : failures_) events_.push_back(std::move(failure));
-            failures_.clear();
-        }
         std::vector<Event> events;
         events.swap(events_);
         if (!events.empty()) deliver_(std::move(events));

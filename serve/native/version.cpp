@@ -1,5 +1,8 @@
 #include "version.h"
 
+#include <pthread.h>
+#include <sched.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -10,6 +13,7 @@ namespace hr::serve {
 namespace {
 
 constexpr double kInlineSeconds = 300e-6;       // runs up to here do not hold the caller up
+constexpr double kInstantSeconds = 50e-6;
 constexpr int kInlineBatches = 8;               // a turn
 constexpr double kSmoothing = 0.2;
 constexpr double kForgetting = 1.05;            // a run: the best time of a row counts for less and less
@@ -66,6 +70,7 @@ bool Version::submit(JobPtr job, Meaning& why, std::string& text) {
     std::vector<JobPtr> dropped;
     const Time now = job->arrived;
     const int level = job->level;
+    const bool counted = job->counted();
     switch (quarantine_.look(interface_, job->request, now)) {
         case Quarantine::Verdict::refused:
             text = "this request was in progress when two workers of the model ended; it is refused for a while";
@@ -81,14 +86,30 @@ bool Version::submit(JobPtr job, Meaning& why, std::string& text) {
     const bool taken = queue_.push(std::move(job), now, dropped);
     drop(dropped, now);
     if (!taken) return why = Meaning::overloaded, text = queue_.refusal(level), false;
-    inflight_++;
+    inflight_ += counted;
     return true;
 }
 
-void Version::pump(bool may_run) {
+bool Version::accept(const JobPtr& job, Time now) {
+    job->arrived = now, job->level = policy_.default_level;
+    if (policy_.timeout_s > 0) {
+        const Time late = now + span(policy_.timeout_s);
+        if (policy_.delays) job->delay_at = late;
+        else job->deadline = std::min(job->deadline, late);
+    }
+    Meaning why;
+    std::string text;
+    if (submit(job, why, text)) return true;
+    if (why == Meaning::unavailable) return false;
+    counters(job->front()).finish(text_of(why), 0, 0, nullptr, job->asked());
+    if (job->take()) job->fail(why, text, nullptr);
+    return true;
+}
+
+void Version::pump(bool may_run, const Job* own) {
     std::unique_lock locked(lock_);
     for (int n = 0; may_run && policy_.inline_runs && policy_.max_delay_s == 0 && n < kInlineBatches; n++) {
-        if (queue_.empty() || busy_ >= policy_.instances || !is_short()) break;
+        if (queue_.empty() || busy_ >= policy_.instances || (own && own->ended()) || !is_short(kInlineSeconds)) break;
         Batch batch;
         if (!pop(batch, locked, false)) break;
         busy_++;
@@ -98,11 +119,18 @@ void Version::pump(bool may_run) {
         busy_--;
     }
     if (queue_.empty() || closed_) return idle_.notify_all();
-    if (int(workers_.size()) < policy_.instances && int(workers_.size()) <= busy_) workers_.emplace_back([this] { work(); });
+    if (busy_ >= policy_.instances && policy_.max_delay_s == 0) return;         // who is busy looks here next
+    if (int(workers_.size()) < policy_.instances && int(workers_.size()) <= busy_) workers_.emplace_back([this, instance = workers_.size()] { work(instance); });
     arrived_.notify_one();
 }
 
-void Version::work() {
+void Version::work(size_t instance) {
+    if (!policy_.cpus.empty()) {        // allowed when the version was made; else it runs anywhere
+        cpu_set_t set;
+        CPU_ZERO(&set);
+        CPU_SET(policy_.cpus[instance % policy_.cpus.size()], &set);
+        pthread_setaffinity_np(pthread_self(), sizeof set, &set);
+    }
     std::unique_lock locked(lock_);
     for (;;) {
         arrived_.wait(locked, [&] { return closed_ || (!queue_.empty() && busy_ < policy_.instances); });
@@ -144,9 +172,14 @@ void Version::drop(std::vector<JobPtr>& jobs, Time now) {
     jobs.clear();
 }
 
-bool Version::is_short() const {
-    if (run_seconds_ > kInlineSeconds) return false;
-    const int64_t limit = int64_t(kInlineSeconds / std::max(row_seconds_, 1e-9));
+bool Version::is_instant() const {
+    std::lock_guard guard(lock_);
+    return is_short(kInstantSeconds);
+}
+
+bool Version::is_short(double seconds) const {
+    if (run_seconds_ > seconds) return false;
+    const int64_t limit = int64_t(seconds / std::max(row_seconds_, 1e-9));
     int64_t rows = 0;
     for (const auto& job : queue_.jobs()) {
         rows += job->request.rows;
@@ -268,7 +301,7 @@ void Version::run(std::vector<std::shared_ptr<Job>>& jobs, const char* reason) {
         for (Job* job : done)
             if (job->counted()) counters(job->front()).finish("ok", seconds_between(job->arrived, execution.finished), seconds_between(job->arrived, execution.started), &execution, job->asked());
         for (Job* job : done) {
-            inflight_--;
+            inflight_ -= job->counted();
             job->deliver(execution);
         }
     }
@@ -301,7 +334,7 @@ void Version::tell(const std::string& incident, const std::string& text) {
 
 void Version::end(Job& job, Meaning meaning, const std::string& text, const Execution* run) {
     if (job.counted()) counters(job.front()).finish(text_of(meaning), seconds_between(job.arrived, Clock::now()), run ? seconds_between(job.arrived, run->started) : 0, run, job.asked());
-    inflight_--;
+    inflight_ -= job.counted();
     job.fail(meaning, text, run);
 }
 

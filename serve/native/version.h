@@ -32,11 +32,15 @@ public:
 
     // Queues; false (and `why`) where it is refused: full, or closed. The caller then ends the job.
     bool submit(JobPtr job, Meaning& why, std::string& text);
-    void pump(bool may_run);        // runs what is short here, wakes a worker for the rest
+    // Queues a request of a front by the model's own rules, or ends it where it is refused; false: the version is being unloaded.
+    bool accept(const JobPtr& job, Time now);
+    // Runs what is short here (until `own` has ended, where it is given), wakes a worker for the rest.
+    void pump(bool may_run, const Job* own = nullptr);
+    bool is_instant() const;        // what waits would run in less time than a change of threads takes
     void close();                   // refuse new jobs, end the waiting ones, let running ones finish; waits for them
     size_t pending() const;
     double oldest_s() const;        // how long the one that has waited longest waits; 0: none does
-    size_t inflight() const { return inflight_.load(std::memory_order_relaxed); }
+    size_t inflight() const { return inflight_.load(std::memory_order_relaxed); }      // of those that are counted here
 
     using OnFailure = std::function<void(const std::string& incident, const std::string& text)>;
     void set_on_failure(OnFailure told);
@@ -45,13 +49,13 @@ private:
     using Batch = Pending::Batch;
     bool pop(Batch& batch, std::unique_lock<std::mutex>& locked, bool may_wait);
     void drop(std::vector<JobPtr>& jobs, Time now);
-    bool is_short() const;          // the next batch does not hold the loop up
+    bool is_short(double seconds) const;    // the next batch takes no longer
     void run(std::vector<JobPtr>& jobs, const char* reason);
     void merge(const std::vector<JobPtr>& jobs, std::vector<hr_tensor>& inputs, std::vector<Bytes>& memory, int64_t& rows) const;
     void lose(std::vector<JobPtr>& jobs, const Execution& execution, const char* how, bool was_running);
     void tell(const std::string& incident, const std::string& text);
     void end(Job& job, Meaning meaning, const std::string& text, const Execution* run);
-    void work();
+    void work(size_t instance);
 
     const std::string name_, number_;
     const Interface interface_;

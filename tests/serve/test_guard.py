@@ -11,7 +11,7 @@ from serve_packages import X, package
 from serve_start import FRONTS, LIMITS, need
 
 from headrace.protos import inference_pb2 as pb
-from headrace.serve import Client
+from headrace.serve import Client, engine
 from headrace.serve.config import Auth, ConfigError, Drain, Listen, Settings
 from headrace.serve.errors import Meaning, ServeError
 from headrace.serve.guard import Guard
@@ -132,13 +132,13 @@ def test_texts_and_logs_hold_no_secret(server, caplog):
     assert "secret" not in caplog.text
 
 
-def test_the_native_path_checks_by_itself(server, front, monkeypatch):
+def test_the_native_path_checks_by_itself(server, monkeypatch):
     """A good token takes an inference through C++; every other one reaches the guard in Python, which refuses it."""
     asked = []
     check = server._guard.check
     monkeypatch.setattr(server._guard, "check", lambda *args: asked.append(args[1]) or check(*args))
     assert outcome(server, "grpc", "infer", "infer") == "ok"
-    assert asked == ([] if front == "native" else ["inference"])
+    assert asked == ([] if engine._native is not None else ["inference"])
     for caller, meaning in (("unknown", "unauthenticated"), ("expired", "unauthenticated"), ("metrics", "forbidden")):
         asked.clear()
         assert outcome(server, "grpc", caller, "infer") == meaning and asked == ["inference"]

@@ -10,14 +10,16 @@ import pytest
 import serve_call
 from hypothesis import given
 from hypothesis import strategies as st
-from serve_packages import X, package
+from serve_packages import X, counter, package
 from serve_start import FRONTS, need
 
 from headrace.protos import inference_pb2 as pb
 from headrace.serve.config import ConfigError, Drain, Listen, Log, Settings, Trace
 from headrace.serve.errors import ServeError
+from headrace.serve.request import InferRequest
+from headrace.serve.scheduler import Execution
 from headrace.serve.server import Server
-from headrace.serve.tracing import Tracer
+from headrace.serve.tracing import MAX_RUNS, Tracer, read_traced
 
 CALLER = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331")
 RECORDS = f"00-{CALLER[0]}-{CALLER[1]}-01"
@@ -217,6 +219,87 @@ def test_settings_of_one_model_over_the_network(front, tmp_path):
         serve_call.infer(server, "grpc", "triple", {"x": X})
     facts = [{row["key"]: row["value"].get("stringValue") for row in spans[0]["attributes"]} for spans in _traces(path)]
     assert [(row["headrace.model"], row["headrace.front"]) for row in facts] == [("triple", "grpc"), ("triple", "http")]
+
+
+def _names(spans):
+    return [span["name"] for span in spans]
+
+
+def _facts(spans):
+    return {row["key"]: next(iter(row["value"].values())) for row in spans[0]["attributes"]}
+
+
+RUN = ["queue", "assemble", "compute", "scatter", "send"]
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_requests_of_a_stream(front, tmp_path):
+    """Each has a trace of its own under the stream's context; one that cannot be read has one as well."""
+    need(front)
+    path = tmp_path / "traces.jsonl"
+    with _serve(tmp_path, front, level="timestamps", rate=0, file=str(path)) as server:
+        sent = [serve_call.message("double", {"x": X}, id=str(i)) for i in range(3)]
+        assert len(list(serve_call.stream(server, sent))) == 3  # whose caller does not record
+        bad = serve_call.message("double", {"x": X})
+        bad.raw_input_contents.append(b"?")
+        answers = list(serve_call.stream(server, [*sent, bad], metadata=(("traceparent", RECORDS),)))
+        assert answers[3].error_message
+    traces = _traces(path)
+    good = {_facts(spans)["headrace.request_id"]: spans for spans in traces if len(spans) > 2}
+    assert sorted(good) == ["0", "1", "2"] and len(traces) == 4
+    for spans in good.values():
+        assert _names(spans) == ["inference", "receive", *RUN]
+        assert (spans[0]["traceId"], spans[0]["parentSpanId"]) == CALLER and _facts(spans)["headrace.front"] == "grpc"
+    (failed,) = (spans for spans in traces if len(spans) == 2)
+    assert failed[0]["status"] == {"code": 2, "message": "bad_argument"}
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_steps_of_a_generation(front, tmp_path):
+    """The phases of every step, in order, over both fronts; sampled although no front draws for it."""
+    need(front)
+    path = tmp_path / "traces.jsonl"
+    counter(tmp_path / "count/1/model.hr")
+    (tmp_path / "count/config.toml").write_text(
+        '[generate]\ninput = "token"\noutput = "next"\nstop = [7]\nmax_steps = 9\nstep = "step"\n'
+    )
+    with _serve(tmp_path, front, level="timestamps", rate=2, file=str(path)) as server:
+        prompt = {"prompt": np.array([[1, 2, 3]], np.int64)}
+        for _ in range(2):
+            assert len(list(serve_call.stream(server, [serve_call.message("count", prompt)]))) == 4
+            status, _ = serve_call.rest(server, "POST", "/v2/models/count/generate_stream", {"prompt": [1, 2, 3]})
+            assert status == 200
+            status, _ = serve_call.rest(server, "POST", "/v2/models/count/generate", {"prompt": [1, 2, 3]})
+            assert status == 200
+    traces = _traces(path)
+    assert [_facts(spans)["headrace.front"] for spans in traces] == ["http", "grpc", "http"]  # every other one
+    for spans in traces:
+        assert _names(spans) == ["inference", "receive", *RUN * 4]
+        assert _facts(spans)["headrace.runs"] == "4"
+        times = [(int(span["startTimeUnixNano"]), int(span["endTimeUnixNano"])) for span in spans[1:]]
+        assert all(start <= end for start, end in times) and times == sorted(times)
+
+
+def test_many_runs_are_counted_and_some_shown():
+    kept = Kept()
+    active = Tracer(Trace(level="timestamps", rate=1), kept).begin(None)
+    for number in range(MAX_RUNS + 10):
+        ran = Execution(1, "alone", *(float(number),) * 4, failed=False)
+        active.ran(float(number), ran)
+        active.ran(float(number), ran)  # the same one
+    active.end({}, None)
+    ((whole, *parts),) = kept.traces
+    assert whole.attributes["headrace.runs"] == MAX_RUNS + 10 and len(parts) == 1 + 5 * MAX_RUNS
+
+
+def test_a_client_that_leaves_is_told():
+    kept = Kept()
+    tracer = Tracer(Trace(level="timestamps", rate=1), kept)
+    _, through = read_traced(tracer, {}.get, "http", lambda: InferRequest("m", "", []))
+    answers = through(part for part in "ab")
+    assert next(answers) == "a"
+    answers.close()
+    assert kept.traces[0][0].error == "cancelled"
 
 
 def test_a_server_that_does_not_trace():
