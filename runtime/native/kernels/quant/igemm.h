@@ -34,6 +34,7 @@ struct IntEpilogue {
     float r_scale = 0;
     float lo = 0, hi = 0;               // for u8 and i8 already within what the type holds
     int32_t zero = 0;
+    bool saturates = false;             // u8, i8: the type's own bounds are lo and hi, and no value leaves 32 bits: no clamp is needed
     Activation act;                     // f32 only
 };
 
@@ -63,9 +64,18 @@ struct IntTable {
     struct Side { const uint8_t* data; bool is_signed; int32_t zero; float scale; };
     void (*add)(const Side& a, const Side& b, int64_t n, float lo, float hi, int32_t zero, bool y_signed, void* y);
     // Depthwise: sums over taps of prepared values times w[tap, c], zero point subtracted. Weights [taps, ld] of 32 bits are
-    // packed (in no more bytes), or used as they are (`wide`) where they do not fit. Rows are read up to 63 values past c.
+    // packed (in no more bytes), or used as they are (`wide`) where they do not fit.
     bool (*pack_depthwise)(const int32_t* w, int64_t taps, int64_t ld, void* out);
-    struct Depthwise { const void* const* rows; int64_t stride, m, taps, c; const void* w; int64_t ldw; bool wide; };
+    struct Depthwise {
+        const void* const* rows;        // rows[tap * stride + m]
+        int64_t stride, m, taps, c;
+        const void* w;
+        int64_t ldw;
+        bool wide;
+        // Where unit is 4: 3 x 3 taps whose neighbours share columns, their stride, 1 or 2; else 0. Weights are then packed from
+        // 12 taps, column by column, the fourth of each column zero. Pixel m is column (first + m) % width of an image's row.
+        int64_t step = 0, first = 0, width = 1;
+    };
     void (*depthwise)(const Depthwise&, void* c, int64_t ldc, const IntEpilogue&);
 };
 

@@ -1,4 +1,5 @@
 // The integer kernels, built once for every tier.
+#include "kernels/quant/depthwise.inc.h"
 #include "kernels/quant/igemm.inc.h"
 #include "kernels/quant/linear.inc.h"
 

@@ -1,6 +1,7 @@
 #include "kernels/quant/params.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 namespace hr {
@@ -77,12 +78,15 @@ void ParamsRule::fill_columns(Params& p, float* scale, float* bias, int32_t* col
         const float least = float((out == IntOut::i8 ? -128 : 0) - e.zero), most = float((out == IntOut::i8 ? 127 : 255) - e.zero);
         e.lo = std::min(std::max(low, least), most);
         e.hi = std::max(std::min(high, most), least);
+        e.saturates = e.lo == least && e.hi == most;
+        for (int64_t i = 0; i < groups * ld; i++) e.saturates &= std::abs(scale[i]) <= 0.5f;    // times a sum: 2^30
     }
     if (r_scale) {
         e.r_scale = r_scale->as<float>()[0];
         if (y_scale) e.r_scale /= ys;
         e.r_zero = int_at(r_zero, 0);
         e.r_signed = r_zero && r_zero->dtype == DType::i8;
+        e.saturates &= std::abs(e.r_scale) <= 1 << 20;
     }
 }
 

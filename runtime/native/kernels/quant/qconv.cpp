@@ -74,7 +74,7 @@ public:
             if (mem.r) transpose8(static_cast<const uint8_t*>(e.r), w.n, features, w.pixels(), mem.r, *c.pool), e.r = mem.r;
         }
         char* y = mem.y ? reinterpret_cast<char*>(mem.y) : static_cast<char*>(c.out(0).data);
-        const int64_t item = int64_t(item_size(type_)), step = images_at_once(w);
+        const int64_t item = int64_t(item_size(type_)), step = images_at_once(w, ws);
         if (matrix(w, ws)) {
             // A plain product: rows are prepared in pieces that the cache still holds when they are multiplied.
             const int64_t rows = w.rows(), some = as_it_lies(w, ws) ? rows : rows_at_once(w, ws);
@@ -119,6 +119,11 @@ private:
     bool merges(const Shape& w) const {
         return group_ == 1 && pads_copied() && w[-1] > 1 && (attributes_.dilations.empty() || attributes_.dilations.back() == 1);
     }
+    // A depthwise 3 x 3 window whose neighbours share columns: packed column by column, see IntTable::Depthwise.
+    bool square(const Shape& w) const {
+        const auto last = [](const std::vector<int64_t>& v) { return v.empty() ? 1 : v.back(); };
+        return table_.unit == 4 && depthwise(w) && w.rank == 4 && w[2] == 3 && w[3] == 3 && last(attributes_.dilations) == 1 && last(attributes_.strides) <= 2;
+    }
     static int64_t taps(const Shape& w) { return w.count(2, w.rank); }
     int64_t segments(const Shape& w) const { return merges(w) ? taps(w) / w[-1] : taps(w); }
     int64_t depth(const Shape& w) const { return taps(w) * w[1] / segments(w); }
@@ -153,19 +158,20 @@ private:
     }
 
     // The image that rows point into: padded where pads can be copied.
-    Window walked(const Window& w) const { return w.pointwise() || !pads_copied() ? w : padded(w); }
+    Window walked(const Window& w, const Shape& ws) const { return w.pointwise() || !pads_copied() || as_it_lies(w, ws) ? w : padded(w); }
     int64_t pixel_items(const Window& w, const Shape& ws) const { return w.pointwise() && !depthwise(ws) ? round_up(w.c, table_.unit) : w.c; }
     bool matrix(const Window& w, const Shape& ws) const { return w.pointwise() && !depthwise(ws); }
-    // The product reads x as it lies: unsigned bytes, whole units.
+    // x is read as it lies: unsigned bytes, whole units of a product.
     bool as_it_lies(const Window& w, const Shape& ws) const {
-        return matrix(w, ws) && table_.item == 1 && !rule_.x_signed && ws[1] % table_.unit == 0;
+        return table_.item == 1 && !rule_.x_signed && (depthwise(ws) || (matrix(w, ws) && ws[1] % table_.unit == 0));
     }
     int64_t rows_at_once(const Window& w, const Shape& ws) const {
         const int64_t most = std::max<int64_t>(kRowsBytes / std::max<int64_t>(1, pixel_items(w, ws) * table_.item), 96);
         return std::min(round_up(most, table_.mr), w.rows());
     }
-    int64_t images_at_once(const Window& w) const {
-        return std::clamp<int64_t>(kImageBytes / std::max<int64_t>(1, walked(w).in_pixels() * w.c * table_.item), 1, std::max<int64_t>(1, w.n));
+    int64_t images_at_once(const Window& w, const Shape& ws) const {
+        if (as_it_lies(w, ws)) return std::max<int64_t>(1, w.n);
+        return std::clamp<int64_t>(kImageBytes / std::max<int64_t>(1, walked(w, ws).in_pixels() * w.c * table_.item), 1, std::max<int64_t>(1, w.n));
     }
 
     Memory plan(const Window& w, const Shape& ws, bool residual, Scratch& s) const {
@@ -176,7 +182,7 @@ private:
             mem.y = s.take<uint8_t>(w.rows() * ws[0] * item);
             if (residual) mem.r = s.take<uint8_t>(w.rows() * ws[0]);
         }
-        const int64_t pixels = matrix(w, ws) ? rows_at_once(w, ws) : images_at_once(w) * walked(w).in_pixels();
+        const int64_t pixels = matrix(w, ws) ? rows_at_once(w, ws) : images_at_once(w, ws) * walked(w, ws).in_pixels();
         if (!as_it_lies(w, ws)) mem.image = s.take<uint8_t>(pixels * pixel_items(w, ws) * table_.item);
         mem.outside = s.take<char>(w.c * table_.item);
         if (!packed_ || ws != packed_shape_) mem.weights = s.take<int8_t>(weight_bytes(ws)), mem.sums = s.take<int32_t>(columns(ws));
@@ -200,7 +206,10 @@ private:
                     wide[size_t(k * ld + j)] = value, sums[j] += value;
                 }
             }
-            if (table_.pack_depthwise(wide.data(), t, ld, out)) return true;
+            std::vector<int32_t> turned(square(s) ? size_t(12 * ld) : 0);
+            for (int64_t k = 0; !turned.empty() && k < t; k++)
+                std::copy_n(&wide[size_t(k * ld)], ld, &turned[size_t((k % 3 * 4 + k / 3) * ld)]);
+            if (turned.empty() ? table_.pack_depthwise(wide.data(), t, ld, out) : table_.pack_depthwise(turned.data(), 12, ld, out)) return true;
             std::memcpy(out, wide.data(), wide.size() * 4);
             return false;
         }
@@ -272,12 +281,12 @@ private:
 
     void run_images(const Window& w, const Shape& ws, const uint8_t* x, const Params& params, const IntEpilogue& e, const int8_t* weights, bool wide,
                     const Memory& mem, char* y, ThreadPool& pool) const {
-        const Window to = walked(w);
+        const Window to = walked(w, ws);
         const int64_t items = pixel_items(w, ws), item = table_.item, c = ws[1], n = ws[0] / group_;
         const uint8_t* prepared = as_it_lies(w, ws) ? x : mem.image;
         if (prepared != x) prepare(w, to, x, params, items, mem.image, pool);
         std::memset(mem.outside, item == 1 ? params.x_zero : 0, size_t(w.c * item));
-        if (depthwise(ws)) return run_depthwise(w, to, ws, e, weights, wide, mem, y, pool);
+        if (depthwise(ws)) return run_depthwise(w, to, ws, e, weights, wide, prepared, mem.outside, y, pool);
         const int64_t s = segments(ws), k = depth(ws), size = int_packed(table_, s, k, n), ld = round_up(n, table_.nr);
         IntProblem p{};
         p.m = w.rows(), p.n = n, p.segments = s, p.k = k, p.ldc = ws[0], p.row_bytes = std::max<int64_t>(c * item, s * k * item / 4);
@@ -302,16 +311,17 @@ private:
     }
 
     void run_depthwise(const Window& w, const Window& to, const Shape& ws, const IntEpilogue& e, const int8_t* weights, bool wide,
-                       const Memory& mem, char* y, ThreadPool& pool) const {
+                       const uint8_t* prepared, const char* outside, char* y, ThreadPool& pool) const {
         constexpr int64_t kTable = 4096;
         const int64_t t = w.taps(), most = std::clamp<int64_t>(kTable / t, 1, 64), size = int64_t(item_size(type_));
         if (t > kTable) throw std::invalid_argument("a depthwise window of more than 4096 taps");
-        const WindowRows rows(to, mem.image, w.c * table_.item, mem.outside);
+        const WindowRows rows(to, prepared, w.c * table_.item, outside);
         pool.parallel(w.rows(), std::max<int64_t>(1, 16384 / (t * w.c)), [&](int64_t begin, int64_t end) {
             const void* table[kTable];
             for (int64_t m = begin; m < end; m += most) {
                 IntTable::Depthwise d{};
                 d.rows = table, d.stride = d.m = std::min(most, end - m), d.taps = t, d.c = w.c, d.w = weights, d.ldw = columns(ws), d.wide = wide;
+                if (square(ws) && !wide) d.step = w.stride[2], d.first = m, d.width = w.out[2];
                 rows.fill(table, d.stride, 0, t, m, m + d.m);
                 IntEpilogue here = e;
                 here.w_zero = nullptr;      // already in the weights
