@@ -312,3 +312,38 @@ def test_a_row_has_the_same_bytes_in_every_batch(tier: str) -> None:
             run("headrace.DynamicMatMul", [x[start : start + rows], w, f32(0.01)], constants=[1, 2]).tobytes()
             == whole[start : start + rows].tobytes()
         )
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8"])
+@pytest.mark.parametrize("hidden", [37, 64])
+def test_dynamic_lstm_of_one_sequence_and_of_copies(tier: str, hidden: int, kind: str) -> None:
+    """One sequence takes a path of its own; copies of it have its range, hence its bits, in every tile of rows."""
+    seq, size, columns = 5, 7, 4 * hidden
+    x, h, c = real(seq, 1, size), np.tanh(real(1, 1, hidden)), real(1, 1, hidden)
+    w, r = (levels(1, k, columns, kind=kind) for k in (size, hidden))
+    scales = [(RNG.uniform(0.5, 1.0, (1, columns)) / 127 / np.sqrt(k)).astype(np.float32) for k in (size, hidden)]
+    bias = real(1, 8 * hidden)
+    points = [(RNG.integers(-3, 4, (1, columns)) + (0 if kind == "int8" else 128)).astype(kind) for _ in range(2)]
+
+    def answers(copies: int, threads: int) -> list[np.ndarray]:
+        lengths = np.full(copies, seq - 1, np.int32)
+        several = [np.repeat(array, copies, axis=1) for array in (x, h, c)]
+        inputs = [several[0], w, r, bias, lengths, *several[1:], None, scales[0], points[0], scales[1], points[1]]
+        outputs = ["float32"] * 3
+        got = run("com.microsoft.DynamicQuantizeLSTM", inputs, {"hidden_size": hidden}, outputs, constants=[1, 2, 3, 8, 9, 10, 11], threads=threads)  # fmt: skip
+        assert isinstance(got, list)
+        return got
+
+    operator = find("DynamicQuantizeLSTM", "com.microsoft")
+    assert operator is not None
+    alone = answers(1, 1)
+    whole = [x, w, r, bias, np.array([seq - 1], np.int32), h, c, None, scales[0], points[0], scales[1], points[1]]
+    want = operator.reference(whole, operator.complete({"hidden_size": hidden}), 3)
+    for a, b in zip(alone, want):
+        np.testing.assert_allclose(
+            a, b, rtol=0, atol=2e-2
+        )  # what rounds to another level moves a gate by one of its quanta
+    for copies, threads in ((1, 2), (2, 1), (7, 1), (14, 2)):
+        for a, b in zip(answers(copies, threads), alone):
+            axis = a.ndim - 2
+            assert all(np.take(a, [i], axis).tobytes() == b.tobytes() for i in range(copies))

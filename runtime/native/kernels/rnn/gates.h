@@ -1,4 +1,4 @@
-// What follows the products of one step of an LSTM: f32 and 8-bit layers share it.
+// What follows the products of one step of an LSTM of float32.
 #pragma once
 #include <cstdint>
 

@@ -1,29 +1,14 @@
 // The gates of an LSTM in one pass, built once for every tier.
 #include "kernels/rnn/gates.h"
-#include "kernels/gemm/activation.inc.h"
+#include "kernels/rnn/gates.inc.h"
 
 namespace hr::HR_TIER {
 
-// A sigmoid or a hyperbolic tangent before its division, as activation.inc.h computes them: a product of two divides once.
-struct Ratio {
-    vf over, under;
-};
-HR_INLINE Ratio sigmoid_ratio(vf x) {
-    const vf e = exp_negative((vf)((vi)x | int32_t(0x80000000)));
-    return {select((vi)(x < vf{}), e, splat(1.0f)), splat(1.0f) + e};
-}
-HR_INLINE Ratio tanh_ratio(vf x) {
-    const vf m = expm1_of(vmax(splat(-40.0f), magnitude(x) * splat(-2.0f)));
-    return {with_sign(magnitude(m), x), splat(2.0f) + m};
-}
-HR_INLINE vf product(const Ratio& a, const Ratio& b) { return a.over * b.over / (a.under * b.under); }
-
 HR_INLINE void lstm_vector(const float* p, const float* r, int64_t step, float* h, float* cell) {
-    const vf i = load(p) + load(r), o = load(p + step) + load(r + step);
-    const vf f = load(p + 2 * step) + load(r + 2 * step), c = load(p + 3 * step) + load(r + 3 * step);
-    const vf next = sigmoid(f) * load(cell) + product(sigmoid_ratio(i), tanh_ratio(c));
+    const auto gate = [&](int64_t g) __attribute__((always_inline)) { return load(p + g * step) + load(r + g * step); };
+    const vf next = lstm_kept(gate(2), load(cell)) + lstm_added(gate(0), gate(3));
     store(cell, next);
-    store(h, product(sigmoid_ratio(o), tanh_ratio(next)));
+    store(h, lstm_state(gate(1), next));
 }
 
 // The tail goes through whole vectors: the same code, the same bits.
