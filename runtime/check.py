@@ -7,6 +7,7 @@ only data decides), but never by its form.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -19,7 +20,7 @@ from headrace.runtime.graph import Block, Graph, Node, Value
 from headrace.runtime.infer import arity_text, expand_formals, infer_graph
 from headrace.runtime.ops import find
 from headrace.runtime.ops.base import Operator
-from headrace.runtime.shapes import Expr, equal, product
+from headrace.runtime.shapes import Expr, equal
 from headrace.runtime.types import MapType, OptionalType, SequenceType, TensorType, Type
 
 MAX_NODES = 1_000_000
@@ -195,8 +196,8 @@ def _check_type(value: Value, where: str) -> None:
     for dim in type.shape:
         if not isinstance(dim, int | Expr) or (isinstance(dim, int) and dim < 0):
             raise GraphError(f"{where}: %{value.name} has the dimension {dim}")
-    count = product(type.shape)
-    if isinstance(count, int) and count * max(1, dtypes.BY_NAME[type.dtype].itemsize) > MAX_BYTES:
+    sizes = [dim for dim in type.shape if isinstance(dim, int)]
+    if len(sizes) == len(type.shape) and math.prod(sizes) * max(1, dtypes.BY_NAME[type.dtype].itemsize) > MAX_BYTES:
         raise GraphError(f"{where}: %{value.name} is {type}, more than {MAX_BYTES} bytes")
 
 

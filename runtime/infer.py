@@ -68,7 +68,8 @@ class Inference:
         array = self.constant(value)
         if array is None or array.ndim > 1 or array.size > KNOWN_LIMIT or array.dtype.kind not in "iu":
             return None
-        return int(array) if array.ndim == 0 else tuple(int(x) for x in array)
+        found = array.tolist()
+        return tuple(found) if array.ndim else found
 
     def fresh(self, hint: str) -> Expr:
         """A symbol that nothing in this graph uses yet: `hint`, `hint_2`, ..."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,9 +68,14 @@ def lower(
 def capabilities() -> frozenset[str]:
     """What machine passes may rely on: the operators with native kernels, and the CPU's tier."""
     try:
-        return frozenset(_native.kernels()) | {_native.cpu_tier()}
+        return _kernels() | {_native.cpu_tier()}
     except ValueError as error:
         raise LoadError(str(error)) from error
+
+
+@cache
+def _kernels() -> frozenset[str]:
+    return frozenset(_native.kernels())
 
 
 def _exists(node: Node) -> bool:

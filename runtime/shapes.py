@@ -55,6 +55,8 @@ class Expr:
         return -self + other
 
     def __mul__(self, other: Dim) -> Dim:
+        if isinstance(other, int):
+            return self if other == 1 else _normal({monomial: other * c for monomial, c in self.terms})
         total: dict[Monomial, int] = {}
         for left, a in self.terms:
             for right, b in _terms(other):
@@ -322,9 +324,11 @@ def symbols(dim: Dim) -> frozenset[str]:
 
 def product(shape: Iterable[Dim]) -> Dim:
     """The number of elements of a shape."""
-    total: Dim = 1
-    for dim in shape:
-        total = total * dim
+    sizes = tuple(shape)
+    total: Dim = math.prod(dim for dim in sizes if isinstance(dim, int))  # quickly; most are
+    for dim in sizes:
+        if not isinstance(dim, int):
+            total = total * dim
     return total
 
 

@@ -25,7 +25,7 @@ from headrace.runtime.check import check
 from headrace.runtime.errors import HeadraceError, LoadError, UnsupportedOperator
 from headrace.runtime.graph import OPSETS, Graph, Program
 from headrace.runtime.interface import Golden, Opened, Optimized
-from headrace.runtime.ops import registry
+from headrace.runtime.ops import kinds
 from headrace.runtime.passes import fingerprint
 from headrace.serializer import golden as golden_file
 from headrace.serializer import graph_codec, interface, manifest, strict_json, weights
@@ -248,8 +248,7 @@ def _listed_members(data: memoryview) -> tuple[dict[str, memoryview], dict[str, 
 
 
 def _require(operators: Sequence[str]) -> None:
-    known = {operator.kind for operator in registry().values()}
-    missing = sorted(set(operators) - known)
+    missing = sorted(set(operators) - kinds())
     if missing:
         raise UnsupportedOperator(
             f"needs {len(missing)} operators that this version of headrace does not have: {', '.join(missing)}"

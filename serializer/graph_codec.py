@@ -19,7 +19,7 @@ from headrace.runtime.errors import GraphError, LoadError
 from headrace.runtime.graph import OPSETS, Block, Graph, Node, Program, State, Value
 from headrace.runtime.types import MapType, OptionalType, SequenceType, TensorType
 from headrace.serializer import type_text, weights
-from headrace.serializer.message_scan import scan
+from headrace.serializer.message_scan import MESSAGE_LIMIT, scan
 
 INLINE_LIMIT = 256  # bytes; larger constants go to the weights
 DEPTH_LIMIT = 24  # of blocks inside blocks; protobuf itself stops at 100 messages
@@ -185,7 +185,8 @@ def decode(
     if len(data) > SIZE_LIMIT:
         raise LoadError(f"{where} has {len(data)} bytes; allowed are {SIZE_LIMIT}")
     raw = bytes(data)
-    scan(raw, pb.Program.DESCRIPTOR)
+    if len(raw) >= 2 * MESSAGE_LIMIT:  # a message takes two bytes at least; texts and depth the parser checks as well
+        scan(raw, pb.Program.DESCRIPTOR)
     try:
         message = pb.Program.FromString(raw)
     except DecodeError:

@@ -121,10 +121,15 @@ def decode(
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise LoadError(f"{where}: __metadata__ must map names to texts")
-    body = data[8 + length :]
+    body = np.frombuffer(data, np.uint8)[8 + length :]
+    body.flags.writeable = False  # and so is every view of it
+    address = body.ctypes.data
     entries = sorted((_entry(name, item, where) for name, item in header.items()), key=lambda entry: entry[3])
     _check_cover([(name, span) for name, _, _, span in entries], len(body), where)
-    return {name: _view(body[start:end], dtype, shape) for name, dtype, shape, (start, end) in entries}, metadata
+    return {
+        name: _view(body[start:end], dtype, shape, (address + start) % dtype.itemsize == 0)
+        for name, dtype, shape, (start, end) in entries
+    }, metadata
 
 
 def _entry(name: str, item: object, where: str) -> tuple[str, DType, tuple[int, ...], tuple[int, int]]:
@@ -162,15 +167,13 @@ def _check_cover(spans: Iterable[tuple[str, tuple[int, int]]], size: int, where:
         raise LoadError(f"{where}: the tensors cover {position} bytes of {size}")
 
 
-def _view(data: memoryview, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
+def _view(data: np.ndarray, dtype: DType, shape: tuple[int, ...], aligned: bool) -> np.ndarray:
     if dtype.name == "bool":
-        return np.asarray(np.frombuffer(data, np.uint8) != 0).reshape(shape)  # a byte of 2 would be a third truth value
-    array = np.frombuffer(data, np.uint8)
-    if array.size and array.ctypes.data % dtype.itemsize:
-        array = array.copy()  # a foreign file need not align its data
-    array = array.view(dtype.numpy).reshape(shape)
-    array.flags.writeable = False
-    return array
+        return np.asarray(data != 0).reshape(shape)  # a byte of 2 would be a third truth value
+    if not aligned and data.size:
+        data = data.copy()  # a foreign file need not align its data
+        data.flags.writeable = False
+    return data.view(dtype.numpy).reshape(shape)
 
 
 def _bytes_of(array: np.ndarray) -> memoryview:

@@ -135,7 +135,6 @@ std::shared_ptr<char> PackStore::add(uint64_t kind, size_t bytes) {
 void PackStore::finish() {
     if (complete_) return;
     complete_ = true;
-    for (Block& block : blocks_) block.checksum = checksum(block.data.get(), block.bytes);
     if (descriptor_ < 0) return;
     write_at(descriptor_, index(), end_);
     write_at(descriptor_, head(), 0);
@@ -146,7 +145,10 @@ void PackStore::finish() {
     if (fcntl(descriptor_, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)) fail("packed constants cannot be sealed");
 }
 
-std::string PackStore::index() const {
+std::string PackStore::index() {
+    if (!summed_)   // only what others read needs them
+        for (Block& block : blocks_) block.checksum = checksum(block.data.get(), block.bytes);
+    summed_ = complete_;
     std::string rows;
     for (const Block& block : blocks_) {
         const Row row{block.kind, block.offset, block.bytes, block.checksum};
@@ -155,7 +157,7 @@ std::string PackStore::index() const {
     return rows;
 }
 
-std::string PackStore::head() const {
+std::string PackStore::head() {
     const std::string rows = index();
     Head head{};
     std::memcpy(head.magic, kMagic, sizeof kMagic);
@@ -195,7 +197,7 @@ std::shared_ptr<PackStore> PackStore::open(int descriptor, const std::string& ke
         end = row.offset + row.bytes;
         store->blocks_.push_back({row.kind, row.offset, row.bytes, row.checksum, {all, all.get() + row.offset}});
     }
-    store->complete_ = true;
+    store->complete_ = store->summed_ = true;
     return store;
 }
 

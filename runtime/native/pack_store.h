@@ -41,14 +41,14 @@ public:
     std::shared_ptr<char> add(uint64_t kind, size_t bytes);     // the next block, zeroed, while the store is filled
     void finish();                                  // no more blocks: a memfd is sealed and mapped read-only
     // A file that `open` reads: the head, each block with zeros behind it, the index.
-    std::string head() const;
-    std::string index() const;
+    std::string head();
+    std::string index();
     static size_t padding(const Block& block);
 
 private:
 
     std::string key_;
-    bool complete_ = false;
+    bool complete_ = false, summed_ = false;
     int descriptor_ = -1;
     uint64_t end_;                                  // of the blocks in the descriptor
     std::vector<Block> blocks_;

@@ -33,6 +33,12 @@ def registry() -> dict[tuple[str, str], Operator]:
     return found
 
 
+@cache
+def kinds() -> frozenset[str]:
+    """The full names of all operators."""
+    return frozenset(operator.kind for operator in registry().values())
+
+
 def find(name: str, domain: str = "") -> Operator | None:
     """The operator, or None if headrace does not have it."""
     return registry().get((domain, name))

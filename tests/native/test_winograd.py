@@ -113,8 +113,10 @@ def test_what_it_does_not_do_is_refused() -> None:
 def test_the_rule_asks_for_channels_and_for_tiles_that_are_used() -> None:
     assert [tile_of(3, 64, (224, 224)), tile_of(64, 4, (56, 56)), tile_of(64, 64, (0, 56))] == [0, 0, 0]
     assert [tile_of(64, 64, (56, 56)), tile_of(64, 64, None), tile_of(512, 512, None)] == [4, 4, 0]
-    # 14 of 16 rows and columns are inside tiles of 4; 7 of 8 in tiles of 2, whose weights are read for 16 tiles only.
-    assert [tile_of(256, 256, (14, 14)), tile_of(256, 256, (16, 16)), tile_of(512, 512, (7, 7))] == [2, 4, 0]
+    # 7 of 8 rows and columns are inside tiles of 2, whose weights are read for 16 tiles only.
+    assert [tile_of(256, 256, (14, 14)), tile_of(256, 256, (28, 28)), tile_of(512, 512, (7, 7))] == [2, 4, 0]
+    # On few pixels tiles of 4 save too little for weights of 4 times the memory, unless those are few.
+    assert [tile_of(128, 128, (20, 20)), tile_of(128, 128, (40, 40)), tile_of(32, 32, (20, 20))] == [2, 4, 4]
 
 
 @pytest.mark.parametrize("size", [12, "size"])

@@ -166,6 +166,18 @@ def test_the_scan_counts_messages_before_they_exist() -> None:
             message_scan.scan(bad, pb.Program.DESCRIPTOR)
 
 
+def test_small_graphs_are_left_to_the_parser_which_keeps_the_same_rules() -> None:
+    def field(number: int, data: bytes) -> bytes:
+        return bytes([number << 3 | 2]) + _varint(len(data)) + data
+
+    block = b""
+    for _ in range(1000):  # Block.nodes, Node.attributes, Attribute.block
+        block = field(2, field(5, field(10, block)))
+    for graph in (field(4, block), field(1, b"\xff\xfe"), field(2, field(1, b"\xc3"))):
+        with pytest.raises(LoadError):
+            graph_codec.decode(field(1, graph), {})
+
+
 def _varint(value: int) -> bytes:
     out = b""
     while value >= 128:

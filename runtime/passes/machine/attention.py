@@ -10,7 +10,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from headrace.runtime.graph import Graph, Node, Value
-from headrace.runtime.passes.edit import drop_dead
 from headrace.runtime.passes.identities import permutation
 from headrace.runtime.passes.rewrite import Patch, rewrite
 from headrace.runtime.passes.scope import Scope, attribute, dtype, made, number, other_input, rank, same_shape, shape
@@ -22,7 +21,7 @@ def attention(graph: Graph, caps: Collection[str]) -> Graph:
     """The graph with its attentions in one node each, where there is a kernel for them."""
     if "Attention" not in caps:
         return graph
-    return drop_dead(rewrite(graph, {"MatMul": _attention, "headrace.FusedMatMul": _attention}))
+    return rewrite(graph, {"MatMul": _attention, "headrace.FusedMatMul": _attention})
 
 
 @dataclass

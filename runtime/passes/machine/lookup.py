@@ -13,7 +13,6 @@ import numpy as np
 from headrace.runtime import dtypes
 from headrace.runtime.graph import Graph, Node, Value
 from headrace.runtime.ops import find
-from headrace.runtime.passes.edit import drop_dead
 from headrace.runtime.passes.rewrite import Patch, rewrite
 from headrace.runtime.passes.scope import Scope, dtype, made, same_shape
 
@@ -25,7 +24,7 @@ def lookup(graph: Graph, caps: Collection[str]) -> Graph:
     """The graph with tables where there is a kernel for them."""
     if "headrace.QLookup" not in caps:
         return graph
-    return drop_dead(rewrite(graph, {"QuantizeLinear": _table}))
+    return rewrite(graph, {"QuantizeLinear": _table})
 
 
 def _table(node: Node, scope: Scope) -> Patch | None:
@@ -35,11 +34,10 @@ def _table(node: Node, scope: Scope) -> Patch | None:
     source = _source(output, scope, DEPTH)
     if source is None or source is output or not same_shape(source, output):
         return None
-    kinds: set[str] = set()
-    every = np.arange(256, dtype=np.uint8).view(dtypes.BY_NAME[dtype(source) or ""].numpy)
-    table = _evaluate(output, source, every, scope, kinds)
-    if not kinds - {"QuantizeLinear", "DequantizeLinear"}:
+    if _kinds(output, source, scope) <= {"QuantizeLinear", "DequantizeLinear"}:
         return None  # a change of scale; other passes know it
+    every = np.arange(256, dtype=np.uint8).view(dtypes.BY_NAME[dtype(source) or ""].numpy)
+    table = _evaluate(output, source, every, scope)
     inputs = [source, scope.constant(np.ascontiguousarray(table), f"{output.name}_table")]
     return Patch([node], [scope.node("QLookup", inputs, output, domain="headrace", like=node)])
 
@@ -71,7 +69,13 @@ def _source(value: Value, scope: Scope, depth: int) -> Value | None:
     return value if dtype(value) in BYTES else None
 
 
-def _evaluate(value: Value, source: Value, every: np.ndarray, scope: Scope, kinds: set[str]) -> np.ndarray:
+def _kinds(value: Value | None, source: Value, scope: Scope) -> set[str]:
+    """The operators between `source` and `value`."""
+    node = None if value is source else scope.producer(value)
+    return set() if node is None else {node.kind}.union(*(_kinds(other, source, scope) for other in node.inputs))
+
+
+def _evaluate(value: Value, source: Value, every: np.ndarray, scope: Scope) -> np.ndarray:
     """What `value` is for each of the numbers that `source` may be."""
     if value is source:
         return every
@@ -82,8 +86,7 @@ def _evaluate(value: Value, source: Value, every: np.ndarray, scope: Scope, kind
     assert node is not None
     operator = find(node.operator, node.domain)
     assert operator is not None
-    kinds.add(node.kind)
-    inputs = [None if other is None else _evaluate(other, source, every, scope, kinds) for other in node.inputs]
+    inputs = [None if other is None else _evaluate(other, source, every, scope) for other in node.inputs]
     with np.errstate(all="ignore"):
         answer: np.ndarray = operator.reference(inputs, operator.complete(node.attributes), 1)[0]
     return answer

@@ -18,6 +18,10 @@ from headrace.runtime.types import TensorType
 
 KIND = "WinogradConv"
 LEAST_INPUTS, LEAST_OUTPUTS = 16, 8  # channels: below, transforms cost more than they save
+HEAVY = (
+    1 << 12
+)  # weights of a layer from which on their memory counts: tiles of 4 save time in proportion to the pixels,
+PIXELS = 640  # and on fewer 0.4 ms per MiB at most, nearly all of which tiles of 2 save as well
 LARGE = 1 << 16  # weights of a layer whose transforms no cache keeps until the next call
 
 
@@ -40,6 +44,8 @@ def tile_of(inputs: int, outputs: int, sizes: Sequence[int] | None) -> int:
     for tile in (4, 2):
         tiles = -(-height // tile) * -(-width // tile)
         inside = height * width / max(1, tiles * tile * tile)
+        if tile == 4 and inputs * outputs >= HEAVY and height * width < PIXELS:
+            continue
         if tiles >= (16 if large else 2) and inside >= (0.8 if large else 0.5):
             return tile
     return 0

@@ -16,6 +16,47 @@ namespace {
 constexpr int64_t kRowBytes = 160 << 10;    // of prepared A in one block of rows
 constexpr int64_t kTable = 8192;            // row pointers on the stack
 
+// One panel of one segment, `Word` one unit of k: whole words where columns or rows are neighbours, bytes for the rest.
+template <class Word>
+void pack_panel(const uint8_t* w, int64_t ldk, int64_t ldn, uint8_t flip, int64_t k, int64_t width, int64_t nr, int8_t* out, int32_t* sums) {
+    constexpr int64_t kUnit = sizeof(Word);
+    const Word flips = Word(flip * 0x01010101u);
+    const auto put = [&](int64_t unit, int64_t j, Word word) { std::memcpy(out + (unit * nr + j) * kUnit, &word, kUnit); };
+    int64_t unit = 0;
+    if (ldn == 1) {
+        for (; unit < k / kUnit; unit++) {
+            const uint8_t* row = w + unit * kUnit * ldk;
+            for (int64_t j = 0; j < width; j++) {
+                Word word = 0;
+                int32_t sum = 0;
+                for (int64_t i = 0; i < kUnit; i++) {
+                    const uint8_t value = row[i * ldk + j] ^ flip;
+                    word = Word(word | Word(Word(value) << (8 * i))), sum += int8_t(value);
+                }
+                put(unit, j, word), sums[j] += sum;
+            }
+        }
+    } else if (ldk == 1) {
+        for (; unit < k / kUnit; unit++)
+            for (int64_t j = 0; j < width; j++) {
+                Word word;
+                std::memcpy(&word, w + j * ldn + unit * kUnit, kUnit);
+                put(unit, j, Word(word ^ flips));
+            }
+        for (int64_t j = 0; j < width; j++) {
+            int32_t sum = 0;
+            for (int64_t i = 0; i < unit * kUnit; i++) sum += int8_t(w[j * ldn + i] ^ flip);
+            sums[j] += sum;
+        }
+    }
+    for (int64_t i = unit * kUnit; i < k; i++)
+        for (int64_t j = 0; j < width; j++) {
+            const int8_t value = int8_t(w[i * ldk + j * ldn] ^ flip);
+            out[(i / kUnit * nr + j) * kUnit + i % kUnit] = value;
+            sums[j] += value;
+        }
+}
+
 }  // namespace
 
 void pack_int(const IntTable& t, const uint8_t* w, int64_t lds, int64_t ldk, int64_t ldn, bool shift, int64_t segments, int64_t k, int64_t n,
@@ -28,15 +69,8 @@ void pack_int(const IntTable& t, const uint8_t* w, int64_t lds, int64_t ldk, int
             int8_t* to = out + (p * segments + s) * units * t.nr * t.unit;
             std::memset(to, 0, size_t(units * t.nr * t.unit));
             const int64_t n0 = p * t.nr, width = std::min<int64_t>(t.nr, n - n0);
-            for (int64_t i = 0; i < k; i++) {
-                int8_t* row = to + i / t.unit * t.nr * t.unit + i % t.unit;
-                const uint8_t* from = w + s * lds + i * ldk + n0 * ldn;
-                for (int64_t j = 0; j < width; j++) {
-                    const int8_t value = int8_t(from[j * ldn] ^ flip);
-                    row[j * t.unit] = value;
-                    sums[n0 + j] += value;
-                }
-            }
+            const auto pack = t.unit == 4 ? pack_panel<uint32_t> : pack_panel<uint16_t>;
+            pack(w + s * lds + n0 * ldn, ldk, ldn, flip, k, width, t.nr, to, sums + n0);
         }
 }
 

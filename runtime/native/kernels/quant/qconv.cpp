@@ -218,8 +218,8 @@ private:
         std::vector<uint8_t> matrix(t == 1 ? 0 : static_cast<size_t>(n * t * c));     // one tap: as it is
         for (int64_t g = 0; g < group_; g++) {
             for (int64_t j = 0; t > 1 && j < n; j++)
-                for (int64_t i = 0; i < c; i++)
-                    for (int64_t k = 0; k < t; k++) matrix[size_t((j * t + k) * c + i)] = from[((g * n + j) * c + i) * t + k];
+                for (int64_t k = 0; k < t; k++)
+                    for (int64_t i = 0; i < c; i++) matrix[size_t((j * t + k) * c + i)] = from[((g * n + j) * c + i) * t + k];
             pack_int(table_, t == 1 ? from + g * n * c : matrix.data(), merged_taps * c, 1, t * c, !rule_.w_signed, segments(s), depth(s), n,
                      out + g * int_packed(table_, segments(s), depth(s), n), sums + g * round_up(n, table_.nr));
         }
