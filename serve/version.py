@@ -90,7 +90,9 @@ class ModelVersion:
                 self.scheduler = self._queue(model, self.interface, config)
             check_declared(self.interface, config)
             if not (self.stateful or isinstance(model, Ensemble)):  # their golden data were enough
-                warm_up(model, self.interface, config, path)
+                pace = warm_up(model, self.interface, config, path)
+                for one in self.engines if pace.runs else ():
+                    one.expect(pace.seconds, pace.rows)
             self.post = postprocess.read(
                 config.postprocess, self.interface.outputs, self.interface.max_batch_size > 0, path
             )

@@ -4,10 +4,12 @@ By default the golden inputs of the package, in batches of 1, of each preferred 
 that the configuration describes. A sample that fails makes the load fail; the sizes stop where their time is over.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,27 +25,44 @@ FOLDER = "warmup"
 Feeds = Mapping[str, Array]
 
 
+class Pace(NamedTuple):
+    """How many runs it were; what the quickest one took, and how many rows it had."""
+
+    runs: int = 0
+    seconds: float = math.inf
+    rows: int = 1
+
+
 def warm_up(
-    model: Model, interface: Interface, config: ModelConfig, path: Path, clock: Callable[[], float] = time.monotonic
-) -> int:
-    """Run the model in the file `path`; how many runs it were. ConfigError for a sample that does not fit the interface, and
-    what a run raises."""
-    runs = 0
+    model: Model, interface: Interface, config: ModelConfig, path: Path, clock: Callable[[], float] = time.perf_counter
+) -> Pace:
+    """Run the model in the file `path`. ConfigError for a sample that does not fit the interface, and what a run raises."""
+    pace = Pace()
+    end = math.inf if config.warmup.samples else clock() + config.warmup.seconds
+    for feeds in _feeds(model, interface, config, path):
+        began = clock()
+        if began >= end:
+            break
+        model.run(feeds)
+        took = clock() - began
+        if took < pace.seconds:
+            pace = Pace(pace.runs, took, _rows_of(feeds, interface))
+        pace = pace._replace(runs=pace.runs + 1)
+    return pace
+
+
+def _rows_of(feeds: Feeds, interface: Interface) -> int:
+    return len(next(iter(feeds.values()))) if interface.max_batch_size else 1
+
+
+def _feeds(model: Model, interface: Interface, config: ModelConfig, path: Path) -> Iterator[Feeds]:
+    """One for each run: those that the configuration describes, or the golden ones."""
     for sample in config.warmup.samples:
         feeds = _sample(sample, interface, (path.parent.parent / FOLDER, path.parent / FOLDER))
-        for _ in range(sample.count or TWICE):
-            model.run(feeds)
-            runs += 1
-    if config.warmup.samples or config.warmup.mode == "off":
-        return runs
-    end = clock() + config.warmup.seconds
-    for feeds in _golden(model, interface, config):
-        for _ in range(TWICE):
-            if clock() >= end:
-                return runs
-            model.run(feeds)
-            runs += 1
-    return runs
+        yield from itertools.repeat(feeds, sample.count or TWICE)
+    if not config.warmup.samples and config.warmup.mode != "off":
+        for feeds in _golden(model, interface, config):
+            yield from itertools.repeat(feeds, TWICE)
 
 
 def _golden(model: Model, interface: Interface, config: ModelConfig) -> Iterator[Feeds]:
@@ -120,4 +139,4 @@ def _from_file(kind: Datatype, name: str, shape: tuple[int, ...], where: str, fo
         raise ConfigError(f"{where}: {name!r} does not hold {count} elements of {kind.name}") from None
 
 
-__all__ = ["warm_up"]
+__all__ = ["Pace", "warm_up"]

@@ -290,6 +290,7 @@ void bind_version(nb::module_& m) {
         .def("take_counts", &PyVersion::take_counts, nb::arg("http"))
         .def("take_access", &PyVersion::take_access, nb::arg("http"))
         .def("set_access", &PyVersion::set_access, nb::arg("errors"), nb::arg("slow_s"), nb::arg("every"), nb::arg("most"))
+        .def("expect", [](PyVersion& self, double seconds, int64_t rows) { self.version->expect(seconds, rows); }, nb::arg("seconds"), nb::arg("rows"))
         .def_prop_ro("oldest_s", [](const PyVersion& self) { return self.version->oldest_s(); })
         .def_prop_ro("pending", [](const PyVersion& self) { return self.version->pending(); })
         .def_prop_ro("inflight", [](const PyVersion& self) { return self.version->inflight(); });

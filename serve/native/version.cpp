@@ -124,6 +124,13 @@ void Version::pump(bool may_run, const Job* own) {
     arrived_.notify_one();
 }
 
+// Without this the first requests of a version would wait for a thread that is yet to start.
+void Version::expect(double seconds, int64_t rows) {
+    std::lock_guard guard(lock_);
+    run_seconds_ = seconds;
+    row_seconds_ = seconds / double(std::max<int64_t>(rows, 1));
+}
+
 void Version::work(size_t instance) {
     if (!policy_.cpus.empty()) {        // allowed when the version was made; else it runs anywhere
         cpu_set_t set;

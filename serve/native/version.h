@@ -37,6 +37,7 @@ public:
     // Runs what is short here (until `own` has ended, where it is given), wakes a worker for the rest.
     void pump(bool may_run, const Job* own = nullptr);
     bool is_instant() const;        // what waits would run in less time than a change of threads takes
+    void expect(double seconds, int64_t rows);      // what a run of so many rows took before there were requests
     void close();                   // refuse new jobs, end the waiting ones, let running ones finish; waits for them
     size_t pending() const;
     double oldest_s() const;        // how long the one that has waited longest waits; 0: none does
@@ -71,7 +72,7 @@ private:
     Quarantine quarantine_;
     int busy_ = 0;
     bool closed_ = false;
-    double run_seconds_ = 1;        // of recent runs; pessimistic before the first
+    double run_seconds_ = 1;        // of recent runs; pessimistic before the first, where nobody said what to expect
     double row_seconds_ = 1;
     double best_row_ = 0;           // seconds of a row in the best run of late; 0: nothing ran yet
     std::vector<std::thread> workers_;

@@ -6,6 +6,7 @@ text from both; batches never change a row; a guilty row fails alone; nothing is
 
 import http.client
 import json
+import os
 import threading
 import time
 import zlib
@@ -20,9 +21,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from headrace.protos import inference_pb2 as pb
-from headrace.serve import Client, Server, engine
+from headrace.serve import Client, Server, engine, version
 from headrace.serve.config import Listen, Settings
 from headrace.serve.errors import Meaning, ServeError
+from headrace.serve.warmup import Pace
 
 try:
     from headrace.serve.native_front import NativeFront
@@ -530,6 +532,22 @@ def test_swaps_under_load(tmp_path):
             thread.join()
         assert not wrong
         assert count[0] > 100
+
+
+@pytest.mark.parametrize(("seconds", "started"), [(1e-6, 0), (1.0, 1)])
+def test_the_first_request_of_a_warm_version_waits_for_no_thread(tmp_path, monkeypatch, seconds, started):
+    """What the warm-up took says whether a run holds the loop up: where it does not, the first one needs no thread either."""
+    monkeypatch.setattr(version, "warm_up", lambda *_: Pace(2, seconds, 1))
+    save_product(tmp_path, 2)
+    with start(tmp_path, "native") as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.http_port, timeout=20)
+        tensor = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}
+        before = set(os.listdir("/proc/self/task"))
+        connection.request("POST", "/v2/models/m/infer", json.dumps({"inputs": [tensor]}))
+        answer = json.loads(connection.getresponse().read())
+        assert answer["outputs"][0]["data"] == [2, 4, 6, 8]
+        assert len(set(os.listdir("/proc/self/task")) - before) == started
+        connection.close()
 
 
 def test_unload_lets_accepted_requests_finish(root):
