@@ -1,10 +1,12 @@
-"""A model is loaded and proven in a process of its own before the server takes it in: what crashes, loops or takes too much
-memory there harms nobody.
+"""A model is loaded, proven and run for the first time in a process of its own before the server takes it in: what crashes,
+loops or takes too much memory there harms nobody.
 
 What was proven on this host with the kernels it has now need not be proven again: a small file in the cache folder says so
 for a digest. It only saves the process; the server runs the golden data itself in any case.
 """
 
+import contextlib
+import functools
 import hashlib
 import importlib
 import logging
@@ -14,7 +16,12 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from headrace.runtime.errors import HeadraceError
+from headrace.serve.config import ModelConfig
+from headrace.serve.model import Loader
+from headrace.serve.repository import Repository
 from headrace.serve.startup import prepare_loading
 from headrace.serve.supervisor import DEFAULT_LOADER, Process, Spec, Supervisor, WorkerError, WorkerLost
 
@@ -24,6 +31,7 @@ IDLE_SECONDS = 5.0
 LEAST_MEMORY = 2 << 30
 KEPT = 1024  # notes
 FILES_OF_MEMORY = 4  # times the size of the file
+DEFAULT = ModelConfig()
 
 
 class CheckError(HeadraceError):
@@ -43,12 +51,16 @@ class CheckedLoader:
         self._process: Process | None = None
         self._idle: threading.Timer | None = None
 
-    def __call__(self, path: Path) -> Any:
+    def for_config(self, config: ModelConfig) -> Loader:
+        """The loader of a model that is configured so: its first runs are those that it will then have."""
+        return functools.partial(self, config=config)
+
+    def __call__(self, path: Path, config: ModelConfig = DEFAULT) -> Any:
         """Check, then load here. CheckError, and what the loader raises."""
         before = _identity(path)
-        name = self._known.name_of(path) if self._known is not None else None
+        name = self._name_of(path, config)
         if self._known is None or name is None or not self._known.has(name):
-            self.check(path)
+            self.check(path, config)
             if self._known is not None and name is not None:
                 self._known.add(name)
         model = load(self._spec, path)
@@ -57,30 +69,74 @@ class CheckedLoader:
             raise CheckError(f"{path.name} was exchanged while it was loaded; load it again")
         return model
 
-    def check(self, path: Path) -> None:
-        """Load and prove it in the other process. CheckError with the reason."""
+    def _name_of(self, path: Path, config: ModelConfig) -> str | None:
+        return None if self._known is None else self._known.name_of(path, config)
+
+    def check(self, path: Path, config: ModelConfig = DEFAULT) -> None:
+        """Load, prove and run it in the other process. CheckError with the reason."""
         with self._lock:
-            if self._idle is not None:
-                self._idle.cancel()
             limit = self._memory_bytes or memory_of_load(path)
-            process = self._process or self._supervisor.start(self._gone)
-            self._process = process
+            process = self._started()
             process.limit_memory(limit)
-            process.yield_to_others()  # to those whose requests are answered meanwhile
-            if self._spec.loader == DEFAULT_LOADER:
-                prepare_loading()  # while the process starts
+            importing = threading.Thread(target=self._prepare_here)  # while the process works
+            importing.start()
+            doing = "checked"
             try:
                 process.load(path, self._spec, self._timeout)
-                process.unload(self._timeout)
+                doing = "run for the first time"
+                ended = process.rehearse(_runs_of(config), self._timeout)
+                if ended:
+                    process.unload(self._timeout)
             except WorkerError as error:
                 raise CheckError(_with_limit(str(error), limit)) from None
             except WorkerLost as error:
                 self._process = None
-                raise CheckError(f"checked in a process of its own, which {error}") from None
+                raise CheckError(f"{doing} in a process of its own, which {error}") from None
             finally:
-                self._idle = threading.Timer(IDLE_SECONDS, self.rest)
-                self._idle.daemon = True
-                self._idle.start()
+                importing.join()
+                self._rest_later()
+            if not ended:
+                log.warning("%s runs on and on when it is fed zeros", path.name)
+                self._process = None
+                process.kill("its model did not come to an end")
+
+    def start_for(self, repository: Repository) -> threading.Thread:
+        """Start the process in the background, on the thread, where the first load of something in the repository will want
+        it."""
+        thread = threading.Thread(target=self._start_for, args=(repository,), name="headrace-checker", daemon=True)
+        thread.start()
+        return thread
+
+    def _start_for(self, repository: Repository) -> None:
+        with contextlib.suppress(HeadraceError, OSError):  # the load tells it
+            for name in repository.names():
+                entry = repository.find(name)
+                for key in entry.wanted() if entry is not None else ():
+                    assert entry is not None
+                    known = self._name_of(entry.files[key], entry.config)
+                    if known is None or self._known is None or not self._known.has(known):
+                        with self._lock:
+                            self._started()
+                            self._rest_later()
+                        return
+
+    def _started(self) -> Process:
+        """The process, started where it is not there (lock held)."""
+        if self._idle is not None:
+            self._idle.cancel()
+        if self._process is None or self._process.gone:
+            self._process = self._supervisor.start(self._gone)
+            self._process.yield_to_others()  # to those whose requests are answered meanwhile
+        return self._process
+
+    def _rest_later(self) -> None:
+        self._idle = threading.Timer(IDLE_SECONDS, self.rest)
+        self._idle.daemon = True
+        self._idle.start()
+
+    def _prepare_here(self) -> None:
+        if self._spec.loader == DEFAULT_LOADER:
+            prepare_loading()
 
     def rest(self) -> None:
         """End the process; the next check starts another one."""
@@ -118,13 +174,11 @@ class Known:
     def __init__(self, folder: Path, spec: Spec) -> None:
         self._folder, self._spec = folder, spec
 
-    def name_of(self, path: Path) -> str | None:
+    def name_of(self, path: Path, config: ModelConfig = DEFAULT) -> str | None:
         """The name under which a file is known; None where the file is not all there is to the model."""
         if path.suffix != ".hr":
             return None
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        parts = (digest, self._spec.loader, repr(self._spec.options), _build())
+        parts = (_digest(path, _identity(path)), self._spec.loader, repr(self._spec.options), repr(_runs_of(config)), _build())
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def has(self, name: str) -> bool:
@@ -151,6 +205,12 @@ class Known:
             log.debug("not noted as proven: %s", error.strerror)
 
 
+def _runs_of(config: ModelConfig) -> dict[str, Any]:
+    """What of a configuration decides about the first runs."""
+    found: dict[str, Any] = msgspec.to_builtins(ModelConfig(warmup=config.warmup, batching=config.batching))
+    return {key: found[key] for key in ("warmup", "batching")}
+
+
 def _text(name: str) -> bytes:
     return b"proven on this host: " + name.encode() + b"\n"
 
@@ -163,6 +223,12 @@ def _build() -> str:
         return "reference"
     found = os.stat(_native.__file__ or "")
     return f"{_native.cpu_tier()} {found.st_size} {found.st_mtime_ns}"
+
+
+@functools.lru_cache(maxsize=KEPT)  # a start asks twice
+def _digest(path: Path, identity: tuple[int, ...]) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _identity(path: Path) -> tuple[int, ...]:

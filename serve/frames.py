@@ -31,9 +31,9 @@ _CODE_OF = {datatype.name: code for code, datatype in enumerate(_CODES)}
 
 
 class Kind(IntEnum):
-    """What a frame is. LOAD, RUN and UNLOAD are asked of a worker; the others are its answers."""
+    """What a frame is. LOAD, RUN, UNLOAD and REHEARSE are asked of a worker; the others are its answers."""
 
-    LOAD, LOADED, RUN, RESULT, FAILED, UNLOAD, UNLOADED = range(1, 8)
+    LOAD, LOADED, RUN, RESULT, FAILED, UNLOAD, UNLOADED, REHEARSE, REHEARSED = range(1, 10)
 
 
 class FrameError(HeadraceError):

@@ -324,7 +324,8 @@ class Manager:
             version.state = State.LOADING
             try:
                 config = record.entry.config
-                loader = (lambda _: Ensemble(config, self)) if config.ensemble.steps else self._loader
+                own: Loader = getattr(self._loader, "for_config", lambda _: self._loader)(config)
+                loader = (lambda _: Ensemble(config, self)) if config.ensemble.steps else own
                 version.bring_up(record.entry.files[key], config, loader)
             except Exception as error:
                 version.reason = _reason(error, record.entry.files[key])

@@ -61,7 +61,7 @@ class Model(Protocol):
     def close(self) -> None: ...
 
 
-Loader = Callable[[Path], Any]
+Loader = Callable[[Path], Any]  # may have `for_config(config)`: the loader for a model that is configured so
 
 
 class GoldenError(HeadraceError):

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,6 +149,15 @@ class Process:
             packed.take(frame.descriptor)
         facts: dict[str, Any] = json.loads(frame.payload)
         return facts
+
+    def rehearse(self, config: Mapping[str, Any], timeout: float) -> bool:
+        """Run the loaded model as a server with this configuration (of `config.ModelConfig`) will before it is ready: see
+        `warmup.rehearse`. WorkerError, WorkerLost."""
+        late = f"did not end its first runs within {timeout:g} s"
+        frame = self._ask(Kind.REHEARSE, json.dumps(config).encode(), None, timeout, late)
+        if frame.kind is not Kind.REHEARSED:
+            raise self._refused(frame)
+        return bool(json.loads(frame.payload))
 
     def run(self, arrays: Sequence[Array], timeout: float) -> list[Array]:
         """One batch; the outputs are copies. WorkerError, InputError, WorkerLost."""

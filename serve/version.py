@@ -23,6 +23,7 @@ from headrace.serve.policy import State, VersionKey
 from headrace.serve.records import Record
 from headrace.serve.rejections import QUEUE, Rejections
 from headrace.serve.request import InferRequest
+from headrace.serve.rows import batch_rows
 from headrace.serve.scheduler import Job, Queue, Scheduler
 from headrace.serve.states import states_of
 from headrace.serve.statistics import Statistics, record
@@ -31,8 +32,6 @@ from headrace.serve.warmup import warm_up
 
 if TYPE_CHECKING:
     from headrace.serve.workers import WorkerModel
-
-DEFAULT_MAX_BATCH = 256
 
 
 class ModelVersion:
@@ -280,22 +279,6 @@ def queue_policy(rows: int, instances: int, config: ModelConfig) -> BatchPolicy:
     return BatchPolicy(rows, wait, runs, queue.max_size, preferred, tuple(levels), first, ordered, cpus)
 
 
-def batch_rows(model: Model, config: ModelConfig) -> tuple[int, str]:
-    """The largest batch (0: requests are not merged) and why not. ConfigError when config.toml asks for more."""
-    asked = config.batching.max_batch_size
-    why = _obstacle(model)
-    if asked == 0:
-        return 0, "batching.max_batch_size is 0"
-    if why and asked > 0 and config.batching.strict:
-        raise ConfigError(f"batching.max_batch_size is {asked}, but the model cannot be batched: {why}")
-    if why:
-        return 0, why
-    most = getattr(model, "max_rows", DEFAULT_MAX_BATCH)
-    if isinstance(model, Ensemble) and asked > most:
-        raise ConfigError(f"batching.max_batch_size is {asked}, the steps take at most {most} rows")
-    return (asked if asked > 0 else most), ""
-
-
 def check_declared(interface: Interface, config: ModelConfig) -> None:
     """ConfigError where the configuration and the model differ about an input or output, with both values."""
     skip = 1 if config.batching.max_batch_size > 0 else 0
@@ -319,16 +302,3 @@ def check_declared(interface: Interface, config: ModelConfig) -> None:
                     f"{kind} {item.name!r} has dims {list(item.dims)} in the configuration, {dims} in the model"
                     + (" (without the batch)" if skip else "")
                 )
-
-
-def _obstacle(model: Model) -> str:
-    if not model.inputs:
-        return "the model has no input"
-    for kind, specs in (("input", model.inputs), ("output", model.outputs)):
-        for spec in specs:
-            if not spec.shape:
-                return f"{kind} {spec.name!r} has no dimension 0"
-            if isinstance(spec.shape[0], int):
-                return f"dimension 0 of {kind} {spec.name!r} is fixed to {spec.shape[0]}"
-    rows = getattr(model, "fed_rows", model.rows)  # states go into a run as inputs: they may meet as rows do
-    return "" if rows.independent else rows.reason or "rows are not proven independent"

@@ -4,20 +4,25 @@ By default the golden inputs of the package, in batches of 1, of each preferred 
 that the configuration describes. A sample that fails makes the load fail; the sizes stop where their time is over.
 """
 
+import contextlib
 import itertools
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from headrace.serve.config import ConfigError, ModelConfig, WarmupInput, WarmupSample
 from headrace.serve.datatypes import Array, Datatype, decode_bytes
 from headrace.serve.model import Model
+from headrace.serve.rows import batch_rows
 from headrace.serve.validate import Interface, Port
 
+TRIAL_SECONDS = 1.0  # for one run with zeros
 TWICE = 2  # a shape that comes back gets its plan
 MAX_BYTES = 1 << 30  # of the inputs of one run
 FOLDER = "warmup"
@@ -49,6 +54,34 @@ def warm_up(
             pace = Pace(pace.runs, took, _rows_of(feeds, interface))
         pace = pace._replace(runs=pace.runs + 1)
     return pace
+
+
+def rehearse(model: Model, config: Mapping[str, Any], path: Path, ran: bool) -> bool:
+    """The runs of `warm_up` in a process that may end of them, before a server does them; one with zeros where there is nothing
+    to feed the model and it never `ran`. What a run raises does not count here: the server finds it itself. False: the run with
+    zeros goes on, and is for nothing."""
+    try:
+        settings = msgspec.convert(config, ModelConfig)
+        interface = Interface(model.inputs, model.outputs, batch_rows(model, settings)[0])
+        if warm_up(model, interface, settings, path).runs or ran:
+            return True
+        feeds = {port.name: _zeros(port) for port in interface.inputs}
+    except Exception:
+        return True
+    trial = threading.Thread(target=_try, args=(model, feeds), daemon=True)
+    trial.start()
+    trial.join(TRIAL_SECONDS)
+    return not trial.is_alive()
+
+
+def _zeros(port: Port) -> Array:
+    dims = tuple(size if isinstance(size, int) else 1 for size in port.shape or ())
+    return _array(port, WarmupInput(dims), (), ())
+
+
+def _try(model: Model, feeds: Feeds) -> None:
+    with contextlib.suppress(Exception):
+        model.run(feeds)
 
 
 def _rows_of(feeds: Feeds, interface: Interface) -> int:
@@ -139,4 +172,4 @@ def _from_file(kind: Datatype, name: str, shape: tuple[int, ...], where: str, fo
         raise ConfigError(f"{where}: {name!r} does not hold {count} elements of {kind.name}") from None
 
 
-__all__ = ["Pace", "warm_up"]
+__all__ = ["Pace", "rehearse", "warm_up"]

@@ -5,6 +5,7 @@ import contextlib
 import importlib
 import json
 import logging
+import math
 import os
 import socket
 from pathlib import Path
@@ -31,6 +32,7 @@ class Worker:
         self._connection = connection
         self._inbox, self._outbox = Inbox(), Outbox()
         self._model: Model | None = None
+        self._path, self._proven = Path(), False
 
     def serve(self) -> None:
         """Until the server is gone."""
@@ -48,6 +50,8 @@ class Worker:
         elif frame.kind is Kind.LOAD:
             facts, packed = self._load(json.loads(frame.payload), frame.descriptor)
             frames.send(self._connection, Kind.LOADED, frame.number, json.dumps(facts).encode(), packed)
+        elif frame.kind is Kind.REHEARSE:
+            self._send(Kind.REHEARSED, frame, json.dumps(self._rehearse(json.loads(frame.payload))).encode())
         elif frame.kind is Kind.UNLOAD:
             self._unload()
             self._send(Kind.UNLOADED, frame)
@@ -94,8 +98,14 @@ class Worker:
         except BaseException:
             model.close()
             raise
-        self._model = model
+        self._model, self._path, self._proven = model, Path(asked["path"]), not math.isnan(report.max_error)
         return facts, None if exchange is None else exchange.made
+
+    def _rehearse(self, config: dict[str, Any]) -> bool:
+        from headrace.serve import warmup
+
+        assert self._model is not None
+        return warmup.rehearse(self._model, config, self._path, self._proven)
 
     def _unload(self) -> None:
         model, self._model = self._model, None

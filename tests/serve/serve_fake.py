@@ -143,6 +143,26 @@ def mortal(datatype: str = "FP32") -> FakeModel:
     return model
 
 
+def last() -> FakeModel:
+    """Its first run ends the process."""
+    model = identity("FP32", 4)
+    model.function = lambda feeds: os.abort()
+    return model
+
+
+def endless() -> FakeModel:
+    """Never ends where it is fed zeros."""
+    model = identity("FP32", 4)
+
+    def run(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        while not feeds["x"].any():
+            time.sleep(0.01)
+        return {"y": feeds["x"] * 2}
+
+    model.function = run
+    return model
+
+
 MEETING = threading.Barrier(2)
 
 
@@ -270,6 +290,10 @@ def load(path: Path) -> FakeModel:
         return count(float(words[0]))
     if kind == "meet":
         return meet()
+    if kind == "last":
+        return last()
+    if kind == "endless":
+        return endless()
     if kind == "flood":
         return flood(int(words[0]))
     if kind == "controlled":

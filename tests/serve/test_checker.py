@@ -12,8 +12,9 @@ from serve_packages import X, package
 
 from headrace.serve import Client
 from headrace.serve.checker import CheckedLoader, CheckError, Known
-from headrace.serve.config import Drain, Listen, RepositorySettings, Settings
+from headrace.serve.config import Batching, Drain, Listen, ModelConfig, RepositorySettings, Settings
 from headrace.serve.errors import ServeError
+from headrace.serve.repository import Repository
 from headrace.serve.server import Server
 from headrace.serve.supervisor import Spec, Supervisor
 
@@ -44,6 +45,7 @@ def model(folder, text):
         ("eat", 20, "ran out of memory (repository.load_memory_bytes allows 268435456)"),
         ("golden bad", 20, "the golden data of the package do not come out on this machine"),
         ("nonsense", 20, "failed with ValueError"),
+        ("last", 20, "run for the first time in a process of its own, which was ended by SIGABRT"),
     ],
 )
 def test_a_bad_package_ends_with_a_reason_and_the_next_one_loads(tmp_path, supervisor, text, timeout, reason):
@@ -54,6 +56,33 @@ def test_a_bad_package_ends_with_a_reason_and_the_next_one_loads(tmp_path, super
     good = loader(supervisor)(model(tmp_path / "good", "scale 2"))
     assert (good.run({"x": np.ones((1, 4), np.float32)})["y"] == 2).all()
     checked.close()
+
+
+def test_a_model_that_never_ends_on_zeros_is_taken(tmp_path, supervisor):
+    """Nobody said that zeros fit it: only that it ends the process would speak against it."""
+    checked = loader(supervisor)
+    taken = checked(model(tmp_path, "endless"))
+    assert (taken.run({"x": np.ones((1, 4), np.float32)})["y"] == 2).all()
+    assert checked._process is None  # it goes on there
+    checked.close()
+
+
+def test_the_process_is_there_before_the_first_load_wants_it(tmp_path, supervisor):
+    package(tmp_path / "models/m/1/model.hr", 2)
+    found = Repository([tmp_path / "models"])
+
+    def started():
+        made = loader(supervisor, spec=Spec(), folder=tmp_path / "proven")
+        made.start_for(found).join(20)
+        return made
+
+    checked = started()
+    process = checked._process
+    assert process is not None
+    checked(tmp_path / "models/m/1/model.hr").close()
+    assert checked._process is process
+    checked.close()
+    assert started()._process is None  # what is there is proven
 
 
 def test_a_process_is_used_again_and_ends_when_told(tmp_path, supervisor):
@@ -73,7 +102,7 @@ def test_a_process_is_used_again_and_ends_when_told(tmp_path, supervisor):
 def test_what_was_proven_is_not_proven_again_until_it_changes(tmp_path, supervisor, monkeypatch):
     checked = loader(supervisor, spec=Spec(), folder=tmp_path / "proven")
     asked: list[Path] = []
-    monkeypatch.setattr(checked, "check", asked.append)
+    monkeypatch.setattr(checked, "check", lambda path, config: asked.append(path))
     path = tmp_path / "model.hr"
     package(path, 2)
     checked(path).close()
@@ -83,9 +112,11 @@ def test_what_was_proven_is_not_proven_again_until_it_changes(tmp_path, supervis
     checked(path).close()
     assert len(asked) == 2
     other = loader(supervisor, spec=Spec(options=(("threads", 1),)), folder=tmp_path / "proven")
-    monkeypatch.setattr(other, "check", asked.append)
+    monkeypatch.setattr(other, "check", lambda path, config: asked.append(path))
     other(path).close()
     assert len(asked) == 3  # other options are another case
+    other(path, ModelConfig(batching=Batching(max_batch_size=4))).close()
+    assert len(asked) == 4  # and so are runs of other sizes
 
 
 def test_a_note_that_is_not_ours_counts_for_nothing(tmp_path):
@@ -138,9 +169,9 @@ def test_bad_packages_beside_a_good_model(tmp_path):
 
         thread = threading.Thread(target=ask)
         thread.start()
-        serve_fake.repository(root, {"a": "crash", "b": "loop", "c": "eat", "d": "golden bad", "old/2": "crash"})
+        serve_fake.repository(root, {"a": "crash", "b": "loop", "c": "eat", "d": "golden bad", "e": "last", "old/2": "last"})
         with Client(url) as client:
-            for name in ("a", "b", "c", "d", "old"):
+            for name in ("a", "b", "c", "d", "e", "old"):
                 with pytest.raises(ServeError):
                     client.load(name)
             assert (client.infer("old", x=x)["y"] == 2).all()
@@ -148,7 +179,7 @@ def test_bad_packages_beside_a_good_model(tmp_path):
         thread.join(20)
         shown = {row[0]: row for row in server._manager.index()}
         assert not wrong and done[0]
-        for name, part in (("a", "SIGSEGV"), ("b", "after 1 s"), ("c", "memory"), ("d", "golden")):
+        for name, part in (("a", "SIGSEGV"), ("b", "after 1 s"), ("c", "memory"), ("d", "golden"), ("e", "SIGABRT")):
             assert shown[name][2] == "UNAVAILABLE" and part in shown[name][3]
         assert "replacement" in shown["old"][3] or shown["old"][2] == "UNAVAILABLE"
 
@@ -167,6 +198,6 @@ def test_a_server_takes_real_packages_through_the_check(tmp_path, monkeypatch):
 def test_a_file_exchanged_under_the_load_is_not_taken(tmp_path, supervisor, monkeypatch):
     checked = loader(supervisor)
     path = model(tmp_path, "scale 2")
-    monkeypatch.setattr(checked, "check", lambda path: path.write_text("scale 30"))
+    monkeypatch.setattr(checked, "check", lambda path, config: path.write_text("scale 30"))
     with pytest.raises(CheckError, match="exchanged"):
         checked(path)

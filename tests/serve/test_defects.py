@@ -218,7 +218,7 @@ def test_a_path_in_a_text(tmp_path, monkeypatch):
 def test_a_golden_bound_that_is_ignored(tmp_path, monkeypatch):
     report = SimpleNamespace(ok=True, message="", max_error=0.0)
     monkeypatch.setattr("headrace.serve.version.proven", lambda model: report)
-    monkeypatch.setattr(checker.CheckedLoader, "check", lambda self, path: None)
+    monkeypatch.setattr(checker.CheckedLoader, "check", lambda self, path, config: None)
     with pytest.raises(FAILURE):
         test_golden_data.test_a_package_whose_golden_outputs_do_not_come_out_is_not_ready(
             tmp_path, "127.0.0.1:{0.grpc_port}"

@@ -4,6 +4,7 @@ import itertools
 import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import serve_call
@@ -15,7 +16,7 @@ from headrace.runtime.interface import Golden
 from headrace.serve.config import Batching, ConfigError, ModelConfig, Warmup, WarmupInput, WarmupSample, convert
 from headrace.serve.pbtxt import read
 from headrace.serve.validate import Interface
-from headrace.serve.warmup import warm_up
+from headrace.serve.warmup import rehearse, warm_up
 
 DEFAULT = ModelConfig()
 ROW = np.arange(8, dtype=np.float32).reshape(2, 4)
@@ -56,6 +57,21 @@ def test_the_time_ends_it():
     ticks = itertools.count()  # one before all, one before and one after each run
     config = ModelConfig(batching=Batching(preferred_sizes=(2, 4, 8)), warmup=Warmup(seconds=6))
     assert warmed(Watched(serve_fake.identity("FP32", 4), {"x": ROW}), config, clock=lambda: next(ticks)) == [1, 1, 2]
+
+
+def test_a_rehearsal_runs_what_the_warm_up_will():
+    def rehearsed(model, config, ran=False):
+        assert rehearse(model, msgspec.to_builtins(config), Path("none/1/model.hr"), ran)
+        return [len(feeds["x"]) for feeds in model.fed]
+
+    config = ModelConfig(batching=Batching(max_batch_size=8))
+    golden = Watched(serve_fake.identity("FP32", 4), {"x": ROW})
+    assert rehearsed(golden, config) == warmed(Watched(serve_fake.identity("FP32", 4), {"x": ROW}), config, most=8)
+    assert rehearsed(Watched(serve_fake.identity("FP32", 4)), config, ran=True) == []
+    zeros = Watched(serve_fake.identity("FP32", 4))
+    assert rehearsed(zeros, config) == [1] and not zeros.fed[0]["x"].any()  # nothing says what to feed it
+    failing = serve_fake.FakeModel(golden.inputs, golden.outputs, lambda feeds: 1 / 0)
+    assert rehearse(failing, {}, Path("none/1/model.hr"), False)  # the server will tell that
 
 
 def sample(where="x", batch=3, **given):
