@@ -76,8 +76,11 @@ class CheckedLoader:
         """Load, prove and run it in the other process. CheckError with the reason."""
         with self._lock:
             limit = self._memory_bytes or memory_of_load(path)
+            serving = self._process is None or self._process.gone  # and not a process of the start, for which all wait
             process = self._started()
             process.limit_memory(limit)
+            if serving:
+                process.yield_to_others()  # to those whose requests are answered meanwhile
             importing = threading.Thread(target=self._prepare_here)  # while the process works
             importing.start()
             doing = "checked"
@@ -94,6 +97,7 @@ class CheckedLoader:
                 raise CheckError(f"{doing} in a process of its own, which {error}") from None
             finally:
                 importing.join()
+                process.yield_to_others()
                 self._rest_later()
             if not ended:
                 log.warning("%s runs on and on when it is fed zeros", path.name)
@@ -126,7 +130,6 @@ class CheckedLoader:
             self._idle.cancel()
         if self._process is None or self._process.gone:
             self._process = self._supervisor.start(self._gone)
-            self._process.yield_to_others()  # to those whose requests are answered meanwhile
         return self._process
 
     def _rest_later(self) -> None:
@@ -178,7 +181,13 @@ class Known:
         """The name under which a file is known; None where the file is not all there is to the model."""
         if path.suffix != ".hr":
             return None
-        parts = (_digest(path, _identity(path)), self._spec.loader, repr(self._spec.options), repr(_runs_of(config)), _build())
+        parts = (
+            _digest(path, _identity(path)),
+            self._spec.loader,
+            repr(self._spec.options),
+            repr(_runs_of(config)),
+            _build(),
+        )
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def has(self, name: str) -> bool:

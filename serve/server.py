@@ -14,21 +14,11 @@ from typing import Any
 from google.protobuf.internal import api_implementation
 
 from headrace.runtime.caches import cache_folder
-from headrace.serve.access import AccessLog
 from headrace.serve.checker import CheckedLoader, load
 from headrace.serve.config import ConfigError, Drain, Listen, Log, Settings, Tls
-from headrace.serve.dataplane import DataPlane
-from headrace.serve.file_watch import FileWatch
-from headrace.serve.fronts import RESERVED_THREADS, open_fronts
-from headrace.serve.guard import Guard
-from headrace.serve.manager import Manager
 from headrace.serve.model import Loader
-from headrace.serve.poller import Poller
 from headrace.serve.repository import Repository
 from headrace.serve.supervisor import DEFAULT_LOADER, Spec, Supervisor
-from headrace.serve.tls import Certificates
-from headrace.serve.tracing import Tracer
-from headrace.serve.workers import WorkerModel
 
 log = logging.getLogger("headrace.serve")
 
@@ -40,6 +30,8 @@ def make_loader(spec: Spec, settings: Settings, supervisor: Supervisor) -> Loade
     """Loads models as `spec` says: into workers, or checked first where the settings want that."""
     store = settings.repository
     if settings.workers.count:
+        from headrace.serve.workers import WorkerModel
+
         return functools.partial(
             WorkerModel,
             spec=spec,
@@ -98,6 +90,19 @@ class Server:
         if workers.count and not isinstance(spec, Spec):
             raise ConfigError("workers.count is above 0, but the loader is a function of this process; give a Spec")
         self._loader = make_loader(spec, settings, self._supervisor) if isinstance(spec, Spec) else spec
+        if isinstance(self._loader, CheckedLoader):
+            self._loader.start_for(found)
+        # What follows is imported while that process starts: half of the time to ready, where a model is new to this host.
+        from headrace.serve.access import AccessLog
+        from headrace.serve.dataplane import DataPlane
+        from headrace.serve.file_watch import FileWatch
+        from headrace.serve.fronts import RESERVED_THREADS
+        from headrace.serve.guard import Guard
+        from headrace.serve.manager import Manager
+        from headrace.serve.poller import Poller
+        from headrace.serve.tls import Certificates
+        from headrace.serve.tracing import Tracer
+
         self._access = AccessLog(settings.log)
         self._tracer = Tracer(settings.trace)
         self._manager = Manager(
@@ -158,6 +163,8 @@ class Server:
         return self
 
     def _open_fronts(self) -> None:
+        from headrace.serve.fronts import open_fronts
+
         opened = open_fronts(self._plane, self.settings, self._certificates, self._guard)
         self._fronts = opened.fronts
         self._plane.connections = lambda: {

@@ -28,6 +28,7 @@ def main(arguments: list[str]) -> None:
     with startup.quick():
         import logging
 
+        from headrace.serve import warmup  # noqa: F401  # else the first rehearsal would import it
         from headrace.serve.frames import Segment
         from headrace.serve.worker import Worker
 

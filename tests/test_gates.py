@@ -60,7 +60,9 @@ def test_importing_headrace_imports_almost_nothing() -> None:
 
 
 def test_a_server_needs_no_training_core_and_no_onnx() -> None:
-    loaded = run("import sys, headrace.serve.server, headrace.runtime.lower; print(*sys.modules)").split()
+    loaded = run(
+        "import sys, headrace.serve.server, headrace.serve.dataplane, headrace.serve.fronts, headrace.runtime.lower; print(*sys.modules)"
+    ).split()
     core = {
         "headrace.nn",
         "headrace.tensors",

@@ -169,7 +169,9 @@ def test_bad_packages_beside_a_good_model(tmp_path):
 
         thread = threading.Thread(target=ask)
         thread.start()
-        serve_fake.repository(root, {"a": "crash", "b": "loop", "c": "eat", "d": "golden bad", "e": "last", "old/2": "last"})
+        serve_fake.repository(
+            root, {"a": "crash", "b": "loop", "c": "eat", "d": "golden bad", "e": "last", "old/2": "last"}
+        )
         with Client(url) as client:
             for name in ("a", "b", "c", "d", "e", "old"):
                 with pytest.raises(ServeError):
