@@ -89,9 +89,11 @@ def _triton(folder, ports):
     (place / "model.py").write_text(TRITON_MODEL)
     (place.parent / "config.pbtxt").write_text(TRITON_CONFIG)
     packages = program.parents[3]
+    tools = packages.parents[2] / "bin"  # the Python that is found first says which NumPy the model gets
     flags = [f"--{name}-port={port}" for name, port in zip(("grpc", "http", "metrics"), ports)]
     command = [program, "--model-repository", folder, "--backend-directory", program.parents[1] / "backends", *flags]
     return [*map(str, command)], {
+        "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(packages),
         "LD_LIBRARY_PATH": str(packages / "nvidia_pytriton.libs"),
     }

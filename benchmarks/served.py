@@ -5,7 +5,8 @@
 DIR as in `real_models.py`. One process on the first core holds the server (one thread a model) and a copy of each model; the
 load generator runs on the second core: 2 x batch callers, one row each, every answer compared with the first. In turns, the
 process runs its copy on batches of that size by itself, and serves. The ratio of rows a second is the median over the
-rounds; `batch` is what the server merged on average.
+rounds, that of rows a second of processor time beside it (on a busy machine it is the one to look at); `batch` is what the server
+merged on average.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from headrace import runtime
 from headrace.serve import Client
 from headrace.verbs.load import load_server
 
+BATCHES = 50  # at least so many a round: the first and the last are not full
 CHOSEN = "ocr_cls,ocr_rec,image_classification,sentence_embedding,file_type"
 
 
@@ -51,16 +53,19 @@ def serve(repository: str, batch: int) -> None:
     with Server(repository, settings=settings) as server:
         print(server.grpc_port, flush=True)
         for line in sys.stdin:
+            if line == "cpu\n":
+                print(time.process_time(), flush=True)
+                continue
             name, seconds, folder = line.split()
             model = loaded[name]
             row = rows_of(Path(folder), [spec.name for spec in model.inputs])
             feeds = {key: np.concatenate([array] * batch) for key, array in row.items()}
             model.run(feeds), model.run(feeds)
-            count, begin = 0, time.perf_counter()
+            count, begin, cpu = 0, time.perf_counter(), time.process_time()
             while time.perf_counter() - begin < float(seconds):
                 model.run(feeds)
                 count += batch
-            print(count / (time.perf_counter() - begin), flush=True)
+            print(count / (time.perf_counter() - begin), count / (time.process_time() - cpu), flush=True)
 
 
 def main() -> int:
@@ -99,6 +104,13 @@ def main() -> int:
     return 0
 
 
+def processor_time(server: subprocess.Popen[str]) -> float:
+    """Seconds of the server process so far."""
+    assert server.stdin is not None and server.stdout is not None
+    print("cpu", file=server.stdin, flush=True)
+    return float(server.stdout.readline())
+
+
 def measure(
     name: str, url: str, folder: Path, given: argparse.Namespace, server: subprocess.Popen[str]
 ) -> dict[str, object]:
@@ -107,17 +119,19 @@ def measure(
         rounds, merged = [], []
         for _ in range(given.rounds):
             print(name, given.seconds, folder, file=server.stdin, flush=True)
-            alone = float(server.stdout.readline())
-            before = client.statistics(name)[0]
-            (step,) = load_server(url, name, row, clients=2 * given.batch, seconds=given.seconds, warmup=0.5)["steps"]
-            after = client.statistics(name)[0]
+            alone, alone_cpu = map(float, server.stdout.readline().split())
+            seconds = max(given.seconds, BATCHES * given.batch / alone)
+            before, cpu = client.statistics(name)[0], processor_time(server)
+            (step,) = load_server(url, name, row, clients=2 * given.batch, seconds=seconds, warmup=0.5)["steps"]
+            after, cpu = client.statistics(name)[0], processor_time(server) - cpu
             if step["errors"] or step["wrong"]:
                 raise SystemExit(f"{name}: {step}")
             runs = int(after["execution_count"]) - int(before.get("execution_count", 0))
-            merged.append((int(after["inference_count"]) - int(before.get("inference_count", 0))) / runs)
-            rounds.append((alone, step["per_second"], step["generator_cores"]))
+            rows = int(after["inference_count"]) - int(before.get("inference_count", 0))
+            merged.append(rows / runs)
+            rounds.append((alone, step["per_second"], step["generator_cores"], rows / cpu / alone_cpu))
     middle = [statistics.median(column) for column in zip(*rounds)]
-    ratio = statistics.median(served / alone for alone, served, _ in rounds)
+    ratio = statistics.median(served / alone for alone, served, *_ in rounds)
     return {
         "model": name,
         "alone": middle[0],
@@ -125,11 +139,12 @@ def measure(
         "ratio": ratio,
         "batch": statistics.median(merged),
         "cores": middle[2],
+        "cpu_ratio": middle[3],
     }
 
 
 def line(row: dict[str, object]) -> str:
-    return f"| {row['model']} | {row['alone']:,.0f} | {row['served']:,.0f} | {row['ratio']:.1%} | {row['batch']:.1f} | {row['cores']:.2f} |"
+    return f"| {row['model']} | {row['alone']:,.0f} | {row['served']:,.0f} | {row['ratio']:.1%} | {row['cpu_ratio']:.1%} | {row['batch']:.1f} | {row['cores']:.2f} |"
 
 
 if __name__ == "__main__":

@@ -116,21 +116,30 @@ void Loop::wake() {
     [[maybe_unused]] const ssize_t n = ::write(event_, &one, sizeof one);
 }
 
-void Loop::put(Answer answer) {
+void Loop::put(Answer answer, bool held) {
     if (answer.kind == Answer::part || answer.more) {
         std::lock_guard guard(flow_lock_);
         flows_[answer.call].posted += answer.message.size();
     }
     if (on_thread()) return apply(answer);
-    std::lock_guard guard(lock_);
-    answers_.push_back(std::move(answer));
-    if (!std::exchange(woken_, true)) wake();
+    {
+        std::lock_guard guard(lock_);
+        answers_.push_back(std::move(answer));
+    }
+    held_ = true;
+    if (!held) push();
 }
 
-void Loop::answer(uint64_t call, Bytes framed) { put({Answer::whole, call, std::move(framed), {}, {}}); }
+void Loop::push() {
+    if (held_.exchange(false) && !woken_.exchange(true)) wake();        // without the lock, which the loop would run into
+}
+
+void Loop::answer(uint64_t call, Bytes framed, bool held) { put({Answer::whole, call, std::move(framed), {}, {}}, held); }
 void Loop::send(uint64_t call, Bytes framed) { put({Answer::part, call, std::move(framed), {}, {}}); }
 void Loop::finish(uint64_t call, Status status) { put({Answer::end, call, {}, {}, std::move(status)}); }
-void Loop::respond(uint64_t call, Bytes head, Bytes body, bool close, bool more) { put({Answer::http, call, std::move(body), std::move(head), {}, close, more}); }
+void Loop::respond(uint64_t call, Bytes head, Bytes body, bool close, bool more, bool held) {
+    put({Answer::http, call, std::move(body), std::move(head), {}, close, more}, held);
+}
 
 bool Loop::wait_sent(uint64_t call, double seconds) {
     std::unique_lock locked(flow_lock_);
@@ -168,9 +177,11 @@ void Loop::taken(uint64_t call, size_t bytes) {
 }
 
 void Loop::post(std::function<void()> task) {
-    std::lock_guard guard(lock_);
-    tasks_.push_back(std::move(task));
-    if (!std::exchange(woken_, true)) wake();
+    {
+        std::lock_guard guard(lock_);
+        tasks_.push_back(std::move(task));
+    }
+    if (!woken_.exchange(true)) wake();
 }
 
 // ---- on the loop's thread ----
@@ -235,10 +246,10 @@ void Loop::drain_mailbox() {
     [[maybe_unused]] const ssize_t n = ::read(event_, &count, sizeof count);
     std::vector<Answer> answers;
     std::vector<std::function<void()>> tasks;
+    woken_ = false;         // what comes from here on wakes again
     {
         std::lock_guard guard(lock_);
         answers.swap(answers_), tasks.swap(tasks_);
-        woken_ = false;
     }
     for (Answer& answer : answers) apply(answer);
     for (auto& task : tasks) task();

@@ -29,11 +29,13 @@ public:
     void stop();                                // closes everything; returns when the thread has ended
 
     // From any thread; a call that has ended is ignored. Messages come with five free bytes before them for the prefix.
-    void answer(uint64_t call, Bytes framed);                   // the only message, and OK
+    // `held`: with the answers that follow it, by `push`: a loop that is woken for each takes turns with the thread that makes them.
+    void answer(uint64_t call, Bytes framed, bool held = false);        // the only message, and OK
     void send(uint64_t call, Bytes framed);
     void finish(uint64_t call, Status status);
     // Of an HTTP request. `more`: a part, others follow; the head comes with the first.
-    void respond(uint64_t call, Bytes head, Bytes body, bool close, bool more = false);
+    void respond(uint64_t call, Bytes head, Bytes body, bool close, bool more = false, bool held = false);
+    void push();
     void post(std::function<void()> task);      // runs on the loop's thread
     // Waits until most of the parts that were sent of an answer have left; false: the call is over, or nothing has left for
     // so long. Not on the loop's thread.
@@ -76,7 +78,7 @@ private:
         size_t posted = 0, held = 0;
         uint64_t left = 0;
     };
-    void put(Answer answer);
+    void put(Answer answer, bool held = false);
     void apply(Answer& answer);
     void run();
     void accept_clients(int listener);
@@ -107,7 +109,8 @@ private:
     std::mutex lock_;
     std::vector<Answer> answers_;
     std::vector<std::function<void()>> tasks_;
-    bool woken_ = false;
+    std::atomic<bool> woken_{false};        // of what is in these
+    std::atomic<bool> held_{false};         // something waits for `push`
 
     std::mutex flow_lock_;
     std::condition_variable flowed_;

@@ -40,7 +40,8 @@ public:
     virtual bool counted() const { return true; }                       // as a request, in the counters ...
     virtual Front front() const { return Front::grpc; }                 // ... of this front
     virtual void prepare(const hr_outputs& outputs, int64_t from) = 0;  // its answer, of the rows from `from` on ...
-    virtual void deliver(const Execution& run) = 0;                     // ... goes out, after everything is counted
+    virtual void deliver(const Execution& run) = 0;                     // ... goes out, after everything is counted ...
+    virtual void push() {}                                              // ... and after those of its run
     virtual void fail(Meaning meaning, const std::string& text, const Execution* run) = 0;
     virtual Asked asked() const { return {request.id, {}, 0, 0}; }       // for the records of some requests
     bool take() { return !ended_.exchange(true); }

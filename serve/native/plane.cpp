@@ -20,7 +20,8 @@ public:
         answer_ = encode(version_->interface(), version_->name(), version_->number(), request, outputs, from);
     }
     Asked asked() const override { return {request.id, principal_, call_->message.size(), answer_bytes_}; }
-    void deliver(const Execution&) override { loop_.answer(call_->id, std::move(answer_)); }
+    void deliver(const Execution&) override { loop_.answer(call_->id, std::move(answer_), true); }
+    void push() override { loop_.push(); }
     void fail(Meaning meaning, const std::string& text, const Execution*) override { loop_.finish(call_->id, status_of(meaning, text)); }
 
     Status status_of(Meaning meaning, const std::string& text) const {
@@ -58,7 +59,8 @@ public:
         answer_bytes_ = answer_bytes(version_->interface(), request, outputs);
     }
     Asked asked() const override { return {request.id, principal_, call_->message.size(), answer_bytes_}; }
-    void deliver(const Execution&) override { loop_.respond(call_->id, std::move(answer_.head), std::move(answer_.body), closing_); }
+    void deliver(const Execution&) override { loop_.respond(call_->id, std::move(answer_.head), std::move(answer_.body), closing_, false, true); }
+    void push() override { loop_.push(); }
     void fail(Meaning meaning, const std::string& text, const Execution*) override {
         answer_ = rest_error(status_of(meaning), text, meaning == Meaning::overloaded ? retry_ms : -1);
         loop_.respond(call_->id, std::move(answer_.head), std::move(answer_.body), closing_);

@@ -311,6 +311,7 @@ void Version::run(std::vector<std::shared_ptr<Job>>& jobs, const char* reason) {
             inflight_ -= job->counted();
             job->deliver(execution);
         }
+        for (Job* job : done) job->push();
     }
     if (outputs) door_->release(outputs);
 }
