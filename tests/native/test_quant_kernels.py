@@ -146,6 +146,7 @@ def test_products_to_float(tier: str) -> None:
             [a, b, f32(0.02), f32(0.3), levels(), levels(kind="int8"), real(n)],
             packed=[1, 3, 5, 6],
         )
+        same("headrace.MatMulIntegerToFloat", [a, b, f32(0.02), scale, levels(), None, real(n)], packed=[1, 3, 6])
         for activation in ({}, {"activation": "Relu"}):
             same("headrace.DynamicMatMul", [real(m, k), b, scale, real(n)], activation, packed=[1, 2, 3])
             same("headrace.DynamicMatMul", [real(m, k), b, f32(0.01)], activation, packed=[1, 2])

@@ -113,24 +113,71 @@ static __attribute__((noinline)) void byte_tile(const IntBlock& g, int64_t m, in
 }
 #endif
 
+// Straight to floats, column n first: one scale and one bias a column; with kLevels also a scale and a zero point a row.
+template <int MR, int NV, bool kLevels>
+static __attribute__((noinline)) void float_tile(const IntBlock& g, int64_t m, int64_t n, const int8_t* b, float* c, int64_t ldc, const int8_t* ahead, int64_t step) {
+    int_sums<MR, NV>(g, m, b, ahead, step, [&](const vi (&acc)[MR][NV]) __attribute__((always_inline)) {
+        const IntEpilogue& e = g.epilogue;
+        const int32_t *col = e.col + n, *col_sum = kLevels ? e.col_sum + n : nullptr, *row_shift = kLevels ? e.row_shift + m : nullptr;
+        const float *scale = e.scale + n, *bias = e.bias + n, *row_scale = kLevels ? e.row_scale + m : nullptr;
+        float* to = c;
+        HR_UNROLL for (int j = 0; j < NV * kLanes; j += kLanes) {
+            const vi column = load(col + j), sum = kLevels ? load(col_sum + j) : vi{};
+            const vf factor = load(scale + j), addend = load(bias + j);
+            HR_UNROLL for (int i = 0; i < MR; i++) {
+                vi v = acc[i][j / kLanes] + column;
+                if constexpr (kLevels) v += sum * splat(row_shift[i]);
+                vf y = to_float(v);
+                if constexpr (kLevels) y *= splat(row_scale[i]);
+                store(to + i * ldc + j, y * factor + addend);
+            }
+        }
+    });
+}
+
 using IntTileFn = void (*)(const IntBlock&, int64_t, const int8_t*, int32_t*, const int8_t*, int64_t);
+using FloatTileFn = void (*)(const IntBlock&, int64_t, int64_t, const int8_t*, float*, int64_t, const int8_t*, int64_t);
 using ByteTileFn = void (*)(const IntBlock&, int64_t, int64_t, const int8_t*, const int8_t*, int64_t);
 template <int MR> constexpr int int_panels() { return MR == 1 ? 3 : MR <= (kPairRows ? kPairRows : kIntRows / 2) ? 2 : 1; }
-template <int MR> constexpr int byte_panels() { return int_panels<MR>() > 1 ? 2 : 1; }
+template <int MR> constexpr int two_panels() { return int_panels<MR>() > 1 ? 2 : 1; }
 template <int... I> struct IntTiles {
     static constexpr IntTileFn narrow[] = {int_tile<I + 1, 1>...};
     static constexpr IntTileFn one[] = {int_tile<I + 1, kIntVecs>...};
     static constexpr IntTileFn wide[] = {int_tile<I + 1, kIntVecs * int_panels<I + 1>()>...};
+    static constexpr FloatTileFn one_floats[] = {float_tile<I + 1, kIntVecs, false>...};
+    static constexpr FloatTileFn one_floats_of_levels[] = {float_tile<I + 1, kIntVecs, true>...};
+    static constexpr FloatTileFn two_floats[] = {float_tile<I + 1, kIntVecs * two_panels<I + 1>(), false>...};
+    static constexpr FloatTileFn two_floats_of_levels[] = {float_tile<I + 1, kIntVecs * two_panels<I + 1>(), true>...};
     static constexpr int panels[] = {int_panels<I + 1>()...};
 #ifdef HR_PACKS_BYTES
     static constexpr ByteTileFn narrow_bytes[] = {byte_tile<I + 1, 1>...};
     static constexpr ByteTileFn one_bytes[] = {byte_tile<I + 1, kIntVecs>...};
-    static constexpr ByteTileFn wide_bytes[] = {byte_tile<I + 1, kIntVecs * byte_panels<I + 1>()>...};
+    static constexpr ByteTileFn wide_bytes[] = {byte_tile<I + 1, kIntVecs * two_panels<I + 1>()>...};
 #endif
 };
 template <int N, int... I> struct MakeIntTiles : MakeIntTiles<N - 1, N - 1, I...> {};
 template <int... I> struct MakeIntTiles<0, I...> { using type = IntTiles<I...>; };
 using AllIntTiles = MakeIntTiles<kIntRows>::type;
+
+// Where nothing but float_tile() is needed, and GELU, which most transformers have after every other product of theirs: all
+// vectors of a tile in one loop, whose steps overlap.
+static bool run_float_tile(const IntBlock& g, int64_t m, int rows, int64_t n, int64_t panels, const int8_t* ahead, int64_t step) {
+    const IntEpilogue& e = g.epilogue;
+    const bool levels = e.row_shift && e.row_scale, gelus = e.act.kind == Act::gelu;
+    const bool others = e.r || e.w_zero || bool(e.row_shift) != bool(e.row_scale) || !e.col || !e.bias || e.act.lo != -__builtin_inff() || e.act.hi != __builtin_inff();
+    const int64_t width = panels * kIntCols;
+    if (e.out != IntOut::f32 || others || (e.act.kind != Act::none && !gelus) || panels > 2 || g.n - n < width) return false;
+    const FloatTileFn tile = (panels > 1 ? levels ? AllIntTiles::two_floats_of_levels : AllIntTiles::two_floats
+                                         : levels ? AllIntTiles::one_floats_of_levels : AllIntTiles::one_floats)[rows - 1];
+    float* c = static_cast<float*>(g.c) + m * g.ldc + n;
+    const int8_t* b = g.b + n / kIntCols * g.panel_stride;
+    if (!gelus) return tile(g, m, n, b, c, g.ldc, ahead, step), true;
+    alignas(64) float y[kIntRows * kIntCols * 2];
+    tile(g, m, n, b, y, width, ahead, step);
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t i = 0; i < width; i += kLanes) store(c + row * g.ldc + i, gelu(load(y + row * width + i)));
+    return true;
+}
 
 // Rows [m, m + rows) and `left` columns from n on, at most `panels` panels; answers how many panels it took.
 static int64_t run_int_tile(const IntBlock& g, int64_t m, int rows, int64_t n, int64_t panels, const int8_t* ahead, int64_t step) {
@@ -144,6 +191,7 @@ static int64_t run_int_tile(const IntBlock& g, int64_t m, int rows, int64_t n, i
         return panels;
     }
 #endif
+    if (run_float_tile(g, m, rows, n, panels, ahead, step)) return panels;
     const IntTileFn tile = (panels > 1 ? AllIntTiles::wide : width <= kLanes ? AllIntTiles::narrow : AllIntTiles::one)[rows - 1];
     tile(g, m, g.b + n / kIntCols * g.panel_stride, sums, ahead, step);
     finish({sums, panels > 1 ? most : width <= kLanes ? kLanes : kIntCols, rows, width, e, m, n,
