@@ -60,7 +60,11 @@ def lower(
     missing = sorted({node.kind for node in graph.block.walk() if not _exists(node)})
     if missing:
         raise UnsupportedOperator("headrace has no operator " + ", ".join(missing))
-    program = _Lowering(graph, threads, packing).block(graph.block, graph.inputs, named=True)
+    lowering = _Lowering(graph, threads, packing)
+    program = lowering.block(graph.block, graph.inputs, named=True)
+    for made in lowering.programs:
+        for label in made.finish():
+            raise LoadError(f"{label}: this CPU has no kernel for it")
     _native.release_idle(program.packed_bytes)  # what packing needed for a while
     return program
 
@@ -109,6 +113,7 @@ class _Lowering:
 
     def __init__(self, graph: Graph, threads: int, packing: _native.Packing | None) -> None:
         self.graph, self.threads, self.packing = graph, threads, packing
+        self.programs: list[_native.Program] = []
 
     def block(self, block: Block, inputs: Sequence[Value], *, named: bool = False) -> _native.Program:
         """A program that computes the block's outputs from `inputs`. Without names dimensions are not checked."""
@@ -116,6 +121,7 @@ class _Lowering:
             program = _native.Program(self.threads, RunError, self.packing)
         except ValueError as error:  # HEADRACE_CPU_TIER
             raise LoadError(str(error)) from error
+        self.programs.append(program)
         ids: dict[Value, int] = {}
         symbols: dict[str, int] = {}
         for index, value in enumerate(inputs):

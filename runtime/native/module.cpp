@@ -115,6 +115,7 @@ NB_MODULE(_native, m) {
         .def("add_control", &hr::PythonProgram::add_control, nb::arg("op"), nb::arg("label"), nb::arg("attributes"), nb::arg("inputs"),
              nb::arg("outputs"), nb::arg("blocks"), "If, Loop or Scan; blocks: (program, which inputs of the node follow the block's own).")
         .def("add_output", &hr::PythonProgram::add_output, nb::arg("name"), nb::arg("value"))
+        .def("finish", &hr::PythonProgram::finish, "Before it runs, where a Packing was given: kernels are made; answers the labels of nodes with neither kernel nor callback.")
         .def("run", &hr::PythonProgram::run, nb::arg("feeds"), "dict to dict; None where the feeds do not fit the interface.")
         .def("run_list", &hr::PythonProgram::run_list, nb::arg("feeds"), "Sequence to list, in the order of the interface; None as in run.")
         .def("door", &hr::PythonProgram::door, "A capsule through which other extensions run the program; None where its interface has objects.")

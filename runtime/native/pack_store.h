@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "later.h"
+
 namespace hr {
 
 class PackStore {
@@ -54,7 +56,7 @@ private:
     std::vector<Block> blocks_;
 };
 
-// One lowering's walk through a store, filling it or reading it.
+// One lowering's walk through a store, filling it or reading it; kernels that pack are made in its order.
 class Packing {
 public:
     explicit Packing(std::shared_ptr<PackStore> store) : store_(std::move(store)), reading_(store_->complete()) {}
@@ -66,6 +68,7 @@ public:
     Place next(size_t bytes, uint64_t sizes);
 
     PackStore& store() const { return *store_; }
+    Later& later() { return later_; }               // which makes the kernels
     size_t reused() const { return reused_; }       // bytes that were found
     bool fits() const { return fits_ && (!reading_ || at_ == store_->blocks().size()); }    // every block was the one asked for
 
@@ -85,6 +88,7 @@ private:
     bool reading_, fits_ = true;
     size_t at_ = 0, reused_ = 0;
     uint64_t node_ = 0;
+    Later later_;
 };
 
 // Zeroed memory for packed constants, 64-byte aligned, huge pages where large.

@@ -42,12 +42,10 @@ NodeInfo info_of(const std::string& op, const std::string& label, nb::dict attri
 
 // What tells a node that packs its constants from every other node: its name, its operator, and of each constant the size and
 // some of the bytes.
-uint64_t identity_of(const Program& program, const std::string& op, const std::string& label, const std::vector<int>& inputs) {
+uint64_t identity_of(const std::vector<Tensor>& constants, const std::string& op, const std::string& label) {
     constexpr size_t kSamples = 16, kSample = 64;
     uint64_t hash = mixed(checksum(op.data(), op.size()), checksum(label.data(), label.size()));
-    for (int v : inputs) {
-        if (v < 0 || size_t(v) >= program.constants.size() || !program.constants[v].data) continue;
-        const Tensor& constant = program.constants[v];
+    for (const Tensor& constant : constants) {
         const size_t bytes = constant.bytes(), step = bytes / kSamples;
         hash = mixed(mixed(hash, uint64_t(constant.dtype)), bytes);
         if (step < kSample) hash = mixed(hash, checksum(constant.data, bytes));
@@ -56,6 +54,21 @@ uint64_t identity_of(const Program& program, const std::string& op, const std::s
     }
     return hash;
 }
+
+// A kernel to be made, with constants of its own: the program's list moves as it grows.
+struct Unmade {
+    NodeInfo info;
+    std::string op;
+    std::vector<Tensor> constants;
+
+    size_t keep() {
+        size_t bytes = 0;
+        constants.reserve(info.constants.size());
+        for (const Tensor*& constant : info.constants)
+            if (constant) constants.push_back(*constant), constant = &constants.back(), bytes += constant->bytes();
+        return bytes;
+    }
+};
 
 std::string variant_of(const Node& node) {
     if (node.control) return "blocks";
@@ -129,7 +142,18 @@ int PythonProgram::add_input(const std::string& name, int dtype, nb::object dims
 bool PythonProgram::add_node(const std::string& op, const std::string& label, nb::dict attributes, const std::vector<int>& inputs,
                              const std::vector<int>& outputs, int version, bool native, nb::object callback, bool pure) {
     NodeInfo info = info_of(native ? op : "", label, native ? attributes : nb::dict(), version);
-    const Packing::Scope scope(packing_.get(), packing_ ? identity_of(program_, op, label, inputs) : 0);
+    if (packing_) {
+        const auto unmade = std::make_shared<Unmade>(Unmade{std::move(info), op, {}});
+        Node& node = program_.add_unmade(unmade->info, inputs, outputs, pure);
+        node.op = op;
+        callbacks_.push_back(callback.is_none() ? nb::object() : callback);
+        blocks_.emplace_back();
+        packing_->later().ask(unmade->keep(), [unmade, &node, packing = packing_.get()] {
+            const Packing::Scope scope(packing, identity_of(unmade->constants, unmade->op, unmade->info.name));
+            node.kernel = make_kernel(unmade->info);
+        });
+        return true;
+    }
     if (!program_.add_node(std::move(info), inputs, outputs, !callback.is_none(), pure)) return false;
     Node& node = *program_.nodes.back();
     node.op = op;
@@ -137,6 +161,25 @@ bool PythonProgram::add_node(const std::string& op, const std::string& label, nb
     blocks_.emplace_back();
     has_callbacks_ = has_callbacks_ || !node.kernel;
     return true;
+}
+
+nb::list PythonProgram::finish() {
+    if (packing_) {
+        nb::gil_scoped_release unlocked;
+        packing_->later().finish();
+    }
+    nb::list missing;
+    for (size_t n = 0; n < program_.nodes.size(); n++) {
+        const Node& node = *program_.nodes[n];
+        if (node.kernel) callbacks_[n] = nb::object();
+        else if (!node.control && !callbacks_[n].is_valid()) missing.append(node.label);
+        else has_callbacks_ = has_callbacks_ || !node.control;
+    }
+    return missing;
+}
+
+PythonProgram::~PythonProgram() {
+    if (packing_) packing_->later().join();
 }
 
 void PythonProgram::add_control(const std::string& op, const std::string& label, nb::dict attributes, const std::vector<int>& inputs,

@@ -15,16 +15,19 @@ namespace hr {
 class PythonProgram : Host {
 public:
     PythonProgram(int threads, nb::object run_error, std::shared_ptr<Packing> packing);
+    ~PythonProgram() override;                  // waits for kernels that are being made
 
     int add_value(int dtype) { return program_.add_value(DType(dtype)); }
     int add_constant(nb::object array, int dtype);
     int add_input(const std::string& name, int dtype, nb::object dims);
+    // With a Packing the kernel may be made later, and `finish` answers what has neither kernel nor callback.
     bool add_node(const std::string& op, const std::string& label, nb::dict attributes, const std::vector<int>& inputs,
                   const std::vector<int>& outputs, int version, bool native, nb::object callback, bool pure);
     // blocks: (program, which inputs of the node follow the block's own) for each block, in the operator's order.
     void add_control(const std::string& op, const std::string& label, nb::dict attributes, const std::vector<int>& inputs,
                      const std::vector<int>& outputs, nb::list blocks);
     void add_output(const std::string& name, int value);
+    nb::list finish();                          // before it runs: labels of nodes that nothing can run
 
     nb::object run(nb::handle feeds);           // dict to dict; None: something about the feeds is unusual
     nb::object run_list(nb::handle feeds);      // sequence to list, in the order of the interface

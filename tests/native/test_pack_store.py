@@ -14,6 +14,7 @@ import pytest
 
 from headrace.runtime import _native
 from headrace.runtime.builder import Builder
+from headrace.runtime.errors import GraphError, LoadError
 from headrace.runtime.graph import Block, Graph, Value
 from headrace.runtime.lower import lower
 from headrace.runtime.shapes import symbol
@@ -232,3 +233,59 @@ def checksum(data: bytes) -> int:
     for one in lanes:
         total = mixed(total, one)
     return total
+
+
+def of_three(*weights: np.ndarray) -> Graph:
+    """Three products one after the other: the first alone is worth a thread that makes kernels."""
+    graph = Graph(Block([Value("x", TensorType("float32", (symbol("n"), 300)))], [], []))
+    build, value = Builder(graph), graph.inputs[0]
+    for weight in weights:
+        (value,) = build.node("MatMul", [value, build.constant(weight)])
+    graph.outputs.append(value)
+    return graph
+
+
+WEIGHTS = floats(300, 300), floats(300, 310), floats(310, 320)
+
+
+@pytest.mark.parametrize("processors", ["one", "several"])
+def test_kernels_that_a_thread_makes_are_those_of_a_program_without_a_store(processors: str) -> None:
+    allowed, x = os.sched_getaffinity(0), floats(5, 300)
+    graph = of_three(*WEIGHTS)
+    alone = lower(graph, 1)
+    expected = alone.run({"x": x})
+    if processors == "one":
+        os.sched_setaffinity(0, {min(allowed)})
+    try:
+        for _ in range(5):
+            store, program = packed(graph, False)
+            found = program.run({"x": x})
+            assert found and expected
+            np.testing.assert_array_equal(*found.values(), *expected.values())
+            assert store.blocks == 3 and program.nodes() == alone.nodes()
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_node_that_nothing_runs_and_one_whose_kernel_fails_are_told(stored: bool) -> None:
+    def lowered(graph: Graph) -> _native.Program:
+        packing = _native.Packing(_native.PackStore("key", False)) if stored else None
+        return lower(graph, 1, machine=False, packing=packing)
+
+    graph = of_three(*WEIGHTS)
+    graph.block.nodes[2].operator, graph.block.nodes[2].domain = "Nothing", "headrace.cpu"
+    with pytest.raises(LoadError, match=r"headrace\.cpu\.Nothing.*this CPU has no kernel for it"):
+        lowered(graph)
+    graph.block.nodes[1].operator, graph.block.nodes[1].domain = "FusedMatMul", "headrace"
+    graph.block.nodes[1].attributes["alpha"] = "two"
+    with pytest.raises(ValueError, match="'alpha' must be a number"):
+        lowered(graph)
+
+
+def test_a_lowering_that_fails_waits_for_its_thread() -> None:
+    graph = of_three(*WEIGHTS)
+    graph.block.nodes[2].inputs[0] = Value("nobody", TensorType("float32", (symbol("n"), 310)))
+    for _ in range(5):
+        with pytest.raises(GraphError, match="before anything computes it"):
+            lower(graph, 1, machine=False, packing=_native.Packing(_native.PackStore("key", False)))

@@ -1,0 +1,67 @@
+#include "later.h"
+
+#include <utility>
+
+#include "cpu.h"
+
+namespace hr {
+
+namespace {
+
+constexpr size_t kWorth = 256 << 10;    // bytes that take about as long as a thread to start
+
+}  // namespace
+
+void Later::ask(size_t bytes, std::function<void()> task) {
+    if (!thread_.joinable()) {
+        bytes_ += bytes;
+        if (bytes_ < kWorth) return task();
+        if (!processors_) processors_ = usable_threads();
+        if (processors_ < 2) return task();
+        thread_ = std::thread([this] { work(); });
+    }
+    {
+        std::lock_guard guard(lock_);
+        tasks_.push_back(std::move(task));
+    }
+    more_.notify_one();
+}
+
+void Later::work() {
+    std::unique_lock guard(lock_);
+    for (;;) {
+        more_.wait(guard, [&] { return ending_ || !tasks_.empty(); });
+        if (tasks_.empty()) return;
+        std::function<void()> task = std::move(tasks_.front());
+        tasks_.pop_front();
+        if (failure_) continue;
+        guard.unlock();
+        std::exception_ptr failure;
+        try {
+            task();
+        } catch (...) {
+            failure = std::current_exception();
+        }
+        task = nullptr;
+        guard.lock();
+        if (failure) failure_ = failure;
+    }
+}
+
+void Later::join() {
+    if (!thread_.joinable()) return;
+    {
+        std::lock_guard guard(lock_);
+        ending_ = true;
+    }
+    more_.notify_one();
+    thread_.join();
+    ending_ = false;
+}
+
+void Later::finish() {
+    join();
+    if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
+}
+
+}  // namespace hr
