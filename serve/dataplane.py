@@ -455,9 +455,7 @@ def _translate(error: Exception, request: InferRequest) -> ServeError:
     if isinstance(cause, InputError):
         error = cause
         return bad_argument(str(error).splitlines()[0] if str(error) else "the model refused an input")
-    incident = incidents.new_number()
-    incidents.tell(f"model {request.model}", incident, error=error)
-    return ServeError(Meaning.INTERNAL, f"internal error, incident {incident}")
+    return incidents.internal(f"model {request.model}", error)
 
 
 __all__ = ["EXTENSIONS", "DataPlane", "package_version"]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # read on import: lines of its own on stderr are no part of our log
 import grpc
 
+from headrace.serve import incidents
 from headrace.serve.config import Limits, Listen
 from headrace.serve.dataplane import DataPlane
 from headrace.serve.errors import ServeError
@@ -165,6 +166,8 @@ def _unary(method: Unary) -> Callable[[bytes, grpc.ServicerContext], bytes]:
             return method(data, _Call(context))
         except ServeError as error:
             _abort(context, error)
+        except Exception as error:  # grpcio would tell the client
+            _abort(context, incidents.internal("a method", error))
 
     return handle
 
@@ -175,6 +178,10 @@ def _streaming(method: Streaming) -> Callable[[Iterator[bytes], grpc.ServicerCon
             yield from method(messages, _Call(context))
         except ServeError as error:
             _abort(context, error)
+        except grpc.RpcError:  # of `messages`: the client left
+            raise
+        except Exception as error:
+            _abort(context, incidents.internal("a method", error))
 
     return handle
 

@@ -12,7 +12,8 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor
 
-from headrace.serve.errors import Meaning, ServeError
+from headrace.serve import incidents
+from headrace.serve.errors import ServeError
 from headrace.serve.grpc_codec import stream_answer, stream_error, write_infer
 from headrace.serve.request import InferRequest, InferResponse, Parameter
 
@@ -144,8 +145,8 @@ class _Stream:
                         break
         except ServeError as error:
             outcome = error
-        except Exception:
-            outcome = ServeError(Meaning.INTERNAL, "internal error")
+        except Exception as error:
+            outcome = incidents.internal("a request of a stream", error)
         with self._lock:
             step.outcome, step.done = outcome, True
             number = step.request.parameters.get("sequence_id")

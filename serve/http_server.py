@@ -6,7 +6,6 @@ away cancels it.
 """
 
 import contextlib
-import logging
 import selectors
 import socket
 import threading
@@ -18,13 +17,12 @@ from typing import Any
 
 import h11
 
+from headrace.serve import incidents
 from headrace.serve.config import Limits
 from headrace.serve.http_connection import Connection
 from headrace.serve.http_messages import PHRASES, Application, HttpRequest, HttpResponse
 from headrace.serve.rejections import CONNECTIONS, OF_STATUS, Rejections
 from headrace.serve.tls import Certificates
-
-log = logging.getLogger("headrace.serve")
 
 READ_BYTES = 256 * 1024
 MAX_TARGET_BYTES = 8 * 1024
@@ -111,8 +109,8 @@ class HttpServer:
             step(connection, *rest)
         except OSError:
             self._close(connection)
-        except Exception:
-            log.exception("an HTTP connection failed")
+        except Exception as error:
+            incidents.tell("an HTTP connection", incidents.new_number(), error=error)
             self._close(connection)
 
     def _accept(self) -> None:
@@ -322,8 +320,8 @@ class HttpServer:
             keep = True
         except OSError:
             pass  # the client left
-        except Exception:
-            log.exception("an HTTP answer failed")
+        except Exception as error:
+            incidents.tell("an HTTP answer", incidents.new_number(), error=error)
         self._answered.append((connection, keep))
         self._poke()
 

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable
 
+from headrace.serve.errors import Meaning, ServeError
 from headrace.serve.log_budget import Budget
 
 log = logging.getLogger("headrace.serve")
@@ -65,6 +66,14 @@ def new_number() -> str:
     return uuid.uuid4().hex[:12]
 
 
-tell = Incidents().tell  # for all models of this process
+tell = Incidents().tell  # for everything in this process
 
-__all__ = ["Incidents", "new_number", "tell"]
+
+def internal(where: str, error: BaseException) -> ServeError:
+    """Tell of a failure; what its client may know."""
+    number = new_number()
+    tell(where, number, error=error)
+    return ServeError(Meaning.INTERNAL, f"internal error, incident {number}")
+
+
+__all__ = ["Incidents", "internal", "new_number", "tell"]

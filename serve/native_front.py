@@ -7,7 +7,6 @@ turn of the loop: quick methods are answered at once, others on threads.
 
 import contextlib
 import functools
-import logging
 import queue
 import threading
 import time
@@ -15,9 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from headrace.serve import _native
+from headrace.serve import _native, incidents
 from headrace.serve.config import Limits
-from headrace.serve.errors import Meaning, ServeError, overloaded
+from headrace.serve.errors import ServeError, overloaded
 from headrace.serve.grpc_codes import CODES
 from headrace.serve.grpc_methods import INFER_PATH, Method, Methods, Streaming, Unary
 from headrace.serve.http_messages import PHRASES, WRITE_SECONDS, Application, HttpRequest, HttpResponse
@@ -25,12 +24,8 @@ from headrace.serve.rejections import THREADS, Rejections
 from headrace.serve.routes import Routes
 from headrace.serve.tls import Certificates, Identity
 
-log = logging.getLogger("headrace.serve")
-
 FLUSH_SECONDS = 0.1  # for the last answers to leave
 CALL, MESSAGE, HALF_CLOSE, GONE, HTTP, REFUSAL = range(6)  # kinds of events: `Event::Kind` in plane.h
-
-_INTERNAL = ServeError(Meaning.INTERNAL, "internal error")
 
 
 class NativeFront:
@@ -192,8 +187,8 @@ class NativeFront:
     def _run(self, number: int, call: "_Call", step: Callable[..., None], rest: tuple[Any, ...]) -> None:
         try:
             step(number, call, *rest)
-        except Exception:
-            log.exception("an answer failed")
+        except Exception as error:
+            incidents.tell("an answer", incidents.new_number(), error=error)
         finally:
             self._free.release()
             self._calls.pop(number, None)
@@ -227,9 +222,8 @@ class NativeFront:
             yield
         except ServeError as error:
             self._fail(number, error)
-        except Exception:
-            log.exception("a method failed")
-            self._fail(number, _INTERNAL)
+        except Exception as error:
+            self._fail(number, incidents.internal("a method", error))
 
     def _fail(self, number: int, error: ServeError) -> None:
         retry = -1 if error.retry_after_ms is None else error.retry_after_ms

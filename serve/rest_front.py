@@ -3,13 +3,12 @@
 import contextlib
 import itertools
 import json
-import logging
 import zlib
 from collections.abc import Callable, Generator
 from typing import Any
 from urllib.parse import unquote
 
-from headrace.serve import openapi, rest_codec, rest_generate
+from headrace.serve import incidents, openapi, rest_codec, rest_generate
 from headrace.serve.config import Limits
 from headrace.serve.dataplane import DataPlane
 from headrace.serve.datatypes import Buffer
@@ -19,8 +18,6 @@ from headrace.serve.http_messages import HttpRequest, HttpResponse
 from headrace.serve.rejections import MESSAGE
 from headrace.serve.request import InferResponse
 from headrace.serve.tracing import Reading, read_traced, traced
-
-log = logging.getLogger("headrace.serve")
 
 STATUS = {
     Meaning.BAD_ARGUMENT: 400,
@@ -109,9 +106,8 @@ class RestFront:
             return handler(request)
         except ServeError as error:
             return failure(error)
-        except Exception:
-            log.exception("a REST request failed")
-            return self.refuse(500, "internal error")
+        except Exception as error:
+            return failure(incidents.internal("a REST request", error))
 
     def refuse(self, status: int, text: str) -> HttpResponse:
         return _answer({"error": text}, status)

@@ -3,7 +3,12 @@
 import logging
 
 import pytest
+import serve_call
+import serve_fake
+from serve_start import FRONTS, need, start
 
+from headrace.protos import inference_pb2 as pb
+from headrace.serve.errors import Meaning, ServeError
 from headrace.serve.incidents import Incidents
 
 
@@ -78,3 +83,29 @@ def test_the_error_is_shown(time, caplog):
     except ValueError as error:
         Incidents(time, time.later).tell("model a", "1", error=error)
     assert "ValueError: secret of the model" in caplog.text
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_a_fault_of_ours_is_an_incident_on_every_front(front, tmp_path, monkeypatch, caplog):
+    """The client learns its number, and nothing of the error."""
+    need(front)
+    error = type(f"Fault{front}", (ValueError,), {})  # a kind that no other test has in the same second
+
+    def fail(*_):
+        raise error("a secret")
+
+    with (
+        start(serve_fake.repository(tmp_path, {"m": "scale 1"}), front) as server,
+        serve_call.channel(server) as channel,
+    ):
+        monkeypatch.setattr(server._plane, "server_metadata", fail)
+        monkeypatch.setattr(server._plane, "stream", fail)
+        with pytest.raises(ServeError) as caught:
+            serve_call.unary(channel, "ServerMetadata", pb.ServerMetadataRequest(), pb.ServerMetadataResponse)
+        assert caught.value.meaning is Meaning.INTERNAL
+        status, body = serve_call.rest(server, "GET", "/v2")
+        assert status == 500
+        (part,) = serve_call.stream(server, [pb.ModelInferRequest(model_name="m")])
+    for text in (caught.value.text, body.decode(), part.error_message):
+        assert "internal error, incident " in text and "secret" not in text
+    assert caplog.text.count(f"{error.__name__}: a secret") == 3

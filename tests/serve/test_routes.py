@@ -8,8 +8,9 @@ import grpc
 import numpy as np
 import pytest
 import serve_call
+from onnx import TensorProto, helper
 from serve_packages import X, package
-from test_engine import INFER, repository
+from test_engine import INFER, repository, save
 from test_engine import start as start_real
 
 from headrace.serve import Server, engine
@@ -121,23 +122,26 @@ def test_callers_at_once_get_their_own_rows(server):
     assert not failures
 
 
-def test_a_failure_is_told(server, caplog):
+def test_a_failure_is_told(tmp_path, caplog):
     """The number that the client has is in the log, with what went wrong."""
-    caplog.set_level(logging.ERROR, "headrace.serve")
+    inputs, outputs = [("i", TensorProto.INT64, ["n", 2])], [("y", TensorProto.FLOAT, ["n", 2])]
+    table = [("t", np.arange(10, dtype=np.float32))]
+    save(tmp_path, "told", [helper.make_node("Gather", ["t", "i"], ["y"])], inputs, outputs, table)
     told = threading.Event()
     handler = logging.Handler()
-    handler.emit = lambda record: told.set()
+    handler.emit = lambda record: told.set() if "model told" in record.getMessage() else None
     log = logging.getLogger("headrace.serve")
     log.addHandler(handler)
     try:
-        with pytest.raises(ServeError) as caught:
-            serve_call.infer(server, "grpc", "lookup", {"i": np.array([[1, 99]])})
-        assert caught.value.meaning is Meaning.INTERNAL
-        assert told.wait(20)
+        with start_real(tmp_path, "portable") as server:
+            with pytest.raises(ServeError) as caught:
+                serve_call.infer(server, "grpc", "told", {"i": np.array([[1, 99]])})
+            assert caught.value.meaning is Meaning.INTERNAL
+            assert told.wait(20)
     finally:
         log.removeHandler(handler)
     number = caught.value.text.split()[-1]
-    assert f"incident {number}, model lookup version 1: " in caplog.text
+    assert f"incident {number}, model told version 1: " in caplog.text
 
 
 def test_unknown_limits_are_refused():
