@@ -1,4 +1,4 @@
-"""Runs in which something happens to the server: its workers die or stop, versions change, it is told to end."""
+"""Runs in which something happens to the server: its workers die or stop, models come and go, it is told to end."""
 
 import os
 import signal
@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 from benchmarks.soak import models
-from benchmarks.soak.load import Lines, Load, percentile
-from benchmarks.soak.server import Samples, ServerProcess
-from benchmarks.soak.steady import STRETCH, capacity, nothing_bad, outcome
-from benchmarks.soak.swapper import Swapper
+from benchmarks.soak.load import Lines, Load
+from benchmarks.soak.server import ServerProcess
+from benchmarks.soak.steady import capacity, nothing_bad, outcome
 
 from headrace.serve import Client
 
@@ -23,7 +22,7 @@ def _with_workers(options):
     return options.flags if "--workers" in options.flags else ["--workers=1", *options.flags]
 
 
-def _under_load(load, rate, event):
+def under_load(load, rate, event):
     """Run `event(load)` while calls go on at `rate`."""
     stop = threading.Event()
     thread = threading.Thread(target=load.open_loop, args=(rate, 1e9, stop))
@@ -59,25 +58,30 @@ def _strike(server, load, number):
     return gap, None if gone is None or back is None else time.perf_counter() - began
 
 
-def _faults(options, name, number, times, every, timeout, allowed):
+def _faults(options, run, name, number, times, every, timeout, allowed, goals):
     """Send a signal to one worker again and again; how long until a call that began later was answered well."""
     gaps, replaced = [], []
     with tempfile.TemporaryDirectory() as root:
         models.line(Path(root, "line/1/model.hr"), 2, 1)
         with ServerProcess(root, *_with_workers(options)) as server:
+            workers = int(server.metric("headrace_workers_alive"))
             requests = Lines("line")
             most = capacity(server, requests, options.probe)
             load = Load(server.grpc, requests, mangle=lambda _: (timeout, None))
 
             def strike():
-                for _ in range(times):
+                for count in range(1, times + 1):
                     began = time.perf_counter()
                     gap, again = _strike(server, load, number)
                     gaps.append(gap)
                     replaced.append(again)
+                    if gap is None or again is None or run.over:
+                        break
+                    run.step(f"{count} of {times}, next good answer after {gap:.3f} s, replaced after {again:.2f} s")
                     time.sleep(max(0.2, every - (time.perf_counter() - began)))
 
-            _under_load(load, most / 4, strike)
+            with run.part("all strikes"):
+                under_load(load, most / 4, strike)
             figures = outcome(load)
             figures |= {"deaths": len(gaps), "restarts": int(server.metric("headrace_worker_restarts_total"))}
             figures |= {"rate_per_s": round(most / 4), "every_s": every}
@@ -90,66 +94,33 @@ def _faults(options, name, number, times, every, timeout, allowed):
             "next_ok_s_median": float(np.median(gaps)),
             "replaced_s_max": max(replaced),
         }
+        run.compare("next good answer, longest, s", max(gaps), "median", float(np.median(gaps)), goals.get(workers, ""))
+        run.compare(
+            "a worker is there again, longest, s", max(replaced), "median", float(np.median(replaced)), "at most 5"
+        )
     checks = nothing_bad(load, allowed) | {"served again": found, "ready at the end": ready}
-    return name, figures, checks | {"every death counted": figures["restarts"] == figures["deaths"]}
+    checks["as many as asked"] = len(gaps) == times
+    failed = sum(count for code, count in load.outcomes.items() if code != "OK")
+    run.compare("calls that failed", failed, "sent", load.sent, f"only {', '.join(allowed[1:])}")
+    return f"{name}, of {workers}", figures, checks | {"every death counted": figures["restarts"] == figures["deaths"]}
 
 
-def r3(options):
+def r3(options, run):
     """A worker is killed again and again."""
-    allowed = ("OK", "UNAVAILABLE")
-    return _faults(options, "R3 kill -9 of a worker", signal.SIGKILL, options.deaths, options.every, 30.0, allowed)
+    allowed, goals = ("OK", "UNAVAILABLE"), {1: "at most 1", 2: "at most 0.2"}
+    return _faults(
+        options, run, "R3 kill -9 of a worker", signal.SIGKILL, options.deaths, options.every, 30.0, allowed, goals
+    )
 
 
-def r4(options):
+def r4(options, run):
     """A worker is stopped; calls have 2 s."""
     allowed = ("OK", "UNAVAILABLE", "DEADLINE_EXCEEDED")
     times = min(4, options.deaths)
-    return _faults(options, "R4 SIGSTOP of a worker", signal.SIGSTOP, times, options.every, 2.0, allowed)
+    return _faults(options, run, "R4 SIGSTOP of a worker", signal.SIGSTOP, times, options.every, 2.0, allowed, {})
 
 
-def r5(options):
-    """Versions are switched under load: each answer is of exactly one of them. Stretches without a swap and with swaps, `pace` a
-    second, take turns. Files are made before, and another process puts them in place and asks for the swaps."""
-    each = max(1, min(round(options.pace * STRETCH) if options.pace else 100, options.swaps // 2))
-    with tempfile.TemporaryDirectory() as root, tempfile.TemporaryDirectory(dir=Path(root).parent) as made:
-        models.line(Path(root, "line/1/model.hr"), 1, 1)
-        for version in range(2, options.swaps + 2):
-            models.line(Path(made, f"{version}/model.hr"), version, 1)
-        with ServerProcess(root, *options.flags) as server:
-            requests = Lines("line", factor=None)
-            rate = capacity(server, requests, options.probe) / 2
-            steady, load, times, ratios = Load(server.grpc, requests), Load(server.grpc, requests), [], []
-            before = server.settled()
-            with Samples(server, 1.0) as samples, Swapper(server.grpc, Path(root, "line"), Path(made)) as swapper:
-                for first in range(2, options.swaps + 2, each):
-                    last = min(first + each, options.swaps + 2)
-                    quiet, busy = len(steady.times), len(load.times)
-                    steady.open_loop(rate, min(STRETCH, options.seconds))
-                    _under_load(
-                        load, rate, lambda first=first, last=last: times.extend(swapper(first, last, options.pace))
-                    )
-                    ratios.append(percentile(load.times[busy:], 99) / percentile(steady.times[quiet:], 99))
-            figures = outcome(load) | {"swaps": len(times), "swap_ms_median": float(np.median(times) * 1e3)}
-            figures |= {"steady_p99_ms": percentile(steady.times, 99), "steady_p50_ms": percentile(steady.times, 50)}
-            figures |= {
-                "p99_ratio_median": float(np.median(ratios)),
-                "stretches": len(ratios),
-                "pace_per_s": options.pace,
-            }
-            figures |= {
-                "before_mib": before,
-                "after_mib": server.settled(),
-                **samples.summary(),
-                "rate_per_s": round(rate),
-            }
-            checks = nothing_bad(load) | {f"steady: {check}": holds for check, holds in nothing_bad(steady).items()}
-            steady.close()
-            load.close()
-    back = figures["after_mib"] - figures["before_mib"] < 16
-    return "R5 version swaps", figures, checks | {"all swapped": len(times) == options.swaps, "memory back": back}
-
-
-def cycles(options):
+def cycles(options, run):
     """The model is unloaded and loaded again and again, nobody asks."""
     with tempfile.TemporaryDirectory() as root:
         models.line(Path(root, "line/1/model.hr"), 2, 1)
@@ -172,7 +143,7 @@ def cycles(options):
     return "load and unload", figures, checks | {"the model's memory is given back": empty < before}
 
 
-def r6(options):
+def r6(options, run):
     """SIGTERM under load: first not ready, then only refusals, status 0; a second one ends it at once."""
     with tempfile.TemporaryDirectory() as root:
         models.line(Path(root, "models/line/1/model.hr"), 2, 1)
@@ -192,7 +163,7 @@ def r6(options):
                 seen["status"] = server.process.wait(PATIENCE)
                 seen["drain_s"] = time.perf_counter() - began
 
-            _under_load(load, most / 2, end)
+            under_load(load, most / 2, end)
             figures = outcome(load) | seen
             load.close()
         with ServerProcess(Path(root, "models"), *flags) as server:

@@ -15,6 +15,7 @@ from benchmarks.soak.steady import STRETCH, capacity, nothing_bad, outcome
 from headrace.protos import inference_pb2 as pb
 
 QUEUE = 64
+SECONDS = 0.01  # a run
 FULL = 32  # calls that are open while the capacity is measured: every instance is busy, none is refused
 
 
@@ -30,41 +31,60 @@ def _trips(server, seconds):
     return max(1, int(trips * seconds / took))
 
 
-def r14(options):
+def _pairs(options):
+    return max(1, round(options.seconds / (2 * STRETCH)))
+
+
+def about_r14(options):
+    return f"{options.seconds / 2:g} s of overload", options.probe + 3 + options.seconds + 1.5 * _pairs(options)
+
+
+def r14(options, run):
     """Three times as many calls as can be done: what is taken is done, the rest is refused at once. What can be done is measured
     between stretches of that, so that a machine that is slower for a while is so for both."""
-    pairs = max(2, round(options.seconds / (2 * STRETCH)))
-    stretch = options.seconds / pairs
+    pairs = _pairs(options)
+    stretch = options.seconds / (2 * pairs)
     with tempfile.TemporaryDirectory() as root:
         models.work(Path(root, "work/1/model.hr"))
         Path(root, "work/config.toml").write_text(f"[queue]\nmax_size = {QUEUE}\n")
         with ServerProcess(root, *options.flags) as server:
-            requests = Work(_trips(server, 0.01))
+            requests = Work(_trips(server, SECONDS))
             capacity(server, requests, options.probe, inflight=FULL)
-            load, able, shares, again = Load(server.grpc, requests), [], [], []
-            for _ in range(pairs):
-                able.append(capacity(server, requests, stretch, inflight=FULL))
-                done, began = len(load.times), time.perf_counter()
-                load.open_loop(3 * able[-1], stretch)
-                shares.append((len(load.times) - done) / (time.perf_counter() - began) / able[-1])
-                began = time.perf_counter()
-                after = Load(server.grpc, requests)
-                after.closed_loop(1, 0.2)
-                again.append(time.perf_counter() - began)
-                good = after.outcomes["OK"] == sum(after.outcomes.values()) > 0
-                after.close()
-            figures = outcome(load) | {"capacity_per_s": median(able), "goodput_share": median(shares), "pairs": pairs}
-            figures |= {
-                "refused_p50_ms": percentile(load.refusals, 50),
-                "refused_p99_ms": percentile(load.refusals, 99),
-            }
-            figures |= {"normal_again_s": max(again), "seconds": options.seconds, "queue": QUEUE}
+            load, able, shares, again, good = Load(server.grpc, requests), [], [], [], False
+            for pair in range(1, pairs + 1):
+                if run.over:
+                    break
+                with run.part("all stretches"):
+                    able.append(capacity(server, requests, stretch, inflight=FULL))
+                    done, began = len(load.times), time.perf_counter()
+                    load.open_loop(3 * able[-1], stretch)
+                    shares.append((len(load.times) - done) / (time.perf_counter() - began) / able[-1])
+                    began = time.perf_counter()
+                    after = Load(server.grpc, requests)
+                    after.closed_loop(1, 0.2)
+                    again.append(time.perf_counter() - began)
+                    good = after.outcomes["OK"] == sum(after.outcomes.values()) > 0
+                    after.close()
+                    run.step(f"{pair} of {pairs}, {shares[-1]:.2f} of {able[-1]:.0f} good answers a second")
+            figures = outcome(load) | {"pairs": len(shares), "queue": QUEUE, "overload_s": stretch * len(shares)}
             load.close()
+    if shares:
+        longest = 1e3 * (QUEUE + 2) / median(able)  # what waits before a call, and two runs
+        figures |= {"capacity_per_s": median(able), "goodput_share": median(shares), "normal_again_s": max(again)}
+        goodput = median(share * rate for share, rate in zip(shares, able))
+        beside = f"the most it can, {len(shares)} stretches in turns, median share {median(shares):.2f}"
+        run.compare("good answers a second at 3x", goodput, beside, median(able), "share at least 0.9")
+        run.compare("p99 of them, ms", percentile(load.times, 99), f"{QUEUE} waiting and 2 running", longest, "at most")
+        run.compare("normal again, longest, s", max(again), "0.2 of it are calls", goal="at most 2")
+    if len(load.refusals):
+        figures |= {f"refused_p{share}_ms": percentile(load.refusals, share) for share in (50, 99)}
+        p50, p99 = figures["refused_p50_ms"], figures["refused_p99_ms"]
+        run.compare("refused after, p99, ms", p99, "p50", p50, "at most 50")
     checks = nothing_bad(load, ("OK", "RESOURCE_EXHAUSTED")) | {"some refused": len(load.refusals) > 0}
     return "R14 three times the capacity", figures, checks | {"normal again": good}
 
 
-def r15(options):
+def r15(options, run):
     """A hundred calls with 50 ms each, to a model that takes a second."""
     with tempfile.TemporaryDirectory() as root:
         models.work(Path(root, "work/1/model.hr"))
@@ -92,7 +112,7 @@ def r15(options):
     return "R15 deadlines that cannot be kept", figures, checks
 
 
-def r16(options):
+def r16(options, run):
     """One bad request among seven good ones, in one batch: it alone gets an error, the others their bytes."""
     with tempfile.TemporaryDirectory() as root:
         models.lookup(Path(root, "lookup/1/model.hr"))

@@ -127,6 +127,8 @@ class Load:
         while (now := time.monotonic()) < began + seconds and not (stop is not None and stop.is_set()):
             for _ in range(int((now - began) * rate) - (self.sent - first)):
                 self._send()
+                if time.monotonic() > began + seconds:  # the sender cannot keep that pace: the time ends it, too
+                    break
             time.sleep(TICK)
         self.settle()
 

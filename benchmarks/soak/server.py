@@ -18,7 +18,8 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 class ServerProcess:
     """`headrace serve` on free ports. A context manager: left by killing what is left."""
 
-    def __init__(self, repository, *flags, command=None):
+    def __init__(self, repository, *flags, command=None, cache=None):
+        """`cache`: the folder where the server keeps what it proved, in place of the host's."""
         command = command or [sys.executable, "-m", "headrace.cli", "serve"]
         ports = [f"--{name}-port=0" for name in ("grpc", "http", "metrics")]
         began = time.perf_counter()
@@ -27,6 +28,7 @@ class ServerProcess:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,
+            env=os.environ | ({"HEADRACE_CACHE_DIR": str(cache)} if cache else {}),
         )
         told = self._told()
         self.ready_s = time.perf_counter() - began
@@ -77,8 +79,18 @@ class ServerProcess:
 
     def sample(self):
         """Resident MiB, descriptors and threads of the server and its workers together."""
+        return self._sum(self.pid, *self.children())
+
+    def settled(self):
+        """Resident MiB when what ended has been given back, without the process that checks models: that is idle, has none, and
+        goes in a while."""
+        time.sleep(1)
+        return round(self._sum(self.pid, *self.workers())[0], 1)
+
+    @staticmethod
+    def _sum(*pids):
         rss = fds = threads = 0
-        for pid in (self.pid, *self.children()):
+        for pid in pids:
             try:
                 rss += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
                 fds += len(os.listdir(f"/proc/{pid}/fd"))
@@ -86,15 +98,6 @@ class ServerProcess:
             except OSError:
                 continue  # a worker that has just ended
         return rss / 2**20, fds, threads
-
-    def settled(self):
-        """Resident MiB when what ended has been given back: the process that checks models goes when it has been idle."""
-        time.sleep(1)
-        for _ in range(80):
-            if len(self.children()) <= len(self.workers()):
-                break
-            time.sleep(0.1)
-        return round(self.sample()[0], 1)
 
     def ready(self):
         try:

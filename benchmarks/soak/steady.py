@@ -59,10 +59,25 @@ def disturb(number):
     return (30.0, 0) if kind == 7 else (0.0005, None) if kind == 13 else (30.0, None)
 
 
-def r2(options):
+STRETCH = 5.0  # seconds
+TURNS = 4  # a round: plain and disturbed, of the server and of the echo
+
+
+def _stretch(options):
+    """(rounds, seconds of each turn)."""
+    rounds = max(1, round(options.seconds / (TURNS * STRETCH / 2)))
+    return rounds, options.seconds / rounds / TURNS
+
+
+def about_r2(options):
+    return f"{_stretch(options)[0]} rounds of {TURNS} stretches", 2 * options.probe + options.seconds + 2
+
+
+def r2(options, run):
     """The same load with one call in twenty cancelled and one in twenty that expires, beside the load without them: stretches
     of both take turns. A bare grpcio echo under the same loads says what of that is the client's own."""
     allowed = ("OK", "CANCELLED", "DEADLINE_EXCEEDED")
+    rounds, stretch = _stretch(options)
     with tempfile.TemporaryDirectory() as root:
         models.line(Path(root, "line/1/model.hr"), 2, 1)
         with ServerProcess(root, *options.flags) as server, EchoProcess() as echo:
@@ -70,26 +85,34 @@ def r2(options):
             echo_rate = capacity(echo, Echoed("line"), options.probe) * SHARE
             plain, load = Load(server.grpc, Lines("line")), Load(server.grpc, Lines("line"), mangle=disturb)
             echoes = Load(echo.grpc, Echoed("line")), Load(echo.grpc, Echoed("line"), mangle=disturb)
+            ratios, echo_ratios = [], []
             with Samples(server, max(0.5, options.seconds / 600)) as samples:
-                ratios, echo_ratios = [], []
-                for _ in range(max(1, round(options.seconds / STRETCH))):
-                    stretch = min(STRETCH, options.seconds) / 2
-                    ratios.append(p99_ratio(plain, load, rate, stretch))
-                    echo_ratios.append(p99_ratio(*echoes, echo_rate, stretch))
-            figures = outcome(load) | samples.summary() | {"plain_p99_ms": percentile(plain.times, 99)}
-            figures |= {"p99_ratio": median(ratios), "echo_p99_ratio": median(echo_ratios), "stretches": len(ratios)}
+                for number in range(1, rounds + 1):
+                    if run.over:
+                        break
+                    with run.part("all rounds"):
+                        ratios.append(p99_ratio(plain, load, rate, stretch))
+                        echo_ratios.append(p99_ratio(*echoes, echo_rate, stretch))
+                        told = f"p99 ratio {ratios[-1]:.2f}, of the echo {echo_ratios[-1]:.2f}"
+                        run.step(f"{number} of {rounds}, {told}")
+            figures = outcome(load) | samples.summary() | {"plain": outcome(plain), "rounds": len(ratios)}
             figures["expired_before_run"] = int(server.metric("headrace_expired_before_run_total"))
             figures["rate_per_s"], figures["echo_rate_per_s"] = round(rate), round(echo_rate)
+            ready = server.ready()
             for one in (plain, load, *echoes):
                 one.close()
-            ready = server.ready()
+    if ratios and echo_ratios:
+        figures |= {"p99_ratio": median(ratios), "echo_p99_ratio": median(echo_ratios)}
+        beside = f"without cancels and deadlines, {len(ratios)} rounds in turns, median ratio {median(ratios):.2f}"
+        run.compare("p99 of the others, ms", figures["p99_ms"], beside, figures["plain"]["p99_ms"], "ratio below 1.5")
+        beside, other = "without them", percentile(echoes[0].times, 99)
+        beside += f", median ratio {median(echo_ratios):.2f}"
+        run.compare("the same of a bare grpcio echo, ms", percentile(echoes[1].times, 99), beside, other)
+    run.compare("expired in the queue, without having run", figures["expired_before_run"])
     checks = nothing_bad(load, allowed) | {"ready at the end": ready}
     checks |= {f"without them: {check}": holds for check, holds in nothing_bad(plain).items()}
     checks["memory does not grow with requests"] = not grows(samples.rows, load.sent + plain.sent)
     return "R2 cancels and deadlines", figures, checks
-
-
-STRETCH = 5.0  # seconds
 
 
 def p99_ratio(first, second, rate, seconds):
@@ -100,7 +123,7 @@ def p99_ratio(first, second, rate, seconds):
     return percentile(second.times[before[1] :], 99) / percentile(first.times[before[0] :], 99)
 
 
-def r1(options):
+def r1(options, run):
     """A steady load at 80 % of the capacity."""
     with tempfile.TemporaryDirectory() as root:
         models.line(Path(root, "line/1/model.hr"), 2, 1)
