@@ -37,12 +37,15 @@ void pack_panel(const uint8_t* w, int64_t ldk, int64_t ldn, uint8_t flip, int64_
             }
         }
     } else if (ldk == 1) {
-        for (; unit < k / kUnit; unit++)
-            for (int64_t j = 0; j < width; j++) {
-                Word word;
-                std::memcpy(&word, w + j * ldn + unit * kUnit, kUnit);
-                put(unit, j, Word(word ^ flips));
-            }
+        for (int64_t end; unit < k / kUnit; unit = end) {   // 64 bytes of a column at a time: those of others may share its sets of L1
+            end = std::min(unit + 64 / kUnit, k / kUnit);
+            for (int64_t j = 0; j < width; j++)
+                for (int64_t i = unit; i < end; i++) {
+                    Word word;
+                    std::memcpy(&word, w + j * ldn + i * kUnit, kUnit);
+                    put(i, j, Word(word ^ flips));
+                }
+        }
         for (int64_t j = 0; j < width; j++) {
             int32_t sum = 0;
             for (int64_t i = 0; i < unit * kUnit; i++) sum += int8_t(w[j * ldn + i] ^ flip);

@@ -30,6 +30,10 @@ struct Columns {
     int64_t padded() const { return round_up(hidden, lanes); }
     int64_t count() const { return kGates * padded(); }
     int64_t at(int64_t gate, int64_t i) const { return i / lanes * kGates * lanes + gate * lanes + i % lanes; }
+    template <class F> void runs(F f) const {       // f(first column as given, first here, how many)
+        for (int64_t gate = 0; gate < kGates; gate++)
+            for (int64_t i = 0; i < hidden; i += lanes) f(gate * hidden + i, at(gate, i), std::min(lanes, hidden - i));
+    }
     template <class F> void each(F f) const {       // f(column as given, column here)
         for (int64_t gate = 0; gate < kGates; gate++)
             for (int64_t i = 0; i < hidden; i++) f(gate * hidden + i, at(gate, i));
@@ -50,7 +54,8 @@ struct Weights {
         const auto fill = [&] {
             std::vector<uint8_t> ordered(size_t(k * n));
             const uint8_t* from = w.as<uint8_t>() + direction * k * w.shape[2];
-            for (int64_t i = 0; i < k; i++, from += w.shape[2]) columns.each([&](int64_t j, int64_t to) { ordered[size_t(i * n + to)] = from[j]; });
+            for (int64_t i = 0; i < k; i++, from += w.shape[2])
+                columns.runs([&](int64_t j, int64_t to, int64_t count) { std::copy_n(from + j, count, &ordered[size_t(i * n + to)]); });
             pack_int(t, ordered.data(), 0, n, 1, !is_signed, 1, k, n, data.get(), sums.get());
         };
         pack_once(fill, Part<int8_t>{data, int_packed(t, 1, k, n)}, Part<int32_t>{sums, n});
