@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -22,11 +23,13 @@ class ServerProcess:
         """`cache`: the folder where the server keeps what it proved, in place of the host's."""
         command = command or [sys.executable, "-m", "headrace.cli", "serve"]
         ports = [f"--{name}-port=0" for name in ("grpc", "http", "metrics")]
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed when the server is
         began = time.perf_counter()
         self.process = subprocess.Popen(
             [*command, str(repository), *ports, "--json", *flags],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
+            stderr=self._log,
             text=True,
             env=os.environ | ({"HEADRACE_CACHE_DIR": str(cache)} if cache else {}),
         )
@@ -42,7 +45,9 @@ class ServerProcess:
             text += line
             if line.startswith("}"):
                 return json.loads(text)
-        raise RuntimeError(f"the server ended with status {self.process.wait()}")
+        status = self.process.wait()
+        self._show_log()
+        raise RuntimeError(f"the server ended with status {status}")
 
     def __enter__(self):
         return self
@@ -56,6 +61,13 @@ class ServerProcess:
                 self.process.kill()
                 self.process.wait()
         self.process.stdout.close()
+        self._show_log()
+
+    def _show_log(self):
+        """What the server wrote, without its log of slow and failed requests: a run makes many of them."""
+        self._log.seek(0)
+        sys.stderr.writelines(line for line in self._log if not line.startswith('{"time":'))
+        self._log.close()
 
     def children(self):
         """Process ids of its workers."""
