@@ -130,8 +130,9 @@ class RepositorySettings(Section, frozen=True):
     `control`: changes are taken over on load and unload calls ("explicit"), by looking every `poll_s` seconds ("poll"),
     or not at all ("off").
     `readiness`: the server is ready when "all" models were ready once, "any" of them, or those that are named.
-    `check`: a model is loaded and proven in a process of its own first, within `load_timeout_s` and `load_memory_bytes` of
-    private memory (0: 2 GiB, or four times the file where that is more). What was proven on this host once is not again.
+    `check`: a model is loaded, proven and does the runs of its warm-up (or one with zeros) in a process of its own first, within
+    `load_timeout_s` and `load_memory_bytes` of private memory (0: 2 GiB, or four times the file where that is more). What was
+    proven on this host once is not again.
     `keep_packed`: weights in the order of kernels are kept in files of the cache folder, each as large as its model, which the
     next start maps instead of packing.
     """

@@ -153,7 +153,7 @@ class Process:
     def rehearse(self, config: Mapping[str, Any], timeout: float) -> bool:
         """Run the loaded model as a server with this configuration (of `config.ModelConfig`) will before it is ready: see
         `warmup.rehearse`. WorkerError, WorkerLost."""
-        late = f"did not end its first runs within {timeout:g} s"
+        late = f"did not end its first runs within {timeout:g} s (repository.load_timeout_s)"
         frame = self._ask(Kind.REHEARSE, json.dumps(config).encode(), None, timeout, late)
         if frame.kind is not Kind.REHEARSED:
             raise self._refused(frame)
