@@ -21,7 +21,7 @@ class Incidents:
 
     def __init__(
         self,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
         later: Callable[[float, Callable[[], None]], None] | None = None,
     ) -> None:
         self._clock, self._later = clock, later or _later

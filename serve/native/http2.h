@@ -32,7 +32,6 @@ private:
     void begin(Stream& stream);                 // headers are complete
     void data(Stream& stream, const uint8_t* bytes, size_t size);
     void end_of_input(Stream& stream);
-    void deliver(Stream& stream, std::string_view body, bool compressed);
     void fail(Stream& stream, Code code, std::string text);
     void refuse(Stream& stream, Bound bound, std::string text);
     void give_credit(Stream& stream);
