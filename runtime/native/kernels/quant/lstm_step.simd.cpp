@@ -61,14 +61,18 @@ static void lstm_step(const LstmStep& s, int64_t begin, int64_t end, bool back) 
     alignas(64) int32_t sums[kStepRows * kStepColumns];
     IntBlock g{};
     g.rows = s.rows, g.stride = g.m = s.m, g.segments = 1, g.units = s.units, g.panel_stride = s.panel_stride;
+    const int64_t tiles = (s.m + kStepRows - 1) / kStepRows;
     for (int64_t i = begin; i < end; i++) {
         const int64_t block = back ? end - 1 - (i - begin) : i;
         const int8_t* b = s.weights + block * kStepPanels * s.panel_stride;
-        for (int64_t m = 0; m < s.m; m += kStepRows) {
-            const int64_t rows = s.m - m < kStepRows ? s.m - m : kStepRows;
+        for (int64_t tile = 0; tile < tiles; tile++) {
+            const int64_t m = s.m * tile / tiles, rows = s.m * (tile + 1) / tiles - m;
             MakeStepTiles<kStepRows>::type::of_rows[rows - 1](g, m, b, sums, b, 0);
             for (int64_t r = 0; r < rows; r++) {
                 if (!s.projected[m + r]) continue;
+                // Rows of what is projected lie far apart, each read in pieces: of the next block asked for here.
+                const char* next = reinterpret_cast<const char*>(s.projected[m + r] + (back ? block - 1 : block + 1) * kStepColumns);
+                for (int64_t at = 0; i + 1 < end && at < kStepColumns * 4; at += 64) __builtin_prefetch(next + at);
                 const auto gate = [&](int64_t at) __attribute__((always_inline)) { return gate_of(s, m + r, block * kStepColumns + at * kLanes, load(sums + r * kStepColumns + at * kLanes)); };
                 const int64_t at = (m + r) * s.ld + block * kLanes;
                 const vf cell = lstm_kept(gate(2), load(s.cell + at)) + lstm_added(gate(0), gate(3));
