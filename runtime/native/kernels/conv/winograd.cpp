@@ -7,7 +7,6 @@
 #include "kernels/conv/winograd.h"
 
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
 #include "kernels/conv/window.h"
@@ -33,31 +32,6 @@ const WinogradTable& table_of(const NodeInfo& node) {
 
 constexpr int64_t kPixelBytes = 640 << 10;  // transformed pixels of one block: most of L2, the sums of its features the rest
 constexpr int64_t kFeatures = 64;           // features at a time, a multiple of every tier's panels
-
-constexpr int kTogether = 8;
-typedef double Weights __attribute__((vector_size(kTogether * sizeof(double))));     // of so many features
-
-// u = G g, for three values `step` apart; u[i * out].
-template <int M> void weights_1d(const Weights* g, int step, Weights* u, int out) {
-    const Weights ends = g[0] + g[2 * step], middle = g[step];
-    if constexpr (M == 2) {
-        u[0] = g[0], u[out] = (ends + middle) / 2.0, u[2 * out] = (ends - middle) / 2.0, u[3 * out] = g[2 * step];
-    } else {
-        const double root = std::sqrt(2.0);
-        const Weights near = g[0] + g[2 * step] / 2.0, far = g[0] + 2.0 * g[2 * step];
-        u[0] = g[0];
-        u[out] = (near + middle * (root / 2)) / -1.5, u[2 * out] = (near - middle * (root / 2)) / -1.5;
-        u[3 * out] = (far + middle * root) / 6, u[4 * out] = (far - middle * root) / 6;
-        u[5 * out] = g[2 * step];
-    }
-}
-
-template <int M> void weights_2d(const Weights* g, Weights* u) {
-    constexpr int N = M + 2;
-    Weights half[N * 3];
-    for (int j = 0; j < 3; j++) weights_1d<M>(g + j, 3, half + j, 3);
-    for (int i = 0; i < N; i++) weights_1d<M>(half + i * 3, 1, u + i * N, 1);
-}
 
 class WinogradConv final : public Kernel {
 public:
@@ -146,21 +120,12 @@ private:
         const int64_t size = packed_floats(gemm_, 1, c_, f_), panels = ceil_div(f_, gemm_.nr);
         const Ranges ranges(gemm_, 1, c_);
         std::vector<float> matrices(size_t(points() * c_ * gemm_.nr));  // of one panel of features
-        Weights g[9] = {}, u[36];
         for (int64_t p = 0; p < panels; p++) {
-            const int64_t width = std::min<int64_t>(gemm_.nr, f_ - p * gemm_.nr);
-            for (int64_t c = 0; c < c_; c++)
-                for (int64_t j = 0; j < width; j += kTogether) {
-                    const int64_t count = std::min<int64_t>(kTogether, width - j);
-                    for (int64_t k = 0; k < count; k++)
-                        for (int t = 0; t < 9; t++) g[t][k] = w[((p * gemm_.nr + j + k) * c_ + c) * 9 + t];
-                    m_ == 2 ? weights_2d<2>(g, u) : weights_2d<4>(g, u);
-                    for (int64_t i = 0; i < points(); i++)
-                        for (int64_t k = 0; k < count; k++) matrices[size_t((i * c_ + c) * gemm_.nr + j + k)] = float(u[i][k]);
-                }
+            const int64_t first = p * gemm_.nr, width = std::min<int64_t>(gemm_.nr, f_ - first);
+            table_.weights[m_ == 2 ? 0 : 1]({w + first * c_ * 9, width, c_, matrices.data(), gemm_.nr});
             // Panel p of a matrix of all features, from its own columns.
             for (int64_t i = 0; i < points(); i++)
-                pack_matrix(gemm_, ranges, matrices.data() + i * c_ * gemm_.nr - p * gemm_.nr, gemm_.nr, 1, f_, packed_.get() + i * size, p, p + 1);
+                pack_matrix(gemm_, ranges, matrices.data() + i * c_ * gemm_.nr - first, gemm_.nr, 1, f_, packed_.get() + i * size, p, p + 1);
         }
     }
 

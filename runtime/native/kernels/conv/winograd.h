@@ -28,9 +28,18 @@ struct WinogradOutput {
     Epilogue epilogue;              // the residual lies as y does
 };
 
+// Weights of some features: G g G', in double.
+struct WinogradWeights {
+    const float* w;                 // [features, c, 3, 3]
+    int64_t features, c;
+    float* out;                     // point p of channel i and feature f at out[(p * c + i) * step + f]
+    int64_t step;
+};
+
 struct WinogradTable {
     void (*input[2])(const WinogradInput&);     // of M = 2, 4
     void (*output[2])(const WinogradOutput&);
+    void (*weights[2])(const WinogradWeights&);
 };
 
 }  // namespace hr

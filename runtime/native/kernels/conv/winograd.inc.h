@@ -102,4 +102,45 @@ template <int M> static void output(const WinogradOutput& w) {
     output_of<M, float>(w);
 }
 
+// u = G g, for three values `step` apart; u[i * out].
+template <int M, class V> HR_INLINE void weights_1d(const V* g, int step, V* u, int out) {
+    const V ends = g[0] + g[2 * step], middle = g[step];
+    if constexpr (M == 2) {
+        u[0] = g[0], u[out] = (ends + middle) / 2.0, u[2 * out] = (ends - middle) / 2.0, u[3 * out] = g[2 * step];
+    } else {
+        constexpr double root = 1.41421356237309504880;
+        const V near = g[0] + g[2 * step] / 2.0, far = g[0] + 2.0 * g[2 * step];
+        u[0] = g[0];
+        u[out] = (near + middle * (root / 2)) / -1.5, u[2 * out] = (near - middle * (root / 2)) / -1.5;
+        u[3 * out] = (far + middle * root) / 6, u[4 * out] = (far - middle * root) / 6;
+        u[5 * out] = g[2 * step];
+    }
+}
+
+template <int M> static void weights(const WinogradWeights& w) {
+    constexpr int N = M + 2, kTogether = 8;     // features
+    typedef double Wide __attribute__((vector_size(kTogether * sizeof(double))));
+    typedef float Narrow __attribute__((vector_size(kTogether * sizeof(float))));
+    for (int64_t f = 0; f < w.features; f += kTogether) {
+        const int64_t count = w.features - f < kTogether ? w.features - f : kTogether;
+        for (int64_t c = 0; c < w.c; c++) {
+            float given[9][kTogether] = {};
+            for (int64_t k = 0; k < count; k++)
+                for (int t = 0; t < 9; t++) given[t][k] = w.w[((f + k) * w.c + c) * 9 + t];
+            Wide g[9], half[N * 3], u[N * N];
+            for (int t = 0; t < 9; t++) {
+                Narrow one;
+                memcpy(&one, given[t], sizeof one);
+                g[t] = __builtin_convertvector(one, Wide);
+            }
+            for (int j = 0; j < 3; j++) weights_1d<M>(g + j, 3, half + j, 3);
+            for (int i = 0; i < N; i++) weights_1d<M>(half + i * 3, 1, u + i * N, 1);
+            for (int i = 0; i < N * N; i++) {
+                const Narrow one = __builtin_convertvector(u[i], Narrow);
+                memcpy(w.out + (i * w.c + c) * w.step + f, &one, size_t(count) * sizeof(float));
+            }
+        }
+    }
+}
+
 }  // namespace hr::HR_TIER
