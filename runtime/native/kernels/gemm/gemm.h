@@ -57,7 +57,7 @@ struct GemmBlock {
     Epilogue epilogue;              // pointers already at this block's first row and column
 };
 
-// The kernels of one tier. `nr` columns to a panel, `mr` rows to a tile, `depth` values of k worked on at once.
+// The kernels of one tier. `nr` columns to a panel, `mr` rows that work is cut at, `depth` values of k worked on at once.
 struct GemmTable {
     const char* tier;
     int mr, nr, depth;

@@ -269,7 +269,7 @@ private:
         });
     }
 
-    // At most one tile of rows, B read in place: whole panels straight, the narrow one through scratch.
+    // Few rows, B read in place: whole panels straight, the narrow one through scratch.
     void run_direct(const Product& p, const float* a, const float* b, float* y, const Epilogue& e, float* edge, ThreadPool& pool) const {
         const int64_t all = panels(p.n), group = 4, groups = ceil_div(all, group);
         const int64_t grain = std::max<int64_t>(1, 32768 / (p.m * p.k * table_.nr * group + 1));
