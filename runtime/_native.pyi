@@ -60,6 +60,7 @@ class Program:
         native: bool,
         callback: Callable[[list[Any]], list[Any]] | None,
         pure: bool,
+        said: Sequence[str] = (),
     ) -> bool: ...
     def add_control(
         self,

@@ -63,7 +63,11 @@ def lower(
     lowering = _Lowering(graph, threads, packing)
     program = lowering.block(graph.block, graph.inputs, named=True)
     for made in lowering.programs:
-        for label in made.finish():
+        try:
+            missing = made.finish()
+        except ValueError as error:
+            raise LoadError(str(error)) from error
+        for label in missing:
             raise LoadError(f"{label}: this CPU has no kernel for it")
     _native.release_idle(program.packed_bytes)  # what packing needed for a while
     return program
@@ -106,6 +110,13 @@ def plain_attributes(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
         elif isinstance(value, bool | int | float | str | bytes | tuple | list | np.generic):
             plain[key] = value.item() if isinstance(value, np.generic) else value
     return plain
+
+
+def _said(operator: Operator | None, attributes: Mapping[str, Any]) -> list[str]:
+    """The attributes that say something else than their default: a kernel must know them."""
+    defaults = {} if operator is None else {key: attribute.default for key, attribute in operator.attributes.items()}
+    given = {key: value for key, value in attributes.items() if value is not None}
+    return [key for key, value in given.items() if isinstance(value, np.ndarray) or value != defaults.get(key)]
 
 
 class _Lowering:
@@ -168,9 +179,15 @@ class _Lowering:
         run_block = _runner(blocks) if blocks else None
         callback = None if operator is None else _callback(operator, attributes, node, run_block)
         pure = all(inner.deterministic for inner in _operators(node))
-        if not program.add_node(
-            node.kind, node.label(), plain or {}, reads, writes, node.version, plain is not None, callback, pure
-        ):
+        said = _said(operator, attributes)
+        native = plain is not None
+        try:
+            made = program.add_node(
+                node.kind, node.label(), plain or {}, reads, writes, node.version, native, callback, pure, said
+            )
+        except ValueError as error:
+            raise LoadError(str(error)) from error
+        if not made:
             raise LoadError(f"{node.label()}: this CPU has no kernel for it")
 
     def _captured(self, block: Block) -> list[Value]:

@@ -92,6 +92,11 @@ class Model:
         assert self._graph is not None
         return self._graph
 
+    def _loaded(self) -> Graph:
+        """What was lowered where the file has it, so that nobody must read the graph before passes as well."""
+        optimized = None if self._opened is None else self._opened.optimized.get(self._name)
+        return self.graph if optimized is None else optimized.graph
+
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """One inference: arrays by input name to arrays by output name. Thread-safe; releases the interpreter lock, other than for
         models so small that handing it over would take as long as they do.
@@ -156,7 +161,7 @@ class Model:
         """What the file says about itself, plus how it runs here: `precision`, that of its weights, or "bf16" where products
         round to it; `device`, `device_reason` where another one was possible; and `fallbacks`, the operators that another
         device than the CPU leaves to the CPU's reference, with reasons."""
-        found = dict(self._properties) | {"precision": self._options["precision"] or _precision(self.graph)}
+        found = dict(self._properties) | {"precision": self._options["precision"] or _precision(self._loaded())}
         left: dict[str, list[str]] = {}
         for row in getattr(self._program, "kernels", list)():
             if row["reason"]:

@@ -4,6 +4,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <variant>
 #include <vector>
@@ -23,19 +24,24 @@ struct Attr {
 struct NodeInfo {
     std::string op;                 // "Conv", "headrace.QConv", "headrace.cpu.Conv", ...
     std::string name;               // for messages
-    std::map<std::string, Attr> attrs;
+    std::map<std::string, Attr> attrs;          // read through the functions below
+    std::vector<std::string> said;              // those with another value than their default: a kernel must know them
+    std::shared_ptr<std::set<std::string>> asked = std::make_shared<std::set<std::string>>();   // what a kernel asked for; copies share it
     std::vector<DType> inputs;      // none: absent
     std::vector<DType> outputs;     // none: nobody asked for it
     std::vector<const Tensor*> constants;   // nullptr: not a constant
     int version = 0;                // operator-set version that the node follows
     DType narrow = DType::none;     // what the values of input 0 were before they were widened to float32 (half_kernel.cpp)
 
-    bool has(const std::string& key) const { return attrs.count(key) != 0; }
+    bool has(const std::string& key) const { return find(key); }
+    const Attr* find(const std::string& key) const;               // null where absent
     int64_t i(const std::string& key, int64_t otherwise) const;
     double f(const std::string& key, double otherwise) const;
     std::string s(const std::string& key, const std::string& otherwise) const;
     std::vector<int64_t> ints(const std::string& key) const;      // empty where absent
     std::vector<double> floats(const std::string& key) const;
+    // Attributes that repeat what types and shapes say, or mean nothing to this kernel.
+    void known(std::initializer_list<const char*> keys) const { asked->insert(keys.begin(), keys.end()); }
 };
 
 // shape(): reads input shapes (and the data of inputs for which needs_value(i) is true), declares outputs and scratch.
@@ -110,6 +116,8 @@ struct Entry {
     int tier;
 };
 std::map<std::string, std::vector<Entry>>& kernel_table();
+// A kernel that never asked for an attribute of `said` was written before there was one: such a node gets none, and where it has
+// no reference either (headrace.cpu), std::invalid_argument is thrown.
 std::unique_ptr<Kernel> make_kernel(const NodeInfo&);
 // A float16 or bfloat16 node that has no kernel of its own: the float32 kernel between conversions; see half_kernel.cpp.
 std::unique_ptr<Kernel> make_half_kernel(const NodeInfo&);

@@ -110,8 +110,8 @@ NB_MODULE(_native, m) {
         .def("add_input", &hr::PythonProgram::add_input, nb::arg("name"), nb::arg("dtype"), nb::arg("dims").none(),
              "dims: None (any rank) or a list: size, -1 (free), -2 - k (symbol k).")
         .def("add_node", &hr::PythonProgram::add_node, nb::arg("op"), nb::arg("label"), nb::arg("attributes"), nb::arg("inputs"), nb::arg("outputs"),
-             nb::arg("version"), nb::arg("native"), nb::arg("callback").none(), nb::arg("pure"),
-             "Value ids, -1 for absent inputs and unwanted outputs. False where there is neither kernel nor callback.")
+             nb::arg("version"), nb::arg("native"), nb::arg("callback").none(), nb::arg("pure"), nb::arg("said") = std::vector<std::string>(),
+             "Value ids, -1 for absent inputs and unwanted outputs. False where there is neither kernel nor callback. A kernel must know the attributes `said`; ValueError where that of a headrace.cpu node does not.")
         .def("add_control", &hr::PythonProgram::add_control, nb::arg("op"), nb::arg("label"), nb::arg("attributes"), nb::arg("inputs"),
              nb::arg("outputs"), nb::arg("blocks"), "If, Loop or Scan; blocks: (program, which inputs of the node follow the block's own).")
         .def("add_output", &hr::PythonProgram::add_output, nb::arg("name"), nb::arg("value"))

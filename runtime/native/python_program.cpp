@@ -140,8 +140,9 @@ int PythonProgram::add_input(const std::string& name, int dtype, nb::object dims
 }
 
 bool PythonProgram::add_node(const std::string& op, const std::string& label, nb::dict attributes, const std::vector<int>& inputs,
-                             const std::vector<int>& outputs, int version, bool native, nb::object callback, bool pure) {
+                             const std::vector<int>& outputs, int version, bool native, nb::object callback, bool pure, const std::vector<std::string>& said) {
     NodeInfo info = info_of(native ? op : "", label, native ? attributes : nb::dict(), version);
+    if (native) info.said = said;
     if (packing_) {
         const auto unmade = std::make_shared<Unmade>(Unmade{std::move(info), op, {}});
         Node& node = program_.add_unmade(unmade->info, inputs, outputs, pure);

@@ -22,7 +22,7 @@ public:
     int add_input(const std::string& name, int dtype, nb::object dims);
     // With a Packing the kernel may be made later, and `finish` answers what has neither kernel nor callback.
     bool add_node(const std::string& op, const std::string& label, nb::dict attributes, const std::vector<int>& inputs,
-                  const std::vector<int>& outputs, int version, bool native, nb::object callback, bool pure);
+                  const std::vector<int>& outputs, int version, bool native, nb::object callback, bool pure, const std::vector<std::string>& said);
     // blocks: (program, which inputs of the node follow the block's own) for each block, in the operator's order.
     void add_control(const std::string& op, const std::string& label, nb::dict attributes, const std::vector<int>& inputs,
                      const std::vector<int>& outputs, nb::list blocks);

@@ -15,7 +15,7 @@ from headrace.runtime import _native
 from headrace.runtime.builder import Builder
 from headrace.runtime.errors import InputError, LoadError, RunError
 from headrace.runtime.executor import run_graph
-from headrace.runtime.graph import Block, Graph, Value
+from headrace.runtime.graph import Block, Graph, Node, Value
 from headrace.runtime.lower import lower
 from headrace.runtime.model import Model
 from headrace.runtime.shapes import symbol
@@ -315,6 +315,26 @@ def test_a_failing_callback_is_named() -> None:
         with pytest.raises(RunError, match="broken"):
             inner.run({"a": np.zeros(3, np.float32)})
     assert program.run({"x0": np.zeros((1, 3), np.float32)})[y.name].shape == (1, 3)
+
+
+@pytest.mark.parametrize("packing", [None, _native.Packing(_native.PackStore("", False))])
+def test_a_kernel_does_not_run_a_node_with_an_attribute_that_it_does_not_know(packing: _native.Packing | None) -> None:
+    """An extension that is older than the Python code beside it would answer wrong numbers."""
+    graph, _, (x,) = start((symbol("n"), 4, 4, 2))
+    node = Node("MaxPool", [x], [Value("y", x.type)], {"kernel_shape": (2, 2)}, domain="headrace.cpu", name="pool")
+    graph.block.nodes.append(node)
+    graph.outputs.extend(value for value in node.outputs if value is not None)
+    lower(graph, 1)
+    node.attributes["rounds"] = 2  # headrace.cpu: there is no reference that would know it
+    with pytest.raises(LoadError, match=r"pool.*does not know the attribute 'rounds'.*build it again"):
+        lower(graph, 1, packing=packing)
+    program = _native.Program(1, RunError)
+    value = program.add_input("x", 1, None)
+    for said, native in (["later"], False), ([], True):
+        assert (
+            program.add_node("Relu", "", {"later": 1}, [value], [program.add_value(1)], 14, True, None, True, said)
+            is native
+        )
 
 
 def test_closed_models_and_profiles() -> None:

@@ -104,6 +104,7 @@ def test_the_program_is_read_when_somebody_asks(path: Path, no_passes: None, mon
     monkeypatch.setattr(graph_codec, "decode", decode)
     with load(path, device="cpu") as model:
         model.run(FEEDS)
+        assert model.properties["precision"] == "float32"
         assert read == ["optimized.pb"]
         assert len(model.graph.nodes) == 7 and model.entry("other").graph.name == "other"
         assert read == ["optimized.pb", "graph.pb"]

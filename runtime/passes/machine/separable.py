@@ -8,12 +8,14 @@ them. Sizes of the batch are never read.
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 from headrace.runtime.graph import Graph, Node, Value
 from headrace.runtime.passes.rewrite import Patch, rewrite
 from headrace.runtime.passes.scope import Scope, dtype, shape
 
 KIND = "SeparableConv"
+GEOMETRY = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides", "precision")
 LEAST = 1 << 17  # values of one image between the convolutions
 
 
@@ -49,12 +51,17 @@ def _joined(node: Node, scope: Scope) -> Patch | None:
     none: list[Value | None] = [None, None]
     weights = [*(none if expand is None else _parameters(expand, 2)), *_parameters(node, 2), *_parameters(project)]
     attributes = {
-        **node.attributes,
-        **{f"expand_{key}": value for key, value in (expand.attributes if expand is not None else {}).items()},
-        **{f"project_{key}": value for key, value in project.attributes.items()},
+        **{key: value for key, value in node.attributes.items() if key not in ("group", "precision")},
+        **({} if expand is None else _activation("expand_", expand)),
+        **_activation("project_", project),
     }
     made = Node(KIND, [first.inputs[0], *weights], project.outputs, attributes, domain="headrace.cpu", name=project.name, path=project.path)  # fmt: skip
     return Patch(parts, [made])
+
+
+def _activation(prefix: str, node: Node) -> dict[str, Any]:
+    """What a 1x1 convolution has beside the geometry of a 1x1 convolution."""
+    return {f"{prefix}{key}": value for key, value in node.attributes.items() if key not in GEOMETRY}
 
 
 def _parameters(node: Node, count: int | None = None) -> list[Value | None]:

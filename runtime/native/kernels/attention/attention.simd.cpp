@@ -290,6 +290,7 @@ std::unique_ptr<Kernel> attention(const NodeInfo& node) {
     if (node.f("softcap", 0) > 0 || node.i("left_window_size", -1) >= 0 || node.i("right_window_size", -1) >= 0) return nullptr;
     if (node.outputs.size() > 3 && node.outputs[3] != DType::none) return nullptr;      // the scores themselves are asked for
     if (node.has("softmax_precision") && node.i("softmax_precision", 1) != int(DType::f32)) return nullptr;
+    node.known({"qk_matmul_output_mode"});
     return std::make_unique<Attention>(node);
 }
 HR_KERNEL("Attention", attention);

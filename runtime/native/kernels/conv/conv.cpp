@@ -374,6 +374,7 @@ std::unique_ptr<Kernel> make_conv(const NodeInfo& node) {
     if (node.inputs.size() < 2 || node.inputs[1] != DType::f32 || !takes_reals(node)) return nullptr;
     Activation act;
     if (node.op != "Conv" && !read_activation(node, act)) return nullptr;
+    node.known({"precision"});      // allows something, which depthwise convolutions have no use for
     if (any_bf16(node)) {
         const Tensor* w = node.constants[1];
         if (node.op != "headrace.cpu.Conv" || !w || w->shape.rank < 3) return nullptr;

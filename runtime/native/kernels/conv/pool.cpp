@@ -100,6 +100,7 @@ std::unique_ptr<Kernel> make_pool(const NodeInfo& node) {
     if (t == DType::bf16 && !bf16_conv_table()) return nullptr;
     if (t != DType::f32 && t != DType::bf16 && (average || (t != DType::u8 && t != DType::i8))) return nullptr;
     if (node.outputs.size() > 1 && node.outputs[1] != DType::none) return nullptr;
+    node.known({"storage_order"});      // of the indices
     return std::make_unique<LastPool>(node);
 }
 

@@ -26,7 +26,9 @@ bool read_part(const NodeInfo& node, const std::string& prefix, Activation& out)
     NodeInfo own;
     for (const auto& [key, value] : node.attrs)
         if (key.rfind(prefix, 0) == 0) own.attrs[key.substr(prefix.size())] = value;
-    return read_activation(own, out);
+    const bool known = read_activation(own, out);
+    for (const std::string& key : *own.asked) node.asked->insert(prefix + key);
+    return known;
 }
 
 const Tensor* constant(const NodeInfo& node, size_t i) { return i < node.constants.size() ? node.constants[i] : nullptr; }

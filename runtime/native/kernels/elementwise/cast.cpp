@@ -71,6 +71,7 @@ private:
 
 std::unique_ptr<Kernel> cast(const NodeInfo& node) {
     const DType from = node.inputs[0], to = node.outputs[0];
+    node.known({"to", "saturate", "round_mode"});   // the latter two of float8 alone
     if (from == to) return std::make_unique<SameType>();
     if ((from == DType::f64 && (to == DType::f16 || to == DType::bf16))) return nullptr;     // two roundings would differ from one
     const RowFn row = cast_to<HR_CASTABLE>(to, from);

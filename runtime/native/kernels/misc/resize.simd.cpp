@@ -240,6 +240,7 @@ private:
 
 std::unique_ptr<Kernel> resize(const NodeInfo& node) {
     if (node.s("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize" || (node.s("mode", "nearest") != "nearest" && node.inputs[0] != DType::f32)) return nullptr;
+    node.known({"extrapolation_value"});    // of tf_crop_and_resize alone
     return std::make_unique<Resize>(node);
 }
 HR_KERNEL("Resize", resize);

@@ -54,6 +54,7 @@ private:
 
 std::unique_ptr<Kernel> label_encoder(const NodeInfo& node) {
     if (node.has("keys_tensor") || node.has("values_tensor") || node.has("default_tensor")) return nullptr;
+    node.known({"default_string", "keys_strings", "values_strings"});    // not of numbers
     const bool real = node.inputs[0] == DType::f32 || node.inputs[0] == DType::f64;
     if (!real && node.inputs[0] != DType::i64 && node.inputs[0] != DType::i32) return nullptr;
     const std::vector<int64_t> whole = node.ints("keys_int64s"), to_whole = node.ints("values_int64s");
@@ -118,6 +119,7 @@ private:
 
 std::unique_ptr<Kernel> one_hot(const NodeInfo& node) {
     if (!is_feature(node.inputs[0]) || node.ints("cats_int64s").empty()) return nullptr;
+    node.known({"cats_strings"});
     return std::make_unique<OneHotEncoder>(node);
 }
 HR_KERNEL("ai.onnx.ml.OneHotEncoder", one_hot);

@@ -99,6 +99,7 @@ public:
 template <class K>
 std::unique_ptr<Kernel> linear(const NodeInfo& node) {
     const bool labels = node.op.ends_with("Classifier");
+    node.known({"targets", "classlabels_strings", "multi_class"});
     if (!is_feature(node.inputs[0]) || !transform_of(node) || (labels && (node.outputs[0] == DType::str || node.ints("classlabels_ints").empty()))) return nullptr;
     return std::make_unique<K>(node);
 }

@@ -189,6 +189,7 @@ std::unique_ptr<Kernel> regressor(const NodeInfo& node) {
 }
 
 std::unique_ptr<Kernel> classifier(const NodeInfo& node) {
+    node.known({"classlabels_strings"});
     const std::vector<int64_t> labels = node.ints("classlabels_ints"), sizes = node.ints("vectors_per_class");
     const size_t k = labels.size(), pairs = k * (k - 1) / 2, weights = node.floats("coefficients").size();
     if (!is_feature(node.inputs[0]) || !transform_of(node) || node.outputs[0] == DType::str || k < 2 || node.floats("rho").empty()) return nullptr;

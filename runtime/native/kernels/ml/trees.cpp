@@ -251,6 +251,7 @@ private:
 template <class K>
 std::unique_ptr<Kernel> trees(const NodeInfo& node) {
     if (!is_feature(node.inputs[0]) || !transform_of(node) || (node.op.ends_with("Classifier") && node.outputs[0] != DType::i64)) return nullptr;
+    node.known({"nodes_hitrates", "nodes_hitrates_as_tensor", "classlabels_strings"});
     try {
         return std::make_unique<K>(node);
     } catch (const Unsupported&) {

@@ -256,6 +256,7 @@ std::unique_ptr<Kernel> group_norm(const NodeInfo& node) { return all_f32(node) 
 std::unique_ptr<Kernel> batch_norm(const NodeInfo& node) {
     for (size_t i = 1; i < node.outputs.size(); i++)
         if (node.outputs[i] != DType::none) return nullptr;
+    node.known({"momentum"});
     return all_f32(node) && !node.i("training_mode", 0) ? std::make_unique<BatchNorm>(node) : nullptr;
 }
 std::unique_ptr<Kernel> lp_norm(const NodeInfo& node) { return all_f32(node) ? std::make_unique<LpNorm>(node) : nullptr; }

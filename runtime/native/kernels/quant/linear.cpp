@@ -111,6 +111,7 @@ std::unique_ptr<Kernel> make_linear(const NodeInfo& node) {
     const DType real = quantize ? node.inputs[0] : node.outputs[0], level = quantize ? node.outputs[0] : node.inputs[0];
     if (real != DType::f32 || !is_int8(level) || (node.i("precision", 0) != 0 && node.i("precision", 0) != int(DType::f32))) return nullptr;
     if (node.inputs.size() > 2 && node.inputs[2] != DType::none && node.inputs[2] != level) return nullptr;
+    node.known({"output_dtype", "saturate"});
     return std::make_unique<LinearKernel>(node);
 }
 

@@ -242,6 +242,7 @@ bool standard(const NodeInfo& node) {
 std::unique_ptr<Kernel> make_dynamic_lstm(const NodeInfo& node) {
     if (node.inputs.size() != kSlots || node.inputs[kX] != DType::f32 || node.inputs[kPeephole] != DType::none) return nullptr;
     if (node.has("clip") || node.i("input_forget", 0) || !standard(node)) return nullptr;
+    node.known({"hidden_size", "activation_alpha", "activation_beta"});     // sigmoid and tanh have none
     for (int i : {int(kW), int(kR), int(kWScale), int(kWZero), int(kRScale), int(kRZero)})
         if (!node.constants[size_t(i)]) return nullptr;
     if (node.inputs[kB] != DType::none && !node.constants[kB]) return nullptr;

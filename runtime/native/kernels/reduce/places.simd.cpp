@@ -257,7 +257,7 @@ std::unique_ptr<Kernel> make(const NodeInfo& node) {
 }
 #define HR_INTEGERS int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 std::unique_ptr<Kernel> arg_extreme(const NodeInfo& node) { return make<ArgExtreme, float, double, HR_INTEGERS>(node); }
-std::unique_ptr<Kernel> top_k(const NodeInfo& node) { return make<TopK, float, double, HR_INTEGERS>(node); }
+std::unique_ptr<Kernel> top_k(const NodeInfo& node) { return node.known({"sorted"}), make<TopK, float, double, HR_INTEGERS>(node); }
 std::unique_ptr<Kernel> cum_sum(const NodeInfo& node) { return make<CumSum, float, double, int32_t, int64_t, uint32_t, uint64_t>(node); }
 
 std::unique_ptr<Kernel> hardmax(const NodeInfo& node) { return make<Hardmax, float, double>(node); }

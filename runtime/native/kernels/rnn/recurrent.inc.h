@@ -332,6 +332,7 @@ std::unique_ptr<Kernel> recurrent(const NodeInfo& node) {
     const int64_t directions = node.s("direction", "forward") == "bidirectional" ? 2 : 1;
     if (w.rank != 3 || r.rank != 3 || w[0] != directions || r[0] != directions || r[2] < 1 || w[1] != gates * r[2] || r[1] != gates * r[2]) return nullptr;
     if (given(3) && node.constants[3]->count() != directions * 2 * gates * r[2]) return nullptr;
+    node.known({"hidden_size", "activation_alpha", "activation_beta"});     // sigmoid and tanh have none
     return std::make_unique<Recurrent>(node, cell);
 }
 

@@ -120,6 +120,7 @@ template <class K>
 std::unique_ptr<Kernel> from_node(const NodeInfo& node) { return std::make_unique<K>(node); }
 std::unique_ptr<Kernel> columns(const NodeInfo& node) { return by_size<Columns>(item_size(node.inputs[0]), node); }
 std::unique_ptr<Kernel> eye_like(const NodeInfo& node) {
+    node.known({"dtype"});
     switch (node.outputs[0]) {
         case DType::f32: return from_node<EyeLike<float>>(node);
         case DType::f64: return from_node<EyeLike<double>>(node);

@@ -144,6 +144,7 @@ std::unique_ptr<Kernel> dropout(const NodeInfo& node) {
         const Tensor* training = node.constants[2];
         if (!training || training->as<bool>()[0]) return nullptr;
     }
+    node.known({"seed"});
     return std::make_unique<Dropout>();
 }
 
