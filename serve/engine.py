@@ -129,9 +129,9 @@ class EngineScheduler:
             }
         raise refusal(meaning, text, outputs)
 
-    def close(self) -> None:
+    def close(self, why: str | None = None) -> None:
         """Refuse new jobs and end the waiting ones as unavailable; returns when running ones have finished."""
-        self._engine.close()
+        self._engine.close(why)
 
 
 def refusal(meaning: str, text: str, retry_ms: int) -> ServeError:

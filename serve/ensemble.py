@@ -289,7 +289,7 @@ class EnsembleQueue:
             job.execution = Execution(job.rows, "alone", started, started, finished, finished, failed)
             self._statistics.observe(job.execution)
 
-    def close(self) -> None:
+    def close(self, why: str | None = None) -> None:
         self._closed = True
 
 

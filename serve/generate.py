@@ -110,7 +110,7 @@ class GenerateQueue:
                 return
             steps, feeds = self._later, feeds | {self._loop.into.name: self._loop.feed(outputs)}
 
-    def close(self) -> None:
+    def close(self, why: str | None = None) -> None:
         self._first.queue.close()
         self._later.queue.close()
 

@@ -139,7 +139,7 @@ class Queue(Protocol):
 
     def run(self, job: Job, watch: Watch | None = None) -> dict[str, Array]: ...
 
-    def close(self) -> None: ...
+    def close(self, why: str | None = None) -> None: ...
 
 
 class Scheduler:
@@ -221,13 +221,13 @@ class Scheduler:
             return outcome
         raise outcome if outcome is not None else ServeError(Meaning.INTERNAL, "a request ended without an outcome")
 
-    def close(self) -> None:
+    def close(self, why: str | None = None) -> None:
         """Refuse new jobs and end the waiting ones as unavailable; running ones finish."""
         with self._lock:
             self._closed = True
             waiting = [job for job in self._queue if not job.lead]
         for job in waiting:
-            job.end(unavailable("the model was unloaded before the request ran"))
+            job.end(unavailable(why or "the model was unloaded before the request ran"))
 
     def _follow(self, job: Job, watch: Watch | None) -> None:
         """Wait for the outcome, or for being promoted to leader."""

@@ -93,13 +93,13 @@ class SequenceQueue:
             self._grow(number, sequence, size_of(sequence.states))
         return outputs
 
-    def close(self) -> None:
+    def close(self, why: str | None = None) -> None:
         """Refuse new requests, forget all sequences."""
         self._closed.set()
         with self._lock:
             for number in list(self._sequences):
                 self._drop(number, "the model is being unloaded")
-        self._steps.queue.close()
+        self._steps.queue.close(why)
 
     def sweep(self, now: float) -> None:
         """Forget the sequences that were idle for too long."""

@@ -223,7 +223,7 @@ class ModelVersion:
 
     def give_up(self) -> None:
         """End what waits, refuse the rest: nothing is there to run it. Handles may still be held."""
-        self.scheduler.close()
+        self.scheduler.close(self.reason)
         self.model.close()
 
     def take_down(self) -> None:

@@ -181,9 +181,9 @@ public:
     }
     ~PyVersion() { close(); }
 
-    void close() {
+    void close(const std::optional<std::string>& why = {}) {
         nb::gil_scoped_release unlocked;
-        version->close();
+        why ? version->close(*why) : version->close();
         version->set_on_failure(nullptr);       // another thread may hold the version for a while
     }
 
@@ -286,7 +286,7 @@ void bind_version(nb::module_& m) {
              nb::arg("instances"), nb::arg("max_queue"), nb::arg("preferred"), nb::arg("levels"), nb::arg("default_level"), nb::arg("program"), nb::arg("seconds"), nb::arg("rows"), nb::arg("ordered") = false, nb::arg("told").none() = nb::none(), nb::arg("cpus") = std::vector<int>())
         .def("run", &PyVersion::run, nb::arg("inputs"), nb::arg("rows"), nb::arg("left").none(), nb::arg("watch").none(), nb::arg("level") = 1,
              nb::arg("in_time").none() = nb::none())
-        .def("close", &PyVersion::close)
+        .def("close", &PyVersion::close, nb::arg("why") = nb::none())
         .def("take_counts", &PyVersion::take_counts, nb::arg("http"))
         .def("take_access", &PyVersion::take_access, nb::arg("http"))
         .def("set_access", &PyVersion::set_access, nb::arg("errors"), nb::arg("slow_s"), nb::arg("every"), nb::arg("most"))

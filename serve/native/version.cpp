@@ -155,7 +155,7 @@ void Version::work(size_t instance) {
     }
 }
 
-void Version::close() {
+void Version::close(const std::string& why) {
     std::deque<JobPtr> waiting;
     std::vector<std::thread> workers;
     {
@@ -167,7 +167,7 @@ void Version::close() {
         workers.swap(workers_);
     }
     for (auto& job : waiting)
-        if (job->take()) end(*job, Meaning::unavailable, "the model was unloaded before the request ran", nullptr);
+        if (job->take()) end(*job, Meaning::unavailable, why, nullptr);
     for (std::thread& worker : workers) worker.join();
 }
 

@@ -38,7 +38,7 @@ public:
     void pump(bool may_run, const Job* own = nullptr);
     bool is_instant() const;        // what waits would run in less time than a change of threads takes
     void expect(double seconds, int64_t rows);      // what a run of so many rows took before there were requests
-    void close();                   // refuse new jobs, end the waiting ones, let running ones finish; waits for them
+    void close(const std::string& why = "the model was unloaded before the request ran");    // refuse new jobs, end the waiting ones with these words, let running ones finish; waits for them
     size_t pending() const;
     double oldest_s() const;        // how long the one that has waited longest waits; 0: none does
     size_t inflight() const { return inflight_.load(std::memory_order_relaxed); }      // of those that are counted here
