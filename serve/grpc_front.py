@@ -17,7 +17,7 @@ from headrace.serve.config import Limits, Listen
 from headrace.serve.dataplane import DataPlane
 from headrace.serve.errors import ServeError
 from headrace.serve.grpc_codes import CODES
-from headrace.serve.grpc_methods import Method, Methods, Streaming, Unary
+from headrace.serve.grpc_methods import INFER_PATH, Method, Methods, Streaming, Unary
 from headrace.serve.guard import Guard
 from headrace.serve.sockets import close_sockets
 from headrace.serve.threads import Threads
@@ -94,7 +94,10 @@ class GrpcFront:
             options=options(limits),
             maximum_concurrent_rpcs=limits.grpc_threads,
         )
-        self._server.add_generic_rpc_handlers((_Table(self._methods.table),))
+        handlers = {path: _handler(method) for path, method in self._methods.table.items()}
+        _, service, name = INFER_PATH.split("/")
+        self._server.add_registered_method_handlers(service, {name: handlers[INFER_PATH]})  # known to its core
+        self._server.add_generic_rpc_handlers((_Table(handlers),))
         host = f"[{listen.host}]" if ":" in listen.host else listen.host
         try:
             address = f"{host}:{listen.grpc_port}"
@@ -125,8 +128,8 @@ class GrpcFront:
 
 
 class _Table(grpc.GenericRpcHandler):  # type: ignore[misc, unused-ignore]
-    def __init__(self, methods: dict[str, Method]) -> None:
-        self._handlers = {path: _handler(method) for path, method in methods.items()}
+    def __init__(self, handlers: dict[str, Any]) -> None:
+        self._handlers = handlers
 
     def service(self, details: grpc.HandlerCallDetails) -> Any:
         return self._handlers.get(details.method)
