@@ -41,9 +41,9 @@ def echo(threads, *more):
 
 
 def cpu_seconds(pid):
-    """Processor time of a process, its threads and the processes that it has started (and that are still there) included."""
+    """Processor time of a process, its threads and the processes that it has started, those that have ended included."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     children = [
         child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
     ]
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") + sum(map(cpu_seconds, children))
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK") + sum(map(cpu_seconds, children))
