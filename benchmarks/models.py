@@ -10,7 +10,7 @@
 FOLDER holds meta.json: {NAME: {"inputs": [[input, shape without the batch, dtype, exclusive int maximum], ...]}}. Each round
 times every engine, and a ratio (the peer's time over headrace's; above 1 headrace is faster) is the median of the rounds'
 ratios. With one thread times are of the process's CPU, that of an engine's own threads included, so that a busy machine
-changes them little; with more they are of the clock. bf16 runs the float32 file with precision="bf16", beside onnxruntime in
+changes them little; with more they are of the clock, and each turn waits until the threads of the one before no longer spin. bf16 runs the float32 file with precision="bf16", beside onnxruntime in
 float32 (it has no bf16 on a CPU) and OpenVINO in bf16. Peers get the file with its batch as a fixed size, headrace as it is.
 `--tier` lowers headrace's instruction set, not that of the peers.
 """
@@ -37,6 +37,7 @@ from headrace.runtime import _native
 from headrace.verbs import peers
 
 TURN = 0.02  # seconds that one engine runs before the other takes its turn, at least one call
+PAUSE = 0.1  # seconds between turns on several threads
 COLORS = {"float32": "#8fb8c6", "bf16": "#4d93ab", "int8": "#1f5d74"}
 
 
@@ -81,6 +82,9 @@ def measure(path: Path, precision: str, inputs: list[Any], options: argparse.Nam
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(options.rounds):
         for name, run in runs.items():
+            if options.threads > 1:  # until the threads of the one before have stopped spinning
+                time.sleep(PAUSE)
+                run()
             start = clock()
             for _ in range(calls[name]):
                 run()
