@@ -1,5 +1,6 @@
 """The load generator against a server that is known: what it counts, checks and stops at."""
 
+import asyncio
 import json
 from importlib.util import find_spec
 
@@ -16,8 +17,9 @@ from headrace.runtime.shapes import symbol
 from headrace.runtime.types import TensorType
 from headrace.serializer import archive
 from headrace.serve import Server
-from headrace.serve.client_types import make_ask
-from headrace.verbs.load import load_server
+from headrace.serve.client_types import Inference, make_ask
+from headrace.serve.errors import Meaning, ServeError
+from headrace.verbs.load import generator, load_server
 from headrace.verbs.load.generator import Step, _checker, run_step
 
 X = np.array([[1.0, 2.0], [3.0, 4.0]], np.float32)
@@ -94,8 +96,6 @@ def test_wrong_answers_are_seen(url):
 
     class Wire:
         def read(self, data):
-            from headrace.serve.client_types import Inference
-
             return Inference({"y": np.frombuffer(data[4:], np.float32)})
 
     check = _checker(Wire(), b"id 1" + X.tobytes())
@@ -103,13 +103,35 @@ def test_wrong_answers_are_seen(url):
     assert not check(b"id 1" + (X + 1).tobytes())
 
 
-def test_errors_by_meaning(url):
-    """Requests that the server refuses after the first."""
+def test_a_step_whose_first_request_fails_is_an_error(url):
     good = Step(url, make_ask("double", {"x": X}, "", None, None, ""), 0.1, 0, 5.0, clients=1)
     assert not run_step(good).errors
-    late = Step(url, good.ask, 0.1, 0, 1e-6, clients=1)
-    with pytest.raises(Exception, match=r"deadline|Deadline|within"):
-        run_step(late)
+    with pytest.raises(HeadraceError, match="nobody"):
+        run_step(Step(url, make_ask("nobody", {"x": X}, "", None, None, ""), 0.1, 0, 5.0, clients=1))
+
+
+def test_errors_by_meaning(monkeypatch):
+    """Requests that are refused after the first, every other one."""
+
+    class Wire:
+        sent = 0
+
+        async def send(self, timeout):
+            await asyncio.sleep(0)
+            self.sent += 1
+            if self.sent % 2 == 0:
+                raise ServeError(Meaning.UNAVAILABLE, "not now")
+            return b"answer"
+
+        def read(self, data):
+            return Inference({"y": X})
+
+        async def close(self):
+            pass
+
+    monkeypatch.setattr(generator, "open_wire", lambda url, ask, calls: Wire())
+    found = run_step(Step("127.0.0.1:1", make_ask("double", {"x": X}, "", None, None, ""), 0.1, 0, 5.0, clients=1))
+    assert set(found.errors) == {"unavailable"} and found.errors["unavailable"] - len(found.latencies) in (0, 1)
 
 
 def test_stop(url):
