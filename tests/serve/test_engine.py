@@ -423,7 +423,7 @@ def test_a_deadline_in_the_queue(tmp_path):
         while not (version.inflight and not version.scheduler.pending) and time.monotonic() < until:
             time.sleep(0.001)  # it runs now, for a tenth of a second at least
         with pytest.raises(grpc.RpcError) as caught:
-            call(request_of("long", {"h0": np.zeros((1, 512), np.float32)}).SerializeToString(), timeout=0.005)
+            call(request_of("long", {"h0": np.zeros((1, 512), np.float32)}).SerializeToString(), timeout=0.05)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert first.code() is grpc.StatusCode.OK
         until = time.monotonic() + 20
