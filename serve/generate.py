@@ -111,8 +111,8 @@ class GenerateQueue:
             steps, feeds = self._later, feeds | {self._loop.into.name: self._loop.feed(outputs)}
 
     def close(self, why: str | None = None) -> None:
-        self._first.queue.close()
-        self._later.queue.close()
+        self._first.queue.close(why)
+        self._later.queue.close(why)
 
     def _limit(self, parameters: Parameters) -> int:
         asked, most = parameters.get(LIMIT, self._settings.max_steps), self._settings.max_steps

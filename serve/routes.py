@@ -10,6 +10,7 @@ from headrace.serve import _native
 from headrace.serve.engine import refusal
 from headrace.serve.guard import ALLOWED, HEADERS, Guard, Rules
 from headrace.serve.manager import Manager, Published
+from headrace.serve.scheduler import Watch
 
 
 class Routes:
@@ -32,7 +33,7 @@ class Routes:
         message: bytes,
         left: float | None,
         metadata: Callable[[], Sequence[tuple[str, Any]]],
-        watch: Callable[[Callable[[], None]], bool],
+        watch: Watch,
         room: int,
     ) -> bytes | None:
         """The answer to a ModelInfer message, computed on this thread or waited for; None: it is the data plane's. ServeError

@@ -105,15 +105,14 @@ class Reading:
         except ServeError:
             self._begin("")
             raise
-        self._active = self._begin(request.model)
+        self._begin(request.model)
         if self._active is not None:
             self._active.received()
             request.trace = self._active
         return request
 
-    def _begin(self, model: str) -> Active | None:
+    def _begin(self, model: str) -> None:
         self._active = self._tracer.begin(self._context, self._mark, model, self._started, alone=self._alone)
-        return self._active
 
     @contextlib.contextmanager
     def ending(self) -> Iterator[None]:
