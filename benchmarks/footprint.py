@@ -63,7 +63,7 @@ def serve_once(store: Path) -> tuple[float, float]:
     command = [
         sys.executable,
         "-m",
-        "headrace.cli",
+        "headrace",
         "serve",
         str(store),
         "--grpc-port",

@@ -3,6 +3,7 @@ its CPUs the worker threads use."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache
 
@@ -20,12 +21,37 @@ def peak(precision: str, threads: int = 1) -> float:
     return _native.peak(precision, min(threads, _native.usable_threads()))
 
 
-@cache
-def bandwidth(threads: int = 1) -> float:
-    """Bytes a second that `threads` threads together read from memory that no cache holds."""
+def bandwidth(size: float, threads: int = 1) -> float:
+    """Bytes a second that `threads` threads together read out of `size` bytes: those of the smallest cache that holds
+    them, or else of memory."""
+    return next(_read_rate(part, own) for _, holds, part, own in _levels(threads) if size <= holds)
+
+
+def bandwidths(threads: int = 1) -> dict[str, float]:
+    """The same by where it is read from: "L1", "L2", ... as far as the system tells their sizes, and "memory"."""
+    return {name: _read_rate(part, own) for name, _, part, own in _levels(threads)}
+
+
+def _levels(threads: int) -> list[tuple[str, float, int, int]]:
+    """(name, bytes that it holds for all threads, bytes that each thread reads to measure it, threads). The last cache
+    belongs to all threads together, the others are each thread's own."""
     from headrace.runtime import _native
 
-    return _native.bandwidth(min(threads, _native.usable_threads()))
+    threads = min(threads, _native.usable_threads())
+    sizes = _native.cache_sizes()
+    levels: list[tuple[str, float, int, int]] = []
+    for level, size in enumerate(sizes, 1):
+        each = size if level < len(sizes) else size // threads
+        levels.append((f"L{level}", each * threads, each // 2, threads))
+    beyond = min(max(128 << 20, 2 * max(sizes, default=0)), 1 << 30)
+    return [*levels, ("memory", math.inf, beyond // threads, threads)]
+
+
+@cache
+def _read_rate(each: int, threads: int) -> float:
+    from headrace.runtime import _native
+
+    return _native.bandwidth(threads, each)
 
 
 def pin_threads(cpus: Sequence[int]) -> None:

@@ -26,9 +26,14 @@ class ProfileRow(TypedDict):
 
 
 class NodeRow(ProfileRow):
-    """Beside the time, what was done in it. `flops` is None where the operator is counted by its bytes (those of every
-    input and output, once; of a Gather's table only the rows that it takes); `of_peak` compares GFLOP/s with the measured peak of `precision`, or else GB/s with the
-    measured bandwidth of memory: data that comes from a cache exceeds it."""
+    """Beside the time, what was done in it, and the least time that this machine needs for that. `flops` is None where
+    the operator is counted by its bytes alone: `bytes` are those of every input and output, once; of a Gather's table
+    only the rows that it takes. `limit_ms` is the longer of two times (the roofline): of the operations at the measured
+    peak of `precision`, and of the bytes at the measured bandwidth of what holds them: for constants, which come round once
+    a run, the cache that would hold those of all nodes, or memory; for other values the one that holds the node's.
+    `of_limit` is `limit_ms / ms`, 0 where no limit is known.
+
+    Source: Williams, Waterman, Patterson, "Roofline" (CACM 52, 4, 2009)."""
 
     calls: float
     flops: float | None
@@ -36,7 +41,8 @@ class NodeRow(ProfileRow):
     gflops: float | None
     gbytes: float
     precision: str
-    of_peak: float
+    limit_ms: float
+    of_limit: float
 
 
 class KernelSum(TypedDict):
@@ -48,11 +54,12 @@ class KernelSum(TypedDict):
     share: float
     gflops: float | None
     gbytes: float
-    of_peak: float
+    limit_ms: float
+    of_limit: float
 
 
-# (element type code, sizes) as the native program saw it
-_Seen = tuple[int, tuple[int, ...]] | None
+# (element type code, sizes, whether constant) as the native program saw it
+_Seen = tuple[int, tuple[int, ...], bool] | None
 
 
 def profile_nodes(program: Any, run: Callable[[], object], runs: int) -> list[NodeRow]:
@@ -69,25 +76,32 @@ def profile_nodes(program: Any, run: Callable[[], object], runs: int) -> list[No
     times = [statistics.median(b[4] - a[4] for a, b in itertools.pairwise(own)) for own in zip(*seen)]
     calls = [(last[3] - first[3]) / runs for first, last in zip(seen[0], seen[-1])]
     whole = sum(times) or 1
+    moved = [_moved(row[1], row[5], row[6]) for row in seen[-1]]
+    constants = sum(of_node for of_node, _ in moved)
     rows = [
-        _row(row, count, time, time / whole, program.threads)
-        for row, count, time in zip(seen[-1], calls, times)
+        _row(row, count, time, time / whole, size, constants, program.threads)
+        for row, count, time, size in zip(seen[-1], calls, times, moved)
         if count
     ]
     return sorted(rows, key=lambda row: -row["ms"])
 
 
-def _row(row: tuple[Any, ...], calls: float, nanoseconds: float, share: float, threads: int) -> NodeRow:
+def _row(
+    row: tuple[Any, ...], calls: float, nanoseconds: float, share: float, moved: tuple[int, int], constants: int, threads: int
+) -> NodeRow:  # fmt: skip
     label, operator, kernel, _, _, inputs, outputs = row
-    flops, moved = flops_of(operator, inputs, outputs), _moved(operator, inputs, outputs)
+    flops = flops_of(operator, inputs, outputs)
     precision = _precision(kernel)
     seconds = max(nanoseconds, 1.0) * 1e-9
     total = None if flops is None else flops * calls
+    best = machine.peak(precision, threads) if flops else 0.0
+    own, values = moved
+    needed = own / machine.bandwidth(constants, threads) + values / machine.bandwidth(values, threads)
+    limit = calls * max(needed, flops / best if flops and best else 0.0)
     return NodeRow(
         node=label, operator=operator, kernel=kernel, ms=nanoseconds / 1e6, share=share, calls=calls,
-        flops=total, bytes=moved * calls, gflops=None if total is None else total / seconds / 1e9,
-        gbytes=moved * calls / seconds / 1e9, precision=precision,
-        of_peak=_fraction(total, moved * calls, seconds, precision, threads),
+        flops=total, bytes=sum(moved) * calls, gflops=None if total is None else total / seconds / 1e9,
+        gbytes=sum(moved) * calls / seconds / 1e9, precision=precision, limit_ms=limit * 1e3, of_limit=limit / seconds,
     )  # fmt: skip
 
 
@@ -114,7 +128,7 @@ def _separable_flops(inputs: Sequence[_Seen], outputs: Sequence[_Seen]) -> int:
     return 2 * (before * expand + after * (depthwise + project))
 
 
-def by_kernel(rows: Sequence[NodeRow], threads: int = 1) -> list[KernelSum]:
+def by_kernel(rows: Sequence[NodeRow]) -> list[KernelSum]:
     """The rows of each kernel as one, longest first."""
 
     def key(row: NodeRow) -> str:
@@ -135,7 +149,8 @@ def by_kernel(rows: Sequence[NodeRow], threads: int = 1) -> list[KernelSum]:
                 share=sum(row["share"] for row in nodes),
                 gflops=None if flops is None else flops / seconds / 1e9,
                 gbytes=moved / seconds / 1e9,
-                of_peak=_fraction(flops, moved, seconds, nodes[0]["precision"], threads),
+                limit_ms=(limit := sum(row["limit_ms"] for row in nodes)),
+                of_limit=limit / (seconds * 1e3),
             )
         )
     return sorted(sums, key=lambda one: -one["ms"])
@@ -182,26 +197,22 @@ def trace_events(program: Any, run: Callable[[], object], name: str) -> dict[str
     return {"traceEvents": told, "displayTimeUnit": "ms"}
 
 
-def _fraction(flops: float | None, moved: float, seconds: float, precision: str, threads: int) -> float:
-    """The share of what the machine can do, 0 where that is not known."""
-    if flops is not None:
-        best = machine.peak(precision, threads)
-        return flops / seconds / best if best else 0.0
-    best = machine.bandwidth(threads)
-    return moved / seconds / best if best else 0.0
-
-
 def _precision(kernel: str) -> str:
     """In what a kernel multiplies, by its name: "gemm_int8_avx2"."""
     return next((precision for precision in ("int8", "bf16") if precision in kernel), "float32")
 
 
-def _moved(operator: str, inputs: Sequence[_Seen], outputs: Sequence[_Seen]) -> int:
-    """Bytes read and written: all inputs and outputs, but of what an operator picks its results from only what it picks."""
-    read, written = sum(map(_bytes, inputs)), sum(map(_bytes, outputs))
+def _moved(operator: str, inputs: Sequence[_Seen], outputs: Sequence[_Seen]) -> tuple[int, int]:
+    """Bytes of constants that are read, and of other values that are read and written: all inputs and outputs, but of what an
+    operator picks its results from only what it picks."""
+    written = sum(map(_bytes, outputs))
+    constants = sum(_bytes(one) for one in inputs if one is not None and one[2])
+    read = sum(map(_bytes, inputs)) - constants
     domain, _, name = operator.rpartition(".")
-    picks = type(find(name, domain)).__module__.startswith("headrace.runtime.ops.move.")
-    return written + (min(read, written) if picks else read)
+    if type(find(name, domain)).__module__.startswith("headrace.runtime.ops.move."):
+        constants = min(constants, written)
+        read = min(read, written - constants)
+    return constants, written + read
 
 
 def _bytes(seen: _Seen) -> int:

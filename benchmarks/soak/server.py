@@ -21,7 +21,7 @@ class ServerProcess:
 
     def __init__(self, repository, *flags, command=None, cache=None):
         """`cache`: the folder where the server keeps what it proved, in place of the host's."""
-        command = command or [sys.executable, "-m", "headrace.cli", "serve"]
+        command = command or [sys.executable, "-m", "headrace", "serve"]
         ports = [f"--{name}-port=0" for name in ("grpc", "http", "metrics")]
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed when the server is
         began = time.perf_counter()

@@ -105,7 +105,7 @@ with tempfile.TemporaryDirectory(prefix="headrace-demo-") as scratch:
     command = [
         sys.executable,
         "-m",
-        "headrace.cli",
+        "headrace",
         "serve",
         str(store),
         "--grpc-port",

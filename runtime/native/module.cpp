@@ -81,7 +81,12 @@ NB_MODULE(_native, m) {
 
     m.def("peak", &hr::measured_peak, nb::arg("precision"), nb::arg("threads"), nb::call_guard<nb::gil_scoped_release>(),
           "Operations a second of this CPU in float32, int8 or bf16, measured on the tier in use; 0.0 where it has no such products.");
-    m.def("bandwidth", &hr::measured_bandwidth, nb::arg("threads"), nb::call_guard<nb::gil_scoped_release>(), "Bytes a second read from memory, measured.");
+    m.def("bandwidth", &hr::measured_bandwidth, nb::arg("threads"), nb::arg("bytes"), nb::call_guard<nb::gil_scoped_release>(), "Bytes a second that threads read again and again out of `bytes` of their own each, measured.");
+    m.def("cache_sizes", [] {
+        nb::list sizes;
+        for (size_t size : hr::cache_sizes()) sizes.append(size);
+        return sizes;
+    }, "Bytes of the data caches, the first level first.");
     m.def("release_idle", &hr::release_idle, nb::arg("held"), "Give idle blocks back to the system; held: bytes that were freed elsewhere.");
     m.def("has_fast_crc", &hr::has_fast_crc, "Whether this CPU has what crc32 needs.");
     m.def("crc32", &crc32, nb::arg("data"), "The CRC-32 of zip files of a contiguous buffer; only where has_fast_crc().");
@@ -121,7 +126,7 @@ NB_MODULE(_native, m) {
         .def("door", &hr::PythonProgram::door, "A capsule through which other extensions run the program; None where its interface has objects.")
         .def_prop_ro("threads", &hr::PythonProgram::threads)
         .def("profile", &hr::PythonProgram::profile, nb::arg("how"), "0: off, 1: times and shapes by node, 2: every run of a node as well.")
-        .def("profile_rows", &hr::PythonProgram::profile_rows, "(label, operator, variant, calls, nanoseconds, inputs, outputs) of every node; inputs and outputs as (element type code, shape) of its last call.")
+        .def("profile_rows", &hr::PythonProgram::profile_rows, "(label, operator, variant, calls, nanoseconds, inputs, outputs) of every node; inputs and outputs as (element type code, shape, whether constant) of its last call.")
         .def("events", &hr::PythonProgram::events, "(label, start, nanoseconds) of every run of a node since profile(2), by the steady clock.")
         .def_prop_ro("packed_bytes", &hr::PythonProgram::packed_bytes, "Bytes of constants that kernels hold in their own order.")
         .def_prop_ro("arena_bytes", &hr::PythonProgram::arena_bytes, "Bytes of the arenas that calls have had so far, kept for the next ones.")

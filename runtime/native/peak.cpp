@@ -1,12 +1,15 @@
 #include "peak.h"
 
 #include <time.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <functional>
+#include <iterator>
 #include <memory>
+#include <stdexcept>
 #include <thread>
 
 #include "buffer.h"
@@ -18,7 +21,6 @@ namespace {
 
 constexpr double kSlice = 2e-3;                     // seconds of one run
 constexpr int kSlices = 5;
-constexpr size_t kReadBytes = size_t(128) << 20;    // of all threads; more than the caches of usual machines
 
 double cpu_seconds() {
     timespec t;
@@ -60,6 +62,11 @@ std::map<std::string, std::vector<PeakEntry>>& peak_table() {
     return *table;
 }
 
+std::map<int, ReadLoop>& read_table() {
+    static auto* table = new std::map<int, ReadLoop>;
+    return *table;
+}
+
 double measured_peak(const std::string& precision, int threads) {
     const PeakEntry* best = nullptr;
     const auto found = peak_table().find(precision);
@@ -70,22 +77,30 @@ double measured_peak(const std::string& precision, int threads) {
     return of_threads(threads, [&](int) { return best_rate(best->loop); });
 }
 
-double measured_bandwidth(int threads) {
-    const size_t share = kReadBytes / size_t(std::max(1, threads)) / 64 * 8;    // in words
-    std::unique_ptr<uint64_t, decltype(&std::free)> memory(static_cast<uint64_t*>(aligned_memory(kReadBytes)), &std::free);
-    std::fill_n(memory.get(), kReadBytes / sizeof(uint64_t), uint64_t(1));
+double measured_bandwidth(int threads, size_t bytes) {
+    if (threads < 1 || bytes < kLeastRead || bytes > kMostRead) throw std::invalid_argument("bandwidth takes threads from 1 and bytes from 1024 to 2^30");
+    const auto past = read_table().upper_bound(cpu_tier());
+    if (past == read_table().begin()) return 0;
+    const ReadLoop read = std::prev(past)->second;
+    const size_t lines = bytes / 256 * 4, own = lines * 64;
+    std::unique_ptr<char, decltype(&std::free)> memory(static_cast<char*>(aligned_memory(own * size_t(threads))), &std::free);
+    std::fill_n(memory.get(), own * size_t(threads), char(1));
     return of_threads(threads, [&](int index) {
-        const uint64_t* begin = memory.get() + share * size_t(index);
         return best_rate([&](long times) {
-            typedef uint64_t Lanes __attribute__((vector_size(64)));
-            for (long i = 0; i < times; i++) {
-                Lanes sum{};
-                for (size_t at = 0; at < share; at += 8) sum += *reinterpret_cast<const Lanes*>(begin + at);
-                asm volatile("" ::"m"(sum));
-            }
-            return double(times) * double(share) * sizeof(uint64_t);
+            read(memory.get() + own * size_t(index), long(lines), times);
+            return double(times) * double(own);
         });
     });
+}
+
+std::vector<size_t> cache_sizes() {
+    std::vector<size_t> sizes;
+    for (int name : {_SC_LEVEL1_DCACHE_SIZE, _SC_LEVEL2_CACHE_SIZE, _SC_LEVEL3_CACHE_SIZE}) {
+        const long size = sysconf(name);
+        if (size <= 0) break;
+        sizes.push_back(size_t(size));
+    }
+    return sizes;
 }
 
 }  // namespace hr

@@ -435,12 +435,14 @@ int64_t PythonProgram::add_profile_rows(nb::list& rows) {
         for (const auto& block : blocks_[n]) inside += nb::cast<PythonProgram&>(block).add_profile_rows(inner);
         const int64_t time = node.nanoseconds.load();
         const std::vector<Tensor> seen = program_.seen(node);
-        nb::list types[2];      // (element type, shape) of inputs and of outputs, None where absent
+        nb::list types[2];      // (element type, shape, whether constant) of inputs and of outputs, None where absent
         for (size_t i = 0; i < seen.size(); i++) {
             nb::list shape;
             for (int axis = 0; axis < seen[i].shape.rank; axis++) shape.append(seen[i].shape[axis]);
-            nb::list& side = types[i >= node.inputs.size()];
-            if (seen[i]) side.append(nb::make_tuple(int(seen[i].dtype), nb::tuple(shape)));
+            const bool input = i < node.inputs.size();
+            const bool constant = input && node.inputs[i] >= 0 && program_.constants[size_t(node.inputs[i])].data;
+            nb::list& side = types[!input];
+            if (seen[i]) side.append(nb::make_tuple(int(seen[i].dtype), nb::tuple(shape), constant));
             else side.append(nb::none());
         }
         const std::string variant = variant_of(node);

@@ -34,7 +34,7 @@ if __name__ == "__main__":
 
 def headrace(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "headrace.cli", *map(str, arguments)],
+        [sys.executable, "-m", "headrace", *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=cwd,
@@ -225,7 +225,7 @@ def test_bench_reports_percentiles(folder: Path) -> None:
 
 def test_bench_profiles_every_node_longest_first(folder: Path) -> None:
     rows = answer("bench", folder / "net.hr", "--seconds", "0.1", "--profile")["profile"]
-    assert rows and all({"node", "operator", "kernel", "ms", "share", "gflops", "of_peak"} <= set(row) for row in rows)
+    assert rows and all({"node", "operator", "kernel", "ms", "share", "gflops", "of_limit"} <= set(row) for row in rows)
     assert all(row["ms"] >= 0 and row["kernel"] for row in rows)
     assert [row["ms"] for row in rows] == sorted((row["ms"] for row in rows), reverse=True)
     assert sum(row["share"] for row in rows) == pytest.approx(1)
@@ -238,7 +238,7 @@ def test_bench_profiles_every_node_longest_first(folder: Path) -> None:
 def server(folder: Path) -> Iterator[dict[str, str]]:
     """The URLs of a server of net.hr, by protocol."""
     ports = [word for kind in ("grpc", "http", "metrics") for word in (f"--{kind}-port", "0")]
-    command = [sys.executable, "-m", "headrace.cli", "serve", "net=net.hr", *ports, "--json"]
+    command = [sys.executable, "-m", "headrace", "serve", "net=net.hr", *ports, "--json"]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

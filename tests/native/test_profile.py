@@ -53,7 +53,7 @@ def test_arithmetic_is_counted(kind: str, arrays: list[Any], attributes: dict[st
         rows: list[NodeRow] = list(model.profile(feeds, runs=2))  # type: ignore[arg-type]
     counted = [row["flops"] for row in rows if row["flops"] is not None]
     assert counted == ([] if flops is None else [flops])
-    assert all(row["calls"] == 1 and row["bytes"] > 0 and row["of_peak"] >= 0 for row in rows)
+    assert all(row["calls"] == 1 and row["bytes"] > 0 and row["of_limit"] >= 0 for row in rows)
     assert math.isclose(sum(row["share"] for row in rows), 1)
 
 
@@ -81,9 +81,39 @@ def test_attention_counts_its_cache() -> None:
 
 def test_limits_are_measured() -> None:
     tier = _native.cpu_tier()
-    assert machine.peak("float32") > 1e8 and machine.bandwidth() > 1e7
+    assert machine.peak("float32") > 1e8
+    rates = machine.bandwidths()
+    assert list(rates)[-1] == "memory" and min(rates.values()) > 1e7
+    assert machine.bandwidth(2**40) == rates["memory"] and machine.bandwidth(0) == next(iter(rates.values()))
     assert (machine.peak("bf16") > 0) == (tier == "avx512_bf16")
     assert machine.peak("no such precision") == 0
+
+
+@pytest.mark.parametrize("threads, size", [(0, 1 << 20), (-1, 1 << 20), (1, 0), (1, 1023), (1, (1 << 30) + 1)])
+def test_what_cannot_be_measured_is_refused(threads: int, size: int) -> None:
+    with pytest.raises(ValueError, match="bandwidth takes"):
+        _native.bandwidth(threads, size)
+
+
+def test_the_least_time_is_the_longer_of_arithmetic_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights come from what holds all of them, values from what holds the node's own."""
+    graph = Graph(Block([Value("x", TensorType("float32", (1, 64)))], [], []))
+    builder = Builder(graph)
+    middle = builder.node("MatMul", [graph.inputs[0], builder.constant(f32(64, 32))])[0]
+    graph.outputs.extend(builder.node("MatMul", [middle, builder.constant(f32(32, 16))]))
+    weights, other = 4 * (64 * 32 + 32 * 16), 4 * (32 + 16)
+    monkeypatch.setattr(machine, "bandwidth", lambda size, threads=1: 1.0 if size == weights else 1e6)
+    with Model(graph, threads=1) as model:
+        monkeypatch.setattr(machine, "peak", lambda precision, threads=1: 1e9)
+        rows: list[NodeRow] = list(model.profile({"x": f32(1, 64)}, runs=1))  # type: ignore[arg-type]
+        second = next(row for row in rows if row["flops"] == 2 * 32 * 16)
+        assert math.isclose(second["limit_ms"], (4 * 32 * 16 / 1.0 + other / 1e6) * 1e3)
+        assert math.isclose(second["of_limit"], second["limit_ms"] / second["ms"])
+        monkeypatch.setattr(machine, "peak", lambda precision, threads=1: 1e-3)
+        rows = list(model.profile({"x": f32(1, 64)}, runs=1))  # type: ignore[arg-type]
+    assert any(math.isclose(row["limit_ms"], 2 * 32 * 16 / 1e-3 * 1e3) for row in rows)
+    (product,) = (one for one in by_kernel(rows) if one["gflops"])
+    assert math.isclose(product["limit_ms"], sum(row["limit_ms"] for row in rows))
 
 
 def test_limits_follow_the_tier(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,7 @@ def test_arguments_of_kserve(tmp_path):
     command = [
         sys.executable,
         "-m",
-        "headrace.cli",
+        "headrace",
         "serve",
         f"--model-store={tmp_path}",
         "--model-name=digits",

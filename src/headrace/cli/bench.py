@@ -155,9 +155,12 @@ def _print_profile(result: Mapping[str, Any]) -> None:
     if "peaks" in result:
         peaks = result["peaks"]
         told = [f"{name} {peaks[name]:.0f} G/s" for name in ("float32", "bf16", "int8") if peaks[name]]
+        read = [f"{name} {rate:.0f}" for name, rate in result["bandwidths"].items()]
+        limit, spent = (sum(node[key] for node in result["profile"]) for key in ("limit_ms", "ms"))
         threads = f"{result['threads']} thread{'s' if result['threads'] != 1 else ''}"
         click.echo(
-            f"\nmeasured limits of this machine, {threads}: {', '.join(told)}; memory {peaks['memory']:.1f} GB/s (caches are faster)\n"
+            f"\nmeasured limits of this machine, {threads}: {', '.join(told)}; GB/s from {', '.join(read)}: "
+            f"all nodes need {limit:.3f} ms at least, {limit / spent:.0%} of their {spent:.3f}\n"
         )
         columns = ("kernel", "nodes", "ms", "share", "", *WORK)
         rows = [
@@ -191,10 +194,10 @@ WORK = ("GFLOP/s", "GB/s", "of limit")
 
 
 def _work(row: Mapping[str, Any]) -> tuple[object, ...]:
-    """GFLOP/s, or GB/s where time goes by bytes; and the share of the limit, red where most of the machine is unused."""
+    """GFLOP/s, or GB/s where nothing is multiplied; and the share of the limit, red where most of the machine is unused."""
     from rich.text import Text
 
-    share = row["of_peak"]
+    share = row["of_limit"]
     color = "green" if share >= 0.6 else "yellow" if share >= 0.3 else "red"
     limit = Text(f"{share:.0%}", style=color) if share else Text("-")
     if row["gflops"] is None:

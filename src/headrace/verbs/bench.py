@@ -82,9 +82,9 @@ def bench_file(
         if profile:
             result["profile"] = list(model.profile(feeds))
             if device == "cpu":
-                result["kernels"] = by_kernel(result["profile"], threads)
+                result["kernels"] = by_kernel(result["profile"])
                 result["peaks"] = {p: machine.peak(p, threads) / 1e9 for p in machine.PRECISIONS}
-                result["peaks"]["memory"] = machine.bandwidth(threads) / 1e9
+                result["bandwidths"] = {name: rate / 1e9 for name, rate in machine.bandwidths(threads).items()}
         if trace is not None:
             atomic.replace(trace, [json.dumps(model.trace(feeds)).encode()])
             result["trace"] = str(trace)

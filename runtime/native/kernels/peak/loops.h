@@ -17,3 +17,18 @@
         return 12.0 * operations * double(steps);                                                            \
     }                                                                                                        \
     static ::hr::PeakRegistration HR_CAT(registration_, __COUNTER__)(precision, name, HR_TIER_RANK)
+
+// Reads the same lines again and again; or'ed in pairs, so that loads and not sums are the limit.
+typedef unsigned long long HrLine __attribute__((vector_size(64), may_alias));
+static void hr_read_lines(const void* memory, long lines, long times) {
+    const HrLine* line = static_cast<const HrLine*>(memory);
+    for (long i = 0; i < times; i++) {
+        HrLine sums[2]{};
+        for (long at = 0; at + 4 <= lines; at += 4) {
+            sums[0] |= line[at] | line[at + 1];
+            sums[1] |= line[at + 2] | line[at + 3];
+        }
+        asm volatile("" ::"m"(sums));
+    }
+}
+static ::hr::ReadRegistration HR_CAT(registration_, __COUNTER__)(hr_read_lines, HR_TIER_RANK);

@@ -1,3 +1,0 @@
-from headrace.cli import main
-
-main()
