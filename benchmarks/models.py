@@ -12,7 +12,8 @@ times every engine, and a ratio (the peer's time over headrace's; above 1 headra
 ratios. With one thread times are of the process's CPU, that of an engine's own threads included, so that a busy machine
 changes them little; with more they are of the clock, and each turn waits until the threads of the one before no longer spin. bf16 runs the float32 file with precision="bf16", beside onnxruntime in
 float32 (it has no bf16 on a CPU) and OpenVINO in bf16. Peers get the file with its batch as a fixed size, headrace as it is.
-`--tier` lowers headrace's instruction set, not that of the peers.
+`of limit` is the least time in which this machine could do what all nodes do (runtime/profile.py: measured peaks, caches and
+memory) over headrace's. `--tier` lowers headrace's instruction set, not that of the peers.
 """
 
 from __future__ import annotations
@@ -91,6 +92,7 @@ def measure(path: Path, precision: str, inputs: list[Any], options: argparse.Nam
             times[name].append((clock() - start) / calls[name] * 1e3)
     ours = list(model.run(feeds).values())
     row: dict[str, Any] = {"precision": precision, "headrace": statistics.median(times["headrace"])}
+    row["limit"] = sum(node["limit_ms"] for node in model.profile(feeds, runs=3)) / row["headrace"]
     for peer in others:
         row[peer.name] = statistics.median(times[peer.name])
         row[f"{peer.name}_ratio"] = statistics.median(b / a for a, b in zip(times["headrace"], times[peer.name]))
@@ -102,10 +104,21 @@ def measure(path: Path, precision: str, inputs: list[Any], options: argparse.Nam
 
 
 def table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
-    heads = ["model", "precision", "headrace ms", *(head for name in names for head in (f"{name} ms", "ratio"))]
+    heads = [
+        "model",
+        "precision",
+        "headrace ms",
+        "of limit",
+        *(head for name in names for head in (f"{name} ms", "ratio")),
+    ]
     lines = [f"| {' | '.join(heads)} | largest difference |", "|---|---|" + "--:|" * (len(heads) - 1)]
     for row in rows:
-        cells = [row["model"], row["precision"], f"{row['headrace']:.4g}"]
+        cells = [
+            row["model"],
+            row["precision"],
+            f"{row['headrace']:.4g}",
+            f"{row['limit']:.0%}" if "limit" in row else "",
+        ]
         for name in names:
             cells += [f"{row[name]:.4g}", f"{row[f'{name}_ratio']:.2f}"] if name in row else ["", ""]
         lines.append(f"| {' | '.join(cells)} | {row.get('gap', 0):.1e} |")

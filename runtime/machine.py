@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 from headrace.runtime.errors import InputError
 
@@ -32,17 +33,33 @@ def bandwidths(threads: int = 1) -> dict[str, float]:
     return {name: _read_rate(part, own) for name, _, part, own in _levels(threads)}
 
 
+def cache_sizes() -> list[int]:
+    """Bytes of the first CPU's data caches, the first level first, as Linux tells them (the C library's sysconf adds up the last
+    level of all sockets of some machines); empty where it does not."""
+    sizes: dict[int, int] = {}
+    for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index[0-9]*"):
+        try:
+            kind, level, size = ((index / name).read_text().strip() for name in ("type", "level", "size"))
+        except OSError:
+            continue
+        if kind != "Instruction" and size.endswith("K"):
+            sizes[int(level)] = int(size[:-1]) << 10
+    return [size for _, size in sorted(sizes.items())]
+
+
 def _levels(threads: int) -> list[tuple[str, float, int, int]]:
     """(name, bytes that it holds for all threads, bytes that each thread reads to measure it, threads). The last cache
     belongs to all threads together, the others are each thread's own."""
     from headrace.runtime import _native
 
     threads = min(threads, _native.usable_threads())
-    sizes = _native.cache_sizes()
+    sizes = cache_sizes()
     levels: list[tuple[str, float, int, int]] = []
     for level, size in enumerate(sizes, 1):
         each = size if level < len(sizes) else size // threads
-        levels.append((f"L{level}", each * threads, each // 2, threads))
+        # Well beyond the level before, and well within this one, whose other part others may be using.
+        part = min(each // 2, 4 * sizes[level - 2]) if level > 1 else each // 2
+        levels.append((f"L{level}", each * threads, part, threads))
     beyond = min(max(128 << 20, 2 * max(sizes, default=0)), 1 << 30)
     return [*levels, ("memory", math.inf, beyond // threads, threads)]
 

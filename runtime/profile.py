@@ -76,7 +76,7 @@ def profile_nodes(program: Any, run: Callable[[], object], runs: int) -> list[No
     times = [statistics.median(b[4] - a[4] for a, b in itertools.pairwise(own)) for own in zip(*seen)]
     calls = [(last[3] - first[3]) / runs for first, last in zip(seen[0], seen[-1])]
     whole = sum(times) or 1
-    moved = [_moved(row[1], row[5], row[6]) for row in seen[-1]]
+    moved = [_moved(row[1], row[5], row[6], _precision(row[2])) for row in seen[-1]]
     constants = sum(of_node for of_node, _ in moved)
     rows = [
         _row(row, count, time, time / whole, size, constants, program.threads)
@@ -202,12 +202,16 @@ def _precision(kernel: str) -> str:
     return next((precision for precision in ("int8", "bf16") if precision in kernel), "float32")
 
 
-def _moved(operator: str, inputs: Sequence[_Seen], outputs: Sequence[_Seen]) -> tuple[int, int]:
+def _moved(
+    operator: str, inputs: Sequence[_Seen], outputs: Sequence[_Seen], precision: str = "float32"
+) -> tuple[int, int]:
     """Bytes of constants that are read, and of other values that are read and written: all inputs and outputs, but of what an
-    operator picks its results from only what it picks."""
+    operator picks its results from only what it picks. Kernels of bf16 keep their weights so, in half the bytes."""
     written = sum(map(_bytes, outputs))
     constants = sum(_bytes(one) for one in inputs if one is not None and one[2])
     read = sum(map(_bytes, inputs)) - constants
+    if precision == "bf16":
+        constants //= 2
     domain, _, name = operator.rpartition(".")
     if type(find(name, domain)).__module__.startswith("headrace.runtime.ops.move."):
         constants = min(constants, written)

@@ -82,11 +82,6 @@ NB_MODULE(_native, m) {
     m.def("peak", &hr::measured_peak, nb::arg("precision"), nb::arg("threads"), nb::call_guard<nb::gil_scoped_release>(),
           "Operations a second of this CPU in float32, int8 or bf16, measured on the tier in use; 0.0 where it has no such products.");
     m.def("bandwidth", &hr::measured_bandwidth, nb::arg("threads"), nb::arg("bytes"), nb::call_guard<nb::gil_scoped_release>(), "Bytes a second that threads read again and again out of `bytes` of their own each, measured.");
-    m.def("cache_sizes", [] {
-        nb::list sizes;
-        for (size_t size : hr::cache_sizes()) sizes.append(size);
-        return sizes;
-    }, "Bytes of the data caches, the first level first.");
     m.def("release_idle", &hr::release_idle, nb::arg("held"), "Give idle blocks back to the system; held: bytes that were freed elsewhere.");
     m.def("has_fast_crc", &hr::has_fast_crc, "Whether this CPU has what crc32 needs.");
     m.def("crc32", &crc32, nb::arg("data"), "The CRC-32 of zip files of a contiguous buffer; only where has_fast_crc().");

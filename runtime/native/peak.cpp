@@ -1,7 +1,6 @@
 #include "peak.h"
 
 #include <time.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -91,16 +90,6 @@ double measured_bandwidth(int threads, size_t bytes) {
             return double(times) * double(own);
         });
     });
-}
-
-std::vector<size_t> cache_sizes() {
-    std::vector<size_t> sizes;
-    for (int name : {_SC_LEVEL1_DCACHE_SIZE, _SC_LEVEL2_CACHE_SIZE, _SC_LEVEL3_CACHE_SIZE}) {
-        const long size = sysconf(name);
-        if (size <= 0) break;
-        sizes.push_back(size_t(size));
-    }
-    return sizes;
 }
 
 }  // namespace hr

@@ -34,9 +34,6 @@ double measured_peak(const std::string& precision, int threads);
 constexpr size_t kLeastRead = 1024, kMostRead = size_t(1) << 30;
 double measured_bandwidth(int threads, size_t bytes);
 
-// Sizes of the data caches of levels 1, 2, ..., as far as the system knows them.
-std::vector<size_t> cache_sizes();
-
 struct PeakRegistration {
     PeakRegistration(const char* precision, PeakLoop loop, int tier) { peak_table()[precision].push_back({loop, tier}); }
 };
