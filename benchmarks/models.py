@@ -4,6 +4,7 @@
     python benchmarks/models.py FOLDER                          every NAME.onnx, NAME.int8.onnx of the folder
     python benchmarks/models.py FOLDER --only resnet50,lstm --precisions float32,bf16 --rounds 9
     python benchmarks/models.py FOLDER --batch 8 --threads 2    or --tier avx2
+    python benchmarks/models.py FOLDER --precisions nncf            NAME.nncf.onnx, which benchmarks/nncf_models.py makes
     python benchmarks/models.py FOLDER --json rows.json         and from such files, without measuring:
     python benchmarks/models.py --read rows.json --plot docs/models.svg
 
@@ -39,12 +40,12 @@ from headrace.verbs import peers
 
 TURN = 0.02  # seconds that one engine runs before the other takes its turn, at least one call
 PAUSE = 0.1  # seconds between turns on several threads
-COLORS = {"float32": "#8fb8c6", "bf16": "#4d93ab", "int8": "#1f5d74"}
+COLORS = {"float32": "#8fb8c6", "bf16": "#4d93ab", "int8": "#1f5d74", "nncf": "#6b8f71"}
 
 
-def feeds_of(inputs: list[Any], batch: int) -> dict[str, np.ndarray]:
+def feeds_of(inputs: list[Any], batch: int, seed: int = 0) -> dict[str, np.ndarray]:
     """Inputs, the same every time; a maximum of 2 means a mask, which is all ones."""
-    rng, feeds = np.random.default_rng(0), {}
+    rng, feeds = np.random.default_rng(seed), {}
     for name, shape, dtype, high in inputs:
         whole = (batch, *shape)
         if dtype == "int64":
@@ -168,7 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--only", default="", help="comma-separated models (default: all)")
-    parser.add_argument("--precisions", default="float32,int8,bf16")
+    parser.add_argument("--precisions", default="float32,int8,bf16", help="also: nncf")
     parser.add_argument(
         "--engines", default="onnxruntime,openvino", help="peers; those that are not installed are left out"
     )
@@ -197,7 +198,9 @@ def main() -> None:
         print(f"{versions}, tier {_native.cpu_tier()}, batch {options.batch}, {options.threads} thread(s), Python {platform.python_version()}, {date.today()}\n")  # fmt: skip
         for name in options.only.split(",") if options.only else models:
             for precision in options.precisions.split(","):
-                path = options.folder / (f"{name}.int8.onnx" if precision == "int8" else f"{name}.onnx")
+                path = options.folder / (
+                    f"{name}.{precision}.onnx" if precision in ("int8", "nncf") else f"{name}.onnx"
+                )
                 rows.append({"model": name, **measure(path, precision, models[name]["inputs"], options)})
                 print("\n".join(table(rows, names)[0 if len(rows) == 1 else -1 :]), flush=True)
                 if options.json:
