@@ -1,4 +1,4 @@
-"""Integers stay integers: DequantizeLinear moves down past what only moves elements, until it meets its QuantizeLinear.
+"""Integers stay integers: DequantizeLinear moves down past what only moves elements, where a QuantizeLinear or Concat follows.
 
 All of these are exact: dequantizing after a Reshape, Transpose, Slice, Gather, Concat or MaxPool gives the numbers that
 dequantizing before it gives; QuantizeLinear undoes DequantizeLinear of the same parameters; and a Relu or Clip before a
@@ -33,7 +33,6 @@ MOVES = (
     "SpaceToDepth",
     "MaxPool",
 )
-_SEEKERS = ("QuantizeLinear", "Concat", *MOVES)
 
 
 def run(graph: Graph) -> Graph:
@@ -51,9 +50,17 @@ def _move(node: Node, scope: Scope) -> Patch | None:
     if table and node.kind == "Transpose":
         return _move_weights(node, scope)
     found = activation(node.inputs[0], scope)
-    if found is None or not (table or any(user.kind in _SEEKERS for user in scope.users(node.outputs[0]))):
+    if found is None or not (table or _sought(node.outputs[0], scope)):
         return None
     return _below(node, found, [found.value, *node.inputs[1:]], scope)
+
+
+def _sought(value: Value | None, scope: Scope) -> bool:
+    """Whether a DequantizeLinear that makes `value` can go further, to where it meets another one or its end."""
+    return any(
+        user.kind in ("QuantizeLinear", "Concat") or (user.kind in MOVES and _sought(user.outputs[0], scope))
+        for user in scope.users(value)
+    )
 
 
 def _source(node: Node, scope: Scope) -> Value | None:
@@ -83,7 +90,7 @@ def _move_weights(node: Node, scope: Scope) -> Patch | None:
 def _concat(node: Node, scope: Scope) -> Patch | None:
     found = [activation(value, scope) for value in node.inputs]
     parts = [part for part in found if part is not None]
-    if len(parts) < len(found) or not any(user.kind in _SEEKERS for user in scope.users(node.outputs[0])):
+    if len(parts) < len(found) or not _sought(node.outputs[0], scope):
         return None
     if all(part.params.same(parts[0].params) for part in parts):
         return _below(node, parts[0], [part.value for part in parts], scope)

@@ -298,6 +298,32 @@ def test_quantize_and_dequantize(tier: str, kind: str) -> None:
         same("DequantizeLinear", [levels(*shape, kind=kind), f32(0.37)], packed=[1])
 
 
+@pytest.mark.parametrize("scale", [0.1, 1 / 3, 7.0, 1e-38, 3e-31, 3e-30, 2e30, 3e38, 1e-45, 0.0, np.inf, np.nan, -0.5])
+def test_quantize_near_the_middle_of_two_levels(tier: str, scale: float) -> None:
+    """Kernels multiply by 1 / scale; where that could round to another level than the quotient, they must have divided."""
+    with np.errstate(all="ignore"):
+        middles = (np.arange(-300, 300, dtype=np.float32) + np.float32(0.5)) * f32(scale)
+        near = [np.nextafter(middles, f32(sign * np.inf), dtype=np.float32) for sign in (1, -1)]
+        further = [np.nextafter(x, f32(sign * np.inf), dtype=np.float32) for x, sign in zip(near, (1, -1))]
+    x = np.concatenate([middles, *near, *further])
+    for kind in ("uint8", "int8"):
+        same("QuantizeLinear", [x, f32(scale), levels(kind=kind)], packed=[1, 2])
+
+
+@pytest.mark.parametrize("at", [0, 15, 70, 127, 130])
+def test_no_number_among_many(tier: str, at: int) -> None:
+    """In the vectors that are done together, in those after them, in the rest."""
+    for value in (np.nan, np.inf, -np.inf, 3e38):
+        x = real(133)
+        x[at] = value
+        for kind in ("uint8", "int8"):
+            same("QuantizeLinear", [x, f32(0.02), levels(kind=kind)], packed=[1, 2])
+        x[(at + 64) % 133] = -value
+        same("QuantizeLinear", [x, f32(0.02), levels()], packed=[1, 2])
+        if np.isfinite(value):
+            same("DynamicQuantizeLinear", [x], packed=[])
+
+
 def test_dynamic_quantization(tier: str) -> None:
     for shape in ((3, 8), (1, 1), (2, 3, 5), (7, 33), (40, 1000), (0, 4)):
         for x in (real(*shape), np.abs(real(*shape)), -np.abs(real(*shape)), np.zeros(shape, np.float32)):

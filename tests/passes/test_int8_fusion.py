@@ -214,6 +214,16 @@ def test_what_moves_elements_moves_integers(move, kind: str) -> None:
     same(graph, result, rtol=0, atol=0)
 
 
+def test_integers_are_not_moved_to_where_nothing_wants_them() -> None:
+    """Heads that are split for an attention in float32: a Dequantize between Reshape and Transpose would hide them from its pass."""
+    heads = np.array([0, 2, 2, 3], np.int64)
+    graph = make(
+        lambda o, x: o.Relu(o.Transpose(o.Reshape(qdq(o, x, 0.02, 120), o.const(heads)), perm=(0, 2, 1, 3))),
+        x=(F, ("n", 2, 6)),
+    )
+    assert kinds(optimize(graph)) == ["QuantizeLinear", "DequantizeLinear", "Reshape", "Transpose", "Relu"]
+
+
 def test_another_scale_behind_a_move_is_requantized() -> None:
     graph = make(lambda o, x: qdq(o, o.Flatten(qdq(o, x, 0.02, 120)), 0.05, 100), x=(F, ("n", 3, 4)))
     assert count(optimize(graph))["QuantizeLinear"] == 2

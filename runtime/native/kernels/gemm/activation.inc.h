@@ -36,12 +36,22 @@ HR_INLINE vf scaled(vf y, vf n) {
 #endif
 }
 
+// Polynomials of N vectors in step: alone, each step of one waits for the step before.
+template <int N, int K> HR_INLINE void polynomials(const float (&c)[K], const vf (&x)[N], vf (&y)[N]) {
+    HR_UNROLL for (int j = 0; j < N; j++) y[j] = splat(c[0]);
+    HR_UNROLL for (int i = 1; i < K; i++) HR_UNROLL for (int j = 0; j < N; j++) y[j] = fma(y[j], x[j], splat(c[i]));
+}
+
 // 2^(n + f), n whole and |f| <= 1/2: a polynomial of the least relative error, 2e-9.
-HR_INLINE vf power_of_two(vf n, vf f) {
+template <int N> HR_INLINE void powers_of_two(const vf (&n)[N], const vf (&f)[N], vf (&y)[N]) {
     static constexpr float c[] = {1.53533620e-4f, 1.33988750e-3f, 9.61843692e-3f, 5.55033237e-2f, 2.40226477e-1f, 6.93147182e-1f, 1.0f};
-    vf y = splat(c[0]);
-    HR_UNROLL for (int i = 1; i < 7; i++) y = fma(y, f, splat(c[i]));
-    return scaled(y, n);
+    polynomials(c, f, y);
+    HR_UNROLL for (int j = 0; j < N; j++) y[j] = scaled(y[j], n[j]);
+}
+HR_INLINE vf power_of_two(vf n, vf f) {
+    vf y[1];
+    powers_of_two({n}, {f}, y);
+    return y[0];
 }
 
 // e^x for what is at most 89, or NaN.
@@ -109,15 +119,21 @@ HR_INLINE vf erf(vf x) {
 }
 
 // x Phi(x), with Phi(-|x|) = 2^q and no 1 - 1; q = log2(erfc(|x| / sqrt 2) / 2), of degree 10, fitted on [0, 6] to 7e-8 max(1, |q|);
-// beyond it falls, and Phi(-12.5) is 0.
-HR_INLINE vf gelu(vf x) {
+// beyond it falls, and Phi(-12.5) is 0. N vectors in step.
+template <int N> HR_INLINE void gelus(vf (&x)[N]) {
     static constexpr float c[] = {-1.86241635e-8f, 5.95909739e-7f, -8.14076157e-6f, 6.00017374e-5f, -2.23357434e-4f, -1.15084142e-4f,
                                   7.08363205e-3f, -5.25290444e-2f, -4.5919466e-1f, -1.15110672f, -1.0f};
-    const vf a = vmin(splat(12.5f), magnitude(x));
-    vf q = splat(c[0]);
-    HR_UNROLL for (int i = 1; i < 11; i++) q = fma(q, a, splat(c[i]));
-    const vf n = nearest(q), tail = power_of_two(n, q - n);
-    return x * select((vi)(x < vf{}), tail, splat(1.0f) - tail);
+    vf a[N], q[N], n[N], tail[N];
+    HR_UNROLL for (int j = 0; j < N; j++) a[j] = vmin(splat(12.5f), magnitude(x[j]));
+    polynomials(c, a, q);
+    HR_UNROLL for (int j = 0; j < N; j++) n[j] = nearest(q[j]), q[j] -= n[j];
+    powers_of_two(n, q, tail);
+    HR_UNROLL for (int j = 0; j < N; j++) x[j] *= select((vi)(x[j] < vf{}), tail[j], splat(1.0f) - tail[j]);
+}
+HR_INLINE vf gelu(vf x) {
+    vf one[] = {x};
+    gelus(one);
+    return one[0];
 }
 
 HR_INLINE vf hard_sigmoid(vf x, float alpha, float beta) {
@@ -142,6 +158,13 @@ HR_INLINE vf activate(Act kind, vf x, float alpha, float beta) {
 // The tail goes through a whole vector: the same code, the same bits.
 template <Act kind> static void activate_all(const Activation& act, float* p, int64_t n) {
     int64_t i = 0;
+    if constexpr (kind == Act::gelu)
+        for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+            vf x[4];
+            HR_UNROLL for (int j = 0; j < 4; j++) x[j] = load(p + i + j * kLanes);
+            gelus(x);
+            HR_UNROLL for (int j = 0; j < 4; j++) store(p + i + j * kLanes, x[j]);
+        }
     for (; i + kLanes <= n; i += kLanes) store(p + i, activate(kind, load(p + i), act.alpha, act.beta));
     if (i < n) {
         float tail[kLanes] = {};

@@ -86,6 +86,20 @@ HR_INLINE vf exchanged(vf v, int distance) {
     return __builtin_shuffle(v, from);
 }
 
+// Whether a mask (lanes of all ones or all zeros) has a lane of ones.
+HR_INLINE bool any(vi mask) {
+#if HR_TIER_RANK >= 2 && !defined(HR_EMULATE_VNNI)
+    return _mm512_movepi32_mask((__m512i)mask);
+#elif HR_TIER_RANK >= 2
+    const auto m = as<IntHalves>(mask);
+    return _mm256_movemask_epi8(_mm256_or_si256(m.lo, m.hi));
+#elif HR_TIER_RANK == 1
+    return _mm256_movemask_epi8((__m256i)mask);
+#else
+    return _mm_movemask_epi8((__m128i)mask);
+#endif
+}
+
 // Lanes of `yes` where the mask is all ones, else of `no`.
 HR_INLINE vf select(vi mask, vf yes, vf no) { return mask ? yes : no; }
 

@@ -159,7 +159,7 @@ template <int S, class Keep> HR_INLINE void depthwise_run(const IntTable::Depthw
 template <int S> static void depthwise_squares(const IntTable::Depthwise& d, char* c, int64_t ldc, const IntEpilogue& given) {
     constexpr int64_t kRun = 8;
     const IntEpilogue e = given;    // a copy, which no store reaches
-    const int64_t size = out_bytes(e.out);
+    const int64_t size = out_bytes(e);
     [[maybe_unused]] const bool bytes = (e.out == IntOut::u8 || e.out == IntOut::i8) && !e.r && !e.row_shift && e.col;
     alignas(64) int32_t sums[kRun * kBlock];
     for (int64_t m = 0; m < d.m;) {
@@ -198,7 +198,7 @@ static void depthwise_int(const IntTable::Depthwise& d, void* c, int64_t ldc, co
 #endif
     constexpr int64_t kChunk = 64, kPixels = 8;
     static_assert(kChunk % kBlock == 0);
-    const int64_t size = out_bytes(e.out);
+    const int64_t size = out_bytes(e);
     alignas(64) int32_t sums[kPixels * kChunk];
     for (int64_t m = 0; m < d.m; m += kPixels) {
         const int64_t pixels = d.m - m < kPixels ? d.m - m : kPixels;

@@ -112,13 +112,14 @@ void run_int_task(const IntTable& t, const IntProblem& p, const GemmPlan& plan, 
         g.segments = p.segments, g.units = units_of(t, p.k);
         g.panel_stride = int_panel(t, p.segments, p.k);
         g.b = p.b + col0 / t.nr * g.panel_stride, g.n = col1 - col0;
-        g.ldc = p.ldc, g.c = static_cast<char*>(p.c) + (m0 * p.ldc + col0) * int64_t(item_size(p.epilogue.out));
+        g.ldc = p.ldc, g.c = static_cast<char*>(p.c) + (m0 * p.ldc + col0) * int64_t(item_size(p.epilogue));
         IntEpilogue e = p.epilogue;
         const auto columns = [&](auto*& pointer) { if (pointer) pointer += col0; };
-        columns(e.col), columns(e.w_zero), columns(e.col_sum), columns(e.scale), columns(e.bias);
+        columns(e.col), columns(e.w_zero), columns(e.col_sum), columns(e.scale), columns(e.bias), columns(e.factor);
         if (e.row_shift) e.row_shift += m0;
         if (e.row_scale) e.row_scale += m0;
         if (e.r) e.r = static_cast<const char*>(e.r) + m0 * e.ldr + col0;
+        if (e.added) e.added += m0 * e.ldr + col0;
         if (e.w_zero) {
             for (int64_t m = 0; m < g.m; m++) {
                 sums[m] = -p.sum_shift + (e.row_shift ? int32_t(p.segments * p.k) * e.row_shift[m] : 0);

@@ -14,7 +14,8 @@ enum class IntOut { s32, f32, u8, i8 };
 
 // v = sum + col[n] - w_zero[n] * row_sum[m] + row_shift[m] * col_sum[n]; then, by `out`:
 //   s32: v
-//   f32: act(float(v) [* row_scale[m]] * scale[n] [+ r] [+ bias[n]])
+//   f32: act(float(v) [* row_scale[m]] * scale[n] [+ r] [+ bias[n]] [+ added])
+//   f32 where level_scale is not 0: bytes, saturate(rint(that [* factor[n]] / level_scale) + zero)
 //   u8, i8: saturate(rint(clamp(float(v) * scale[n] [+ (r - r_zero) * r_scale], lo, hi)) + zero)
 // All in f32, one rounding at a time, as the NumPy reference does; equal to the byte on every tier.
 struct IntEpilogue {
@@ -28,12 +29,16 @@ struct IntEpilogue {
     const int32_t* row_shift = nullptr;
     const float* row_scale = nullptr;
     const void* r = nullptr;
+    const float* added = nullptr;       // as r, of floats
     int64_t ldr = 0;
     bool r_signed = false;
     int32_t r_zero = 0;
     float r_scale = 0;
     float lo = 0, hi = 0;               // for u8 and i8 already within what the type holds
     int32_t zero = 0;
+    const float* factor = nullptr;      // per column
+    float level_scale = 0;
+    bool levels_signed = false;
     bool saturates = false;             // u8, i8: the type's own bounds are lo and hi, and no value leaves 32 bits: no clamp is needed
     Activation act;                     // f32 only
 };
@@ -59,6 +64,7 @@ struct IntTable {
     int32_t (*sum)(const void* x, int64_t n);
     // y = saturate(rint(x / scale) + zero); NaN becomes zero. scale and zero: one, or with `each` one an element.
     void (*quantize)(const float* x, int64_t n, const float* scale, const int32_t* zero, bool each, bool is_signed, void* y);
+    void (*quantize_scaled)(const float* x, const float* factor, int64_t n, float scale, int32_t zero, bool is_signed, void* y);   // of x * factor
     void (*dequantize)(const uint8_t* x, int64_t n, const float* scale, const int32_t* zero, bool each, bool is_signed, float* y);
     void (*min_max)(const float* x, int64_t n, float* lo, float* hi);
     struct Side { const uint8_t* data; bool is_signed; int32_t zero; float scale; };
@@ -103,6 +109,6 @@ struct IntProblem {
 GemmPlan plan_int(const IntTable& t, const IntProblem& p, int threads);
 void run_int_task(const IntTable& t, const IntProblem& p, const GemmPlan& plan, int64_t task);
 
-inline size_t item_size(IntOut out) { return out == IntOut::s32 || out == IntOut::f32 ? 4 : 1; }
+inline size_t item_size(const IntEpilogue& e) { return e.level_scale == 0 && (e.out == IntOut::s32 || e.out == IntOut::f32) ? 4 : 1; }
 
 }  // namespace hr

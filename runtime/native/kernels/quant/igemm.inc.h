@@ -113,13 +113,17 @@ static __attribute__((noinline)) void byte_tile(const IntBlock& g, int64_t m, in
 }
 #endif
 
-// Straight to floats, column n first: one scale and one bias a column; with kLevels also a scale and a zero point a row.
-template <int MR, int NV, bool kLevels>
+// Straight to floats, column n first: one scale and one bias a column; and a scale and a zero point a row, or floats that are added.
+enum class Ending { plain, levels, added };
+template <int MR, int NV, Ending kEnding>
 static __attribute__((noinline)) void float_tile(const IntBlock& g, int64_t m, int64_t n, const int8_t* b, float* c, int64_t ldc, const int8_t* ahead, int64_t step) {
+    constexpr bool kLevels = kEnding == Ending::levels;
     int_sums<MR, NV>(g, m, b, ahead, step, [&](const vi (&acc)[MR][NV]) __attribute__((always_inline)) {
         const IntEpilogue& e = g.epilogue;
         const int32_t *col = e.col + n, *col_sum = kLevels ? e.col_sum + n : nullptr, *row_shift = kLevels ? e.row_shift + m : nullptr;
         const float *scale = e.scale + n, *bias = e.bias + n, *row_scale = kLevels ? e.row_scale + m : nullptr;
+        const float* added = kEnding == Ending::added ? e.added + m * e.ldr + n : nullptr;
+        const int64_t ldr = e.ldr;
         float* to = c;
         HR_UNROLL for (int j = 0; j < NV * kLanes; j += kLanes) {
             const vi column = load(col + j), sum = kLevels ? load(col_sum + j) : vi{};
@@ -129,7 +133,9 @@ static __attribute__((noinline)) void float_tile(const IntBlock& g, int64_t m, i
                 if constexpr (kLevels) v += sum * splat(row_shift[i]);
                 vf y = to_float(v);
                 if constexpr (kLevels) y *= splat(row_scale[i]);
-                store(to + i * ldc + j, y * factor + addend);
+                y = y * factor + addend;
+                if constexpr (kEnding == Ending::added) y += load(added + i * ldr + j);
+                store(to + i * ldc + j, y);
             }
         }
     });
@@ -144,10 +150,8 @@ template <int... I> struct IntTiles {
     static constexpr IntTileFn narrow[] = {int_tile<I + 1, 1>...};
     static constexpr IntTileFn one[] = {int_tile<I + 1, kIntVecs>...};
     static constexpr IntTileFn wide[] = {int_tile<I + 1, kIntVecs * int_panels<I + 1>()>...};
-    static constexpr FloatTileFn one_floats[] = {float_tile<I + 1, kIntVecs, false>...};
-    static constexpr FloatTileFn one_floats_of_levels[] = {float_tile<I + 1, kIntVecs, true>...};
-    static constexpr FloatTileFn two_floats[] = {float_tile<I + 1, kIntVecs * two_panels<I + 1>(), false>...};
-    static constexpr FloatTileFn two_floats_of_levels[] = {float_tile<I + 1, kIntVecs * two_panels<I + 1>(), true>...};
+    template <Ending kEnding> static constexpr FloatTileFn one_floats[] = {float_tile<I + 1, kIntVecs, kEnding>...};
+    template <Ending kEnding> static constexpr FloatTileFn two_floats[] = {float_tile<I + 1, kIntVecs * two_panels<I + 1>(), kEnding>...};
     static constexpr int panels[] = {int_panels<I + 1>()...};
 #ifdef HR_PACKS_BYTES
     static constexpr ByteTileFn narrow_bytes[] = {byte_tile<I + 1, 1>...};
@@ -159,31 +163,55 @@ template <int N, int... I> struct MakeIntTiles : MakeIntTiles<N - 1, N - 1, I...
 template <int... I> struct MakeIntTiles<0, I...> { using type = IntTiles<I...>; };
 using AllIntTiles = MakeIntTiles<kIntRows>::type;
 
-// Where nothing but float_tile() is needed, and GELU, which most transformers have after every other product of theirs: all
-// vectors of a tile in one loop, whose steps overlap.
-static bool run_float_tile(const IntBlock& g, int64_t m, int rows, int64_t n, int64_t panels, const int8_t* ahead, int64_t step) {
+template <Ending kEnding> HR_INLINE FloatTileFn float_tile_of(int rows, int64_t panels) {
+    return (panels > 1 ? AllIntTiles::two_floats<kEnding> : AllIntTiles::one_floats<kEnding>)[rows - 1];
+}
+
+template <int NV> HR_INLINE void gelu_rows(const float* y, int rows, float* c, int64_t ldc) {
+    for (int row = 0; row < rows; row++, y += NV * kLanes, c += ldc) {
+        vf x[NV];
+        HR_UNROLL for (int j = 0; j < NV; j++) x[j] = load(y + j * kLanes);
+        gelus(x);
+        HR_UNROLL for (int j = 0; j < NV; j++) store(c + j * kLanes, x[j]);
+    }
+}
+
+// Where nothing but float_tile() is needed, and GELU, which most transformers have after every other product of theirs.
+static bool run_float_tile(const IntBlock& g, int64_t m, int rows, int64_t n, int64_t panels, float* c, int64_t ldc, const int8_t* ahead, int64_t step) {
     const IntEpilogue& e = g.epilogue;
     const bool levels = e.row_shift && e.row_scale, gelus = e.act.kind == Act::gelu;
-    const bool others = e.r || e.w_zero || bool(e.row_shift) != bool(e.row_scale) || !e.col || !e.bias || e.act.lo != -__builtin_inff() || e.act.hi != __builtin_inff();
+    const bool others = e.r || (e.added && (levels || gelus)) || e.w_zero || bool(e.row_shift) != bool(e.row_scale) || !e.col || !e.bias || e.act.lo != -__builtin_inff() || e.act.hi != __builtin_inff();
     const int64_t width = panels * kIntCols;
     if (e.out != IntOut::f32 || others || (e.act.kind != Act::none && !gelus) || panels > 2 || g.n - n < width) return false;
-    const FloatTileFn tile = (panels > 1 ? levels ? AllIntTiles::two_floats_of_levels : AllIntTiles::two_floats
-                                         : levels ? AllIntTiles::one_floats_of_levels : AllIntTiles::one_floats)[rows - 1];
-    float* c = static_cast<float*>(g.c) + m * g.ldc + n;
+    const FloatTileFn tile = levels ? float_tile_of<Ending::levels>(rows, panels) : e.added ? float_tile_of<Ending::added>(rows, panels)
+                                                                                          : float_tile_of<Ending::plain>(rows, panels);
     const int8_t* b = g.b + n / kIntCols * g.panel_stride;
-    if (!gelus) return tile(g, m, n, b, c, g.ldc, ahead, step), true;
+    if (!gelus) return tile(g, m, n, b, c, ldc, ahead, step), true;
     alignas(64) float y[kIntRows * kIntCols * 2];
     tile(g, m, n, b, y, width, ahead, step);
-    for (int64_t row = 0; row < rows; row++)
-        for (int64_t i = 0; i < width; i += kLanes) store(c + row * g.ldc + i, gelu(load(y + row * width + i)));
+    panels > 1 ? gelu_rows<2 * kIntVecs>(y, rows, c, ldc) : gelu_rows<kIntVecs>(y, rows, c, ldc);
     return true;
+}
+
+// Floats of a tile, `ld` apart, as levels of 8 bits; `width` columns from column n on.
+static void store_levels(const IntEpilogue& e, const float* y, int64_t ld, int64_t n, int rows, int64_t width, uint8_t* c, int64_t ldc) {
+    const Quantizer levels(e.level_scale, e.zero, e.levels_signed);
+    const float* factor = e.factor ? e.factor + n : nullptr;
+    for (int row = 0; row < rows; row++, y += ld, c += ldc) {
+        if (factor) levels.store(width, c, [&](int64_t i, int64_t) __attribute__((always_inline)) { return load(y + i) * load(factor + i); });     // both are padded
+        else levels.store(width, c, [&](int64_t i, int64_t) __attribute__((always_inline)) { return load(y + i); });
+    }
 }
 
 // Rows [m, m + rows) and `left` columns from n on, at most `panels` panels; answers how many panels it took.
 static int64_t run_int_tile(const IntBlock& g, int64_t m, int rows, int64_t n, int64_t panels, const int8_t* ahead, int64_t step) {
     alignas(64) int32_t sums[kIntRows * kIntCols * 3];
     const IntEpilogue& e = g.epilogue;
-    const int64_t size = out_bytes(e.out), most = panels * kIntCols, width = g.n - n < most ? g.n - n : most;
+    const int64_t size = out_bytes(e), most = panels * kIntCols, width = g.n - n < most ? g.n - n : most;
+    alignas(64) float floats[kIntRows * kIntCols * 3];
+    const bool levels = e.level_scale != 0;
+    char* c = levels ? reinterpret_cast<char*>(floats) : static_cast<char*>(g.c) + (m * g.ldc + n) * size;
+    const int64_t ldc = levels ? most : g.ldc;
 #ifdef HR_PACKS_BYTES
     if (e.saturates && !e.r && !e.w_zero && !e.row_shift && panels <= 2) {
         const ByteTileFn bytes = (panels > 1 ? AllIntTiles::wide_bytes : width <= kLanes ? AllIntTiles::narrow_bytes : AllIntTiles::one_bytes)[rows - 1];
@@ -191,17 +219,19 @@ static int64_t run_int_tile(const IntBlock& g, int64_t m, int rows, int64_t n, i
         return panels;
     }
 #endif
-    if (run_float_tile(g, m, rows, n, panels, ahead, step)) return panels;
-    const IntTileFn tile = (panels > 1 ? AllIntTiles::wide : width <= kLanes ? AllIntTiles::narrow : AllIntTiles::one)[rows - 1];
-    tile(g, m, g.b + n / kIntCols * g.panel_stride, sums, ahead, step);
-    finish({sums, panels > 1 ? most : width <= kLanes ? kLanes : kIntCols, rows, width, e, m, n,
-            e.r ? static_cast<const uint8_t*>(e.r) + m * e.ldr + n : nullptr, static_cast<char*>(g.c) + (m * g.ldc + n) * size, g.ldc});
+    if (!run_float_tile(g, m, rows, n, panels, reinterpret_cast<float*>(c), ldc, ahead, step)) {
+        const IntTileFn tile = (panels > 1 ? AllIntTiles::wide : width <= kLanes ? AllIntTiles::narrow : AllIntTiles::one)[rows - 1];
+        tile(g, m, g.b + n / kIntCols * g.panel_stride, sums, ahead, step);
+        finish({sums, panels > 1 ? most : width <= kLanes ? kLanes : kIntCols, rows, width, e, m, n,
+                e.r ? static_cast<const uint8_t*>(e.r) + m * e.ldr + n : nullptr, c, ldc});
+    }
+    if (levels) store_levels(e, floats, ldc, n, rows, width, static_cast<uint8_t*>(g.c) + m * g.ldc + n, g.ldc);
     return panels;
 }
 
 // The lines of the result that a tile is going to write.
 HR_INLINE void prefetch_result(const IntBlock& g, int64_t m, int64_t rows, int64_t n, int64_t columns) {
-    const int64_t size = out_bytes(g.epilogue.out), width = (g.n - n < columns ? g.n - n : columns) * size;
+    const int64_t size = out_bytes(g.epilogue), width = (g.n - n < columns ? g.n - n : columns) * size;
     const char* c = static_cast<const char*>(g.c) + (m * g.ldc + n) * size;
     for (int64_t i = 0; i < rows; i++, c += g.ldc * size)
         for (int64_t j = 0; j < width; j += 64) __builtin_prefetch(c + j, 1, 3);

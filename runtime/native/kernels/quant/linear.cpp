@@ -1,4 +1,5 @@
-// QuantizeLinear, DequantizeLinear, DynamicQuantizeLinear, headrace.DynamicQuantizeRows, headrace.QAdd.
+// QuantizeLinear, DequantizeLinear, DynamicQuantizeLinear, headrace.DynamicQuantizeRows, headrace.QAdd, and headrace.cpu.QuantizeLinear,
+// that of x * factor: x [..., n], scale, zero point?, factor [n].
 #include <algorithm>
 #include <cmath>
 
@@ -113,6 +114,39 @@ std::unique_ptr<Kernel> make_linear(const NodeInfo& node) {
     if (node.inputs.size() > 2 && node.inputs[2] != DType::none && node.inputs[2] != level) return nullptr;
     node.known({"output_dtype", "saturate"});
     return std::make_unique<LinearKernel>(node);
+}
+
+class ScaledQuantize final : public Kernel {
+public:
+    explicit ScaledQuantize(const NodeInfo& node) : table_(int_table()), type_(node.outputs[0]) {}
+
+    void shape(ShapeContext& c) const override {
+        const Shape &x = c.in(0).shape, &factor = c.in(3).shape;
+        if (x.rank == 0 || factor.rank != 1 || factor[0] != x[-1]) throw std::invalid_argument("factors " + text(factor) + " do not fit rows of " + text(x));
+        c.out(0, type_, x);
+    }
+
+    void run(RunContext& c) const override {
+        const Shape& x = c.in(0).shape;
+        const int64_t n = x[-1];
+        const float scale = c.in(1).as<float>()[0];
+        const int32_t zero = int_at(c.has(2) ? &c.in(2) : nullptr, 0);
+        c.pool->parallel(x.count(0, x.rank - 1), std::max<int64_t>(1, kGrain / (n + 1)), [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; i++)
+                table_.quantize_scaled(c.in(0).as<float>() + i * n, c.in(3).as<float>(), n, scale, zero, type_ == DType::i8, c.out(0).as<uint8_t>() + i * n);
+        });
+    }
+
+    std::string variant() const override { return std::string("quantize_") + table_.tier; }
+
+private:
+    const IntTable& table_;
+    DType type_;
+};
+
+std::unique_ptr<Kernel> make_scaled(const NodeInfo& node) {
+    node.known({"output_dtype", "saturate", "axis", "block_size", "precision"});     // one scale: nothing else can be said
+    return std::make_unique<ScaledQuantize>(node);
 }
 
 // One scale for the whole tensor, or one for each row along the last axis.
@@ -238,6 +272,7 @@ std::unique_ptr<Kernel> make_qadd(const NodeInfo& node) {
 
 HR_KERNEL("QuantizeLinear", make_linear);
 HR_KERNEL("DequantizeLinear", make_linear);
+HR_KERNEL("headrace.cpu.QuantizeLinear", make_scaled);
 HR_KERNEL("DynamicQuantizeLinear", make_dynamic);
 HR_KERNEL("headrace.DynamicQuantizeRows", make_dynamic);
 HR_KERNEL("headrace.QAdd", make_qadd);

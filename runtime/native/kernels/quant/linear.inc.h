@@ -4,28 +4,26 @@
 
 namespace hr::HR_TIER {
 
-// rint(v) + zero, saturated; the order of steps (clamp, then round) gives the same integers. NaN becomes the zero point.
-HR_INLINE vi level(vf v, vi zero, bool is_signed) {
-    const vf lo = to_float(splat(is_signed ? -128 : 0) - zero), hi = to_float(splat(is_signed ? 127 : 255) - zero);
-    return round_even(vmin(hi, vmax(lo, (vf)((vi)v & (vi)(v == v))))) + zero;
-}
-
 static void quantize(const float* x, int64_t n, const float* scale, const int32_t* zero, bool each, bool is_signed, void* y) {
     uint8_t* to = static_cast<uint8_t*>(y);
-    const vf one_scale = splat(scale[0]);
-    const vi one_zero = splat(zero[0]);
-    int64_t i = 0;
-    for (; i + kLanes <= n; i += kLanes)
-        narrow(level(load(x + i) / (each ? load(scale + i) : one_scale), each ? load(zero + i) : one_zero, is_signed), is_signed, to + i);
-    if (i < n) {
-        float tail[kLanes] = {}, s[kLanes];
-        int32_t z[kLanes] = {};
-        uint8_t out[kLanes];
-        store(s, splat(1.0f));
-        for (int64_t j = 0; j < n - i; j++) tail[j] = x[i + j], s[j] = scale[each ? i + j : 0], z[j] = zero[each ? i + j : 0];
-        narrow(level(load(tail) / load(s), load(z), is_signed), is_signed, out);
-        memcpy(to + i, out, size_t(n - i));
+    if (!each) return Quantizer(scale[0], zero[0], is_signed).store(n, to, [&](int64_t i, int64_t count) __attribute__((always_inline)) { return load_first(x + i, count); });
+    for (int64_t i = 0; i < n; i += kLanes) {
+        const int64_t count = n - i < kLanes ? n - i : kLanes;
+        int32_t zeros[kLanes] = {};
+        uint8_t bytes[kLanes];
+        memcpy(zeros, zero + i, size_t(count) * 4);
+        const vi z = load(zeros);
+        const vf lo = to_float(splat(is_signed ? -128 : 0) - z), hi = to_float(splat(is_signed ? 127 : 255) - z);
+        narrow(level(load_first(x + i, count) / load_first(scale + i, count), lo, hi) + z, is_signed, bytes);
+        memcpy(to + i, bytes, size_t(count));
     }
+}
+
+// Of x * factor.
+static void quantize_scaled(const float* x, const float* factor, int64_t n, float scale, int32_t zero, bool is_signed, void* y) {
+    Quantizer(scale, zero, is_signed).store(n, static_cast<uint8_t*>(y), [&](int64_t i, int64_t count) __attribute__((always_inline)) {
+        return load_first(x + i, count) * load_first(factor + i, count);
+    });
 }
 
 static void dequantize(const uint8_t* x, int64_t n, const float* scale, const int32_t* zero, bool each, bool is_signed, float* y) {
@@ -42,25 +40,27 @@ static void dequantize(const uint8_t* x, int64_t n, const float* scale, const in
 
 // Least and greatest, together with what *lo and *hi hold; NaN where one is met, as NumPy's min and max.
 static void min_max(const float* x, int64_t n, float* lo, float* hi) {
-    vf least = splat(*lo), most = splat(*hi), nan = {};
+    constexpr int kSteps = 4;
+    vf least[kSteps], most[kSteps], sum[kSteps] = {};
+    HR_UNROLL for (int j = 0; j < kSteps; j++) least[j] = splat(*lo), most[j] = splat(*hi);
+    const auto step = [&](int j, vf v) __attribute__((always_inline)) { least[j] = vmin(v, least[j]), most[j] = vmax(v, most[j]), sum[j] += v; };
     int64_t i = 0;
-    for (; i + kLanes <= n; i += kLanes) {
-        const vf v = load(x + i);
-        least = vmin(v, least), most = vmax(v, most);
-        nan = (vf)((vi)nan | (vi)(v != v));
-    }
-    HR_UNROLL for (int half = kLanes / 2; half; half /= 2) {
-        least = vmin(least, exchanged(least, half)), most = vmax(most, exchanged(most, half));
-        nan = (vf)((vi)nan | (vi)exchanged(nan, half));
-    }
-    *lo = least[0], *hi = most[0];
-    bool any = ((vi)nan)[0] != 0;
+    for (; i + kSteps * kLanes <= n; i += kSteps * kLanes) HR_UNROLL for (int j = 0; j < kSteps; j++) step(j, load(x + i + j * kLanes));
+    for (; i + kLanes <= n; i += kLanes) step(0, load(x + i));
+    HR_UNROLL for (int j = 1; j < kSteps; j++) least[0] = vmin(least[j], least[0]), most[0] = vmax(most[j], most[0]), sum[0] += sum[j];
+    HR_UNROLL for (int half = kLanes / 2; half; half /= 2) least[0] = vmin(least[0], exchanged(least[0], half)), most[0] = vmax(most[0], exchanged(most[0], half));
+    float low = least[0][0], high = most[0][0];
+    bool nan = any((vi)(sum[0] != sum[0]));     // of a NaN, or of infinities of both signs
     for (; i < n; i++) {
-        *lo = x[i] < *lo ? x[i] : *lo;
-        *hi = x[i] > *hi ? x[i] : *hi;
-        any |= x[i] != x[i];
+        low = x[i] < low ? x[i] : low;
+        high = x[i] > high ? x[i] : high;
+        nan |= x[i] != x[i];
     }
-    if (any) *lo = *hi = __builtin_nanf("");
+    if (nan) {
+        nan = false;
+        for (i = 0; i < n; i++) nan |= x[i] != x[i];
+    }
+    *lo = nan ? __builtin_nanf("") : low, *hi = nan ? __builtin_nanf("") : high;
 }
 
 static void add_levels(const IntTable::Side& a, const IntTable::Side& b, int64_t n, float lo, float hi, int32_t zero, bool y_signed, void* y) {

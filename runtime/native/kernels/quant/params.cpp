@@ -68,7 +68,7 @@ void ParamsRule::fill_columns(Params& p, float* scale, float* bias, int32_t* col
     }
     e.col = col;
     e.scale = scale;
-    e.bias = real_bias ? bias : nullptr;
+    e.bias = real_bias || out == IntOut::f32 ? bias : nullptr;
     e.w_zero = any_zero ? zero : nullptr;
     const float inf = std::numeric_limits<float>::infinity();
     const float low = has_lo ? lo / ys : -inf, high = has_hi ? hi / ys : inf;

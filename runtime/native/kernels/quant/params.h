@@ -10,7 +10,7 @@ namespace hr {
 // Which input holds what; -1: the operator has no such input.
 struct Slots {
     int x = 0, x_scale = -1, x_zero = -1, w = 1, w_scale = -1, w_zero = -1, y_scale = -1, y_zero = -1, bias = -1, r = -1, r_scale = -1, r_zero = -1,
-        real_bias = -1;
+        real_bias = -1, added = -1, factor = -1, level_scale = -1, level_zero = -1;
 };
 
 // The numbers of one node. Columns come in `groups` of `n`, each padded to whole panels.

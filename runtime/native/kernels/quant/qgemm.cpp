@@ -1,4 +1,6 @@
-// Integer products: headrace.QGemm, QLinearMatMul, MatMulInteger, headrace.MatMulIntegerToFloat, headrace.DynamicMatMul.
+// Integer products: headrace.QGemm, QLinearMatMul, MatMulInteger, headrace.MatMulIntegerToFloat, headrace.DynamicMatMul, and
+// headrace.cpu.QGemm, those with float results and what comes after: x, x_scale, x_zp, w, w_scale, w_zp, bias (of integers or
+// floats)?, added [m, n]?, then an activation, factor [n]?, y_scale?, y_zp?.
 #include <algorithm>
 
 #include "kernels/quant/params.h"
@@ -15,16 +17,23 @@ class QGemmKernel final : public Kernel {
 public:
     QGemmKernel(const NodeInfo& node, const Slots& slots, IntOut out, const Activation& act) : table_(int_table()), slots_(slots), act_(act) {
         dynamic_ = node.op == "headrace.DynamicMatMul";
-        type_ = out == IntOut::s32 ? DType::i32 : out == IntOut::f32 ? DType::f32 : out == IntOut::i8 ? DType::i8 : DType::u8;
+        type_ = node.outputs[0];
         rule_.table = &table_, rule_.slots = slots, rule_.out = out;
         rule_.x_signed = node.inputs[slots.x] == DType::i8, rule_.w_signed = node.inputs[slots.w] == DType::i8;
-        own_act_ = dynamic_ || node.op == "headrace.MatMulIntegerToFloat";
+        own_act_ = dynamic_ || node.op == "headrace.MatMulIntegerToFloat" || node.op == "headrace.cpu.QGemm";
         if (!own_act_) rule_.read_activation(node);
         r_signed_ = slots.r >= 0 && slots.r < int(node.inputs.size()) && node.inputs[slots.r] == DType::i8;
         const auto constant = [&](int i) { return i >= 0 && i < int(node.constants.size()) ? node.constants[i] : nullptr; };
         const Tensor* w = constant(slots.w);
         if (!w || w->shape.rank != 2) return;
         const int64_t k = w->shape[0], n = w->shape[1];
+        if (const Tensor* scale = constant(slots.level_scale)) {
+            level_scale_ = scale->as<float>()[0], level_zero_ = int_at(constant(slots.level_zero), 0);
+            if (const Tensor* factor = constant(slots.factor)) {
+                factor_ = Packed<float>(round_up(n, table_.nr));
+                for (int64_t j = 0; j < n; j++) factor_.get()[j] = factor->as<float>()[factor->count() == 1 ? 0 : j];
+            }
+        }
         pack_once([&] { pack(w->as<uint8_t>(), k, n, packed_.get(), sums_.get()); }, Part<int8_t>{packed_, int_packed(table_, 1, k, n)},
                   Part<int32_t>{sums_, round_up(n, table_.nr)});
         fixed_ = true;
@@ -77,6 +86,11 @@ public:
                 if (c.in(slots_.r).shape != c.out(0).shape) throw std::invalid_argument("the residual is " + text(c.in(slots_.r).shape) + ", the result " + text(c.out(0).shape));
                 e.r = c.in(slots_.r).as<uint8_t>(), e.ldr = z.n, e.r_signed = r_signed_;
             }
+            if (slots_.added >= 0 && c.has(slots_.added)) {
+                if (c.in(slots_.added).shape != c.out(0).shape) throw std::invalid_argument("what is added is " + text(c.in(slots_.added).shape) + ", the result " + text(c.out(0).shape));
+                e.added = c.in(slots_.added).as<float>() + i * z.m * z.n, e.ldr = z.n;
+            }
+            if (level_scale_ != 0) e.level_scale = level_scale_, e.zero = level_zero_, e.factor = factor_.get(), e.levels_signed = type_ == DType::i8;
             const int64_t from = z.a_count == z.batch ? i : broadcast_index(z.a_batch, z.batch_shape, i);
             run_rows(z, x + from * z.m * z.k * x_item, row_zeros ? x_zero : nullptr, from * z.m, params, e, b, sums,
                      static_cast<char*>(c.out(0).data) + i * z.m * z.n * y_item, mem, *c.pool);
@@ -84,6 +98,7 @@ public:
     }
 
     bool reads_data(int input) const override { return !(input == slots_.w && packed_); }
+    bool in_place(int input) const override { return input == slots_.added && type_ == DType::f32; }     // a tile reads what it is going to write
     size_t packed_bytes() const override { return packed_.bytes() + sums_.bytes(); }
     std::string variant() const override { return std::string("gemm_int8_") + table_.tier; }
 
@@ -183,6 +198,7 @@ private:
             const MatrixRows source(as_it_lies ? reinterpret_cast<const uint8_t*>(x) + m0 * z.k : mem.a, as_it_lies ? z.k : stride);
             IntProblem p{rows, z.n, 1, z.k, &source, b, y + m0 * z.n * y_item, z.n, e, stride, int32_t(z.k) * params.x_zero};
             if (p.epilogue.r) p.epilogue.r = static_cast<const uint8_t*>(e.r) + m0 * z.n;
+            if (p.epilogue.added) p.epilogue.added += m0 * z.n;
             if (dynamic_) p.epilogue.row_scale = mem.row_scale;
             if (bytes && (dynamic_ || x_zero)) {
                 // Zero points a row, on top of the shift of signed bytes that the columns hold already.
@@ -200,6 +216,9 @@ private:
     Activation act_;
     bool dynamic_ = false, own_act_ = false, fixed_ = false, r_signed_ = false;    // own_act_: any activation, of a float result
     DType type_;
+    float level_scale_ = 0;     // 0: results are what comes out of the product
+    int32_t level_zero_ = 0;
+    Packed<float> factor_;
     ParamsRule rule_;
     Packed<int8_t> packed_;
     Packed<int32_t> sums_;
@@ -219,6 +238,10 @@ std::unique_ptr<Kernel> make_qgemm(const NodeInfo& node) {
     } else if (node.op == "headrace.DynamicMatMul") {
         s.w_scale = 2, s.real_bias = 3, out = IntOut::f32;
         if (type(0) != DType::f32 || type(1) != DType::i8 || !read_activation(node, act)) return nullptr;
+    } else if (node.op == "headrace.cpu.QGemm") {
+        s.x_scale = 1, s.x_zero = 2, s.w = 3, s.w_scale = 4, s.w_zero = 5, s.added = 7, s.factor = 8, s.level_scale = 9, s.level_zero = 10, out = IntOut::f32;
+        (type(6) == DType::f32 ? s.real_bias : s.bias) = 6;
+        if (!read_activation(node, act)) return nullptr;
     } else {
         s.x_scale = 1, s.x_zero = 2, s.w = 3, s.w_scale = 4, s.w_zero = 5, s.y_scale = 6, s.y_zero = 7;
         if (node.op == "headrace.QGemm") s.bias = 8, s.r = 9, s.r_scale = 10, s.r_zero = 11;
@@ -235,6 +258,7 @@ HR_KERNEL("QLinearMatMul", make_qgemm);
 HR_KERNEL("MatMulInteger", make_qgemm);
 HR_KERNEL("headrace.MatMulIntegerToFloat", make_qgemm);
 HR_KERNEL("headrace.DynamicMatMul", make_qgemm);
+HR_KERNEL("headrace.cpu.QGemm", make_qgemm);
 
 }  // namespace
 

@@ -51,7 +51,7 @@ HR_INLINE void narrow(vi v, bool is_signed, void* p) {
 #endif
 }
 
-HR_INLINE int64_t out_bytes(IntOut out) { return out == IntOut::s32 || out == IntOut::f32 ? 4 : 1; }
+HR_INLINE int64_t out_bytes(const IntEpilogue& e) { return e.level_scale == 0 && (e.out == IntOut::s32 || e.out == IntOut::f32) ? 4 : 1; }
 
 // What a block of sums becomes. sums[row * ld + i], i < width (padded to whole vectors), belong to row m + row and column
 // j + i of the block that `e` describes; r and c point at row m, column j.
@@ -71,8 +71,9 @@ struct Finish {
 // through the unsigned ones that are 128 more.
 struct ByteEnd {
     __m512i zero, flip, order;
-    explicit ByteEnd(const IntEpilogue& e)
-        : zero(_mm512_set1_epi16(int16_t(e.zero + (e.out == IntOut::i8 ? 128 : 0)))), flip(_mm512_set1_epi8(char(e.out == IntOut::i8 ? 0x80 : 0))),
+    explicit ByteEnd(const IntEpilogue& e) : ByteEnd(e.zero, e.out == IntOut::i8) {}
+    ByteEnd(int32_t z, bool is_signed)
+        : zero(_mm512_set1_epi16(int16_t(z + (is_signed ? 128 : 0)))), flip(_mm512_set1_epi8(char(is_signed ? 0x80 : 0))),
           order(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)) {}      // packing is by lanes of 128 bits
     __attribute__((always_inline)) __m512i packed(vi a, vi b, vi c, vi d) const {
         const __m512i low = _mm512_adds_epi16(_mm512_packs_epi32((__m512i)a, (__m512i)b), zero);
@@ -140,6 +141,70 @@ static void finish_bytes(const Finish& f) {
 }
 #endif
 
+// The level of v, saturated, zero point not yet added: clamping before rounding gives the same integers. NaN is level 0.
+HR_INLINE vi level(vf v, vf lo, vf hi) { return round_even(vmin(hi, vmax(lo, (vf)((vi)v & (vi)(v == v))))); }
+
+// Levels of x / scale, one scale and zero point for all, mostly without dividing. x * (1 / scale) is off by three roundings at
+// most, 4.6e-5 of a level that matters (they are below 256): only where it lies so near to the middle of two may the quotient
+// round to the other one. There, and for NaN, all is done again as it is said.
+struct Quantizer {
+    vf scale, inverse, lo, hi;
+    vi zero;
+    bool is_signed, divides;
+#ifdef HR_PACKS_BYTES
+    ByteEnd end;
+#endif
+
+    Quantizer(float s, int32_t z, bool of_signed)
+        : scale(splat(s)), inverse(splat(1.0f / s)), lo(splat(float((of_signed ? -128 : 0) - z))), hi(splat(float((of_signed ? 127 : 255) - z))),
+          zero(splat(z)), is_signed(of_signed), divides(!(s > 0x1p-100f && s < 0x1p100f))       // 1 / s: neither subnormal nor infinite
+#ifdef HR_PACKS_BYTES
+          , end(z, of_signed)
+#endif
+    {}
+
+    template <int N> __attribute__((always_inline)) void levels(const vf (&x)[N], vi (&y)[N]) const {
+        vi worst = {};
+        HR_UNROLL for (int j = 0; j < N; j++) {
+            const vf v = vmin(hi, vmax(lo, x[j] * inverse));
+            y[j] = round_even(v);
+            const vi apart = (vi)(v - to_float(y[j])) & 0x7fffffff;      // as integers these are in the order of the numbers, and NaN is above
+            worst = apart > worst ? apart : worst;
+        }
+        const vi near = worst > (vi)splat(0.49994f);
+        if (__builtin_expect(divides || any(near), 0)) HR_UNROLL for (int j = 0; j < N; j++) y[j] = level(x[j] / scale, lo, hi);
+    }
+
+    // The levels of n numbers as bytes; at(i, count) answers `count` of them from i on.
+    template <class At> __attribute__((always_inline)) void store(int64_t n, uint8_t* to, const At& at) const {
+        int64_t i = 0;
+        vi y[4], one[1];
+        for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+            const vf x[4] = {at(i, int64_t(kLanes)), at(i + kLanes, int64_t(kLanes)), at(i + 2 * kLanes, int64_t(kLanes)), at(i + 3 * kLanes, int64_t(kLanes))};
+            levels(x, y);
+#ifdef HR_PACKS_BYTES
+            _mm512_storeu_si512(to + i, end.packed(y[0], y[1], y[2], y[3]));
+#else
+            HR_UNROLL for (int j = 0; j < 4; j++) narrow(y[j] + zero, is_signed, to + i + j * kLanes);
+#endif
+        }
+        for (; i + kLanes <= n; i += kLanes) levels({at(i, int64_t(kLanes))}, one), narrow(one[0] + zero, is_signed, to + i);
+        if (i == n) return;
+        uint8_t last[kLanes];
+        levels({at(i, n - i)}, one), narrow(one[0] + zero, is_signed, last);
+        memcpy(to + i, last, size_t(n - i));
+    }
+};
+
+// `count` floats, then ones.
+HR_INLINE vf load_first(const float* p, int64_t count) {
+    if (count == kLanes) return load(p);
+    float part[kLanes];
+    store(part, splat(1.0f));
+    memcpy(part, p, size_t(count) * 4);
+    return load(part);
+}
+
 // One vector of columns, all rows: what belongs to a column is loaded once. kFolds: zero points of weights or rows are
 // still to be folded in; kWhole: the vector lies within the row, else through a copy.
 template <IntOut kOut, bool kFolds, bool kResidual, bool kGelu, bool kWhole> HR_INLINE void finish_column(const Finish& f, const IntEpilogue& e, int64_t i) {
@@ -180,6 +245,11 @@ template <IntOut kOut, bool kFolds, bool kResidual, bool kGelu, bool kWhole> HR_
                 narrow(round_even(vmin(hi, vmax(lo, y))) + zero, kOut == IntOut::i8, to);
             } else {
                 if (has_bias) y += bias;
+                if (e.added) {
+                    const float* from = e.added + (f.m + row) * ldr + f.j + i;
+                    if (!kWhole) memcpy(last, from, tail * 4);
+                    y += load(kWhole ? from : reinterpret_cast<const float*>(last));
+                }
                 store(reinterpret_cast<float*>(to), kGelu ? gelu(y) : bounded ? vmin(hi, vmax(lo, y)) : y);
             }
         }
