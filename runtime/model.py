@@ -350,13 +350,14 @@ def load(
         raise LoadError(f"threads must be an integer from 0 (as many as allowed) to 1024, not {threads!r}")
     threads = threads or _threads_asked()
     without = (without,) if isinstance(without, str) else tuple(without)
-    try:
-        check_names(without)
-    except ValueError as error:
-        raise LoadError(str(error)) from error
+    if without:
+        try:
+            check_names(without)
+        except ValueError as error:
+            raise LoadError(str(error)) from error
     if isinstance(source, Graph):
         return Model(source, threads=threads, placed=placed, precision=precision, without=without)
-    opened = open_source(source, optimized=not any(name in without for name, _ in portable()))
+    opened = open_source(source, optimized=not without or not any(name in without for name, _ in portable()))
     packs = None
     if opened.digest:
         packs = Packs("\n".join((opened.digest, precision or "", *sorted(set(without)))), cache, opened.proof)

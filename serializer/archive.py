@@ -40,7 +40,7 @@ _REQUIRED = frozenset({manifest.NAME, GRAPH, WEIGHTS, interface.NAME})
 _OWN = _REQUIRED | _READY | {golden_file.NAME}
 _FREE = frozenset({"calibration.json", "quant_report.json", "README", "LICENSE"})
 T = TypeVar("T")
-_OVERLAP = 1 << 20  # bytes; from here on threads cost less than checksums take
+_OVERLAP = 256 << 10  # bytes; from here on a thread costs less than checksums take
 AGAIN = "an archive is used only as it was written: copy it again, or pack the model again"
 # Declared pre- and post-processing, as data.
 _FOLDER = re.compile(r"(pre|post)/.+\.(json|jsonl|txt|csv|tsv|md|toml|model|vocab)")
@@ -164,17 +164,13 @@ def _told(source: Any, read: Callable[[], T]) -> T:
 
 def _open(data: memoryview, later: Any) -> Opened:
     """`later`: what an optimized graph came from, where one is enough."""
-    if len(data) < _OVERLAP:
-        return _decode(*_checked(data), later)
     members, sums, document = _listed_members(data)
-    threads = ThreadPoolExecutor(2)  # checksums leave the interpreter lock alone while the graph is decoded
-    proofs = [threads.submit(check_sums, members, sums), threads.submit(manifest.check_members, document, members)]
-    threads.shutdown(wait=False)
-
-    def proof() -> None:
-        for one in proofs:
-            one.result()
-
+    if len(data) < _OVERLAP:
+        _check(members, sums, document)
+        return _decode(members, document, later)
+    thread = ThreadPoolExecutor(1)  # checksums leave the interpreter lock alone while the graph is decoded
+    proof = thread.submit(_check, members, sums, document).result
+    thread.shutdown(wait=False)
     try:
         opened = _decode(members, document, later)
     except BaseException:
@@ -225,9 +221,14 @@ def _decode(members: Mapping[str, memoryview], document: Manifest, later: Any) -
 def _checked(data: memoryview) -> tuple[dict[str, memoryview], Manifest]:
     """The members, each proven to be what was written, and the manifest."""
     members, sums, document = _listed_members(data)
-    check_sums(members, sums)
-    manifest.check_members(document, members)
+    _check(members, sums, document)
     return members, document
+
+
+def _check(members: Mapping[str, memoryview], sums: Mapping[str, int], document: Manifest) -> None:
+    """Raise LoadError for a member that is not what was written."""
+    manifest.check_members(document, members)  # first: its longest part asks nothing more of the interpreter
+    check_sums(members, sums)
 
 
 def _listed_members(data: memoryview) -> tuple[dict[str, memoryview], dict[str, int], Manifest]:

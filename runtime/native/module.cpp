@@ -1,6 +1,8 @@
 // The extension module headrace.runtime._native.
 #include <nanobind/nanobind.h>
 
+#include <optional>
+
 #include "arrays.h"
 #include "buffer.h"
 #include "cpu.h"
@@ -55,7 +57,8 @@ uint32_t crc32(nb::handle data) {
     if (PyObject_GetBuffer(data.ptr(), &view, PyBUF_SIMPLE)) nb::raise_python_error();
     uint32_t sum;
     {
-        nb::gil_scoped_release unlocked;
+        std::optional<nb::gil_scoped_release> unlocked;
+        if (view.len >= 1 << 16) unlocked.emplace();    // else it takes less than giving the lock back
         sum = hr::crc32(view.buf, size_t(view.len));
     }
     PyBuffer_Release(&view);

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 import pkgutil
 from collections.abc import Callable, Collection
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headrace.runtime.graph import Graph
@@ -38,9 +38,11 @@ def portable() -> tuple[tuple[str, Callable[[Graph], Graph]], ...]:
 @cache
 def fingerprint(machine: bool = False) -> str:
     """Of the sources of the portable passes, with `machine` of all passes: another one may make another graph of the same."""
-    folder, total = Path(__file__).parent, hashlib.sha256()
-    for path in sorted(folder.rglob("*.py") if machine else folder.glob("*.py")):
-        total.update(f"{path.relative_to(folder)}\n".encode() + path.read_bytes())
+    folder = os.path.join(__path__[0], "machine") if machine else __path__[0]
+    total = hashlib.sha256(fingerprint().encode() if machine else b"")
+    for name in sorted(name for name in os.listdir(folder) if name.endswith(".py")):
+        with open(os.path.join(folder, name), "rb", buffering=0) as file:
+            total.update(f"{name}\n".encode() + file.read())
     return total.hexdigest()
 
 
