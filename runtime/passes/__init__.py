@@ -20,11 +20,16 @@ if TYPE_CHECKING:
     from headrace.runtime.passes.report import Watch
 
 ROUNDS = 4  # passes open the way for one another; two rounds settle every known graph
+LAST = 100  # passes of this ORDER and beyond run once, when the others have settled
+
+
+def portable() -> tuple[tuple[str, Callable[[Graph], Graph]], ...]:
+    """(name, run) of every portable pass, in order. Found by folder."""
+    return tuple((name, run) for _, name, run in _found())
 
 
 @cache
-def portable() -> tuple[tuple[str, Callable[[Graph], Graph]], ...]:
-    """(name, run) of every portable pass, in order. Found by folder."""
+def _found() -> tuple[tuple[int, str, Callable[[Graph], Graph]], ...]:
     found = []
     for info in pkgutil.iter_modules(__path__):
         if info.ispkg:
@@ -32,7 +37,7 @@ def portable() -> tuple[tuple[str, Callable[[Graph], Graph]], ...]:
         module = importlib.import_module(f"{__name__}.{info.name}")
         if getattr(module, "PORTABLE", False):
             found.append((module.ORDER, info.name, module.run))
-    return tuple((name, run) for _, name, run in sorted(found))
+    return tuple(sorted(found))
 
 
 @cache
@@ -62,7 +67,7 @@ def check_names(skip: Collection[str]) -> None:
 
 def optimize(graph: Graph, *, skip: Collection[str] = (), watch: Watch | None = None, checked: bool = False) -> Graph:
     """The graph after every portable pass but those named in `skip`; round after round until none changes it (at most
-    ROUNDS). The given graph is not touched; constants that stay are shared. Every value of the result has a type.
+    ROUNDS), then those that come last. The given graph is not touched; constants that stay are shared. Every value of the result has a type.
     `watch` is told what each pass did. `checked`: the graph has just passed `check`, which infers the same types.
 
     Raises GraphError for a graph that breaks a rule, ValueError for an unknown name in `skip`.
@@ -70,8 +75,15 @@ def optimize(graph: Graph, *, skip: Collection[str] = (), watch: Watch | None = 
     from headrace.runtime.infer import infer_graph
     from headrace.runtime.passes.edit import clone, drop_dead
 
+    def ran(name: str, run: Callable[[Graph], Graph], graph: Graph) -> Graph:
+        found = run(graph)
+        if watch is not None:
+            watch(name, True, graph, found)
+        return found
+
     check_names(skip)
-    passes = portable()
+    last = {name for order, name, _ in _found() if order >= LAST}
+    passes = [(name, run) for name, run in portable() if name not in skip]
     graph = clone(drop_dead(graph))
     if not checked:
         infer_graph(graph)
@@ -79,14 +91,15 @@ def optimize(graph: Graph, *, skip: Collection[str] = (), watch: Watch | None = 
     for _ in range(ROUNDS):
         before = graph
         for name, run in passes:
-            if name in skip or settled.get(name) is graph:
+            if name in last or settled.get(name) is graph:
                 continue
-            earlier, graph = graph, run(graph)
+            earlier, graph = graph, ran(name, run, graph)
             if graph is earlier:
                 settled[name] = graph
-            if watch is not None:
-                watch(name, True, earlier, graph)
         if graph is before:
             break
+    for name, run in passes:
+        if name in last:
+            graph = ran(name, run, graph)
     infer_graph(graph)
     return graph

@@ -96,3 +96,12 @@ def test_qadd(forward, rng):
         out = forward.out(expected.shape, expected.dtype)
         kernels.add_levels(forward.device, *sides, out.at, str(y_zp.dtype), int(y_zp), lo, hi)
         assert out.read().tobytes() == expected.tobytes()
+
+
+def test_qlookup(forward, rng):
+    operator = find("QLookup", "headrace")
+    assert operator is not None
+    for x, table in (sample.inputs for sample in operator.samples(rng)):
+        out = forward.out(x.shape, table.dtype)
+        kernels.lookup(forward.device, forward.up(x), forward.up(table), out.at, x.size)
+        assert out.read().tobytes() == table[x.view(np.uint8)].tobytes()

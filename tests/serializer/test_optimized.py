@@ -261,3 +261,36 @@ def test_equal_constants_in_any_order(tmp_path: Path) -> None:
     graph.outputs.append(value)
     archive.save(Program({"main": graph}), tmp_path / "net.hr", optimized=True)
     assert verify(tmp_path / "net.hr")
+
+
+def silu() -> Graph:
+    """A SiLU of 8-bit numbers, as a quantizer leaves it."""
+    graph = Graph(Block([], [], []))
+    build = Builder(graph)
+    x = build.input("x", TensorType("uint8", (symbol("n"), 4)))
+    scale, zero = build.constant(np.float32(0.05), "scale"), build.constant(np.uint8(128), "zero")
+    (real,) = build.node("DequantizeLinear", [x, scale, zero])
+    (gate,) = build.node("Sigmoid", [real])
+    (product,) = build.node("Mul", [real, gate])
+    graph.outputs.extend(build.node("QuantizeLinear", [product, scale, zero], outputs=["y"]))
+    return graph
+
+
+@pytest.mark.parametrize(("levels", "same"), [(1, True), (2, False)])
+def test_a_table_may_be_rounded_otherwise(tmp_path: Path, levels: int, same: bool) -> None:
+    """Tables are computed where an archive is packed, whose CPU may round an exponential otherwise."""
+    path = tmp_path / "net.hr"
+    archive.save(silu(), path, optimized=True)
+    opened = archive.open_program(path, optimized=True)
+    graph = opened.optimized["main"].graph
+    ((name, table),) = graph.constants.items()
+    assert [node.kind for node in graph.nodes] == ["headrace.QLookup"] and table.shape == (256,)
+    other = table.copy()
+    other[200] += levels
+    graph.constants[name] = other
+    changed(path, {"optimized.pb": graph_codec.encode(Program({"main": graph}))[0]}, lambda _: None)
+    if same:
+        assert verify(path).ok
+    else:
+        with pytest.raises(LoadError, match="is not what the portable passes make of"):
+            verify(path)

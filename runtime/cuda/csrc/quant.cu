@@ -5,6 +5,7 @@
 //   quantize_rows(x [rows, k], y uint8, scale, zero, shift, rows, k) one scale and zero point a row, as DynamicQuantizeLinear;
 //                                                                   shift (int32 -zero) or zero may be null
 //   add_levels(a, b, y, Broadcast, Sum)                             QAdd
+//   lookup(x, table, y, n)                                          y = table[x], bytes
 //   row_sums_{u8,s8}(x [rows, ld], y int32, rows, k, ld)            sums of rows, for weights with a zero point
 //
 // Elementwise ones: grid ceil(n / 256), block 256. Ones of rows: grid (rows, 1, 1), block 256, shared 64 bytes.
@@ -96,6 +97,12 @@ extern "C" __global__ void __launch_bounds__(256) add_levels(const uint8_t* a, c
     y[i] = uint8_t(int(rintf(fminf(s.hi, fmaxf(s.lo, add_rn(left, right))))) + s.zero);
 }
 HR_EXPORT(add_levels)
+
+extern "C" __global__ void __launch_bounds__(256) lookup(const uint8_t* x, const uint8_t* table, uint8_t* y, long long n) {
+    const long long i = global_id();
+    if (i < n) y[i] = table[x[i]];
+}
+HR_EXPORT(lookup)
 
 extern "C" __global__ void __launch_bounds__(256) row_sums_u8(const uint8_t* x, int* y, int k, long long ld) { row_sums(x, y, k, ld); }
 HR_EXPORT(row_sums_u8)

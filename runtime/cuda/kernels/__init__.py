@@ -5,7 +5,15 @@ from headrace.runtime.cuda.kernels.elementwise import binary, cast, compare, log
 from headrace.runtime.cuda.kernels.gemm import gemm_f32, gemm_s8
 from headrace.runtime.cuda.kernels.move import concat, copy, gather, slice_, split, transpose
 from headrace.runtime.cuda.kernels.norm import arg_extreme, layer_norm, lp_normalize, reduce, scale_shift, softmax
-from headrace.runtime.cuda.kernels.quant import Levels, add_levels, dequantize, quantize, quantize_rows, row_sums
+from headrace.runtime.cuda.kernels.quant import (
+    Levels,
+    add_levels,
+    dequantize,
+    lookup,
+    quantize,
+    quantize_rows,
+    row_sums,
+)
 from headrace.runtime.cuda.kernels.requantize import Epilogue, fold_columns, pack_weights
 from headrace.runtime.cuda.kernels.window import (
     OUTSIDE,

@@ -72,3 +72,8 @@ def add_levels(
         a_zero=a.zero, b_zero=b.zero, zero=zero,
     )  # fmt: skip
     each(device, "add_levels", int(layout["n"]), [*pointers(a.at, b.at, y), layout, total])
+
+
+def lookup(device: Device, x: int, table: int, y: int, n: int) -> None:
+    """y = table[x], n bytes; table of 256."""
+    each(device, "lookup", n, [*pointers(x, table, y), *longs(n)])

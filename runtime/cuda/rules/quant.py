@@ -210,7 +210,18 @@ def _dequantize(site: Site) -> Work:
     return Work(f"dequantize {dtype}", emit)
 
 
+def _lookup(site: Site) -> Work:
+    site.need_dtypes(INT8, 0, 1)
+    n = site.size()
+
+    def emit(at: Bound) -> None:
+        quant.lookup(at.device, at.inputs[0], at.inputs[1], at.outputs[0], n)
+
+    return Work("lookup", emit, in_place=(0,))
+
+
 RULES: dict[str, Rule] = {
     "headrace.QGemm": _gemm, "headrace.QConv": _conv, f"{LAST}.QConv": _conv, "headrace.QAdd": _add,
+    "headrace.QLookup": _lookup,
     "QuantizeLinear": _quantize, "DequantizeLinear": _dequantize,
 }  # fmt: skip

@@ -14,7 +14,6 @@ from headrace.runtime.passes.machine.attention import attention
 from headrace.runtime.passes.machine.channels_last import channels_last
 from headrace.runtime.passes.machine.class_names import class_names
 from headrace.runtime.passes.machine.integer_tails import integer_tails
-from headrace.runtime.passes.machine.lookup import lookup
 from headrace.runtime.passes.machine.low_precision import PRECISIONS, low_precision
 from headrace.runtime.passes.machine.low_values import low_values
 from headrace.runtime.passes.machine.separable import separable
@@ -27,7 +26,6 @@ PORTABLE = False
 PASSES = (
     "class_names",
     "attention",
-    "lookup",
     "channels_last",
     "winograd",
     "low_precision",
@@ -45,14 +43,13 @@ def run(
     skip: Collection[str] = (),
     watch: Watch | None = None,
 ) -> Graph:
-    """The graph as this machine runs it best: named classes by number, attentions in one node, functions of 8-bit numbers as tables, convolutions
+    """The graph as this machine runs it best: named classes by number, attentions in one node, convolutions
     and what lies between them with channels last, 3x3 ones by Winograd's transforms; products in `precision` ("bf16") where the CPU has them, and what lies between convolutions, too; depthwise convolutions in one node with the 1x1 ones around them; integer products with what follows them. Passes named in
     `skip` are left out; `watch` is told what each did."""
     low = precision is not None and PRECISIONS[precision] in caps and "low_precision" not in skip
     passes: dict[str, Callable[[Graph], Graph]] = {
         "class_names": lambda graph: class_names(graph, caps),
         "attention": lambda graph: attention(graph, caps),
-        "lookup": lambda graph: lookup(graph, caps),
         "channels_last": lambda graph: channels_last(graph, caps),
         "winograd": lambda graph: winograd(graph, caps, low),
         "low_precision": lambda graph: graph if precision is None else low_precision(graph, caps, precision),
