@@ -2,7 +2,8 @@
 //
 // A process has one set of worker threads, as many as its widest pool needs. A ThreadPool is a width: how many of them,
 // the caller included, may work on its jobs. One job at a time has the workers; whoever comes meanwhile runs its own job
-// alone, so that many models and callers never run more threads than callers and workers together.
+// alone, so that many models and callers never run more threads than callers and workers together. Workers that are not
+// pinned keep off the CPU that their caller runs on.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -18,7 +19,8 @@ public:
 
     int threads() const { return threads_; }
 
-    // Runs body(begin, end) over [0, n) in pieces whose bounds are multiples of `grain` (the last one ends at n). Which
+    // Runs body(begin, end) over [0, n) in pieces whose bounds are multiples of `grain` (the last one ends at n). A thread begins
+    // with the same share of [0, n) every time, so that it meets again what its cache holds, then helps others. Which
     // thread runs a piece never changes results: kernels split rows and columns, never a reduction. Exceptions in body
     // are re-thrown in the caller. Called from inside a body, or while another caller uses the pool, it runs inline.
     template <class F>

@@ -116,6 +116,30 @@ def test_workers_can_be_pinned() -> None:
     """)
 
 
+def test_workers_keep_off_the_cpu_of_the_caller() -> None:
+    """A worker that the system wakes where the caller runs would wait for it; where somebody has said where it runs, that stands."""
+    in_a_process("""
+        cpus, before = os.sched_getaffinity(0), tasks()
+        one, main = model(3), threading.get_native_id()
+        wanted, where = run(one), lambda: [os.sched_getaffinity(task) for task in sorted(tasks() - before)]
+        def until(expected):
+            limit = time.monotonic() + 30
+            while where() != expected:
+                assert time.monotonic() < limit, (where(), expected)
+                assert np.array_equal(run(one), wanted)
+        for cpu in sorted(cpus) if len(cpus) > 1 else []:
+            os.sched_setaffinity(main, {cpu})
+            until([cpus - {cpu}] * 2)
+        first, last = min(cpus), max(cpus)
+        os.sched_setaffinity(min(tasks() - before), cpus)
+        os.sched_setaffinity(main, {first})
+        until([cpus, cpus - {first} or cpus])
+        assert _native.pin_workers([])
+        os.sched_setaffinity(main, {last})
+        until([cpus - {last} or cpus] * 2)
+    """)
+
+
 def test_a_forked_child_has_workers_of_its_own() -> None:
     in_a_process("""
         one = model(3)

@@ -9,7 +9,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "kernels/conv/window.h"
+#include "kernels/conv/depthwise.h"
 #include "kernels/gemm/tiers.h"
 #include "pool.h"
 
@@ -43,6 +43,7 @@ bool takes_reals(const NodeInfo& node) {
 namespace {
 
 constexpr int64_t kMergeChannels = 15;  // up to so many channels taps are merged
+constexpr int64_t kRowPart = 128;       // pixels of a row of a depthwise convolution that are worked on at once
 
 class ConvKernel final : public Kernel {
 public:
@@ -339,23 +340,24 @@ private:
         });
     }
 
+    // Rows of the result, long ones in parts.
     void run_depthwise(const Window& w, const Reals& x, const float* weights, const Output& y, const Epilogue& e, const float* zeros,
                        ThreadPool& pool) const {
-        constexpr int64_t kTable = 4096;
-        const int64_t t = w.taps(), most = std::max<int64_t>(1, std::min<int64_t>(kTable / t, 64));
-        if (t > kTable) throw std::invalid_argument("a depthwise window of more than 4096 taps");
-        const WindowRows rows(w, x.data, w.c * (x.low ? 2 : 4), zeros);
-        const bool square = w.kernel[0] == 1 && w.kernel[1] == 3 && w.kernel[2] == 3 && w.dilation[2] == 1 && w.stride[2] <= 2;
-        pool.parallel(w.rows(), std::max<int64_t>(1, 16384 / (t * w.c)), [&](int64_t begin, int64_t end) {
-            const void* table[kTable];
-            for (int64_t m = begin; m < end; m += most) {
+        if (w.taps() > kDepthwiseTaps) throw std::invalid_argument("a depthwise window of more than 4096 taps");
+        const int64_t parts = ceil_div(w.out[2], kRowPart), each = w.c * ceil_div(w.out[2], parts) * w.taps();
+        pool.parallel(w.n * w.out[0] * w.out[1] * parts, std::max<int64_t>(1, 16384 / each), [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; i++) {
+                const int64_t row = i / parts, m0 = w.out[2] * (i % parts) / parts, m1 = w.out[2] * (i % parts + 1) / parts, at = (row * w.out[2] + m0) * w.c;
+                const int64_t image = row / (w.out[0] * w.out[1]), o0 = row / w.out[1] % w.out[0], o1 = row % w.out[1];
                 DepthwiseBlock d{};
-                d.rows = table, d.stride = d.m = std::min(most, end - m), d.taps = t, d.c = w.c, d.low = x.low;
-                rows.fill(table, d.stride, 0, t, m, m + d.m);
-                d.w = weights, d.ldw = round_up(w.c, 16), d.out = y + m * w.c, d.ldo = w.c, d.epilogue = e;
-                d.step = square ? w.stride[2] : 0, d.first = m, d.width = w.out[2];
-                if (e.residual) d.epilogue.residual += m * w.c;
-                conv_.depthwise(d);
+                d.c = w.c, d.low = x.low, d.w = weights, d.ldw = round_up(w.c, 16), d.out = y + at, d.ldo = w.c, d.epilogue = e;
+                if (e.residual) d.epilogue.residual += at;
+                depthwise_row(conv_, w, d, m0, m1, zeros, [&](int64_t tap) -> const char* {
+                    const int64_t i0 = o0 * w.stride[0] - w.begin[0] + tap / w.kernel[1] * w.dilation[0];
+                    const int64_t i1 = o1 * w.stride[1] - w.begin[1] + tap % w.kernel[1] * w.dilation[1];
+                    if (uint64_t(i0) >= uint64_t(w.in[0]) || uint64_t(i1) >= uint64_t(w.in[1])) return nullptr;
+                    return static_cast<const char*>((x + ((image * w.in[0] + i0) * w.in[1] + i1) * w.in[2] * w.c).data);
+                });
             }
         });
     }

@@ -11,19 +11,19 @@ struct Output {
     Output operator+(int64_t n) const { return {static_cast<char*>(data) + n * (low ? 2 : 4), low}; }
 };
 
-// Depthwise convolution: out[m, c] = act(sum over taps of rows[tap][m][c] * w[tap, c] + bias[c] + r[m, c]).
+// Depthwise convolution of m pixels of a row: out[m, c] = act(sum over lines l and taps k of x[l][m * step + k][c] * w[l, k, c] +
+// bias[c] + r[m, c]). Neighbouring windows share columns of the lines that they see; where they cannot (taps that are apart), each
+// tap counts as a line of one column a pixel.
 struct DepthwiseBlock {
-    const void* const* rows;    // rows[tap * stride + m]
-    int64_t stride, m, taps, c;
-    bool low;                   // the rows are bf16; of the table of bf16 alone, as Output's
-    const float* w;             // [taps, ldw], zero beyond c
+    const void* const* columns;     // columns[l * stride + j]: column j of line l
+    int64_t stride, lines, taps, step;
+    int64_t m, c;
+    bool low;                       // the columns are bf16; of the table of bf16 alone, as Output's
+    const float* w;                 // [lines * taps, ldw], zero beyond c
     int64_t ldw;
     Output out;
     int64_t ldo;
     Epilogue epilogue;
-    // A window of 3 x 3 without dilation whose neighbours share columns: its stride, 1 or 2; else 0. Pixel m of the block is
-    // column (first + m) % width of an image's row.
-    int64_t step = 0, first = 0, width = 1;
 };
 
 struct ConvTable {

@@ -41,16 +41,24 @@ template <int V, class Y> HR_INLINE void finish_row(const Activation& act, const
 template <int P, int V, class Y>
 HR_INLINE void depthwise_finish(const DepthwiseBlock& d, vf (&acc)[P][V], int64_t m, int64_t c) {
     const Epilogue& e = d.epilogue;
-    const vf lo = splat(e.act.lo), hi = splat(e.act.hi);
     Y* out = static_cast<Y*>(d.out.data) + m * d.ldo + c;
-    HR_UNROLL for (int i = 0; i < P; i++) {
+    const int64_t ldo = d.ldo;
+    if (e.bias) {
         HR_UNROLL for (int j = 0; j < V; j++) {
-            if (e.bias) acc[i][j] += load(e.bias + c + j * kLanes);
-            if (e.residual) acc[i][j] += load(e.residual, (m + i) * e.ldr + c + j * kLanes);
-            acc[i][j] = vmin(hi, vmax(lo, acc[i][j]));
-            if (e.act.kind == Act::none) store(out + i * d.ldo + j * kLanes, acc[i][j]);
+            const vf add = load(e.bias + c + j * kLanes);
+            HR_UNROLL for (int i = 0; i < P; i++) acc[i][j] += add;
         }
-        if (e.act.kind != Act::none) finish_row(e.act, acc[i], out + i * d.ldo);
+    }
+    if (e.residual) {
+        const Reals r = e.residual + (m * e.ldr + c);
+        HR_UNROLL for (int i = 0; i < P; i++) HR_UNROLL for (int j = 0; j < V; j++) acc[i][j] += load(r, i * e.ldr + j * kLanes);
+    }
+    const vf lo = splat(e.act.lo), hi = splat(e.act.hi);
+    HR_UNROLL for (int i = 0; i < P; i++) HR_UNROLL for (int j = 0; j < V; j++) acc[i][j] = vmin(hi, vmax(lo, acc[i][j]));
+    if (e.act.kind == Act::none) {
+        HR_UNROLL for (int i = 0; i < P; i++) HR_UNROLL for (int j = 0; j < V; j++) store(out + i * ldo + j * kLanes, acc[i][j]);
+    } else {
+        HR_UNROLL for (int i = 0; i < P; i++) finish_row(e.act, acc[i], out + i * ldo);
     }
 }
 
@@ -59,33 +67,31 @@ template <int P, int V, class X, class Y> static void depthwise_tile(const Depth
     const float* w = d.w + c;
     vf acc[P][V];
     HR_UNROLL for (int i = 0; i < P; i++) HR_UNROLL for (int j = 0; j < V; j++) acc[i][j] = vf{};
-    for (int64_t t = 0; t < d.taps; t++, w += d.ldw) {
-        const void* const* rows = d.rows + t * d.stride + m;
-        vf wv[V];
-        HR_UNROLL for (int j = 0; j < V; j++) wv[j] = load(w + j * kLanes);
-        HR_UNROLL for (int i = 0; i < P; i++)
-            HR_UNROLL for (int j = 0; j < V; j++) acc[i][j] = fma(load_at<X>(rows[i], c + j * kLanes), wv[j], acc[i][j]);
-    }
+    for (int64_t l = 0; l < d.lines; l++)
+        for (int64_t t = 0; t < d.taps; t++, w += d.ldw) {
+            const void* const* columns = d.columns + l * d.stride + m * d.step + t;
+            vf wv[V];
+            HR_UNROLL for (int j = 0; j < V; j++) wv[j] = load(w + j * kLanes);
+            HR_UNROLL for (int i = 0; i < P; i++)
+                HR_UNROLL for (int j = 0; j < V; j++) acc[i][j] = fma(load_at<X>(columns[i * d.step], c + j * kLanes), wv[j], acc[i][j]);
+        }
     depthwise_finish<P, V, Y>(d, acc, m, c);
 }
 
-// Four pixels of a row, 3 x 3 taps S apart: a column that several of them see is loaded once. The same order of products.
-template <int S, int V, class X, class Y> static void depthwise_square(const DepthwiseBlock& d, int64_t m, int64_t c) {
-    constexpr int P = 4;
+// T taps a line, S columns from one pixel to the next: a column that several pixels see is loaded once. The same order of products.
+template <int T, int S, int P, int V, class X, class Y> static void depthwise_window(const DepthwiseBlock& d, int64_t m, int64_t c) {
     const float* w = d.w + c;
     vf acc[P][V];
     HR_UNROLL for (int i = 0; i < P; i++) HR_UNROLL for (int j = 0; j < V; j++) acc[i][j] = vf{};
-    for (int64_t t = 0; t < 9; t += 3, w += 3 * d.ldw) {
-        vf wv[3][V];
-        HR_UNROLL for (int k = 0; k < 3; k++) HR_UNROLL for (int j = 0; j < V; j++) wv[k][j] = load(w + k * d.ldw + j * kLanes);
-        HR_UNROLL for (int column = 0; column < S * (P - 1) + 3; column++) {
-            // Any tap that looks at this column knows where it lies: that of the first pixel that can.
-            const int first = column < 3 ? 0 : (column - 3) / S + 1;
-            const void* x = d.rows[(t + column - S * first) * d.stride + m + first];
+    const void* const* columns = d.columns + m * S;
+    for (int64_t l = 0; l < d.lines; l++, w += T * d.ldw, columns += d.stride) {
+        vf wv[T][V];
+        HR_UNROLL for (int k = 0; k < T; k++) HR_UNROLL for (int j = 0; j < V; j++) wv[k][j] = load(w + k * d.ldw + j * kLanes);
+        HR_UNROLL for (int column = 0; column < S * (P - 1) + T; column++) {
             vf xv[V];
-            HR_UNROLL for (int j = 0; j < V; j++) xv[j] = load_at<X>(x, c + j * kLanes);
+            HR_UNROLL for (int j = 0; j < V; j++) xv[j] = load_at<X>(columns[column], c + j * kLanes);
             HR_UNROLL for (int i = 0; i < P; i++)
-                HR_UNROLL for (int k = 0; k < 3; k++)
+                HR_UNROLL for (int k = 0; k < T; k++)
                     if (S * i + k == column) HR_UNROLL for (int j = 0; j < V; j++) acc[i][j] = fma(xv[j], wv[k][j], acc[i][j]);
         }
     }
@@ -99,10 +105,12 @@ template <class X, class Y> static void depthwise_tail(const DepthwiseBlock& d, 
     X x[kLanes] = {};
     Y y[kLanes];
     vf acc[1] = {};
-    for (int64_t t = 0; t < d.taps; t++) {
-        memcpy(x, static_cast<const X*>(d.rows[t * d.stride + m]) + c, size_t(width) * sizeof(X));
-        acc[0] = fma(load(x), load(d.w + t * d.ldw + c), acc[0]);
-    }
+    const float* w = d.w + c;
+    for (int64_t l = 0; l < d.lines; l++)
+        for (int64_t t = 0; t < d.taps; t++, w += d.ldw) {
+            memcpy(x, static_cast<const X*>(d.columns[l * d.stride + m * d.step + t]) + c, size_t(width) * sizeof(X));
+            acc[0] = fma(load(x), load(w), acc[0]);
+        }
     if (e.bias) acc[0] += load(e.bias + c);
     if (e.residual) {
         float r[kLanes] = {};
@@ -115,27 +123,47 @@ template <class X, class Y> static void depthwise_tail(const DepthwiseBlock& d, 
     memcpy(static_cast<Y*>(d.out.data) + m * d.ldo + c, y, size_t(width) * sizeof(Y));
 }
 
-// Channels in stripes of 256 bytes a pixel, so that the rows of a window stay in L1 for all the windows they belong to.
-template <class X, class Y> static void depthwise_of(const DepthwiseBlock& d) {
+// Tiles of P pixels by one vector of channels and by two.
+struct DepthwiseTiles {
+    int pixels;
+    void (*one)(const DepthwiseBlock&, int64_t, int64_t);
+    void (*two)(const DepthwiseBlock&, int64_t, int64_t);
+};
+// Pixels of the widest tile: sums, weights of a line, a column. Common widths are multiples of seven.
+constexpr int kWidest = HR_TIER_RANK >= 2 ? 7 : 4;
+
+// Channels in stripes of 256 bytes a pixel, so that the columns of a window stay in L1 for all the windows they belong to.
+template <class X, class Y> static void depthwise_tiles(const DepthwiseBlock& d, const DepthwiseTiles* tiles) {
     constexpr int64_t kStripe = 256 / sizeof(X);
     for (int64_t c0 = 0; c0 < d.c; c0 += kStripe) {
         const int64_t c1 = d.c < c0 + kStripe ? d.c : c0 + kStripe;
         for (int64_t m = 0; m < d.m;) {
-            const bool four = d.m - m >= 4;
+            const DepthwiseTiles* tile = tiles;
+            while (tile->pixels > d.m - m || (tile->pixels == 7 && d.m - m == 8)) tile++;
             int64_t c = c0;
-            for (; c + kLanes <= c1;) {
-                const bool two = c + 2 * kLanes <= c1;
-                const bool row = four && d.step && (d.first + m) % d.width + 4 <= d.width;
-                if (row && d.step == 1) two ? depthwise_square<1, 2, X, Y>(d, m, c) : depthwise_square<1, 1, X, Y>(d, m, c);
-                else if (row) two ? depthwise_square<2, 2, X, Y>(d, m, c) : depthwise_square<2, 1, X, Y>(d, m, c);
-                else if (four) two ? depthwise_tile<4, 2, X, Y>(d, m, c) : depthwise_tile<4, 1, X, Y>(d, m, c);
-                else two ? depthwise_tile<1, 2, X, Y>(d, m, c) : depthwise_tile<1, 1, X, Y>(d, m, c);
-                c += two ? 2 * kLanes : kLanes;
-            }
-            for (int64_t i = 0; c < c1 && i < (four ? 4 : 1); i++) depthwise_tail<X, Y>(d, m + i, c);
-            m += four ? 4 : 1;
+            for (; c + 2 * kLanes <= c1; c += 2 * kLanes) tile->two(d, m, c);
+            if (c + kLanes <= c1) tile->one(d, m, c), c += kLanes;
+            for (int64_t i = 0; c < c1 && i < tile->pixels; i++) depthwise_tail<X, Y>(d, m + i, c);
+            m += tile->pixels;
         }
     }
+}
+
+template <int T, int S, class X, class Y> static void depthwise_windows(const DepthwiseBlock& d) {
+    static constexpr DepthwiseTiles tiles[] = {{kWidest, depthwise_window<T, S, kWidest, 1, X, Y>, depthwise_window<T, S, kWidest, 2, X, Y>},
+                                               {4, depthwise_window<T, S, 4, 1, X, Y>, depthwise_window<T, S, 4, 2, X, Y>},
+                                               {2, depthwise_window<T, S, 2, 1, X, Y>, depthwise_window<T, S, 2, 2, X, Y>},
+                                               {1, depthwise_tile<1, 1, X, Y>, depthwise_tile<1, 2, X, Y>}};
+    depthwise_tiles<X, Y>(d, tiles);
+}
+
+template <class X, class Y> static void depthwise_of(const DepthwiseBlock& d) {
+    static constexpr DepthwiseTiles tiles[] = {{4, depthwise_tile<4, 1, X, Y>, depthwise_tile<4, 2, X, Y>}, {1, depthwise_tile<1, 1, X, Y>, depthwise_tile<1, 2, X, Y>}};
+    if (d.taps == 3 && d.step == 1) depthwise_windows<3, 1, X, Y>(d);
+    else if (d.taps == 3 && d.step == 2) depthwise_windows<3, 2, X, Y>(d);
+    else if (d.taps == 5 && d.step == 1) depthwise_windows<5, 1, X, Y>(d);
+    else if (d.taps == 5 && d.step == 2) depthwise_windows<5, 2, X, Y>(d);
+    else depthwise_tiles<X, Y>(d, tiles);
 }
 
 static void depthwise(const DepthwiseBlock& d) {

@@ -9,8 +9,7 @@
 #include <array>
 #include <vector>
 
-#include "kernels/conv/conv.h"
-#include "kernels/conv/window.h"
+#include "kernels/conv/depthwise.h"
 #include "pool.h"
 
 namespace hr {
@@ -190,27 +189,13 @@ private:
 
     // One row of the depthwise step; row i of its input is row i % `ring` of `rows`.
     void run_depthwise(const Window& w, int64_t o, const char* rows, int64_t ring, const float* zeros, const Output& out) const {
-        constexpr int64_t kTable = 4096;
-        const void* table[kTable];
-        const int64_t t = w.taps(), most = std::min<int64_t>(kTable / t, 64), pixel = w.c * item();
-        const bool square = w.kernel[1] == 3 && w.kernel[2] == 3 && w.dilation[2] == 1 && w.stride[2] <= 2;
-        for (int64_t m = 0; m < w.out[2]; m += most) {
-            DepthwiseBlock d{};
-            d.rows = table, d.stride = d.m = std::min(most, w.out[2] - m), d.taps = t, d.c = w.c, d.low = low_;
-            for (int64_t k = 0; k < t; k++) {
-                const int64_t i1 = o * w.stride[1] - w.begin[1] + k / w.kernel[2] * w.dilation[1];
-                const bool inside = uint64_t(i1) < uint64_t(w.in[1]);
-                const char* line = inside ? rows + i1 % ring * w.in[2] * pixel : nullptr;
-                for (int64_t j = 0; j < d.m; j++) {
-                    const int64_t i2 = (m + j) * w.stride[2] - w.begin[2] + k % w.kernel[2] * w.dilation[2];
-                    table[k * d.m + j] = inside && uint64_t(i2) < uint64_t(w.in[2]) ? static_cast<const void*>(line + i2 * pixel) : zeros;
-                }
-            }
-            d.w = weights_.get(), d.ldw = ld_, d.out = out + m * w.c, d.ldo = w.c;
-            d.epilogue.act = act_, d.epilogue.bias = bias_ ? bias_.get() : nullptr;
-            d.step = square ? w.stride[2] : 0, d.first = m, d.width = w.out[2];
-            conv_.depthwise(d);
-        }
+        DepthwiseBlock d{};
+        d.c = w.c, d.low = low_, d.w = weights_.get(), d.ldw = ld_, d.out = out, d.ldo = w.c;
+        d.epilogue.act = act_, d.epilogue.bias = bias_ ? bias_.get() : nullptr;
+        depthwise_row(conv_, w, d, 0, w.out[2], zeros, [&](int64_t tap) -> const char* {
+            const int64_t i = o * w.stride[1] - w.begin[1] + tap * w.dilation[1];
+            return uint64_t(i) < uint64_t(w.in[1]) ? rows + i % ring * w.in[2] * w.c * item() : nullptr;
+        });
     }
 
     bool low_;

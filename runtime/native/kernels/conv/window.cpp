@@ -43,6 +43,17 @@ Window make_window(const WindowAttributes& a, int64_t n, int64_t c, const int64_
     return w;
 }
 
+void fill_columns(const void** table, int64_t n, int64_t first, int64_t step, const char* line, int64_t width, int64_t pixel, const void* outside) {
+    int64_t j = 0;
+    if (line) {
+        for (; j < n && first < 0; j++, first += step) table[j] = outside;
+        const int64_t inside = first < width ? std::min(n, j + ceil_div(width - first, step)) : j;
+        const char* at = line + first * pixel;
+        for (const int64_t apart = step * pixel; j < inside; j++, at += apart) table[j] = at;
+    }
+    std::fill(table + j, table + n, outside);
+}
+
 void WindowRows::fill(const void** table, int64_t stride, int64_t s0, int64_t s1, int64_t m0, int64_t m1) const {
     for (int64_t s = s0; s < s1; s++) {
         const int64_t k[3] = {s / (w.kernel[1] * w.kernel[2]), s / w.kernel[2] % w.kernel[1], s % w.kernel[2]};
@@ -51,18 +62,9 @@ void WindowRows::fill(const void** table, int64_t stride, int64_t s0, int64_t s1
         for (int64_t m = m0; m < m1;) {
             const int64_t run = std::min(m1 - m, w.out[2] - o2);
             const int64_t i0 = o0 * w.stride[0] - w.begin[0] + k[0] * w.dilation[0], i1 = o1 * w.stride[1] - w.begin[1] + k[1] * w.dilation[1];
-            if (uint64_t(i0) >= uint64_t(w.in[0]) || uint64_t(i1) >= uint64_t(w.in[1])) {
-                std::fill(to, to + run, outside);
-            } else {
-                const char* row = x + ((image * w.in[0] + i0) * w.in[1] + i1) * w.in[2] * pixel;
-                int64_t i2 = o2 * w.stride[2] - w.begin[2] + k[2] * w.dilation[2];
-                int64_t j = 0;
-                for (; j < run && i2 < 0; j++, i2 += w.stride[2]) to[j] = outside;
-                const int64_t inside = std::min(run, i2 < w.in[2] ? j + ceil_div(w.in[2] - i2, w.stride[2]) : j);
-                const char* at = row + i2 * pixel;
-                for (const int64_t step = w.stride[2] * pixel; j < inside; j++, at += step) to[j] = at;
-                for (; j < run; j++) to[j] = outside;
-            }
+            const bool inside = uint64_t(i0) < uint64_t(w.in[0]) && uint64_t(i1) < uint64_t(w.in[1]);
+            const char* line = inside ? x + ((image * w.in[0] + i0) * w.in[1] + i1) * w.in[2] * pixel : nullptr;
+            fill_columns(to, run, o2 * w.stride[2] - w.begin[2] + k[2] * w.dilation[2], w.stride[2], line, w.in[2], pixel, outside);
             to += run, m += run, o2 = 0;
             if (++o1 == w.out[1]) {
                 o1 = 0;

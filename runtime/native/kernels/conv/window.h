@@ -40,6 +40,9 @@ struct Window {
 // For sizes `spatial` (as many as the node has) and kernel sizes `kernel`; throws std::invalid_argument where they do not fit.
 Window make_window(const WindowAttributes& a, int64_t n, int64_t c, const int64_t* spatial, const int64_t* kernel, int rank);
 
+// table[j]: column first + j * step of the input row at `line`; `outside` beyond its `width` columns, and where there is no row.
+void fill_columns(const void** table, int64_t n, int64_t first, int64_t step, const char* line, int64_t width, int64_t pixel, const void* outside);
+
 // The pixel of every (output pixel, tap); `outside` where the tap lies in the padding.
 struct WindowRows final : Rows {
     Window w;
