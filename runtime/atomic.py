@@ -6,32 +6,45 @@ import contextlib
 import os
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 Buffer = bytes | bytearray | memoryview
 
 
-def replace(path: str | os.PathLike[str], chunks: Iterable[Buffer]) -> None:
+def replace(
+    path: str | os.PathLike[str],
+    chunks: Iterable[Buffer],
+    *,
+    flush: bool = True,
+    replaced: Callable[[int], object] | None = None,
+) -> None:
     """Write `chunks` under a temporary name beside `path`, flush to the disk, rename, flush the folder. What earlier
-    writers of this file left behind when they died is removed. Raises OSError; then `path` is untouched."""
+    writers of this file left behind when they died is removed. Raises OSError; then `path` is untouched.
+
+    flush=False is for what readers check: only a computer that fails may then leave what was not written. `replaced` is
+    called with a descriptor of the new file, which is closed afterwards."""
     path = Path(path)
     remove_stale(path)
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
-    file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    file = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
         try:
             for chunk in chunks:
                 _write_all(file, memoryview(chunk).cast("B"))
-            os.fsync(file)
-        finally:
-            os.close(file)
-        os.rename(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-    _sync_folder(path.parent)
+            if flush:
+                os.fsync(file)
+            os.rename(temporary, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+        if flush:
+            _sync_folder(path.parent)
+        if replaced is not None:
+            replaced(file)
+    finally:
+        os.close(file)
 
 
 def remove_stale(path: Path) -> None:

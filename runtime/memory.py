@@ -7,20 +7,23 @@ from typing import Any, TypedDict
 
 from headrace.runtime.errors import HeadraceError, InputError
 from headrace.runtime.interface import TensorSpec
+from headrace.runtime.packs import Shared
 from headrace.runtime.types import TensorType
 
 
 class Memory(TypedDict):
     """Bytes. `weights`: constants of the graph, mapped from an archive (shared by every process that maps it) or in memory
     where the source was another; `packed`: copies of them in the order of kernels, of which all loads of the same archive
-    share `shared`; `arena` (values on the
-    way, at most, where lifetimes overlap) and `folded` (values known beforehand): of each call at a time; `inputs` and
-    `outputs`: the caller's arrays. `peak` is the sum. `dynamic` of `steps` have sizes known only at run time: their memory
-    comes on top."""
+    share `shared`, `mapped` of them pages of a file that the system can drop (`file`: where they are kept for the next start,
+    or empty); `arena` (values on the way, at most, where lifetimes overlap) and `folded` (values known beforehand): of each
+    call at a time; `inputs` and `outputs`: the caller's arrays. `peak` is the sum. `dynamic` of `steps` have sizes known only
+    at run time: their memory comes on top."""
 
     weights: int
     packed: int
     shared: int
+    mapped: int
+    file: str
     arena: int
     folded: int
     inputs: int
@@ -38,7 +41,7 @@ def memory_of(
     shapes: Mapping[str, Sequence[int]] | None = None,
     batch: int = 1,
     *,
-    shared: int = 0,
+    packs: Shared | None = None,
 ) -> Memory:
     """What one call with inputs of these shapes takes; others have their first dimension `batch` where it is free, further
     free ones 1. Nothing is run. Raises InputError where the shapes do not fit."""
@@ -60,7 +63,9 @@ def memory_of(
     return {
         "weights": parts["weights"],
         "packed": parts["packed"],
-        "shared": shared,
+        "shared": 0 if packs is None else packs.size,
+        "mapped": 0 if packs is None else packs.mapped,
+        "file": "" if packs is None else packs.file,
         "arena": parts["arena"],
         "folded": parts["folded"],
         "inputs": parts["inputs"],

@@ -17,7 +17,8 @@ from headrace.runtime.golden import VerifyReport, compare_golden
 from headrace.runtime.graph import Graph, State
 from headrace.runtime.interface import Golden, Opened, TensorSpec
 from headrace.runtime.memory import Memory, memory_of
-from headrace.runtime.packs import Packs
+from headrace.runtime.notes import Notes
+from headrace.runtime.packs import LIMIT, Packs
 from headrace.runtime.passes import check_names, portable
 from headrace.runtime.profile import ProfileRow, profile_nodes, trace_events
 from headrace.runtime.source import open_source
@@ -235,8 +236,7 @@ class Model:
     def memory(self, shapes: Mapping[str, Sequence[int]] | None = None, *, batch: int = 1) -> Memory:
         """How much memory the model and one call take, for inputs of these shapes (by name; else `batch` rows, 1 for other
         free dimensions). Nothing is run. Raises InputError where the shapes do not fit."""
-        shared = 0 if self._shared is None else self._shared.size
-        return memory_of(self._program, self.inputs, self.weight_bytes, shapes, batch, shared=shared)
+        return memory_of(self._program, self.inputs, self.weight_bytes, shapes, batch, packs=self._shared)
 
     @property
     def program(self) -> Any:
@@ -325,7 +325,7 @@ def load(
     threads: int = 0,
     precision: str | None = None,
     without: Collection[str] = (),
-    cache: bool = False,
+    cache: bool | int = False,
 ) -> Model:
     """Load a model: a path to `.hr` or `.onnx`, the bytes of such a file, an `onnx.ModelProto`, or a `Graph`.
 
@@ -337,7 +337,9 @@ def load(
     by default, all is float32.
     `without` names passes to leave out, portable ones and those of this machine (`headrace inspect MODEL --passes` lists them).
     Loads of the same archive share what kernels pack of its weights; with `cache` that is also kept in a file of the cache
-    folder ($HEADRACE_CACHE_DIR), which is as large as the weights and from which the next load maps it (CPU only).
+    folder ($HEADRACE_CACHE_DIR), which is as large as the weights and which this and the next load map, so that it is no memory of
+    this process (CPU only); all such files together have at most 8 GiB, or as many bytes as `cache` says. An archive that was
+    proven to be what was written is then noted there, too: within a day it is not read in full again while nobody writes it.
     `threads=0` takes HEADRACE_THREADS, or else what the process may use (CPU affinity and cgroup quota). Raises LoadError for a file that is
     missing, broken or of an unknown kind, UnsupportedOperator (a LoadError) listing operators that do not exist here.
     """
@@ -357,10 +359,13 @@ def load(
             raise LoadError(str(error)) from error
     if isinstance(source, Graph):
         return Model(source, threads=threads, placed=placed, precision=precision, without=without)
-    opened = open_source(source, optimized=not without or not any(name in without for name, _ in portable()))
+    limit = LIMIT if cache is True else max(0, cache)
+    notes = Notes.of("checked") if limit else None
+    ready = not without or not any(name in without for name, _ in portable())
+    opened = open_source(source, optimized=ready, notes=notes)
     packs = None
     if opened.digest:
-        packs = Packs("\n".join((opened.digest, precision or "", *sorted(set(without)))), cache, opened.proof)
+        packs = Packs("\n".join((opened.digest, precision or "", *sorted(set(without)))), limit, opened.proof)
     try:
         model = Model(
             None, opened=opened, entry=opened.main, threads=threads, properties=opened.properties, golden=opened.golden,

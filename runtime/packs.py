@@ -1,19 +1,26 @@
 """Packed constants by key: one copy for all loads of an archive in this process, for other processes by descriptor, and in a
 file for the next start.
 
-What decides about packed constants is in their key: the archive's digest, the entry point, passes, precision, the build and
-the CPU's tier. Whatever does not fit is told in one line of the log and not used: constants are then packed as always.
+What decides about packed constants is in their key: the archive's digest, the entry point, passes, precision, the CPU's tier and
+the build, which is the linker's digest of all code: no other layout can have the same. Whatever does not fit is told in one line
+of the log and not used: constants are then packed as always.
+
+A file is read in full and its checksums compared before it is used, unless it was within a day and nobody has written it since
+(`notes`). All files together have a limit; those that nobody used for the longest time go first, those of the last hour stay.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import logging
 import os
+import shutil
 import stat
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -22,20 +29,25 @@ from typing import TYPE_CHECKING
 
 from headrace.runtime import atomic
 from headrace.runtime.caches import cache_folder
+from headrace.runtime.notes import DAY_S, Notes, identity, is_ours, name_of
 
 if TYPE_CHECKING:
     from headrace.runtime._native import Packing, PackStore, Program
 
 log = logging.getLogger("headrace.runtime")  # gets texts: a kept record of an exception would keep what its frames hold
 
-KEPT = 32  # files
+LIMIT = 8 << 30  # bytes of all files
+SPARE = 20  # one part in so many of a disk stays free
+IDLE_S = 3600.0  # a file that was used since then stays: several models of one start must not remove each other's
+SUFFIX = ".packed"
 SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 
 
 class Shared:
     """What loads of one key have in common. It lives as long as one of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, key: str) -> None:
+        self.key = key
         self.lock = threading.Lock()  # while it is filled
         self.store: PackStore | None = None
 
@@ -43,6 +55,18 @@ class Shared:
     def size(self) -> int:
         """Bytes of constants that are shared."""
         return 0 if self.store is None else self.store.size
+
+    @property
+    def mapped(self) -> int:
+        """Bytes of them that are pages of a file: the system can drop them, and every process that maps it has the same."""
+        return self.size if self.store is not None and self.store.mapped and self.store.descriptor < 0 else 0
+
+    @property
+    def file(self) -> str:
+        """Where they are kept for the next start; empty: nowhere."""
+        with contextlib.suppress(OSError, RuntimeError):
+            return str(path) if (path := _path(self.key)).is_file() else ""
+        return ""
 
 
 _shelf: weakref.WeakValueDictionary[str, Shared] = weakref.WeakValueDictionary()
@@ -74,11 +98,12 @@ def exchange(given: int | None = None) -> Iterator[Exchange]:
 
 class Packs:
     """The packed constants of one archive. `identity`: all that decides about them beside the entry point and what this
-    machine is; `cache`: they are kept in files of the cache folder; `proof` raises where the archive is damaged: nothing is
-    shared before."""
+    machine is; `limit`: they are kept in files of the cache folder, which have at most so many bytes in all; `proof` raises where
+    the archive is damaged: nothing is shared before."""
 
-    def __init__(self, identity: str, cache: bool = False, proof: Callable[[], None] = lambda: None) -> None:
-        self._identity, self._cache, self._proof = identity, cache, proof
+    def __init__(self, identity: str, limit: int = 0, proof: Callable[[], None] = lambda: None) -> None:
+        self._identity, self._proof = identity, proof
+        self._limit = limit if _build() else 0
 
     def lower(self, entry: str, lower: Callable[[Packing | None], Program]) -> tuple[Program, Shared | None]:
         """The program that `lower` makes, with constants that were packed before where there are any. What is answered
@@ -89,7 +114,7 @@ class Packs:
         with _shelf_lock:
             shared = _shelf.get(key)
             if shared is None:
-                shared = _shelf[key] = Shared()
+                shared = _shelf[key] = Shared(key)
         with shared.lock:
             if shared.store is None:
                 shared.store = self._found(key)
@@ -116,8 +141,8 @@ class Packs:
         shared.store = store
         if asked is not None and asked.made is None and store.blocks:
             asked.made = store.descriptor
-        if self._cache and store.blocks:
-            _keep(key, store)
+        if self._limit and store.blocks:
+            _keep(key, store, self._limit)
         return program
 
     def _key(self, entry: str) -> str:
@@ -130,7 +155,7 @@ class Packs:
             given, asked.given = asked.given, None
             if (store := _from_process(key, given)) is not None:
                 return store
-        return _from_file(key) if self._cache else None
+        return _from_file(key) if self._limit else None
 
 
 def _from_process(key: str, descriptor: int) -> PackStore | None:
@@ -158,11 +183,12 @@ def _from_file(key: str) -> PackStore | None:
         return None
     try:
         found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        if not is_ours(found):
             raise ValueError("it is not ours, or others may write it")
-        store = PackStore.open(descriptor, key, True)
-        with contextlib.suppress(OSError):
-            os.utime(descriptor)  # used now: the last to be removed
+        known = Notes.of("checked").has(_note(key, found), DAY_S)
+        store = PackStore.open(descriptor, key, not known)
+        if not known:
+            _note_when_written(key, found, descriptor)
         return store
     except (OSError, ValueError, RuntimeError) as error:
         log.warning("packed constants of %s are not used: %s; packing again", path, str(error))
@@ -171,22 +197,88 @@ def _from_file(key: str) -> PackStore | None:
         os.close(descriptor)
 
 
-def _keep(key: str, store: PackStore) -> None:
-    """Write the file for the next start. A folder that cannot be written costs packing the next time, nothing else."""
+def _keep(key: str, store: PackStore, limit: int) -> None:
+    """Write the file for the next start, and use it instead of this process's memory. A folder that cannot be written, or a full
+    disk, costs packing the next time, nothing else."""
+    kept: list[int] = []
     try:
         path = _path(key)
-        atomic.replace(path, store.pieces())
-        files = sorted(path.parent.glob("*.packed"), key=lambda file: file.stat().st_mtime)
-        for file in files[:-KEPT]:
-            file.unlink(missing_ok=True)
+        _make_room(path.parent, store.size, limit)
+        atomic.replace(path, store.pieces(), flush=False, replaced=lambda file: kept.append(os.dup(file)))
     except (OSError, RuntimeError) as error:
-        log.warning("packed constants are not kept for the next start: %s", str(error))
+        log.info("packed constants are not kept for the next start: %s", str(error))
+        return
+    (descriptor,) = kept
+    try:
+        if not store.mapped:
+            store.rest_in(descriptor)
+        _note_when_written(key, os.fstat(descriptor), descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _note_when_written(key: str, found: os.stat_result, descriptor: int) -> None:
+    """Note, when the disk has it, that the file as it was `found` is right. Nobody waits for that but the process's end."""
+    descriptor = os.dup(descriptor)
+
+    def work() -> None:
+        try:
+            os.fsync(descriptor)
+            if identity(os.fstat(descriptor)) == identity(found):
+                Notes.of("checked").add(_note(key, found))
+        except OSError as error:
+            log.debug("packed constants are not noted: %s", error.strerror)
+        finally:
+            os.close(descriptor)
+
+    try:
+        threading.Thread(target=work, name="headrace-packs").start()
+    except RuntimeError:  # the process is ending
+        os.close(descriptor)
+
+
+def _note(key: str, found: os.stat_result) -> str:
+    return name_of("packed constants", key, identity(found))
+
+
+def _make_room(folder: Path, wanted: int, limit: int) -> None:
+    """Remove what nobody used for the longest time until `wanted` more bytes fit. OSError where they do not."""
+    notes, disk, now = Notes.of("checked"), shutil.disk_usage(folder), time.time()
+    held, idle = 0, []
+    for path in folder.iterdir():
+        base, temporary, _ = path.name.partition(".tmp-")
+        if temporary:
+            atomic.remove_stale(folder / base)
+        with contextlib.suppress(FileNotFoundError):
+            found = path.lstat()
+            held += found.st_size
+            used = max(found.st_mtime, notes.used(_note(path.name.removesuffix(SUFFIX), found)))
+            if path.suffix == SUFFIX and now - used >= IDLE_S:
+                idle.append((used, found.st_size, path))
+    over = max(held + wanted - limit, wanted + disk.total // SPARE - disk.free)
+    if over > sum(size for _, size, _ in idle):
+        raise OSError(errno.ENOSPC, f"{wanted >> 20} MiB are more than there is room for")
+    for _, size, path in sorted(idle):
+        if over > 0:
+            path.unlink(missing_ok=True)
+            over -= size
 
 
 def _path(key: str) -> Path:
     folder = cache_folder("packed")
     folder.chmod(0o700)
-    return folder / f"{key}.packed"
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise OSError(errno.EPERM, f"{folder} is no folder of this user")
+    return folder / f"{key}{SUFFIX}"
+
+
+def _build() -> str:
+    """The build of the kernels; empty where the linker was told to leave that out: then no file can be told from another
+    build's."""
+    from headrace.runtime import _native
+
+    return _native.build_id()
 
 
 def _machine() -> tuple[str, ...]:
@@ -194,5 +286,4 @@ def _machine() -> tuple[str, ...]:
     from headrace.runtime import _native
     from headrace.runtime.passes import fingerprint
 
-    found = os.stat(_native.__file__ or "")
-    return _native.cpu_tier(), f"{found.st_size} {found.st_mtime_ns}", fingerprint(machine=True)
+    return _native.cpu_tier(), _build(), fingerprint(machine=True)

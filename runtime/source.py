@@ -11,16 +11,17 @@ from headrace.runtime.errors import LoadError
 from headrace.runtime.foreign import model_advice
 from headrace.runtime.hints import nearest
 from headrace.runtime.interface import Opened
+from headrace.runtime.notes import Notes
 
 # Suffix -> the module that reads it. The only upward edge of the runtime; it goes by name.
 READERS = {".hr": "headrace.serializer.archive", ".onnx": "headrace.serializer.onnx.load"}
 
 
-def open_source(source: Any, *, optimized: bool = False) -> Opened:
+def open_source(source: Any, *, optimized: bool = False, notes: Notes | None = None) -> Opened:
     """Read a path, bytes or `onnx.ModelProto` without making it ready to run. `optimized`: what passes made of it is enough,
-    where the file has that. Raises LoadError."""
+    where the file has that; a file that `notes` know to be what was written is not read in full again. Raises LoadError."""
     suffix = _suffix(source)
-    options = {"optimized": True} if optimized and suffix == ".hr" else {}
+    options = {"optimized": optimized, "notes": notes} if suffix == ".hr" else {}
     opened: Opened = importlib.import_module(READERS[suffix]).open_program(source, **options)
     return opened
 

@@ -102,10 +102,15 @@ def decode(data: memoryview) -> Manifest:
 
 def check_members(manifest: Manifest, members: Mapping[str, memoryview]) -> None:
     """Every member listed, every listed member there, and each the bytes that were recorded."""
+    check_names(manifest, members)
+    check_bytes(manifest, members)
+
+
+def check_names(manifest: Manifest, members: Mapping[str, memoryview]) -> None:
+    """Every member listed, every listed member there."""
     present, listed = set(members) - {NAME}, set(manifest.members)
     for name in sorted(present ^ listed):
         raise LoadError(f"member {name!r} is {'not listed in' if name in present else 'missing, but listed in'} {NAME}")
-    check_bytes(manifest, members)
 
 
 def check_bytes(manifest: Manifest, members: Mapping[str, memoryview]) -> None:

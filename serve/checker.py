@@ -10,8 +10,6 @@ import functools
 import hashlib
 import importlib
 import logging
-import os
-import stat
 import threading
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from typing import Any
 import msgspec
 
 from headrace.runtime.errors import HeadraceError
+from headrace.runtime.notes import Notes, identity, name_of, settled
 from headrace.serve.config import ModelConfig
 from headrace.serve.model import Loader
 from headrace.serve.repository import Repository
@@ -29,7 +28,6 @@ log = logging.getLogger("headrace.serve")
 
 IDLE_SECONDS = 5.0
 LEAST_MEMORY = 2 << 30
-KEPT = 1024  # notes
 FILES_OF_MEMORY = 4  # times the size of the file
 DEFAULT = ModelConfig()
 
@@ -57,20 +55,16 @@ class CheckedLoader:
 
     def __call__(self, path: Path, config: ModelConfig = DEFAULT) -> Any:
         """Check, then load here. CheckError, and what the loader raises."""
-        before = _identity(path)
-        name = self._name_of(path, config)
-        if self._known is None or name is None or not self._known.has(name):
+        before = identity(path.stat())
+        if self._known is None or not self._known.has(path, config):
             self.check(path, config)
-            if self._known is not None and name is not None:
-                self._known.add(name)
+            if self._known is not None and identity(path.stat()) == before:
+                self._known.add(path, config)
         model = load(self._spec, path)
-        if _identity(path) != before:
+        if identity(path.stat()) != before:
             model.close()
             raise CheckError(f"{path.name} was exchanged while it was loaded; load it again")
         return model
-
-    def _name_of(self, path: Path, config: ModelConfig) -> str | None:
-        return None if self._known is None else self._known.name_of(path, config)
 
     def check(self, path: Path, config: ModelConfig = DEFAULT) -> None:
         """Load, prove and run it in the other process. CheckError with the reason."""
@@ -117,8 +111,7 @@ class CheckedLoader:
                 entry = repository.find(name)
                 for key in entry.wanted() if entry is not None else ():
                     assert entry is not None
-                    known = self._name_of(entry.files[key], entry.config)
-                    if known is None or self._known is None or not self._known.has(known):
+                    if self._known is None or not self._known.has(entry.files[key], entry.config):
                         with self._lock:
                             self._started()
                             self._rest_later()
@@ -170,48 +163,33 @@ def load(spec: Spec, path: Path) -> Any:
 
 
 class Known:
-    """Digests of files that got through a check on this host, with this build and these options: one small file each.
-
-    A file that is not ours, that others may write, or whose text is not what it should be counts for nothing."""
+    """Files that got through a check on this host, with this build and these options: noted by their bytes, and by what the
+    system says of them, so that a file that nobody has written since need not be read for it."""
 
     def __init__(self, folder: Path, spec: Spec) -> None:
-        self._folder, self._spec = folder, spec
+        self._notes, self._spec = Notes(folder), spec
 
-    def name_of(self, path: Path, config: ModelConfig = DEFAULT) -> str | None:
-        """The name under which a file is known; None where the file is not all there is to the model."""
+    def has(self, path: Path, config: ModelConfig = DEFAULT) -> bool:
+        """False as well where the file is not all there is to the model."""
         if path.suffix != ".hr":
-            return None
-        parts = (
-            _digest(path, _identity(path)),
-            self._spec.loader,
-            repr(self._spec.options),
-            repr(_runs_of(config)),
-            _build(),
-        )
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-    def has(self, name: str) -> bool:
-        try:
-            descriptor = os.open(self._folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:
             return False
-        with os.fdopen(descriptor, "rb") as file:
-            found = os.fstat(descriptor)
-            safe = stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
-            return safe and file.read(len(_text(name)) + 1) == _text(name)
+        found = path.stat()
+        here = self._name(identity(found), config)
+        if self._notes.has(here):
+            return True
+        known = self._notes.has(self._name(_digest(path, identity(found)), config))
+        if known and settled(found):
+            self._notes.add(here)
+        return known
 
-    def add(self, name: str) -> None:
+    def add(self, path: Path, config: ModelConfig = DEFAULT) -> None:
         """A cache folder that cannot be written costs a check the next time, nothing else."""
-        from headrace.runtime.atomic import replace
+        if path.suffix == ".hr":
+            self._notes.add(self._name(_digest(path, identity(path.stat())), config))
 
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            replace(self._folder / name, [_text(name)])
-            notes = sorted(self._folder.iterdir(), key=lambda note: note.stat().st_mtime)
-            for note in notes[:-KEPT]:
-                note.unlink(missing_ok=True)
-        except OSError as error:
-            log.debug("not noted as proven: %s", error.strerror)
+    def _name(self, file: str, config: ModelConfig) -> str:
+        spec = (self._spec.loader, repr(self._spec.options))
+        return name_of("got through a check", file, *spec, repr(_runs_of(config)), _build())
 
 
 def _runs_of(config: ModelConfig) -> dict[str, Any]:
@@ -220,29 +198,19 @@ def _runs_of(config: ModelConfig) -> dict[str, Any]:
     return {key: found[key] for key in ("warmup", "batching")}
 
 
-def _text(name: str) -> bytes:
-    return b"proven on this host: " + name.encode() + b"\n"
-
-
 def _build() -> str:
     """What else decides about a model's numbers here: the kernels and the CPU's tier."""
     try:
         from headrace.runtime import _native
     except ImportError:  # a source tree without a build
         return "reference"
-    found = os.stat(_native.__file__ or "")
-    return f"{_native.cpu_tier()} {found.st_size} {found.st_mtime_ns}"
+    return f"{_native.cpu_tier()} {_native.build_id()}"
 
 
-@functools.lru_cache(maxsize=KEPT)  # a start asks twice
-def _digest(path: Path, identity: tuple[int, ...]) -> str:
+@functools.lru_cache(maxsize=1024)  # a start asks twice
+def _digest(path: Path, identity: str) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _identity(path: Path) -> tuple[int, ...]:
-    found = path.stat()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _with_limit(text: str, limit: int) -> str:

@@ -133,8 +133,10 @@ class RepositorySettings(Section, frozen=True):
     `check`: a model is loaded, proven and does the runs of its warm-up (or one with zeros) in a process of its own first, within
     `load_timeout_s` and `load_memory_bytes` of private memory (0: 2 GiB, or four times the file where that is more). What was
     proven on this host once is not again.
-    `keep_packed`: weights in the order of kernels are kept in files of the cache folder, each as large as its model, which the
-    next start maps instead of packing.
+    `keep_packed`: weights in the order of kernels are kept in files of the cache folder, each as large as its model and all
+    together at most `packed_bytes`, which this and the next start map: the system can drop them from memory, and nothing is
+    packed again. An archive that was proven to be what was written is then, for a day, not read in full again unless somebody
+    writes it.
     """
 
     paths: tuple[str, ...] = ()
@@ -147,7 +149,8 @@ class RepositorySettings(Section, frozen=True):
     check: bool = True
     load_timeout_s: float = 120.0
     load_memory_bytes: int = 0
-    keep_packed: bool = False
+    keep_packed: bool = True
+    packed_bytes: int = 8 << 30
 
 
 class SharedMemory(Section, frozen=True):

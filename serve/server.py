@@ -86,7 +86,8 @@ class Server:
             raise ConfigError(f"workers.count is {workers.count}; allowed are numbers from 0 to {MAX_WORKERS}")
         self._supervisor = Supervisor(workers.heartbeat_timeout_s, spares=1 if workers.count else 0)
         compute = store.threads or (max(1, len(os.sched_getaffinity(0)) // workers.count) if workers.count else 0)
-        spec = loader or Spec(options=(("device", store.device), ("threads", compute), ("cache", store.keep_packed)))
+        kept = store.packed_bytes if store.keep_packed else 0
+        spec = loader or Spec(options=(("device", store.device), ("threads", compute), ("cache", kept)))
         if workers.count and not isinstance(spec, Spec):
             raise ConfigError("workers.count is above 0, but the loader is a function of this process; give a Spec")
         self._loader = make_loader(spec, settings, self._supervisor) if isinstance(spec, Spec) else spec

@@ -5,6 +5,7 @@
 
 #include "arrays.h"
 #include "buffer.h"
+#include "build_id.h"
 #include "cpu.h"
 #include "crc.h"
 #include "pack_store.h"
@@ -75,6 +76,7 @@ NB_MODULE(_native, m) {
     m.def("cpu_tier", [] { return hr::tier_names()[hr::cpu_tier()]; }, "The instruction-set tier in use (HEADRACE_CPU_TIER forces a lower one).");
     m.def("cpu_tiers", [] { nb::list out; for (int i = 0; i <= hr::detected_tier(); i++) out.append(hr::tier_names()[i]); return out; },
           "The tiers that this CPU has, in rising order.");
+    m.def("build_id", &hr::build_id, "What the linker made of all that this module is, in hexadecimal; empty: it was told not to.");
     m.def("usable_threads", &hr::usable_threads, "min(CPU affinity, ceil(cgroup quota)).");
     m.def("has_cpu_quota", &hr::has_cpu_quota, "Whether a cgroup limits CPU time; idle threads do not spin then.");
     m.def("kernels", [] { nb::dict out; for (auto& [op, entries] : hr::kernel_table()) out[op.c_str()] = entries.size(); return out; },
@@ -96,8 +98,10 @@ NB_MODULE(_native, m) {
         .def_static("open", &hr::PackStore::open, nb::arg("descriptor"), nb::arg("key"), nb::arg("verify"), nb::call_guard<nb::gil_scoped_release>(),
                     "A complete one from a descriptor, which stays the caller's. ValueError saying what is wrong with it.")
         .def("finish", &hr::PackStore::finish, "No more blocks; a memfd is sealed.")
+        .def("rest_in", &hr::PackStore::rest_in, nb::arg("descriptor"), "Blocks are from here on pages of this file, which holds `pieces`, and no memory of this process.")
         .def("pieces", &pieces, "What a file of it holds, in pieces; views of blocks live as long as the store.")
         .def_prop_ro("complete", &hr::PackStore::complete)
+        .def_prop_ro("mapped", &hr::PackStore::mapped, "Whether blocks are pages of a file or memfd.")
         .def_prop_ro("descriptor", &hr::PackStore::descriptor, "Of the memfd, the store's own; -1: there is none.")
         .def_prop_ro("blocks", [](const hr::PackStore& s) { return s.blocks().size(); })
         .def_prop_ro("size", &hr::PackStore::bytes, "Bytes of all blocks.");

@@ -84,10 +84,15 @@ std::shared_ptr<char> packed_memory(size_t bytes) {
         std::memset(data, 0, bytes);
         return {data, [](char* p) { std::free(p); }};
     }
+    return mapped_memory(bytes);
+}
+
+std::shared_ptr<char> mapped_memory(size_t bytes) {
     if (bytes > kLargest) throw std::bad_alloc();
-    const size_t length = pages(bytes), room = length + kHugePage;
+    const size_t length = pages(bytes), room = bytes < kOwnMapping ? length : length + kHugePage;
     void* all = mmap(nullptr, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (all == MAP_FAILED) throw std::bad_alloc();
+    if (room == length) return {static_cast<char*>(all), [length](char* p) { munmap(p, length); }};
     // It begins at a huge page; what lies around goes back.
     auto* begin = static_cast<char*>(all);
     char* data = begin + (kHugePage - reinterpret_cast<uintptr_t>(all) % kHugePage) % kHugePage;
@@ -120,7 +125,7 @@ std::shared_ptr<char> PackStore::add(uint64_t kind, size_t bytes) {
     const uint64_t length = pages(bytes);
     std::shared_ptr<char> data;
     if (descriptor_ < 0) {
-        data = packed_memory(bytes);
+        data = mapped_memory(bytes);
     } else {
         if (ftruncate(descriptor_, off_t(end_ + length))) throw std::bad_alloc();
         void* at = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor_, off_t(end_));
@@ -138,11 +143,23 @@ void PackStore::finish() {
     if (descriptor_ < 0) return;
     write_at(descriptor_, index(), end_);
     write_at(descriptor_, head(), 0);
-    // In the same place, but so that nobody can write any more: a private mapping does not hinder the seals.
-    for (const Block& block : blocks_)
-        if (mmap(block.data.get(), pages(block.bytes), PROT_READ, MAP_PRIVATE | MAP_FIXED, descriptor_, off_t(block.offset)) == MAP_FAILED)
-            fail("packed constants cannot be mapped");
+    map_blocks(descriptor_);    // so that nobody can write any more: a private mapping does not hinder the seals
     if (fcntl(descriptor_, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)) fail("packed constants cannot be sealed");
+}
+
+void PackStore::rest_in(int descriptor) {
+    if (!complete_ || mapped_) throw std::logic_error("only blocks in memory of this process can rest in a file");
+    struct stat facts;
+    if (fstat(descriptor, &facts)) fail("packed constants cannot be mapped");
+    if (uint64_t(facts.st_size) < end_) refuse("the file has " + std::to_string(facts.st_size) + " bytes, and blocks end at " + std::to_string(end_));
+    map_blocks(descriptor);
+}
+
+void PackStore::map_blocks(int descriptor) {
+    for (const Block& block : blocks_)
+        if (mmap(block.data.get(), pages(block.bytes), PROT_READ, MAP_PRIVATE | MAP_FIXED, descriptor, off_t(block.offset)) == MAP_FAILED)
+            fail("packed constants cannot be mapped");
+    mapped_ = true;
 }
 
 std::string PackStore::index() {
@@ -197,7 +214,7 @@ std::shared_ptr<PackStore> PackStore::open(int descriptor, const std::string& ke
         end = row.offset + row.bytes;
         store->blocks_.push_back({row.kind, row.offset, row.bytes, row.checksum, {all, all.get() + row.offset}});
     }
-    store->complete_ = store->summed_ = true;
+    store->complete_ = store->summed_ = store->mapped_ = true;
     return store;
 }
 

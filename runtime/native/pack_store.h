@@ -17,7 +17,7 @@ namespace hr {
 
 class PackStore {
 public:
-    static constexpr size_t kLeast = 64 << 10;      // smaller blocks are packed again: they are not worth a place
+    static constexpr size_t kLeast = 16 << 10;      // smaller blocks are packed again: they are not worth a place
 
     struct Block {
         uint64_t kind;                  // a hash of who packed what, and of types and sizes
@@ -42,15 +42,20 @@ public:
 
     std::shared_ptr<char> add(uint64_t kind, size_t bytes);     // the next block, zeroed, while the store is filled
     void finish();                                  // no more blocks: a memfd is sealed and mapped read-only
+    // The blocks of a complete store without a memfd are from here on, at their addresses, pages of a file with what `head`,
+    // the blocks and `index` say: this process's own memory of them goes back to the system.
+    void rest_in(int descriptor);
     // A file that `open` reads: the head, each block with zeros behind it, the index.
     std::string head();
     std::string index();
     static size_t padding(const Block& block);
+    bool mapped() const { return mapped_; }         // blocks are pages of a file or memfd, read only
 
 private:
+    void map_blocks(int descriptor);
 
     std::string key_;
-    bool complete_ = false, summed_ = false;
+    bool complete_ = false, summed_ = false, mapped_ = false;
     int descriptor_ = -1;
     uint64_t end_;                                  // of the blocks in the descriptor
     std::vector<Block> blocks_;
@@ -93,6 +98,8 @@ private:
 
 // Zeroed memory for packed constants, 64-byte aligned, huge pages where large.
 std::shared_ptr<char> packed_memory(size_t bytes);
+// The same in pages of its own.
+std::shared_ptr<char> mapped_memory(size_t bytes);
 // A place for constants of the node that this thread makes a kernel for: filled already, or zeroed. `sizes`: a hash of their
 // types and counts.
 Packing::Place packed_place(size_t bytes, uint64_t sizes);

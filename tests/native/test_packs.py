@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import os
 import re
+import subprocess
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +18,7 @@ import numpy as np
 import pytest
 from test_memory import MIB, anonymous, growth, kept, network, saved
 
-from headrace.runtime import _native, atomic, load, packs
+from headrace.runtime import _native, atomic, load, notes, packs
 from headrace.runtime.errors import LoadError
 from headrace.runtime.graph import Program
 from headrace.runtime.model import Model
@@ -51,7 +54,7 @@ def packings(monkeypatch: pytest.MonkeyPatch) -> list[_native.Packing]:
     return made
 
 
-def opened(path: Path, cache: bool = False, threads: int = 1, **options: str) -> Model:
+def opened(path: Path, cache: bool | int = False, threads: int = 1, **options: str) -> Model:
     return load(path, device="cpu", threads=threads, cache=cache, **options)
 
 
@@ -234,21 +237,218 @@ def test_a_folder_that_cannot_be_written_costs_only_time(
 ) -> None:
     folder.parent.mkdir()
     folder.write_text("in the way")
-    with caplog.at_level(logging.WARNING), opened(net, cache=True) as model:
+    with caplog.at_level(logging.INFO), opened(net, cache=True) as model:
         assert answer(model).shape == X.shape
     assert "are not kept for the next start" in caplog.text
 
 
-def test_the_oldest_files_go(net: Path, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packs, "KEPT", 2)
-    files: list[Path] = []
-    for layers in range(1, 4):
-        opened(saved(network(SIZE, layers), tmp_path / f"{layers}.hr"), cache=True).close()
-        files += set(folder.iterdir()) - set(files)
-        os.utime(files[-1], (layers, layers))
-        if layers == 2:
-            opened(tmp_path / "1.hr", cache=True).close()  # used again
-    assert sorted(folder.iterdir()) == sorted([files[0], files[2]])
+def written() -> None:
+    """Wait for what is noted when the disk has it."""
+    for thread in threading.enumerate():
+        if thread.name == "headrace-packs":
+            thread.join()
+
+
+@pytest.fixture
+def verified(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Of each file that is opened, whether its checksums are compared."""
+    seen: list[bool] = []
+    real = _native.PackStore
+
+    class Seen:
+        def __new__(cls, key: str, shared: bool) -> _native.PackStore:  # type: ignore[misc]
+            return real(key, shared)
+
+        @staticmethod
+        def open(descriptor: int, key: str, verify: bool) -> _native.PackStore:
+            seen.append(verify)
+            return real.open(descriptor, key, verify)
+
+    monkeypatch.setattr(_native, "PackStore", Seen)
+    return seen
+
+
+@kept
+def test_the_first_load_rests_in_the_file_that_it_writes(net: Path, folder: Path) -> None:
+    with opened(net) as model:
+        wanted = answer(model)
+    gc.collect()
+    before = anonymous()
+    with opened(net, cache=True) as model:
+        assert anonymous() - before < 2 * MIB
+        (file,) = folder.iterdir()
+        assert file.name in Path("/proc/self/maps").read_text()
+        np.testing.assert_array_equal(answer(model), wanted)
+        file.unlink()
+        np.testing.assert_array_equal(answer(model), wanted)
+
+
+def test_a_file_is_read_in_full_once_a_day_and_after_every_write(
+    net: Path, folder: Path, verified: list[bool], caplog: pytest.LogCaptureFixture
+) -> None:
+    def again() -> bool:
+        gc.collect()
+        opened(net, cache=True).close()
+        written()
+        return verified.pop()
+
+    opened(net, cache=True).close()
+    written()
+    assert not again() and not again()
+    for note in folder.with_name("checked").iterdir():
+        os.utime(note, (os.stat(note).st_atime, os.stat(note).st_mtime - 90000))
+    assert again() and not again()
+    (file,) = folder.iterdir()
+    found = file.stat()
+    with file.open("r+b") as data:
+        data.seek(found.st_size // 3)
+        byte = data.read(1)
+        data.seek(-1, os.SEEK_CUR)
+        data.write(bytes([byte[0] ^ 1]))
+    os.utime(file, ns=(found.st_atime_ns, found.st_mtime_ns))  # as who means harm would
+    with caplog.at_level(logging.WARNING):
+        assert again()
+    assert "is damaged" in caplog.text
+
+
+def test_a_file_that_another_build_made_is_never_looked_at(
+    net: Path, folder: Path, verified: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened(net, cache=True).close()
+    monkeypatch.setattr(_native, "build_id", lambda: "another")
+    opened(net, cache=True).close()
+    assert not verified and len(list(folder.iterdir())) == 2
+    monkeypatch.setattr(_native, "build_id", lambda: "")
+    opened(net, cache=True).close()
+    assert not verified and len(list(folder.iterdir())) == 2
+
+
+def test_the_build_is_the_digest_of_the_linker() -> None:
+    """Of all code and data, so that a change of any layout is another build. As section .note.gnu.build-id has it."""
+    data = Path(_native.__file__ or "").read_bytes()
+    head = b"\4\0\0\0\x14\0\0\0\3\0\0\0GNU\0"  # bytes of the name, of a SHA-1, the type
+    at = data.index(head) + len(head)
+    assert _native.build_id() == data[at : at + 20].hex()
+
+
+def test_a_folder_of_another_user_is_not_used(
+    net: Path, folder: Path, verified: list[bool], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with opened(net, cache=True) as model:
+        wanted = answer(model)
+    me = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: me + 1)
+    gc.collect()
+    with caplog.at_level(logging.INFO), opened(net, cache=True) as model:
+        np.testing.assert_array_equal(answer(model), wanted)
+    assert "is no folder of this user; packing again" in caplog.text and not verified
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+def test_a_disk_that_takes_no_more_costs_only_time(
+    error: int, net: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real, left = os.write, [3 << 20]
+
+    def write(descriptor: int, data: memoryview) -> int:
+        if left[0] <= 0:
+            raise OSError(error, os.strerror(error))
+        left[0] -= len(data)
+        return real(descriptor, data)
+
+    monkeypatch.setattr(os, "write", write)
+    with caplog.at_level(logging.INFO), opened(net, cache=True) as model:
+        assert answer(model).shape == X.shape
+    assert f"are not kept for the next start: [Errno {error}]" in caplog.text and not list(folder.iterdir())
+
+
+def test_starts_at_once_leave_one_file(net: Path, folder: Path) -> None:
+    script = "import sys; from headrace.runtime import load; load(sys.argv[1], device='cpu', cache=True).close()"
+    starts = [subprocess.Popen([sys.executable, "-c", script, str(net)]) for _ in range(2)]
+    assert [start.wait(60) for start in starts] == [0, 0]
+    (file,) = folder.iterdir()
+    descriptor = os.open(file, os.O_RDONLY)
+    assert _native.PackStore.open(descriptor, file.stem, True).blocks == 2
+    os.close(descriptor)
+
+
+def test_files_have_a_limit_and_those_unused_for_long_go_first(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    limit = 8 * MIB  # of files with 1, 2 and 3 MiB of weights
+    files: dict[int, Path] = {}
+
+    def keep(layers: int, limit: int) -> None:
+        gc.collect()
+        opened(saved(network(512, layers), tmp_path / f"{layers}.hr"), cache=limit).close()
+        written()
+        for file in set(folder.iterdir()) - set(files.values()):
+            files[layers] = file
+
+    for layers in (1, 2, 3):
+        keep(layers, limit)
+    assert set(folder.iterdir()) == set(files.values())
+    with caplog.at_level(logging.INFO):
+        keep(4, limit)  # others were used just now
+    assert "more than there is room for" in caplog.text and set(folder.iterdir()) == set(files.values())
+    monkeypatch.setattr(packs, "IDLE_S", 0.0)
+    keep(1, limit)  # used again
+    keep(4, limit)
+    assert set(folder.iterdir()) == {files[1], files[4]}
+    keep(5, 1 * MIB)  # larger than all may be: nothing goes for it
+    assert set(folder.iterdir()) == {files[1], files[4]}
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_file(net: Path, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    left = folder / f"{'0' * 64}.packed.tmp-999999999-00000000"
+    left.write_bytes(b"x")
+    opened(net, cache=True).close()
+    assert not left.exists() and len(list(folder.iterdir())) == 1
+
+
+@pytest.fixture
+def read_in_full(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of archive members whose digests are compared."""
+    seen: list[str] = []
+    real = archive.manifest.check_bytes
+
+    def check(document: archive.Manifest, members: Mapping[str, memoryview]) -> None:
+        seen.extend(members)
+        real(document, members)
+
+    monkeypatch.setattr(archive.manifest, "check_bytes", check)
+    return seen
+
+
+def test_a_proven_archive_that_nobody_has_written_since_is_not_read_in_full(
+    net: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, read_in_full: list[str]
+) -> None:
+    def weights_read(**options: bool) -> bool:
+        del read_in_full[:]
+        opened(net, **options).close()
+        assert "graph.pb" in read_in_full
+        return "weights.safetensors" in read_in_full
+
+    assert weights_read(cache=True)
+    assert weights_read(cache=True)  # its last write is so near that another one might not show
+    monkeypatch.setattr(notes, "SETTLED_NS", 0)
+    assert weights_read(cache=True)
+    assert not weights_read(cache=True)
+    assert weights_read()  # who did not ask for it
+    good = net.read_bytes()
+    net.write_bytes(good)
+    assert weights_read(cache=True) and not weights_read(cache=True)
+    for note in folder.with_name("checked").iterdir():
+        os.utime(note, (os.stat(note).st_atime, os.stat(note).st_mtime - 90000))
+    assert weights_read(cache=True)
+    data = bytearray(good)
+    data[len(data) // 2] ^= 1
+    found = net.stat()
+    net.write_bytes(data)
+    os.utime(net, ns=(found.st_atime_ns, found.st_mtime_ns))
+    with pytest.raises(LoadError, match=r"weights\.safetensors' is damaged"):
+        weights_read(cache=True)
 
 
 def test_a_damaged_archive_shares_and_keeps_nothing(net: Path, folder: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 import serve_fake
 from serve_packages import X, package
 
-from headrace.serve import Client
+from headrace.runtime import notes
+from headrace.serve import Client, checker
 from headrace.serve.checker import CheckedLoader, CheckError, Known
 from headrace.serve.config import Batching, Drain, Listen, ModelConfig, RepositorySettings, Settings
 from headrace.serve.errors import ServeError
@@ -119,30 +120,38 @@ def test_what_was_proven_is_not_proven_again_until_it_changes(tmp_path, supervis
     assert len(asked) == 4  # and so are runs of other sizes
 
 
-def test_a_note_that_is_not_ours_counts_for_nothing(tmp_path):
-    package(tmp_path / "model.hr", 2)
-    known = Known(tmp_path / "proven", Spec())
-    name = known.name_of(tmp_path / "model.hr")
-    assert name is not None and not known.has(name)
-    known.add(name)
-    assert known.has(name)
-    note = tmp_path / "proven" / name
-    note.chmod(0o666)
-    assert not known.has(name)
-    note.chmod(0o644)
-    note.write_text("proven on this host: something else\n")
-    assert not known.has(name)
-    note.unlink()
-    note.symlink_to(tmp_path / "model.hr")
-    assert not known.has(name)
-    assert Known(tmp_path, Spec()).name_of(tmp_path / "model.onnx") is None  # other files may belong to it
+def test_what_is_known_of_a_file_goes_with_its_bytes(tmp_path, monkeypatch):
+    known, path = Known(tmp_path / "proven", Spec()), tmp_path / "model.hr"
+    package(path, 2)
+    assert not known.has(path)
+    known.add(path)
+    assert known.has(path)
+    copy = tmp_path / "copy.hr"
+    copy.write_bytes(path.read_bytes())
+    assert known.has(copy)  # the same bytes elsewhere
+    copy.write_bytes(path.read_bytes() + b"x")
+    assert not known.has(copy)
+    (tmp_path / "model.onnx").write_bytes(path.read_bytes())
+    known.add(tmp_path / "model.onnx")
+    assert not known.has(tmp_path / "model.onnx")  # other files may belong to it
 
 
-def test_a_cache_that_cannot_be_written_costs_nothing(tmp_path):
-    (tmp_path / "file").write_text("")
-    known = Known(tmp_path / "file" / "proven", Spec())
-    known.add("0" * 64)
-    assert not known.has("0" * 64)
+def test_a_known_file_that_nobody_has_written_since_is_not_read(tmp_path, monkeypatch):
+    read: list[Path] = []
+    real = checker._digest
+    monkeypatch.setattr(checker, "_digest", lambda path, identity: [read.append(path), real(path, identity)][1])
+    known, path = Known(tmp_path / "proven", Spec()), tmp_path / "model.hr"
+    package(path, 2)
+    known.add(path)
+    assert known.has(path) and known.has(path)
+    assert len(read) == 3  # its last write is so near that another one might not show
+    monkeypatch.setattr(notes, "SETTLED_NS", 0)
+    assert known.has(path) and known.has(path)
+    assert len(read) == 4
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert not known.has(path)
 
 
 def test_bad_packages_beside_a_good_model(tmp_path):

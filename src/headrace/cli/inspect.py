@@ -84,9 +84,10 @@ def _print_passes(facts: dict[str, Any]) -> None:
 def _print_memory(facts: dict[str, Any]) -> None:
     memory = facts["memory"]
     shared = "mapped from the file, shared" if facts["format"] == "headrace archive" else "in memory"
+    kept = "; kept for the next start" if memory["file"] else ""
     told = {
         "weights": shared,
-        "packed": f"weights in the order of kernels; {size_text(memory['shared'])} shared by all that load the file",
+        "packed": f"weights in the order of kernels; {size_text(memory['shared'])} shared by all that load the file{kept}",
         "arena": "values on the way, of each call at a time",
         "folded": "values known beforehand, of each input shape",
         "inputs": "of one call",
@@ -98,6 +99,8 @@ def _print_memory(facts: dict[str, Any]) -> None:
     )
     shapes = ", ".join(f"{name} [{', '.join(map(str, sizes))}]" for name, sizes in memory["shapes"].items())
     click.echo(f"for inputs {shapes or 'none'}")
+    if memory["file"]:
+        click.echo(f"packed weights that a start maps: {memory['file']}")
     if memory["dynamic"]:
         click.echo(
             f"{memory['dynamic']} of {memory['steps']} nodes have sizes that only a run knows: their values come on top"

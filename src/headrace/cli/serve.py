@@ -30,10 +30,9 @@ from headrace.cli.output import common, print_json
 @click.option("--restricted", metavar="FILE", help="TOML file of groups of calls that need a header.")
 @click.option("--threads", type=int, help="Threads that a model computes with (0: as many as allowed).")
 @click.option(
-    "--keep-packed",
-    is_flag=True,
+    "--keep-packed/--no-keep-packed",
     default=None,
-    help="Keep weights in the order of kernels in the cache folder, for the next start.",
+    help="Keep weights in the order of kernels in files of the cache folder, which this and the next start map.  [default: keep]",
 )
 @click.option("--workers", type=int, help="Processes that each model runs in (0: threads of the server).  [default: 0]")
 @click.option(
