@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,17 +100,12 @@ def decode(data: memoryview) -> Manifest:
     )
 
 
-def check_members(manifest: Manifest, members: Mapping[str, memoryview]) -> None:
-    """Every member listed, every listed member there, and each the bytes that were recorded."""
-    check_names(manifest, members)
-    check_bytes(manifest, members)
-
-
-def check_names(manifest: Manifest, members: Mapping[str, memoryview]) -> None:
-    """Every member listed, every listed member there."""
+def check_members(manifest: Manifest, members: Mapping[str, memoryview], unread: Collection[str] = ()) -> None:
+    """Every member listed, every listed member there, and each the bytes that were recorded, but for those `unread`."""
     present, listed = set(members) - {NAME}, set(manifest.members)
     for name in sorted(present ^ listed):
         raise LoadError(f"member {name!r} is {'not listed in' if name in present else 'missing, but listed in'} {NAME}")
+    check_bytes(manifest, {name: data for name, data in members.items() if name not in unread})
 
 
 def check_bytes(manifest: Manifest, members: Mapping[str, memoryview]) -> None:
