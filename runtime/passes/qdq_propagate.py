@@ -1,4 +1,5 @@
-"""Integers stay integers: DequantizeLinear moves down past what only moves elements, where a QuantizeLinear or Concat follows.
+"""Integers stay integers: DequantizeLinear moves down past what only moves elements, to a QuantizeLinear, a Concat, or a product with
+quantized weights.
 
 All of these are exact: dequantizing after a Reshape, Transpose, Slice, Gather, Concat or MaxPool gives the numbers that
 dequantizing before it gives; QuantizeLinear undoes DequantizeLinear of the same parameters; and a Relu or Clip before a
@@ -33,6 +34,7 @@ MOVES = (
     "SpaceToDepth",
     "MaxPool",
 )
+_PRODUCTS = ("Conv", "Gemm", "MatMul")
 
 
 def run(graph: Graph) -> Graph:
@@ -58,13 +60,15 @@ def _move(node: Node, scope: Scope) -> Patch | None:
 def _sought(value: Value | None, scope: Scope) -> bool:
     """Whether a DequantizeLinear that makes `value` can go further, to where it meets another one or its end."""
     return any(
-        user.kind in ("QuantizeLinear", "Concat") or (user.kind in MOVES and _sought(user.outputs[0], scope))
+        user.kind in ("QuantizeLinear", "Concat")
+        or (user.kind in MOVES and _sought(user.outputs[0], scope))
+        or (user.kind in _PRODUCTS and scope.array(_source(user, scope, 1)) is not None)
         for user in scope.users(value)
     )
 
 
-def _source(node: Node, scope: Scope) -> Value | None:
-    found = dequantized(node.inputs[0], scope)
+def _source(node: Node, scope: Scope, index: int = 0) -> Value | None:
+    found = dequantized(node.inputs[index], scope)
     return found.value if found is not None else None
 
 

@@ -214,6 +214,18 @@ def test_what_moves_elements_moves_integers(move, kind: str) -> None:
     same(graph, result, rtol=0, atol=0)
 
 
+def test_a_product_behind_a_move_reads_integers() -> None:
+    def body(o, x):
+        pooled = o.MaxPool(qdq(o, x, 0.02, 120), kernel_shape=(2, 2))
+        a, b = (o.Conv(pooled, weights(o, integers(4, 3, 1, 1), 0)) for _ in range(2))
+        return o.Add(qdq(o, a, 0.05, 128), qdq(o, o.Relu(b), 0.04, 3))
+
+    graph = make(body, x=(F, ("n", 3, 5, 6)))
+    result = optimize(graph)
+    assert count(result) == {"QuantizeLinear": 1, "MaxPool": 1, "headrace.QConv": 2, "DequantizeLinear": 2, "Add": 1}
+    within_one_quantum(graph, result, 0.05)
+
+
 def test_integers_are_not_moved_to_where_nothing_wants_them() -> None:
     """Heads that are split for an attention in float32: a Dequantize between Reshape and Transpose would hide them from its pass."""
     heads = np.array([0, 2, 2, 3], np.int64)
