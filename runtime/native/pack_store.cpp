@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <bit>
 #include <cerrno>
 #include <cstdlib>
@@ -13,6 +14,7 @@
 #include <stdexcept>
 #include <string_view>
 #include <system_error>
+#include <utility>
 
 #include "buffer.h"
 #include "huge_pages.h"
@@ -25,6 +27,7 @@ constexpr uint64_t kPage = 4096;                // blocks begin at multiples of 
 constexpr uint64_t kLargest = uint64_t(1) << 40;
 constexpr uint64_t kMostBlocks = 1 << 20;
 constexpr size_t kOwnMapping = size_t(4) << 20; // from here on memory comes from the system, as zeros
+constexpr uint64_t kFirstRegion = 1 << 20, kLastRegion = 32 << 20;
 constexpr char kMagic[8] = {'H', 'R', 'P', 'A', 'C', 'K', '0', '1'};
 
 // The first page; then the blocks; then `count` rows. In the byte order of the CPU, whose tier is in the key.
@@ -125,7 +128,7 @@ std::shared_ptr<char> PackStore::add(uint64_t kind, size_t bytes) {
     const uint64_t length = pages(bytes);
     std::shared_ptr<char> data;
     if (descriptor_ < 0) {
-        data = mapped_memory(bytes);
+        data = room(length);
     } else {
         if (ftruncate(descriptor_, off_t(end_ + length))) throw std::bad_alloc();
         void* at = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor_, off_t(end_));
@@ -137,9 +140,26 @@ std::shared_ptr<char> PackStore::add(uint64_t kind, size_t bytes) {
     return data;
 }
 
+// Blocks lie one behind the other: many small ones in huge pages, too, each of which the system makes in the time of two or
+// three small ones. Regions are as large as what there is already, so that a small model has no large one.
+std::shared_ptr<char> PackStore::room(size_t bytes) {
+    if (bytes > region_bytes_ - taken_) {
+        give_back_rest();
+        region_bytes_ = std::max<size_t>(bytes, std::clamp(end_, kFirstRegion, kLastRegion));
+        region_ = mapped_memory(region_bytes_), taken_ = 0;
+    }
+    return {region_, region_.get() + std::exchange(taken_, taken_ + bytes)};
+}
+
+void PackStore::give_back_rest() {
+    if (taken_ < region_bytes_) madvise(region_.get() + taken_, region_bytes_ - taken_, MADV_DONTNEED);
+    region_ = nullptr, region_bytes_ = taken_ = 0;
+}
+
 void PackStore::finish() {
     if (complete_) return;
     complete_ = true;
+    give_back_rest();
     if (descriptor_ < 0) return;
     write_at(descriptor_, index(), end_);
     write_at(descriptor_, head(), 0);

@@ -53,11 +53,15 @@ public:
 
 private:
     void map_blocks(int descriptor);
+    std::shared_ptr<char> room(size_t bytes);       // whole pages, zeroed, in memory of this process
+    void give_back_rest();                          // of the last region, of which huge pages made more than blocks asked for
 
     std::string key_;
     bool complete_ = false, summed_ = false, mapped_ = false;
     int descriptor_ = -1;
     uint64_t end_;                                  // of the blocks in the descriptor
+    std::shared_ptr<char> region_;                  // pages of which the first `taken_` of `region_bytes_` are blocks'
+    size_t region_bytes_ = 0, taken_ = 0;
     std::vector<Block> blocks_;
 };
 

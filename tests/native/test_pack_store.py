@@ -4,6 +4,7 @@ where any number in it is wrong."""
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import struct
 from collections.abc import Iterator
@@ -105,6 +106,44 @@ def test_what_one_program_packed_others_read(name: str, shared: bool) -> None:
         assert alone and found
         for key, array in alone.items():
             np.testing.assert_array_equal(found[key], array)
+
+
+def test_blocks_of_many_sizes_are_what_they_are_alone() -> None:
+    """They lie one behind the other, in regions that grow; small ones behind large ones, and beyond a region's end."""
+    rng = np.random.default_rng(3)
+    sizes = [130, 700, 130, 1500, 40, 900, 64, 2000, 300]
+    graph = Graph(Block([Value("x", TensorType("float32", (symbol("n"), sizes[0])))], [], []))
+    build, value = Builder(graph), graph.inputs[0]
+    for rows, columns in itertools.pairwise(sizes):
+        (value,) = build.node(
+            "MatMul", [value, build.constant(rng.standard_normal((rows, columns), np.float32) / rows)]
+        )
+    graph.outputs.append(value)
+    x = rng.standard_normal((3, sizes[0]), np.float32)
+    (wanted,) = (lower(graph, 1).run({"x": x}) or {}).values()
+    store, program = packed(graph, False)
+    assert store.blocks == len(sizes) - 1
+    np.testing.assert_array_equal(*(program.run({"x": x}) or {}).values(), wanted)
+    descriptor = os.memfd_create("file")
+    for piece in store.pieces():
+        os.write(descriptor, piece)
+    assert not store.mapped
+    store.rest_in(descriptor)
+    assert store.mapped
+    np.testing.assert_array_equal(*(program.run({"x": x}) or {}).values(), wanted)
+    os.close(descriptor)
+
+
+def test_blocks_rest_only_in_a_file_that_has_them() -> None:
+    store, _program = packed(CASES["MatMul"][1], False)
+    descriptor = os.memfd_create("file")
+    with pytest.raises(ValueError, match="the file has 0 bytes, and blocks end at"):
+        store.rest_in(descriptor)
+    os.write(descriptor, b"".join(store.pieces()))
+    store.rest_in(descriptor)
+    with pytest.raises(RuntimeError, match="only blocks in memory of this process"):
+        store.rest_in(descriptor)
+    os.close(descriptor)
 
 
 def test_small_constants_are_packed_again() -> None:

@@ -16,6 +16,18 @@ namespace {
 constexpr int64_t kRowBytes = 160 << 10;    // of prepared A in one block of rows
 constexpr int64_t kTable = 8192;            // row pointers on the stack
 
+// Four words of each of four neighbouring columns, `ldn` bytes apart, to four units of `step` bytes.
+void turn_words(const uint8_t* w, int64_t ldn, uint32_t flips, int8_t* out, int64_t step) {
+    using Four = uint32_t __attribute__((vector_size(16)));
+    Four c[4];
+    for (int j = 0; j < 4; j++) std::memcpy(&c[j], w + j * ldn, 16), c[j] ^= flips;
+    const Four low01 = __builtin_shuffle(c[0], c[1], Four{0, 4, 1, 5}), high01 = __builtin_shuffle(c[0], c[1], Four{2, 6, 3, 7});
+    const Four low23 = __builtin_shuffle(c[2], c[3], Four{0, 4, 1, 5}), high23 = __builtin_shuffle(c[2], c[3], Four{2, 6, 3, 7});
+    const Four rows[4] = {__builtin_shuffle(low01, low23, Four{0, 1, 4, 5}), __builtin_shuffle(low01, low23, Four{2, 3, 6, 7}),
+                          __builtin_shuffle(high01, high23, Four{0, 1, 4, 5}), __builtin_shuffle(high01, high23, Four{2, 3, 6, 7})};
+    for (int i = 0; i < 4; i++) std::memcpy(out + i * step, &rows[i], 16);
+}
+
 // One panel of one segment, `Word` one unit of k: whole words where columns or rows are neighbours, bytes for the rest.
 template <class Word>
 void pack_panel(const uint8_t* w, int64_t ldk, int64_t ldn, uint8_t flip, int64_t k, int64_t width, int64_t nr, int8_t* out, int32_t* sums) {
@@ -39,7 +51,11 @@ void pack_panel(const uint8_t* w, int64_t ldk, int64_t ldn, uint8_t flip, int64_
     } else if (ldk == 1) {
         for (int64_t end; unit < k / kUnit; unit = end) {   // 64 bytes of a column at a time: those of others may share its sets of L1
             end = std::min(unit + 64 / kUnit, k / kUnit);
-            for (int64_t j = 0; j < width; j++)
+            int64_t turned = 0;     // columns
+            if (kUnit == 4 && end - unit == 16)
+                for (; turned + 4 <= width; turned += 4)
+                    for (int64_t i = unit; i < end; i += 4) turn_words(w + turned * ldn + i * kUnit, ldn, flips, out + (i * nr + turned) * kUnit, nr * kUnit);
+            for (int64_t j = turned; j < width; j++)
                 for (int64_t i = unit; i < end; i++) {
                     Word word;
                     std::memcpy(&word, w + j * ldn + i * kUnit, kUnit);

@@ -215,14 +215,18 @@ private:
         }
         // [features, c, *kernel] in the order (taps, c), so that merged taps are neighbours.
         const int64_t n = s[0] / group_, merged_taps = merges(s) ? s[-1] : 1;
-        std::vector<uint8_t> matrix(t == 1 ? 0 : static_cast<size_t>(n * t * c));     // one tap: as it is
-        for (int64_t g = 0; g < group_; g++) {
-            for (int64_t j = 0; t > 1 && j < n; j++)
-                for (int64_t k = 0; k < t; k++)
-                    for (int64_t i = 0; i < c; i++) matrix[size_t((j * t + k) * c + i)] = from[((g * n + j) * c + i) * t + k];
-            pack_int(table_, t == 1 ? from + g * n * c : matrix.data(), merged_taps * c, 1, t * c, !rule_.w_signed, segments(s), depth(s), n,
-                     out + g * int_packed(table_, segments(s), depth(s), n), sums + g * round_up(n, table_.nr));
-        }
+        const int64_t step = t == 1 ? n : table_.nr;    // a panel's features at a time: their copy stays in L2
+        std::vector<uint8_t> matrix(t == 1 ? 0 : size_t(std::min(n, step) * t * c));     // one tap: as it is
+        for (int64_t g = 0; g < group_; g++)
+            for (int64_t j0 = 0; j0 < n; j0 += step) {
+                const int64_t width = std::min(step, n - j0);
+                const uint8_t* features = from + (g * n + j0) * c * t;
+                for (int64_t j = 0; t > 1 && j < width; j++)
+                    for (int64_t k = 0; k < t; k++)
+                        for (int64_t i = 0; i < c; i++) matrix[size_t((j * t + k) * c + i)] = features[(j * c + i) * t + k];
+                pack_int(table_, t == 1 ? features : matrix.data(), merged_taps * c, 1, t * c, !rule_.w_signed, segments(s), depth(s), width,
+                         out + g * int_packed(table_, segments(s), depth(s), n) + int_packed(table_, segments(s), depth(s), j0), sums + g * round_up(n, table_.nr) + j0);
+            }
         return true;
     }
 
