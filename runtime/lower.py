@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -54,21 +55,16 @@ def lower(
         from headrace.runtime.infer import infer_graph
 
         infer_graph(graph)
+    caps = capabilities()
     if machine and importlib.util.find_spec("headrace.runtime.passes.machine") is not None:
         passes = importlib.import_module("headrace.runtime.passes.machine")
-        graph = passes.run(graph, capabilities(), precision, skip=without, watch=watch)
+        graph = passes.run(graph, caps, precision, skip=without, watch=watch)
     missing = sorted({node.kind for node in graph.block.walk() if not _exists(node)})
     if missing:
         raise UnsupportedOperator("headrace has no operator " + ", ".join(missing))
     lowering = _Lowering(graph, threads, packing)
     program = lowering.block(graph.block, graph.inputs, named=True)
-    for made in lowering.programs:
-        try:
-            missing = made.finish()
-        except ValueError as error:
-            raise LoadError(str(error)) from error
-        for label in missing:
-            raise LoadError(f"{label}: this CPU has no kernel for it")
+    lowering.finish()
     _native.release_idle(program.packed_bytes)  # what packing needed for a while
     return program
 
@@ -119,30 +115,55 @@ def _said(operator: Operator | None, attributes: Mapping[str, Any]) -> list[str]
     return [key for key, value in given.items() if isinstance(value, np.ndarray) or value != defaults.get(key)]
 
 
+@dataclass
+class _Lowered:
+    """A node in a program, and the programs of its blocks, each with the places of what it captures."""
+
+    node: Node
+    operator: Operator | None
+    attributes: Mapping[str, Any]
+    blocks: Sequence[tuple[Block, _native.Program, list[int]]]
+
+    def callback(self) -> Callable[[list[Any]], list[Any]]:
+        """The reference, for a node without a kernel. Raises LoadError where there is none either."""
+        if self.operator is None:
+            raise LoadError(f"{self.node.label()}: this CPU has no kernel for it")
+        run_block = _runner(self.blocks) if self.blocks else None
+        return _callback(self.operator, self.attributes, self.node, run_block)
+
+
 class _Lowering:
     """Lowers the blocks of one graph. Constants of the graph are constants of each program that reads them."""
 
     def __init__(self, graph: Graph, threads: int, packing: _native.Packing | None) -> None:
         self.graph, self.threads, self.packing = graph, threads, packing
-        self.programs: list[_native.Program] = []
+        self.programs: list[tuple[_native.Program, list[_Lowered]]] = []
 
     def block(self, block: Block, inputs: Sequence[Value], *, named: bool = False) -> _native.Program:
         """A program that computes the block's outputs from `inputs`. Without names dimensions are not checked."""
-        try:
-            program = _native.Program(self.threads, RunError, self.packing)
-        except ValueError as error:  # HEADRACE_CPU_TIER
-            raise LoadError(str(error)) from error
-        self.programs.append(program)
+        program = _native.Program(self.threads, RunError, self.packing)
+        lowered: list[_Lowered] = []
+        self.programs.append((program, lowered))
         ids: dict[Value, int] = {}
         symbols: dict[str, int] = {}
         for index, value in enumerate(inputs):
             dims = _dims(value.type, symbols) if named else None
             ids[value] = program.add_input(value.name if named else str(index), code_of(value.type), dims)
         for node in block.nodes:
-            self._node(program, node, ids)
+            lowered.append(self._node(program, node, ids))
         for value in block.outputs:
             program.add_output(value.name, self._read(program, value, ids))
         return program
+
+    def finish(self) -> None:
+        """Kernels are made, and what has none gets its reference. LoadError where there is neither, or a kernel fails."""
+        for program, lowered in self.programs:
+            try:
+                without = program.finish()
+            except ValueError as error:
+                raise LoadError(str(error)) from error
+            for index in without:
+                program.set_callback(index, lowered[index].callback())
 
     def _read(self, program: _native.Program, value: Value | None, ids: dict[Value, int]) -> int:
         if value is None:
@@ -155,7 +176,7 @@ class _Lowering:
             ids[value] = program.add_constant(array, OBJECT if dtypes.of(array).name == "string" else code)
         return ids[value]
 
-    def _node(self, program: _native.Program, node: Node, ids: dict[Value, int]) -> None:
+    def _node(self, program: _native.Program, node: Node, ids: dict[Value, int]) -> _Lowered:
         operator = find(node.operator, node.domain)
         attributes = operator.complete(node.attributes) if operator is not None else dict(node.attributes)
         inputs = [*node.inputs, *([None] * (2 - len(node.inputs)) if node.kind == "Loop" else [])]
@@ -171,24 +192,15 @@ class _Lowering:
             (block, self.block(block, [*block.inputs, *captured[id(block)]]), [place[v] for v in captured[id(block)]])
             for _, block in sorted(node.blocks.items(), reverse=True)  # then_branch, else_branch
         ]
+        lowered = _Lowered(node, operator, attributes, blocks)
         if blocks and (plain := _control_attributes(node, attributes)) is not None:
             pairs = [(inner, places) for _, inner, places in blocks]
             program.add_control(node.kind, node.label(), plain, reads, writes, pairs)
-            return
-        plain = plain_attributes(attributes)
-        run_block = _runner(blocks) if blocks else None
-        callback = None if operator is None else _callback(operator, attributes, node, run_block)
+            return lowered
         pure = all(inner.deterministic for inner in _operators(node))
-        said = _said(operator, attributes)
-        native = plain is not None
-        try:
-            made = program.add_node(
-                node.kind, node.label(), plain or {}, reads, writes, node.version, native, callback, pure, said
-            )
-        except ValueError as error:
-            raise LoadError(str(error)) from error
-        if not made:
-            raise LoadError(f"{node.label()}: this CPU has no kernel for it")
+        said, given = _said(operator, attributes), plain_attributes(attributes)
+        program.add_node(node.kind, node.label(), given, reads, writes, node.version, pure, said)
+        return lowered
 
     def _captured(self, block: Block) -> list[Value]:
         """What a block reads from outside, constants aside: those belong to every program that reads them."""

@@ -179,21 +179,13 @@ std::unique_ptr<Node> Program::new_node(NodeInfo& info, const std::vector<int>& 
     return node;
 }
 
-Node& Program::add_unmade(NodeInfo& info, const std::vector<int>& in, const std::vector<int>& out, bool pure) {
+Node& Program::add_node(NodeInfo& info, const std::vector<int>& in, const std::vector<int>& out, bool pure) {
     nodes.push_back(new_node(info, in, out));
     for (const auto* values : {&in, &out})      // objects never reach kernels
         for (int v : *values)
             if (v >= 0 && is_object(dtypes[v])) info.op.clear();
     nodes.back()->pure = pure;
     return *nodes.back();
-}
-
-bool Program::add_node(NodeInfo info, std::vector<int> in, std::vector<int> out, bool callback, bool pure) {
-    Node& node = add_unmade(info, in, out, pure);
-    node.kernel = make_kernel(info);
-    if (node.kernel || callback) return true;
-    nodes.pop_back();
-    return false;
 }
 
 void Program::add_control(NodeInfo info, std::vector<int> in, std::vector<int> out, std::vector<ControlBlock> blocks) {

@@ -163,10 +163,8 @@ public:
     int add_value(DType dtype);                                 // none: a host object
     int add_constant(const Tensor& tensor, void* object);       // object: not owned; null data: an object constant
     int add_input(InputSpec spec, DType dtype);
-    // Answers false (and adds nothing) where there is no native kernel and `callback` is false.
-    bool add_node(NodeInfo info, std::vector<int> inputs, std::vector<int> outputs, bool callback, bool pure);
     // A node whose kernel is made later from `info`, which learns types and constants of its values.
-    Node& add_unmade(NodeInfo& info, const std::vector<int>& inputs, const std::vector<int>& outputs, bool pure);
+    Node& add_node(NodeInfo& info, const std::vector<int>& inputs, const std::vector<int>& outputs, bool pure);
     // If, Loop or Scan over programs that outlive this one; see make_control.
     void add_control(NodeInfo info, std::vector<int> inputs, std::vector<int> outputs, std::vector<ControlBlock> blocks);
     void add_output(std::string name, int value);

@@ -15,9 +15,9 @@ constexpr size_t kWorth = 256 << 10;    // bytes that take about as long as a th
 void Later::ask(size_t bytes, std::function<void()> task) {
     if (!thread_.joinable()) {
         bytes_ += bytes;
-        if (bytes_ < kWorth) return task();
+        if (bytes_ < kWorth) return run(task);
         if (!processors_) processors_ = usable_threads();
-        if (processors_ < 2) return task();
+        if (processors_ < 2) return run(task);
         thread_ = std::thread([this] { work(); });
     }
     {
@@ -34,17 +34,19 @@ void Later::work() {
         if (tasks_.empty()) return;
         std::function<void()> task = std::move(tasks_.front());
         tasks_.pop_front();
-        if (failure_) continue;
         guard.unlock();
-        std::exception_ptr failure;
-        try {
-            task();
-        } catch (...) {
-            failure = std::current_exception();
-        }
+        run(task);
         task = nullptr;
         guard.lock();
-        if (failure) failure_ = failure;
+    }
+}
+
+void Later::run(const std::function<void()>& task) {
+    if (failure_) return;
+    try {
+        task();
+    } catch (...) {
+        failure_ = std::current_exception();
     }
 }
 

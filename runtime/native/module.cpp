@@ -116,13 +116,14 @@ NB_MODULE(_native, m) {
         .def("add_constant", &hr::PythonProgram::add_constant, nb::arg("array").none(), nb::arg("dtype"))
         .def("add_input", &hr::PythonProgram::add_input, nb::arg("name"), nb::arg("dtype"), nb::arg("dims").none(),
              "dims: None (any rank) or a list: size, -1 (free), -2 - k (symbol k).")
-        .def("add_node", &hr::PythonProgram::add_node, nb::arg("op"), nb::arg("label"), nb::arg("attributes"), nb::arg("inputs"), nb::arg("outputs"),
-             nb::arg("version"), nb::arg("native"), nb::arg("callback").none(), nb::arg("pure"), nb::arg("said") = std::vector<std::string>(),
-             "Value ids, -1 for absent inputs and unwanted outputs. False where there is neither kernel nor callback. A kernel must know the attributes `said`; ValueError where that of a headrace.cpu node does not.")
+        .def("add_node", &hr::PythonProgram::add_node, nb::arg("op"), nb::arg("label"), nb::arg("attributes").none(), nb::arg("inputs"), nb::arg("outputs"),
+             nb::arg("version"), nb::arg("pure"), nb::arg("said") = std::vector<std::string>(),
+             "Value ids, -1 for absent inputs and unwanted outputs. attributes: None where no kernel can read them. A kernel must know the attributes `said`.")
         .def("add_control", &hr::PythonProgram::add_control, nb::arg("op"), nb::arg("label"), nb::arg("attributes"), nb::arg("inputs"),
              nb::arg("outputs"), nb::arg("blocks"), "If, Loop or Scan; blocks: (program, which inputs of the node follow the block's own).")
         .def("add_output", &hr::PythonProgram::add_output, nb::arg("name"), nb::arg("value"))
-        .def("finish", &hr::PythonProgram::finish, "Before it runs, where a Packing was given: kernels are made; answers the labels of nodes with neither kernel nor callback.")
+        .def("finish", &hr::PythonProgram::finish, "Before it runs: kernels are made. Answers the numbers of nodes without one, which need a callback each; ValueError where one fails.")
+        .def("set_callback", &hr::PythonProgram::set_callback, nb::arg("node"), nb::arg("callback"), "What runs a node that has no kernel: list of inputs to list of outputs.")
         .def("run", &hr::PythonProgram::run, nb::arg("feeds"), "dict to dict; None where the feeds do not fit the interface.")
         .def("run_list", &hr::PythonProgram::run_list, nb::arg("feeds"), "Sequence to list, in the order of the interface; None as in run.")
         .def("door", &hr::PythonProgram::door, "A capsule through which other extensions run the program; None where its interface has objects.")

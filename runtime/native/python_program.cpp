@@ -139,49 +139,40 @@ int PythonProgram::add_input(const std::string& name, int dtype, nb::object dims
     return program_.add_input(std::move(spec), DType(dtype));
 }
 
-bool PythonProgram::add_node(const std::string& op, const std::string& label, nb::dict attributes, const std::vector<int>& inputs,
-                             const std::vector<int>& outputs, int version, bool native, nb::object callback, bool pure, const std::vector<std::string>& said) {
-    NodeInfo info = info_of(native ? op : "", label, native ? attributes : nb::dict(), version);
+void PythonProgram::add_node(const std::string& op, const std::string& label, nb::object attributes, const std::vector<int>& inputs,
+                             const std::vector<int>& outputs, int version, bool pure, const std::vector<std::string>& said) {
+    const bool native = !attributes.is_none();
+    NodeInfo info = info_of(native ? op : "", label, native ? nb::cast<nb::dict>(attributes) : nb::dict(), version);
     if (native) info.said = said;
-    if (packing_) {
-        const auto unmade = std::make_shared<Unmade>(Unmade{std::move(info), op, {}});
-        Node& node = program_.add_unmade(unmade->info, inputs, outputs, pure);
-        node.op = op;
-        callbacks_.push_back(callback.is_none() ? nb::object() : callback);
-        blocks_.emplace_back();
-        packing_->later().ask(unmade->keep(), [unmade, &node, packing = packing_.get()] {
-            const Packing::Scope scope(packing, identity_of(unmade->constants, unmade->op, unmade->info.name));
-            node.kernel = make_kernel(unmade->info);
-        });
-        return true;
-    }
-    if (!program_.add_node(std::move(info), inputs, outputs, !callback.is_none(), pure)) return false;
-    Node& node = *program_.nodes.back();
+    const auto unmade = std::make_shared<Unmade>(Unmade{std::move(info), op, {}});
+    Node& node = program_.add_node(unmade->info, inputs, outputs, pure);
     node.op = op;
-    callbacks_.push_back(node.kernel ? nb::object() : callback);
+    callbacks_.emplace_back();
     blocks_.emplace_back();
-    has_callbacks_ = has_callbacks_ || !node.kernel;
-    return true;
+    later().ask(unmade->keep(), [unmade, &node, packing = packing_.get()] {
+        const Packing::Scope scope(packing, packing ? identity_of(unmade->constants, unmade->op, unmade->info.name) : 0);
+        node.kernel = make_kernel(unmade->info);
+    });
 }
 
 nb::list PythonProgram::finish() {
-    if (packing_) {
+    {
         nb::gil_scoped_release unlocked;
-        packing_->later().finish();
+        later().finish();
     }
     nb::list missing;
-    for (size_t n = 0; n < program_.nodes.size(); n++) {
-        const Node& node = *program_.nodes[n];
-        if (node.kernel) callbacks_[n] = nb::object();
-        else if (!node.control && !callbacks_[n].is_valid()) missing.append(node.label);
-        else has_callbacks_ = has_callbacks_ || !node.control;
-    }
+    for (size_t n = 0; n < program_.nodes.size(); n++)
+        if (!program_.nodes[n]->kernel && !program_.nodes[n]->control) missing.append(n);
     return missing;
 }
 
-PythonProgram::~PythonProgram() {
-    if (packing_) packing_->later().join();
+void PythonProgram::set_callback(size_t node, nb::object callback) {
+    if (node >= callbacks_.size()) throw std::out_of_range("a callback of a node that does not exist");
+    callbacks_[node] = std::move(callback);
+    has_callbacks_ = true;
 }
+
+PythonProgram::~PythonProgram() { later().join(); }
 
 void PythonProgram::add_control(const std::string& op, const std::string& label, nb::dict attributes, const std::vector<int>& inputs,
                                 const std::vector<int>& outputs, nb::list blocks) {

@@ -20,14 +20,16 @@ public:
     int add_value(int dtype) { return program_.add_value(DType(dtype)); }
     int add_constant(nb::object array, int dtype);
     int add_input(const std::string& name, int dtype, nb::object dims);
-    // With a Packing the kernel may be made later, and `finish` answers what has neither kernel nor callback.
-    bool add_node(const std::string& op, const std::string& label, nb::dict attributes, const std::vector<int>& inputs,
-                  const std::vector<int>& outputs, int version, bool native, nb::object callback, bool pure, const std::vector<std::string>& said);
+    // Its kernel is made until `finish`. attributes: None where no kernel could read them.
+    void add_node(const std::string& op, const std::string& label, nb::object attributes, const std::vector<int>& inputs,
+                  const std::vector<int>& outputs, int version, bool pure, const std::vector<std::string>& said);
     // blocks: (program, which inputs of the node follow the block's own) for each block, in the operator's order.
     void add_control(const std::string& op, const std::string& label, nb::dict attributes, const std::vector<int>& inputs,
                      const std::vector<int>& outputs, nb::list blocks);
     void add_output(const std::string& name, int value);
-    nb::list finish();                          // before it runs: labels of nodes that nothing can run
+    // All kernels are made: answers the nodes without one, by their number, each of which needs a callback before it runs.
+    nb::list finish();
+    void set_callback(size_t node, nb::object callback);
 
     nb::object run(nb::handle feeds);           // dict to dict; None: something about the feeds is unusual
     nb::object run_list(nb::handle feeds);      // sequence to list, in the order of the interface
@@ -71,9 +73,12 @@ private:
     PyObject* argument(const Node& node, size_t i, Frame& frame, bool copy);
     void take_result(int value, PyObject* found, const Node& node, Frame& frame);
 
+    Later& later() { return packing_ ? packing_->later() : later_; }    // which makes the kernels
+
     Program program_;
     nb::object run_error_;
     std::shared_ptr<Packing> packing_;          // where kernels' constants are packed once; null: here
+    Later later_;
     std::vector<nb::object> constants_;
     std::vector<nb::object> callbacks_;         // per node; null where native
     std::vector<std::vector<nb::object>> blocks_;   // per node: the programs of its blocks

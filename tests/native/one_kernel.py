@@ -40,7 +40,8 @@ def program(
         else:
             reads.append(made.add_input(str(index), dtypes.of(array).onnx, None))
     writes = [made.add_value(dtypes.BY_NAME[name].onnx) if name else -1 for name in outputs]
-    if not made.add_node(op, op, dict(attributes or {}), reads, writes, version, True, None, True):
+    made.add_node(op, op, dict(attributes or {}), reads, writes, version, True)
+    if made.finish():
         raise LookupError(f"no native kernel for {op}")
     for index, value in enumerate(writes):
         if value >= 0:

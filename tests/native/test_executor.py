@@ -309,7 +309,11 @@ def test_a_failing_callback_is_named() -> None:
     inner = _native.Program(1, RunError)
     a = inner.add_input("a", 1, None)
     b = inner.add_value(1)
-    assert inner.add_node("Nothing", "turn", {}, [a], [b], 1, True, broken, True)
+    inner.add_node("Nothing", "turn", {}, [a], [b], 1, True)
+    assert inner.finish() == [0]
+    inner.set_callback(0, broken)
+    with pytest.raises(IndexError, match="does not exist"):
+        inner.set_callback(1, broken)
     inner.add_output("b", b)
     for _ in range(2):
         with pytest.raises(RunError, match="broken"):
@@ -330,11 +334,9 @@ def test_a_kernel_does_not_run_a_node_with_an_attribute_that_it_does_not_know(pa
         lower(graph, 1, packing=_native.Packing(_native.PackStore("", False)) if packed else None)
     program = _native.Program(1, RunError)
     value = program.add_input("x", 1, None)
-    for said, native in (["later"], False), ([], True):
-        assert (
-            program.add_node("Relu", "", {"later": 1}, [value], [program.add_value(1)], 14, True, None, True, said)
-            is native
-        )
+    for said in ["later"], []:
+        program.add_node("Relu", "", {"later": 1}, [value], [program.add_value(1)], 14, True, said)
+    assert program.finish() == [0]
 
 
 def test_closed_models_and_profiles() -> None:
