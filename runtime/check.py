@@ -38,7 +38,7 @@ def check(graph: Graph) -> None:
     for node in graph.block.walk():
         for value in node.outputs:
             if value is not None:
-                _check_type(value, node.label())
+                _check_type(value, node)
     for value, type in zip(graph.outputs, declared):
         if type is not None and not compatible(type, value.type):
             raise GraphError(f"output {value.name!r} is declared {type}, but it is {value.type}")
@@ -94,7 +94,7 @@ def _check_nodes(block: Block, defined: dict[str, Value], depth: int, count: int
                 defined[name] = _Ended(defined[name])  # type: ignore[assignment]
         for value in node.outputs:
             if value is not None:
-                _define(value, defined, node.label())
+                _define(value, defined, node)
     return count
 
 
@@ -107,12 +107,18 @@ class _Ended:
         self.name = value.name
 
 
-def _define(value: Value, defined: dict[str, Value], where: str) -> None:
+def _place(where: str | Node) -> str:
+    return where.label() if isinstance(where, Node) else where
+
+
+def _define(value: Value, defined: dict[str, Value], where: str | Node) -> None:
     name = value.name
     if not isinstance(name, str) or not name or len(name) > MAX_NAME or not name.isprintable():
-        raise GraphError(f"{where}: {str(name)[:60]!r} is no name; allowed: 1 to {MAX_NAME} printable characters")
+        raise GraphError(
+            f"{_place(where)}: {str(name)[:60]!r} is no name; allowed: 1 to {MAX_NAME} printable characters"
+        )
     if name in defined:
-        raise GraphError(f"{where}: %{name} is defined twice")
+        raise GraphError(f"{_place(where)}: %{name} is defined twice")
     defined[name] = value
 
 
@@ -175,12 +181,12 @@ def _check_attributes(node: Node, operator: Operator) -> None:
 def _check_constant(value: Value, array: Any) -> None:
     if not isinstance(array, np.ndarray):
         raise GraphError(f"the constant {value.name!r} is no array but {type(array).__name__}")
-    actual = TensorType(dtypes.of(array).name, tuple(array.shape))
-    if value.type != actual:
-        raise GraphError(f"the constant {value.name!r} is {actual}, but its value says {value.type}")
+    name, shape, said = dtypes.of(array).name, array.shape, value.type
+    if not isinstance(said, TensorType) or said.dtype != name or said.shape != shape:
+        raise GraphError(f"the constant {value.name!r} is {TensorType(name, shape)}, but its value says {said}")
 
 
-def _check_type(value: Value, where: str) -> None:
+def _check_type(value: Value, where: str | Node) -> None:
     """Ranks and sizes that are known must be possible."""
     type = value.type
     while isinstance(type, SequenceType | OptionalType):
@@ -188,17 +194,17 @@ def _check_type(value: Value, where: str) -> None:
     if not isinstance(type, TensorType):
         return
     if type.dtype not in dtypes.BY_NAME:
-        raise GraphError(f"{where}: {type.dtype!r} is no element type")
+        raise GraphError(f"{_place(where)}: {type.dtype!r} is no element type")
     if type.shape is None:
         return
     if len(type.shape) > MAX_RANK:
-        raise GraphError(f"{where}: rank {len(type.shape)}; allowed are {MAX_RANK}")
+        raise GraphError(f"{_place(where)}: rank {len(type.shape)}; allowed are {MAX_RANK}")
     for dim in type.shape:
         if not isinstance(dim, int | Expr) or (isinstance(dim, int) and dim < 0):
-            raise GraphError(f"{where}: %{value.name} has the dimension {dim}")
+            raise GraphError(f"{_place(where)}: %{value.name} has the dimension {dim}")
     sizes = [dim for dim in type.shape if isinstance(dim, int)]
     if len(sizes) == len(type.shape) and math.prod(sizes) * max(1, dtypes.BY_NAME[type.dtype].itemsize) > MAX_BYTES:
-        raise GraphError(f"{where}: %{value.name} is {type}, more than {MAX_BYTES} bytes")
+        raise GraphError(f"{_place(where)}: %{value.name} is {type}, more than {MAX_BYTES} bytes")
 
 
 def compatible(declared: Type | None, found: Type | None) -> bool:

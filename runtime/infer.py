@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -79,16 +80,7 @@ class Inference:
 
     def context(self, node: Node, operator: Operator) -> Context:
         """What the operator sees of the node. GraphError for attributes that it does not allow."""
-        return Context(
-            inputs=[None if value is None else value.type for value in node.inputs],
-            attributes=operator.complete(node.attributes),
-            values=[self.value(value) for value in node.inputs],
-            constants=[self.constant(value) for value in node.inputs],
-            fresh=self.fresh,
-            n_outputs=len(node.outputs),
-            version=node.version,
-            infer_block=self.block,
-        )
+        return _NodeContext(self, node, operator)
 
     def node(self, node: Node) -> None:
         """Set the types of the node's outputs."""
@@ -175,6 +167,25 @@ class Inference:
         for value, result in zip(node.outputs, results):
             if value is not None and isinstance(result, np.ndarray | np.generic):
                 self.known[value] = np.asarray(result)
+
+
+class _NodeContext(Context):
+    """The context of a node of a graph; what is known of its inputs is looked up when the operator asks, which few do."""
+
+    def __init__(self, inference: Inference, node: Node, operator: Operator) -> None:
+        self._inference, self._node = inference, node
+        self.inputs = [None if value is None else value.type for value in node.inputs]
+        self.attributes = operator.complete(node.attributes)
+        self.n_outputs, self.version = len(node.outputs), node.version
+        self._fresh, self.infer_block, self.batch = inference.fresh, inference.block, None
+
+    @cached_property
+    def values(self) -> list[Symbolic | None]:  # type: ignore[override]
+        return [self._inference.value(value) for value in self._node.inputs]
+
+    @cached_property
+    def constants(self) -> list[np.ndarray | None]:  # type: ignore[override]
+        return [self._inference.constant(value) for value in self._node.inputs]
 
 
 def check_inputs(operator: Operator, types: Sequence[Type | None]) -> dict[str, str]:

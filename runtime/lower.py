@@ -72,14 +72,14 @@ def lower(
 def capabilities() -> frozenset[str]:
     """What machine passes may rely on: the operators with native kernels, and the CPU's tier."""
     try:
-        return _kernels() | {_native.cpu_tier()}
+        return _capabilities(_native.cpu_tier())
     except ValueError as error:
         raise LoadError(str(error)) from error
 
 
 @cache
-def _kernels() -> frozenset[str]:
-    return frozenset(_native.kernels())
+def _capabilities(tier: str) -> frozenset[str]:
+    return frozenset(_native.kernels()) | {tier}
 
 
 def _exists(node: Node) -> bool:
@@ -110,9 +110,17 @@ def plain_attributes(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _said(operator: Operator | None, attributes: Mapping[str, Any]) -> list[str]:
     """The attributes that say something else than their default: a kernel must know them."""
-    defaults = {} if operator is None else {key: attribute.default for key, attribute in operator.attributes.items()}
-    given = {key: value for key, value in attributes.items() if value is not None}
-    return [key for key, value in given.items() if isinstance(value, np.ndarray) or value != defaults.get(key)]
+    defaults = {} if operator is None else _defaults(operator)
+    return [
+        key
+        for key, value in attributes.items()
+        if value is not None and (isinstance(value, np.ndarray) or value != defaults.get(key))
+    ]
+
+
+@cache
+def _defaults(operator: Operator) -> dict[str, Any]:
+    return {key: attribute.default for key, attribute in operator.attributes.items()}
 
 
 @dataclass

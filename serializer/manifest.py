@@ -31,6 +31,7 @@ _KEYS = frozenset(
     }
 )
 _OPTIONAL = frozenset({"created", "golden", "optimized"})
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def decode(data: memoryview) -> Manifest:
     unknown = sorted(set(document) - _KEYS)
     if missing or (unknown and version <= VERSION):
         raise LoadError(f"{NAME}: {'needs' if missing else 'does not know'} the key {(missing or unknown)[0][:40]!r}")
-    if not re.fullmatch(r"[0-9a-f]{64}", str(document.get("optimized", "0" * 64))):
+    if not _SHA256.fullmatch(str(document.get("optimized", "0" * 64))):
         raise LoadError(f"{NAME}: optimized must be a fingerprint of passes, 64 hexadecimal digits")
     if not isinstance(document["producer"], str) or not isinstance(document.get("created", ""), str):
         raise LoadError(f"{NAME}: producer and created must be texts")
@@ -138,7 +139,7 @@ def _members(value: object) -> dict[str, Digest]:
             set(item) != {"size", "sha256"}
             or type(size) is not int
             or not isinstance(sha256, str)
-            or not re.fullmatch(r"[0-9a-f]{64}", sha256)
+            or not _SHA256.fullmatch(sha256)
         ):
             raise LoadError(f"{NAME}: member {name[:80]!r} needs exactly a size and a SHA-256")
         found[name] = Digest(size, sha256)

@@ -123,7 +123,7 @@ def decode(
         raise LoadError(f"{where}: __metadata__ must map names to texts")
     body = np.frombuffer(data, np.uint8)[8 + length :]
     body.flags.writeable = False  # and so is every view of it
-    address = body.ctypes.data
+    address = body.__array_interface__["data"][0]
     entries = sorted((_entry(name, item, where) for name, item in header.items()), key=lambda entry: entry[3])
     _check_cover([(name, span) for name, _, _, span in entries], len(body), where)
     return {

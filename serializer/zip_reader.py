@@ -18,7 +18,7 @@ from headrace.serializer.zip_writer import Entry, Layout, layout
 MEMBER_LIMIT = 4096
 NAME_LIMIT = 255
 _END, _END64, _LOCATOR = 22, 56, 20
-_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 
 
 def read_members(data: memoryview) -> dict[str, memoryview]:
@@ -157,8 +157,7 @@ def _check_names(entries: list[Entry]) -> None:
 
 def check_name(name: str) -> None:
     """Raise LoadError unless `name` is allowed for a member."""
-    parts = name.split("/")
-    if len(name) > NAME_LIMIT or not all(_PART.fullmatch(part) for part in parts):
+    if len(name) > NAME_LIMIT or not _NAME.fullmatch(name):
         raise LoadError(
             f"member name {name[:80]!r} is not allowed; allowed: parts of letters, digits, '.', '_' and '-', joined by '/'"
         )

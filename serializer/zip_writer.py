@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import NamedTuple
 
 ALIGNMENT = 64
 _MAX32, _MAX16 = 0xFFFFFFFF, 0xFFFF
@@ -19,8 +20,7 @@ _ZIP64_EXTRA = 0x0001
 _PADDING_EXTRA = 0xD935  # the identifier that zipalign uses for padding
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One member: name, size and CRC-32 of its data."""
 
     name: str
