@@ -49,6 +49,15 @@ def indices(rng: np.random.Generator, size: int, shape: Sequence[int]) -> np.nda
     return rng.integers(-size, size, shape) if size else np.zeros(shape, np.int64)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int64", "uint8"])
+def test_planes_interleave(dtype: str) -> None:
+    """Two to four channels first become channels last, whatever the number of pixels."""
+    for channels in (2, 3, 4, 5):
+        for pixels in (*range(1, 10), 1023, 1030, 4099):
+            x = (np.arange(2 * channels * pixels) % 251).astype(dtype).reshape(2, channels, pixels)
+            equals("Transpose", [x], {"perm": (0, 2, 1)})
+
+
 @settings(max_examples=80, deadline=None)
 @given(shapes, st.integers(0, 3), st.sampled_from(TYPES), st.sampled_from(["none", "add", "max", "min"]), seeds)
 def test_scatter_elements(shape: Any, axis: int, dtype: str, how: str, rng: np.random.Generator) -> None:

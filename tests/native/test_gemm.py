@@ -147,6 +147,19 @@ def test_a_row_has_the_same_bytes_in_every_batch(tier: str, n: int, k: int, cons
     assert run("MatMul", [a, b], threads=2, **options).tobytes() == whole.tobytes()
 
 
+# rows by columns: few rows, weights that are dear to read, both, sizes that no number of threads divides
+@pytest.mark.parametrize(
+    "m, n, k", [(2, 3000, 70), (49, 320, 960), (130, 700, 330), (196, 576, 96), (1500, 40, 33), (97, 97, 97)]
+)
+@pytest.mark.parametrize("threads", [2, 3, 7, 16])
+def test_however_work_is_cut_the_bits_are_the_same(m: int, n: int, k: int, threads: int) -> None:
+    a, b = array(m, k), array(k, n)
+    options = {"constants": [1]}
+    want = run("MatMul", [a, b], **options)
+    close(want, a.astype(float) @ b, k)
+    assert run("MatMul", [a, b], threads=threads, **options).tobytes() == want.tobytes()
+
+
 def test_packing_ahead_changes_no_bit(tier: str) -> None:
     for m in (1, 6, 40):
         a, b = array(m, 600), array(600, 50)

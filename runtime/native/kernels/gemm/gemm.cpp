@@ -15,7 +15,7 @@ HR_TIER_TABLE(GemmTable, gemm_kernels);
 
 namespace {
 
-constexpr int64_t kRowBytes = 160 << 10;    // rows per block times that depth: a third of L2
+constexpr int64_t kRowBytes = 192 << 10;    // rows per block times that depth: a third of L2, and 128 rows at once
 constexpr int64_t kTable = 4096;            // row pointers on the stack
 constexpr int64_t kSums = 32 << 10;         // sums between ranges of k, where C is bf16
 
@@ -87,25 +87,22 @@ GemmPlan plan_gemm(const GemmTable& t, int64_t m, int64_t n, int64_t depth, int 
     const int64_t panels = std::max<int64_t>(1, ceil_div(n, t.nr));
     const int64_t most = std::clamp<int64_t>(kRowBytes / 4 / std::max<int64_t>(1, std::min<int64_t>(depth, t.depth)) / t.mr * t.mr,
                                              t.mr, 1024 / t.mr * t.mr);
-    int64_t row_blocks = std::max<int64_t>(1, ceil_div(m, most)), groups = 1;
+    const int64_t row_blocks = std::max<int64_t>(1, ceil_div(m, most));
     const double work = double(m) * double(n) * double(depth);
     if (threads > 1 && work > 64 * 1024) {
         const int64_t wanted = std::min<int64_t>(4 * threads, int64_t(work / (32 * 1024)) + 1);
-        if (row_blocks < wanted) row_blocks = std::min(wanted, std::max<int64_t>(row_blocks, m / (4 * t.mr)));
-        row_blocks = std::max<int64_t>(1, row_blocks);
-        if (row_blocks < wanted) groups = std::min(panels, ceil_div(wanted, row_blocks));
+        return cut_product({m, panels, row_blocks, 4 * t.mr, wanted, threads, n > m && n * depth * 4 > kDearWeights});
     }
     GemmPlan plan;
     plan.row_block = std::max<int64_t>(1, ceil_div(ceil_div(std::max<int64_t>(m, 1), row_blocks), t.mr) * t.mr);
     plan.row_blocks = std::max<int64_t>(1, ceil_div(m, plan.row_block));
-    plan.panel_group = ceil_div(panels, groups);
-    plan.panel_groups = ceil_div(panels, plan.panel_group);
+    plan.panel_group = panels, plan.panel_groups = 1;
     return plan;
 }
 
 void run_gemm_task(const GemmTable& t, const GemmProblem& p, const GemmPlan& plan, int64_t task) {
-    const int64_t row0 = task / plan.panel_groups * plan.row_block, row1 = std::min(p.m, row0 + plan.row_block);
-    const int64_t col0 = task % plan.panel_groups * plan.panel_group * t.nr;
+    const int64_t row0 = plan.row_of(task) * plan.row_block, row1 = std::min(p.m, row0 + plan.row_block);
+    const int64_t col0 = plan.group_of(task) * plan.panel_group * t.nr;
     const int64_t col1 = std::min(p.n, col0 + plan.panel_group * t.nr);
     if (row0 >= row1 || col0 >= col1) return;
 

@@ -14,6 +14,7 @@
 
 #include "half.h"
 #include "kernels/gemm/activation.h"
+#include "kernels/gemm/plan.h"
 
 namespace hr {
 
@@ -129,11 +130,7 @@ void pack_matrix(const GemmTable& t, const Ranges& ranges, const float* b, int64
 // k x n values, element (k, n) at b[k * ldk + n * ldn], as the bf16 pairs [pairs_of(k), n] that gemm_table_for() multiplies.
 std::vector<float> paired(const float* b, int64_t ldk, int64_t ldn, int64_t k, int64_t n);
 
-// How the problem splits: blocks of rows times groups of panels. The cut never changes a bit of the result.
-struct GemmPlan {
-    int64_t row_block, row_blocks, panel_group, panel_groups;
-    int64_t tasks() const { return row_blocks * panel_groups; }
-};
+// How the problem splits.
 GemmPlan plan_gemm(const GemmTable& t, int64_t m, int64_t n, int64_t depth, int threads);
 void run_gemm_task(const GemmTable& t, const GemmProblem& p, const GemmPlan& plan, int64_t task);
 void run_gemm(const GemmTable& t, const GemmProblem& p, ThreadPool& pool);

@@ -96,24 +96,22 @@ void pack_int(const IntTable& t, const uint8_t* w, int64_t lds, int64_t ldk, int
 GemmPlan plan_int(const IntTable& t, const IntProblem& p, int threads) {
     const int64_t panels = std::max<int64_t>(1, ceil_div(p.n, t.nr));
     const int64_t most = std::clamp<int64_t>(kRowBytes / std::max<int64_t>(1, p.row_bytes) / t.mr * t.mr, 2 * t.mr, 1020 / t.mr * t.mr);
-    int64_t row_blocks = std::max<int64_t>(1, ceil_div(p.m, most)), groups = 1;
-    const double work = double(p.m) * double(p.n) * double(p.segments * p.k);
+    const int64_t row_blocks = std::max<int64_t>(1, ceil_div(p.m, most)), depth = p.segments * p.k;
+    const double work = double(p.m) * double(p.n) * double(depth);
     if (threads > 1 && work > 128 * 1024) {
         const int64_t wanted = std::min<int64_t>(4 * threads, int64_t(work / (64 * 1024)) + 1);
-        if (row_blocks < wanted) row_blocks = std::max<int64_t>(row_blocks, std::min(wanted, p.m / (4 * t.mr)));
-        if (row_blocks < wanted) groups = std::min(panels, ceil_div(wanted, row_blocks));
+        return cut_product({p.m, panels, row_blocks, 4 * t.mr, wanted, threads, p.n > p.m && p.n * depth > kDearWeights});
     }
     GemmPlan plan;
     plan.row_block = std::max<int64_t>(1, round_up(ceil_div(std::max<int64_t>(p.m, 1), row_blocks), t.mr));
     plan.row_blocks = std::max<int64_t>(1, ceil_div(p.m, plan.row_block));
-    plan.panel_group = ceil_div(panels, groups);
-    plan.panel_groups = ceil_div(panels, plan.panel_group);
+    plan.panel_group = panels, plan.panel_groups = 1;
     return plan;
 }
 
 void run_int_task(const IntTable& t, const IntProblem& p, const GemmPlan& plan, int64_t task) {
-    const int64_t row0 = task / plan.panel_groups * plan.row_block, row1 = std::min(p.m, row0 + plan.row_block);
-    const int64_t col0 = task % plan.panel_groups * plan.panel_group * t.nr;
+    const int64_t row0 = plan.row_of(task) * plan.row_block, row1 = std::min(p.m, row0 + plan.row_block);
+    const int64_t col0 = plan.group_of(task) * plan.panel_group * t.nr;
     const int64_t col1 = std::min(p.n, col0 + plan.panel_group * t.nr);
     if (row0 >= row1 || col0 >= col1) return;
     if (p.segments * t.mr > kTable) throw std::invalid_argument("an integer convolution of " + std::to_string(p.segments) + " taps");

@@ -69,6 +69,16 @@ void transpose4(char* to, int64_t to_step, const char* from, int64_t from_step) 
     std::memcpy(to, &a, 16), std::memcpy(to + to_step, &b, 16), std::memcpy(to + 2 * to_step, &c, 16), std::memcpy(to + 3 * to_step, &d, 16);
 }
 
+// Four pixels of three channels of 4 bytes.
+void interleave3(char* to, const char* from, int64_t plane) {
+    typedef uint32_t Four __attribute__((vector_size(16)));
+    Four a, b, c;
+    std::memcpy(&a, from, 16), std::memcpy(&b, from + plane, 16), std::memcpy(&c, from + 2 * plane, 16);
+    const Four ab = __builtin_shuffle(a, b, Four{0, 4, 1, 5}), bc = __builtin_shuffle(b, c, Four{1, 5, 2, 6}), last = __builtin_shuffle(a, b, Four{3, 7, 3, 7});
+    const Four out[3] = {__builtin_shuffle(ab, c, Four{0, 1, 4, 2}), __builtin_shuffle(bc, a, Four{0, 1, 6, 2}), __builtin_shuffle(last, c, Four{6, 0, 1, 7})};
+    std::memcpy(to, out, sizeof out);
+}
+
 // Two axes of which one is contiguous in the destination and the other in the source: tile by tile.
 template <class T>
 void copy_tile(char* to, const char* from, const Axis& outer, const Axis& inner, int64_t begin, int64_t end) {
@@ -92,7 +102,10 @@ void copy_tile(char* to, const char* from, const Axis& outer, const Axis& inner,
 // Rows of N elements that lie together in the destination, from N planes: how two to four channels interleave.
 template <class T, int N>
 void interleave(char* to, const char* from, int64_t plane, int64_t rows) {
-    for (int64_t r = 0; r < rows; r++)
+    int64_t r = 0;
+    if constexpr (sizeof(T) == 4 && N == 3)
+        for (; r + 4 <= rows; r += 4) interleave3(to + r * 12, from + r * 4, plane);
+    for (; r < rows; r++)
         for (int c = 0; c < N; c++) std::memcpy(to + (r * N + c) * int64_t(sizeof(T)), from + r * int64_t(sizeof(T)) + c * plane, sizeof(T));
 }
 
