@@ -19,7 +19,7 @@ from headrace.runtime.caches import cache_folder
 
 log = logging.getLogger("headrace.runtime")
 
-KEPT = 1024  # notes in a folder
+KEPT, MOST = 768, 1024  # notes in a folder, when there are too many, and how many are too many
 DAY_S = 86400.0  # for so long a file's bytes are taken as checked: a disk may lose bits without anybody writing them
 SETTLED_NS = 2 * 10**9  # two writes within one tick of a file system's clock leave one time
 
@@ -72,7 +72,10 @@ class Notes:
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             atomic.replace(self._folder / name, [_text(name)], flush=False)
-            notes = sorted(os.scandir(self._folder), key=lambda note: note.stat(follow_symlinks=False).st_mtime)
+            notes = list(os.scandir(self._folder))
+            if len(notes) <= MOST:
+                return
+            notes.sort(key=lambda note: note.stat(follow_symlinks=False).st_mtime)
             for note in notes[:-KEPT]:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(note.path)

@@ -48,6 +48,7 @@ class CheckedLoader:
         self._lock = threading.Lock()
         self._process: Process | None = None
         self._idle: threading.Timer | None = None
+        self._imported = spec.loader != DEFAULT_LOADER
 
     def for_config(self, config: ModelConfig) -> Loader:
         """The loader of a model that is configured so: its first runs are those that it will then have."""
@@ -75,8 +76,7 @@ class CheckedLoader:
             process.limit_memory(limit)
             if serving:
                 process.yield_to_others()  # to those whose requests are answered meanwhile
-            importing = threading.Thread(target=self._prepare_here)  # while the process works
-            importing.start()
+            importing = self._import_here()  # while the process works
             doing = "checked"
             try:
                 process.load(path, self._spec, self._timeout)
@@ -90,7 +90,8 @@ class CheckedLoader:
                 self._process = None
                 raise CheckError(f"{doing} in a process of its own, which {error}") from None
             finally:
-                importing.join()
+                if importing is not None:
+                    importing.join()
                 process.yield_to_others()
                 self._rest_later()
             if not ended:
@@ -130,9 +131,14 @@ class CheckedLoader:
         self._idle.daemon = True
         self._idle.start()
 
-    def _prepare_here(self) -> None:
-        if self._spec.loader == DEFAULT_LOADER:
-            prepare_loading()
+    def _import_here(self) -> threading.Thread | None:
+        """On the thread, what loading needs; None: it is there."""
+        if self._imported:
+            return None
+        self._imported = True
+        thread = threading.Thread(target=prepare_loading)
+        thread.start()
+        return thread
 
     def rest(self) -> None:
         """End the process; the next check starts another one."""

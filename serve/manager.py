@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from headrace.runtime.background import giving_way
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.hints import nearest
 from headrace.serve.access import AccessLog
@@ -278,7 +279,8 @@ class Manager:
         try:
             entry = self._repository.find(name)
             wanted = entry.wanted() if entry else frozenset()
-            members_of(name, self._repository.find)
+            if entry is not None and entry.config.ensemble.steps:
+                members_of(name, self._repository.find)  # not itself among them
         except (ConfigError, OSError) as error:
             record.error = str(error) if isinstance(error, ConfigError) else "its folder cannot be read"
             return unavailable(f"model {quoted(name)}: {record.error}")
@@ -326,7 +328,8 @@ class Manager:
                 config = record.entry.config
                 own: Loader = getattr(self._loader, "for_config", lambda _: self._loader)(config)
                 loader = (lambda _: Ensemble(config, self)) if config.ensemble.steps else own
-                version.bring_up(record.entry.files[key], config, loader)
+                with giving_way(bool(self._served)):
+                    version.bring_up(record.entry.files[key], config, loader)
             except Exception as error:
                 version.reason = _reason(error, record.entry.files[key])
                 version.state = State.ERROR
@@ -366,7 +369,8 @@ class Manager:
                 self._publish(name, record)
                 raise unavailable(f"model {quoted(name)} version {version.number} still has requests; not unloaded")
             version.state = State.UNLOADING
-        version.take_down()
+        with giving_way(bool(self._served)):
+            version.take_down()
         version.reason = "unloaded"
         version.state = State.DISABLED
         log.info("model %s version %s unloaded", name, version.number)

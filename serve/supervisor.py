@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from headrace.runtime.background import gives_way, giving_way
 from headrace.runtime.errors import HeadraceError, InputError
 from headrace.serve import frames
 from headrace.serve.datatypes import Array
@@ -136,6 +137,7 @@ class Process:
             self._ask(Kind.UNLOAD, b"", None, START_SECONDS, f"did not start within {START_SECONDS:g} s")
             self._started = True
         asked = {"path": str(path), "loader": spec.loader, "options": dict(spec.options), "share": packed is not None}
+        asked["gives_way"] = gives_way()
         given = None if packed is None else packed.lend()
         try:
             late = f"was not ready after {timeout:g} s"
@@ -186,7 +188,8 @@ class Process:
             self._connection.settimeout(max(timeout, 1e-3))
             frames.send(self._connection, kind, self._number, payload, descriptor)
             self._outbox.sent()
-            frame = frames.receive(self._connection)
+            with giving_way(False):  # it only waits
+                frame = frames.receive(self._connection)
         except TimeoutError:
             raise self._broken(late) from None
         except FrameError as error:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from headrace.runtime import packs
+from headrace.runtime.background import giving_way
 from headrace.runtime.errors import HeadraceError, InputError
 from headrace.serve import frames
 from headrace.serve.datatypes import of_array, to_wire
@@ -33,6 +34,7 @@ class Worker:
         self._inbox, self._outbox = Inbox(), Outbox()
         self._model: Model | None = None
         self._path, self._proven = Path(), False
+        self._gives_way = False  # while it loads and rehearses: requests are answered meanwhile
 
     def serve(self) -> None:
         """Until the server is gone."""
@@ -48,10 +50,15 @@ class Worker:
             frames.send(self._connection, Kind.RESULT, frame.number, payload, descriptor)
             self._outbox.sent()
         elif frame.kind is Kind.LOAD:
-            facts, packed = self._load(json.loads(frame.payload), frame.descriptor)
+            asked = json.loads(frame.payload)
+            self._gives_way = bool(asked["gives_way"])
+            with giving_way(self._gives_way):
+                facts, packed = self._load(asked, frame.descriptor)
             frames.send(self._connection, Kind.LOADED, frame.number, json.dumps(facts).encode(), packed)
         elif frame.kind is Kind.REHEARSE:
-            self._send(Kind.REHEARSED, frame, json.dumps(self._rehearse(json.loads(frame.payload))).encode())
+            with giving_way(self._gives_way):
+                ended = self._rehearse(json.loads(frame.payload))
+            self._send(Kind.REHEARSED, frame, json.dumps(ended).encode())
         elif frame.kind is Kind.UNLOAD:
             self._unload()
             self._send(Kind.UNLOADED, frame)

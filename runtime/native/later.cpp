@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "cpu.h"
+#include "give_way.h"
 
 namespace hr {
 
@@ -18,7 +19,10 @@ void Later::ask(size_t bytes, std::function<void()> task) {
         if (bytes_ < kWorth) return run(task);
         if (!processors_) processors_ = usable_threads();
         if (processors_ < 2) return run(task);
-        thread_ = std::thread([this] { work(); });
+        thread_ = std::thread([this, on = gives_way()] {
+            GivingWay as_who_asks(on);
+            work();
+        });
     }
     {
         std::lock_guard guard(lock_);

@@ -8,6 +8,7 @@
 #include "build_id.h"
 #include "cpu.h"
 #include "crc.h"
+#include "give_way.h"
 #include "pack_store.h"
 #include "peak.h"
 #include "planner.h"
@@ -92,6 +93,10 @@ NB_MODULE(_native, m) {
     m.def("crc32", &crc32, nb::arg("data"), "The CRC-32 of zip files of a contiguous buffer; only where has_fast_crc().");
     m.def("pool_workers", &hr::ThreadPool::workers, "Worker threads of this process.");
     m.def("pin_workers", &hr::ThreadPool::pin, nb::arg("cpus"), "Worker i runs on cpus[i % len]; empty: anywhere. False where a CPU is not allowed.");
+
+    m.def("gives_way", &hr::gives_way, "Whether this thread lets others have its processor again and again; see native/give_way.h.");
+    m.def("give_way", &hr::give_way, nb::arg("on"), "From here on this thread does, or does not; answers what it did before.");
+    m.def("times_given_way", &hr::times_given_way, "How often threads of this process did.");
 
     nb::class_<hr::PackStore>(m, "PackStore", "Packed constants that outlive one program; see native/pack_store.h.")
         .def(nb::init<std::string, bool>(), nb::arg("key"), nb::arg("shared"), "Empty; shared: in a memfd.")

@@ -71,8 +71,9 @@ def test_a_folder_that_cannot_be_written_or_is_none_knows_nothing(tmp_path: Path
         assert not found.has(NAME) and found.used(NAME) == 0.0
 
 
-def test_the_oldest_notes_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_notes_go_when_there_are_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notes, "KEPT", 2)
+    monkeypatch.setattr(notes, "MOST", 3)
     found = Notes(tmp_path)
     for index in range(4):
         found.add(name_of(str(index)))

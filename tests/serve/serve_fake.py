@@ -15,6 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from headrace.runtime.background import gives_way
+from headrace.runtime.errors import HeadraceError
+
 DTYPES = {
     "BOOL": "bool", "UINT8": "uint8", "UINT16": "uint16", "UINT32": "uint32", "UINT64": "uint64", "INT8": "int8",
     "INT16": "int16", "INT32": "int32", "INT64": "int64", "FP16": "float16", "FP32": "float32", "FP64": "float64",
@@ -195,6 +198,8 @@ def misbehave(kind: str) -> None:
         raise AssertionError(f"{len(kept)} x 64 MiB were to be had")
     if kind == "exit":
         os._exit(3)
+    if kind == "way":
+        raise HeadraceError(f"gives way: {gives_way()}")
 
 
 def accumulate(seconds: float, declared: bool, shape: tuple[int | str | None, ...] = ("batch", 4)) -> FakeModel:

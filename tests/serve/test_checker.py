@@ -11,6 +11,7 @@ import serve_fake
 from serve_packages import X, package
 
 from headrace.runtime import notes
+from headrace.runtime.background import giving_way
 from headrace.serve import Client, checker
 from headrace.serve.checker import CheckedLoader, CheckError, Known
 from headrace.serve.config import Batching, Drain, Listen, ModelConfig, RepositorySettings, Settings
@@ -56,6 +57,15 @@ def test_a_bad_package_ends_with_a_reason_and_the_next_one_loads(tmp_path, super
     assert reason in str(caught.value) and str(tmp_path) not in str(caught.value)
     good = loader(supervisor)(model(tmp_path / "good", "scale 2"))
     assert (good.run({"x": np.ones((1, 4), np.float32)})["y"] == 2).all()
+    checked.close()
+
+
+@pytest.mark.parametrize("serving", [False, True])
+def test_a_check_beside_requests_gives_way_to_them(tmp_path, supervisor, serving):
+    """As the thread that asks for it does, which only waits meanwhile."""
+    checked = loader(supervisor)
+    with giving_way(serving), pytest.raises(CheckError, match=f"gives way: {serving}"):
+        checked(model(tmp_path, "way"))
     checked.close()
 
 

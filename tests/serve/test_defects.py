@@ -167,7 +167,6 @@ def test_an_expired_request_that_runs(monkeypatch):
         test_scheduler.test_a_waiting_job_expires_and_never_runs()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_an_old_version_that_goes_first(tmp_path, monkeypatch):
     def hasty(desired, states):
         ready = [key for key, state in states.items() if state is State.READY and key not in desired]

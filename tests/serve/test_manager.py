@@ -1,11 +1,13 @@
 """Loading, switching, unloading: effects in the right order, handles respected, failures contained."""
 
+import contextlib
 import threading
 import time
 
 import pytest
 import serve_fake
 
+from headrace.runtime.background import gives_way
 from headrace.serve.errors import Meaning, ServeError
 from headrace.serve.manager import Manager
 from headrace.serve.repository import Repository, RepositoryError
@@ -13,12 +15,33 @@ from headrace.serve.repository import Repository, RepositoryError
 
 class Loader:
     def __init__(self):
-        self.loaded = []
+        self.loaded, self.asked_times, self.gave_way = [], 0, []
+        self.asked = threading.Event()
         self.hold = threading.Event()
         self.hold.set()
 
+    @contextlib.contextmanager
+    def holding(self, *calls):
+        """`calls`, each on a thread: the first load that one of them asks for has begun, and goes on when the block is left,
+        at whose end all have returned."""
+        self.asked.clear()
+        self.hold.clear()
+        threads = [threading.Thread(target=call) for call in calls]
+        for thread in threads:
+            thread.start()
+        try:
+            assert self.asked.wait(30)
+            yield
+        finally:
+            self.hold.set()
+            for thread in threads:
+                thread.join()
+
     def __call__(self, path):
-        assert self.hold.wait(10)
+        self.asked_times += 1
+        self.gave_way.append(gives_way())
+        self.asked.set()
+        self.hold.wait()
         model = serve_fake.load(path)
         self.loaded.append(model)
         return model
@@ -73,13 +96,8 @@ def test_labels_move_at_once_and_only_to_what_is_ready(tmp_path, loader):
     assert len(loader.loaded) == 2  # no version was loaded for it
     serve_fake.repository(tmp_path, {"m/3": "scale 3"})
     config.write_text('[versions]\npolicy = "all"\nlabels = {stable = 2, canary = 3}\n')
-    loader.hold.clear()
-    thread = threading.Thread(target=made.load, args=("m",))
-    thread.start()
-    time.sleep(0.05)
-    assert number(made, "m", "canary") == "2"  # 3 is on its way
-    loader.hold.set()
-    thread.join(10)
+    with loader.holding(lambda: made.load("m")):
+        assert number(made, "m", "canary") == "2"  # 3 is on its way
     assert number(made, "m", "canary") == "3"
     config.write_text('[versions]\npolicy = "all"\n')
     made.load("m")
@@ -139,14 +157,19 @@ def test_load_then_switch(tmp_path, loader):
     made = manager(tmp_path, loader, **{"m/1": "scale 1"})
     first = loader.loaded[0]
     serve_fake.repository(tmp_path, {"m/2": "scale 2"})
-    loader.hold.clear()
-    thread = threading.Thread(target=made.load, args=("m",))
-    thread.start()
-    time.sleep(0.05)
-    assert number(made, "m") == "1" and not first.closed
-    loader.hold.set()
-    thread.join(10)
+    with loader.holding(lambda: made.load("m")):
+        assert number(made, "m") == "1" and not first.closed
     assert number(made, "m") == "2" and first.closed
+
+
+def test_a_load_gives_way_where_requests_may_be_answered(tmp_path, loader):
+    made = manager(tmp_path, loader, **{"m/1": "scale 1"})
+    serve_fake.repository(tmp_path, {"m/2": "scale 2"})
+    made.load("m")
+    made.unload("m")
+    made.load("m")
+    assert loader.gave_way == [False, True, False]
+    assert not gives_way()
 
 
 def test_a_replaced_file_is_switched_in(tmp_path, loader):
@@ -179,13 +202,14 @@ def test_unload_waits_for_handles(tmp_path, loader):
     handle = made.acquire("m", "")
     assert meaning(made.unload, "m") is Meaning.UNAVAILABLE  # the drain time passed
     assert number(made, "m") == "1"
+    made._drain_seconds = 30.0  # it does not pass now
     thread = threading.Thread(target=made.unload, args=("m",))
     thread.start()
     while made.ready("m"):
         time.sleep(0.005)
     assert not loader.loaded[0].closed
     made.release(handle)
-    thread.join(10)
+    thread.join()
     assert loader.loaded[0].closed
     assert made.index() == [("m", "1", "UNAVAILABLE", "unloaded")]
     assert meaning(made.acquire, "m", "") is Meaning.UNAVAILABLE
@@ -193,19 +217,43 @@ def test_unload_waits_for_handles(tmp_path, loader):
     assert number(made, "m") == "1"
 
 
+class Watched:
+    """A lock that counts who looked whether it is taken."""
+
+    def __init__(self, lock):
+        self.lock, self.looked = lock, threading.Semaphore(0)
+
+    def locked(self):
+        taken = self.lock.locked()
+        self.looked.release()
+        return taken
+
+    def __enter__(self):
+        return self.lock.__enter__()
+
+    def __exit__(self, *how):
+        return self.lock.__exit__(*how)
+
+
 def test_loads_of_one_model_join(tmp_path, loader):
     made = manager(tmp_path, loader, m="scale 1")
     serve_fake.repository(tmp_path, {"m/2": "nonsense"})
-    loader.hold.clear()
-    results = []
-    threads = [threading.Thread(target=lambda: results.append(meaning(made.load, "m"))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    time.sleep(0.1)
-    loader.hold.set()
-    for thread in threads:
-        thread.join(10)
+    busy = made._records["m"].busy = Watched(made._records["m"].busy)
+    loader.asked_times, results = 0, []
+
+    def load():
+        results.append(meaning(made.load, "m"))
+
+    others = [threading.Thread(target=load) for _ in range(3)]
+    with loader.holding(load):
+        for thread in others:
+            thread.start()
+        for _ in range(1 + len(others)):
+            busy.looked.acquire()
+    for thread in others:
+        thread.join()
     assert results == [Meaning.UNAVAILABLE] * 4
+    assert loader.asked_times == 1
 
 
 def test_bad_beside_good(tmp_path, loader):
