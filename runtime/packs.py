@@ -75,7 +75,7 @@ _shelf_lock = threading.Lock()
 
 class Exchange:
     """Packed constants from and for other processes: `given` is the descriptor of a sealed memfd, `made` that of one that a
-    load filled because it had none that fits. Descriptors stay their owners'; `made` lives as long as the model."""
+    load filled because it had none that fits, and did not find or keep a file. Descriptors stay their owners'; `made` lives as long as the model."""
 
     def __init__(self, given: int | None = None) -> None:
         self.given: int | None = given
@@ -139,10 +139,10 @@ class Packs:
         self._proof()
         store.finish()
         shared.store = store
-        if asked is not None and asked.made is None and store.blocks:
-            asked.made = store.descriptor
         if self._limit and store.blocks:
             _keep(key, store, self._limit)
+        if asked is not None and asked.made is None and store.blocks and store.descriptor >= 0:
+            asked.made = store.descriptor  # who does not find the file
         return program
 
     def _key(self, entry: str) -> str:
@@ -198,7 +198,7 @@ def _from_file(key: str) -> PackStore | None:
 
 
 def _keep(key: str, store: PackStore, limit: int) -> None:
-    """Write the file for the next start, and use it instead of this process's memory. A folder that cannot be written, or a full
+    """Write the file for the next start, and use it instead of memory. A folder that cannot be written, or a full
     disk, costs packing the next time, nothing else."""
     kept: list[int] = []
     try:
@@ -210,8 +210,7 @@ def _keep(key: str, store: PackStore, limit: int) -> None:
         return
     (descriptor,) = kept
     try:
-        if not store.mapped:
-            store.rest_in(descriptor)
+        store.rest_in(descriptor)
         _note_when_written(key, os.fstat(descriptor), descriptor)
     finally:
         os.close(descriptor)

@@ -103,7 +103,7 @@ NB_MODULE(_native, m) {
         .def_static("open", &hr::PackStore::open, nb::arg("descriptor"), nb::arg("key"), nb::arg("verify"), nb::call_guard<nb::gil_scoped_release>(),
                     "A complete one from a descriptor, which stays the caller's. ValueError saying what is wrong with it.")
         .def("finish", &hr::PackStore::finish, "No more blocks; a memfd is sealed.")
-        .def("rest_in", &hr::PackStore::rest_in, nb::arg("descriptor"), "Blocks are from here on pages of this file, which holds `pieces`, and no memory of this process.")
+        .def("rest_in", &hr::PackStore::rest_in, nb::arg("descriptor"), "Blocks are from here on pages of this file, which holds `pieces`, and no memory.")
         .def("pieces", &pieces, "What a file of it holds, in pieces; views of blocks live as long as the store.")
         .def_prop_ro("complete", &hr::PackStore::complete)
         .def_prop_ro("mapped", &hr::PackStore::mapped, "Whether blocks are pages of a file or memfd.")

@@ -168,11 +168,12 @@ void PackStore::finish() {
 }
 
 void PackStore::rest_in(int descriptor) {
-    if (!complete_ || mapped_) throw std::logic_error("only blocks in memory of this process can rest in a file");
+    if (!complete_ || (mapped_ && descriptor_ < 0)) throw std::logic_error("only blocks in memory can rest in a file");
     struct stat facts;
     if (fstat(descriptor, &facts)) fail("packed constants cannot be mapped");
     if (uint64_t(facts.st_size) < end_) refuse("the file has " + std::to_string(facts.st_size) + " bytes, and blocks end at " + std::to_string(end_));
     map_blocks(descriptor);
+    if (descriptor_ >= 0) close(std::exchange(descriptor_, -1));
 }
 
 void PackStore::map_blocks(int descriptor) {

@@ -42,8 +42,8 @@ public:
 
     std::shared_ptr<char> add(uint64_t kind, size_t bytes);     // the next block, zeroed, while the store is filled
     void finish();                                  // no more blocks: a memfd is sealed and mapped read-only
-    // The blocks of a complete store without a memfd are from here on, at their addresses, pages of a file with what `head`,
-    // the blocks and `index` say: this process's own memory of them goes back to the system.
+    // The blocks of a complete store are from here on, at their addresses, pages of a file with what `head`, the blocks and `index`
+    // say: memory of them goes back to the system, a memfd as well.
     void rest_in(int descriptor);
     // A file that `open` reads: the head, each block with zeros behind it, the index.
     std::string head();

@@ -18,7 +18,7 @@ from serve_packages import X, package
 from serve_start import FRONTS, need
 
 from headrace.serve import Client
-from headrace.serve.config import ConfigError, Drain, Listen, Settings, Workers
+from headrace.serve.config import ConfigError, Drain, Listen, RepositorySettings, Settings, Workers
 from headrace.serve.errors import Meaning, ServeError
 from headrace.serve.server import Server
 from headrace.serve.supervisor import Spec
@@ -27,11 +27,12 @@ FAKE = Spec("serve_fake:load")
 PATIENCE = 1.0  # of the heart, in these tests
 
 
-def serve(root, front="auto", count=1, loader: Spec | None = FAKE, **workers):
+def serve(root, front="auto", count=1, loader: Spec | None = FAKE, keep_packed=True, **workers):
     settings = Settings(
         listen=Listen("127.0.0.1", 0, 0, 0, front=front),
         drain=Drain(0, 10),
         workers=Workers(count, heartbeat_timeout_s=PATIENCE, **workers),
+        repository=RepositorySettings(keep_packed=keep_packed),
     )
     return Server(root, settings=settings, loader=loader)
 
