@@ -5,25 +5,29 @@ the nearest known one. Units end the names.
 """
 
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-import msgspec
+from msgspec import Meta
 
-from headrace.runtime.errors import HeadraceError
-from headrace.runtime.hints import nearest
+from headrace.serve.schema import MIB, Bytes, Count, Port, Positive, Seconds, Section, SomeSeconds, Threads, toml
+from headrace.serve.schema import ConfigError as ConfigError
+from headrace.serve.schema import convert as convert
+from headrace.serve.schema import read as read
 
-MIB = 1024 * 1024
+MAX_LEVELS = 64  # of priority
+MAX_STEPS = 65536  # of a generation
+MAX_BUCKETS = 64  # of a histogram
+LABEL = "[a-z][a-z0-9_-]{0,63}"  # what points to a version
 
-
-class ConfigError(HeadraceError):
-    """A setting is unknown or out of range; the text names file, key and what is allowed."""
-
-
-class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of every section."""
+Access = Annotated[
+    str,
+    Meta(pattern="^(off|errors|slow|all|sampled:[1-9][0-9]{0,8})$", description="off, errors, slow, all and sampled:N"),
+]
+Label = Annotated[
+    str, Meta(pattern=f"^{LABEL}$", description="names of a-z 0-9 _ -, a letter first, at most 64 of them")
+]
 
 
 class Listen(Section, frozen=True):
@@ -34,9 +38,9 @@ class Listen(Section, frozen=True):
     gets typed contents back (but for FP16 and BF16), for clients that cannot read raw ones."""
 
     host: str = "127.0.0.1"
-    grpc_port: int = 8001
-    http_port: int = 8000
-    metrics_port: int = 8002
+    grpc_port: Port = 8001
+    http_port: Port = 8000
+    metrics_port: Port = 8002
     front: Literal["auto", "native", "portable"] = "auto"
     reflection: bool = True
     typed_answers: bool = False
@@ -65,29 +69,29 @@ class Limits(Section, frozen=True):
     `connection_age_s` with `connection_age_grace_s` for its calls; one that says nothing for `keepalive_s` is asked, and ended
     `keepalive_timeout_s` later. HTTP: `header_timeout_s`, `idle_timeout_s`."""
 
-    max_message_bytes: int = 64 * MIB
-    max_buffered_bytes: int = 512 * MIB
-    connection_idle_s: float = 300.0
-    connection_age_s: float = 3600.0
-    connection_age_grace_s: float = 30.0
-    keepalive_s: float = 60.0
-    keepalive_timeout_s: float = 20.0
-    grpc_threads: int = 128
-    http_threads: int = 64
-    max_connections: int = 1024
-    max_concurrent_streams: int = 128
-    max_header_bytes: int = 32 * 1024
-    max_metadata_bytes: int = 16 * 1024
-    max_header_count: int = 100
-    header_timeout_s: float = 10.0
-    idle_timeout_s: float = 60.0
+    max_message_bytes: Annotated[int, Meta(ge=1024, le=2**31 - 1)] = 64 * MIB
+    max_buffered_bytes: Bytes = 512 * MIB
+    connection_idle_s: SomeSeconds = 300.0
+    connection_age_s: SomeSeconds = 3600.0
+    connection_age_grace_s: Seconds = 30.0
+    keepalive_s: SomeSeconds = 60.0
+    keepalive_timeout_s: SomeSeconds = 20.0
+    grpc_threads: Positive = 128
+    http_threads: Positive = 64
+    max_connections: Positive = 1024
+    max_concurrent_streams: Positive = 128
+    max_header_bytes: Annotated[int, Meta(ge=1024, le=MIB)] = 32 * 1024
+    max_metadata_bytes: Annotated[int, Meta(ge=1024, le=MIB)] = 16 * 1024
+    max_header_count: Positive = 100
+    header_timeout_s: SomeSeconds = 10.0
+    idle_timeout_s: SomeSeconds = 60.0
 
 
 class Drain(Section, frozen=True):
     """Graceful stop: seconds of lame duck, then the grace for accepted calls."""
 
-    lame_duck_s: float = 3.0
-    grace_s: float = 25.0
+    lame_duck_s: Seconds = 3.0
+    grace_s: Seconds = 25.0
 
 
 class Workers(Section, frozen=True):
@@ -95,10 +99,10 @@ class Workers(Section, frozen=True):
     private memory fails (0: no limit); one whose heart does not beat for `heartbeat_timeout_s`, or whose batch runs for more
     than `run_timeout_s` or well past the deadlines of all its requests, is killed and replaced."""
 
-    count: int = 0
-    memory_bytes: int = 0
-    heartbeat_timeout_s: float = 4.0
-    run_timeout_s: float = 60.0
+    count: Threads = 0
+    memory_bytes: Bytes = 0
+    heartbeat_timeout_s: SomeSeconds = 4.0
+    run_timeout_s: SomeSeconds = 60.0
 
 
 class Log(Section, frozen=True):
@@ -106,9 +110,9 @@ class Log(Section, frozen=True):
     those over `slow_ms`; "sampled:N", these and one in N; or "all". But for "all", at most `lines_per_s` of each meaning are
     written in a second, and of the rest their number (0: no limit)."""
 
-    access: str = "slow"
-    slow_ms: float = 1000.0
-    lines_per_s: int = 10
+    access: Access = "slow"
+    slow_ms: Annotated[float, Meta(ge=0)] = 1000.0
+    lines_per_s: Count = 10
     file: str = ""
 
 
@@ -118,8 +122,8 @@ class Trace(Section, frozen=True):
     does not trace them one in `rate` (0: none); after `count` traces no more (-1: no limit)."""
 
     level: Literal["off", "timestamps"] = "off"
-    rate: int = 1000
-    count: int = -1
+    rate: Count = 1000
+    count: Annotated[int, Meta(ge=-1, le=2**31 - 1)] = -1
     file: str = ""
     otlp: bool = False
 
@@ -142,22 +146,22 @@ class RepositorySettings(Section, frozen=True):
     paths: tuple[str, ...] = ()
     model_name: str = ""
     device: str = "auto"
-    threads: int = 0
+    threads: Threads = 0
     control: Literal["explicit", "poll", "off"] = "explicit"
-    poll_s: float = 5.0
+    poll_s: SomeSeconds = 5.0
     readiness: Literal["all", "any"] | tuple[str, ...] = "all"
     check: bool = True
-    load_timeout_s: float = 120.0
-    load_memory_bytes: int = 0
+    load_timeout_s: SomeSeconds = 120.0
+    load_memory_bytes: Bytes = 0
     keep_packed: bool = True
-    packed_bytes: int = 8 << 30
+    packed_bytes: Bytes = 8 << 30
 
 
 class SharedMemory(Section, frozen=True):
     """Whether clients on this machine may register system shared memory, and how many regions."""
 
     enabled: bool = False
-    max_regions: int = 256
+    max_regions: Count = 256
 
 
 class Settings(Section, frozen=True):
@@ -183,18 +187,25 @@ class Batching(Section, frozen=True):
     `strict`: a model that cannot be batched is refused where `max_batch_size` asks for it; else it is served without.
     """
 
-    max_batch_size: int = -1
-    max_delay_us: int = 0
-    preferred_sizes: tuple[int, ...] = ()
+    max_batch_size: Annotated[int, Meta(ge=-1, le=2**31 - 1)] = -1
+    max_delay_us: Count = 0
+    preferred_sizes: tuple[Positive, ...] = ()
     preserve_ordering: bool = False
     strict: bool = True
+
+    def __post_init__(self) -> None:
+        for size in self.preferred_sizes if self.max_batch_size > 0 else ():
+            if size > self.max_batch_size:
+                raise ConfigError(
+                    f"batching.preferred_sizes has {size}; allowed are numbers from 1 to {self.max_batch_size}"
+                )
 
 
 class QueueLevel(Section, frozen=True):
     """What differs for one priority: `max_size` 0: no limit of its own, `timeout_ms` 0: requests may wait for ever."""
 
-    max_size: int = 0
-    timeout_ms: int = 0
+    max_size: Count = 0
+    timeout_ms: Count = 0
     timeout_override: bool = True
     timeout_action: Literal["reject", "delay"] = "reject"
 
@@ -206,28 +217,42 @@ class Queue(Section, frozen=True):
     those in time. With `priority_levels` above 0, `priority` 1 goes first; `default_priority` (0: the last) is for
     requests that name none. `levels` has what differs, by priority ("1")."""
 
-    max_size: int = 1024
-    timeout_ms: int = 0
+    max_size: Positive = 1024
+    timeout_ms: Count = 0
     timeout_override: bool = True
     timeout_action: Literal["reject", "delay"] = "reject"
-    priority_levels: int = 0
-    default_priority: int = 0
+    priority_levels: Annotated[int, Meta(ge=0, le=MAX_LEVELS)] = 0
+    default_priority: Count = 0
     levels: dict[str, QueueLevel] = {}
+
+    def __post_init__(self) -> None:
+        count = self.priority_levels
+        if count > MAX_LEVELS:  # also where it was not read from a file
+            raise ConfigError(f"queue.priority_levels is {count}; allowed are numbers from 0 to {MAX_LEVELS}")
+        if self.default_priority > count:
+            raise ConfigError(f"queue.default_priority is {self.default_priority}; there are {count} priority levels")
+        for name in self.levels:
+            if name not in [str(number) for number in range(1, count + 1)]:
+                raise ConfigError(f"queue.levels has {name!r}; there are {count} priority levels")
 
 
 class Cache(Section, frozen=True):
     """Answers kept for requests that come again, up to `max_bytes` of them."""
 
     enabled: bool = False
-    max_bytes: int = 64 * MIB
+    max_bytes: Bytes = 64 * MIB
 
 
 class Versions(Section, frozen=True):
     """Which versions are served and the labels that point to them."""
 
     policy: Literal["latest", "all", "specific"] = "latest"
-    keep: int | tuple[int, ...] = 1
-    labels: dict[str, int] = {}
+    keep: Positive | tuple[Positive, ...] = 1
+    labels: dict[Label, Positive] = {}
+
+    def __post_init__(self) -> None:
+        if self.policy == "latest" and not isinstance(self.keep, int):
+            raise ConfigError(f"versions.keep is {list(self.keep)}; policy 'latest' takes a number from 1")
 
 
 class Instances(Section, frozen=True):
@@ -235,9 +260,9 @@ class Instances(Section, frozen=True):
     `cpus[i % len(cpus)]` (none: on any): its batches, on a thread of its own; the threads that share the work of large kernels
     belong to the process."""
 
-    count: int = 0
+    count: Threads = 0
     device: str = "cpu"
-    cpus: tuple[int, ...] = ()
+    cpus: tuple[Count, ...] = ()
 
 
 class Declared(Section, frozen=True):
@@ -275,9 +300,9 @@ class Sequence(Section, frozen=True):
     for `idle_timeout_ms` is forgotten."""
 
     strategy: Literal["", "direct", "oldest", "off"] = ""
-    idle_timeout_ms: int = 60_000
-    max_sequences: int = 4096
-    max_state_bytes: int = 1024 * MIB
+    idle_timeout_ms: Count = 60_000
+    max_sequences: Positive = 4096
+    max_state_bytes: Bytes = 1024 * MIB
     states: tuple[SequenceState, ...] = ()
     controls: tuple[SequenceControl, ...] = ()
 
@@ -293,7 +318,7 @@ class Generate(Section, frozen=True):
     output: str = ""
     step: str = ""
     stop: tuple[float, ...] = ()
-    max_steps: int = 256
+    max_steps: Annotated[int, Meta(ge=1, le=MAX_STEPS)] = 256
 
 
 class Postprocess(Section, frozen=True):
@@ -301,7 +326,7 @@ class Postprocess(Section, frozen=True):
     `top_k`: by output, how many of its largest elements are answered in place of all, as classification has them."""
 
     labels: dict[str, str] = {}
-    top_k: dict[str, int] = {}
+    top_k: dict[str, Positive] = {}
 
 
 class WarmupInput(Section, frozen=True):
@@ -316,8 +341,8 @@ class WarmupSample(Section, frozen=True):
     """`count` runs (0: two) of a batch of `batch_size` (0: one row)."""
 
     inputs: dict[str, WarmupInput]
-    batch_size: int = 0
-    count: int = 0
+    batch_size: Count = 0
+    count: Count = 0
     name: str = ""
 
 
@@ -326,7 +351,7 @@ class Warmup(Section, frozen=True):
     configured, for at most `seconds`; "off": neither."""
 
     mode: Literal["golden", "off"] = "golden"
-    seconds: float = 10.0
+    seconds: Seconds = 10.0
     samples: tuple[WarmupSample, ...] = ()
 
 
@@ -336,6 +361,12 @@ class Metrics(Section, frozen=True):
 
     seconds_buckets: tuple[float, ...] = ()
     first_response_buckets_ms: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("seconds_buckets", "first_response_buckets_ms"):
+            bounds = getattr(self, name)
+            if len(bounds) > MAX_BUCKETS or not all(a < b for a, b in zip((0.0, *bounds), bounds)):
+                raise ConfigError(f"metrics.{name} must be rising numbers above 0, at most {MAX_BUCKETS}")
 
 
 class EnsembleStep(Section, frozen=True):
@@ -372,8 +403,6 @@ class ModelConfig(Section, frozen=True):
     warmup: Warmup = Warmup()
 
 
-S = TypeVar("S", bound=Section)
-
 # flag name of `headrace serve` (dashes as underscores) -> where it is set
 FLAGS = {
     "host": ("listen", "host"),
@@ -392,27 +421,9 @@ FLAGS = {
     "threads": ("repository", "threads"),
     "keep_packed": ("repository", "keep_packed"),
     "control": ("repository", "control"),
+    "device": ("repository", "device"),
     "workers": ("workers", "count"),
 }
-
-
-def read(kind: type[S], path: Path) -> S:
-    """The settings in a TOML file. ConfigError when it does not parse or does not fit the schema."""
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path.name}: {error}") from None
-    return convert(kind, data, path.name)
-
-
-def convert(kind: type[S], data: Mapping[str, Any], where: str) -> S:
-    """`data` as settings of `kind`; `where` names the source in errors."""
-    _check_keys(kind, data, where, "")
-    try:
-        return msgspec.convert(data, kind)
-    except msgspec.ValidationError as error:
-        text, _, place = str(error).partition(" - at `$.")
-        raise ConfigError(f"{where}: {place.rstrip('`')}: {text}" if place else f"{where}: {text}") from None
 
 
 def settings_from(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Settings:
@@ -429,14 +440,7 @@ def with_origins(
     where = "flags"
     file = flags.get("config") or environ.get("HEADRACE_CONFIG") or ("headrace.toml" if _here() else None)
     if file:
-        path = Path(file)
-        try:
-            data = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"{path.name}: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path.name}: {error}") from None
-        where = path.name
+        data, where = toml(Path(file)), Path(file).name
         convert(Settings, data, where)
         origins = {(section, key): where for section, rows in data.items() for key in rows}
     if "HEADRACE_THREADS" in environ:
@@ -462,13 +466,3 @@ def _integer(name: str, text: str) -> int:
     if not text.isascii() or not text.isdigit():
         raise ConfigError(f"{name} is {text!r}, expected a whole number")
     return int(text)
-
-
-def _check_keys(kind: type[Section], data: Mapping[str, Any], where: str, prefix: str) -> None:
-    known = {field.name: field.type for field in msgspec.structs.fields(kind)}
-    for key, value in data.items():
-        if key not in known:
-            raise ConfigError(f"{where}: unknown key {prefix + key!r}; {nearest(key, known)}")
-        inner = known[key]
-        if isinstance(inner, type) and issubclass(inner, Section) and isinstance(value, Mapping):
-            _check_keys(inner, value, where, f"{prefix}{key}.")

@@ -15,8 +15,9 @@ from typing import Annotated, Literal, TypeVar
 
 from msgspec import Meta
 
-from headrace.serve.config import Auth, ConfigError, Section, convert
+from headrace.serve.config import Auth, ConfigError, convert
 from headrace.serve.errors import forbidden, unauthenticated
+from headrace.serve.schema import Section
 
 Role = Literal["metadata", "infer", "metrics", "manage"]
 Group = Literal[
@@ -24,7 +25,7 @@ Group = Literal[
     "logging", "metrics",
 ]  # fmt: skip
 Front = Literal["grpc", "http"]
-Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$", description="the SHA-256 of a text, 64 hexadecimal digits")]
 Lookup = Callable[[str], str | None]  # the value of a header, by lower-case name
 
 _METADATA: frozenset[str] = frozenset({"metadata", "model-config", "statistics"})
@@ -151,7 +152,7 @@ S = TypeVar("S", bound=Section)
 def _file(kind: type[S], file: str) -> S:
     path = Path(file)
     try:
-        return convert(kind, tomllib.loads(path.read_text(encoding="utf-8")), path.name)
+        return convert(kind, tomllib.loads(path.read_text(encoding="utf-8")), path.name, quote=False)
     except OSError as error:
         raise ConfigError(f"auth: {path.name}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError):

@@ -29,6 +29,7 @@ from headrace.serve.config import (
     WarmupSample,
 )
 from headrace.serve.datatypes import DATATYPES
+from headrace.serve.schema import checked
 
 NAME = "config.pbtxt"
 MAX_BYTES = 1024 * 1024
@@ -81,7 +82,7 @@ def read(path: Path, model: str) -> tuple[ModelConfig, list[str]]:
         metrics=_metrics(message.model_metrics, ignored),
         postprocess=Postprocess({row.name: row.label_filename for row in message.output if row.label_filename}),
     )
-    return config, list(dict.fromkeys(ignored))
+    return checked(config, NAME), list(dict.fromkeys(ignored))
 
 
 def _parse(path: Path) -> Any:

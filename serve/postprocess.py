@@ -20,7 +20,6 @@ from headrace.serve.validate import Port
 
 FOLDER = "post/"
 DECLARATION = FOLDER + "postprocess.toml"
-MAX_CLASSES = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +61,6 @@ def read(settings: Declared, outputs: tuple[Port, ...], batched: bool, path: Pat
     top_k = {**inside.top_k, **settings.top_k}
     for name, count in top_k.items():
         classify.check_output("top_k", name, names)
-        if not 1 <= count <= MAX_CLASSES:
-            raise ConfigError(f"postprocess.top_k: {name!r} is {count}; allowed are numbers from 1")
         port = next(port for port in outputs if port.name == name)
         if not port.datatype.size:
             raise ConfigError(f"postprocess.top_k: output {name!r} has texts; the largest are of numbers")

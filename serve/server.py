@@ -18,6 +18,7 @@ from headrace.serve.checker import CheckedLoader, load
 from headrace.serve.config import ConfigError, Drain, Listen, Log, Settings, Tls
 from headrace.serve.model import Loader
 from headrace.serve.repository import Repository
+from headrace.serve.schema import checked
 from headrace.serve.supervisor import DEFAULT_LOADER, Spec, Supervisor
 
 log = logging.getLogger("headrace.serve")
@@ -77,7 +78,7 @@ class Server:
         if settings is None:  # a server inside a program: no balancer to wait for, no lines
             listen = Listen(host, grpc_port, http_port, metrics_port)
             settings = Settings(listen=listen, drain=Drain(lame_duck_s=0), log=Log(access="off"))
-        self.settings = settings
+        self.settings = settings = checked(settings)
         paths = [repository] if isinstance(repository, (str, Path)) else list(repository)
         store = settings.repository
         found = Repository(paths or store.paths, store.model_name)

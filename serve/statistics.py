@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from headrace.serve.config import ConfigError, Metrics
+from headrace.serve.config import Metrics
 from headrace.serve.errors import Meaning
 from headrace.serve.records import Record, micros
 from headrace.serve.request import InferRequest
@@ -23,7 +23,6 @@ SECONDS_BUCKETS = (
 )  # fmt: skip
 MAX_RESPONSES = 64  # parts of an answer that are counted one by one
 FIRST_BUCKETS_MS = (100.0, 500.0, 2000.0, 5000.0)  # as Triton has them
-MAX_BUCKETS = 64
 ROW_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 
 
@@ -82,8 +81,8 @@ class Statistics:
     def __init__(self, settings: Metrics | None = None) -> None:
         """ConfigError where the buckets of the settings do not rise."""
         settings = settings or Metrics()
-        self.seconds = seconds = _bounds("seconds_buckets", settings.seconds_buckets) or SECONDS_BUCKETS
-        first = _bounds("first_response_buckets_ms", settings.first_response_buckets_ms) or FIRST_BUCKETS_MS
+        self.seconds = seconds = settings.seconds_buckets or SECONDS_BUCKETS
+        first = settings.first_response_buckets_ms or FIRST_BUCKETS_MS
         self._lock = threading.Lock()
         self._since = time.monotonic()
         self.memory_bytes = 0  # of the model's weights
@@ -238,12 +237,6 @@ class Statistics:
         only = {"compute_infer": self.compute_infer, "compute_output": self.compute_output, "success": self.success}
         only |= {"fail": self.fail, "cancel": self.cancel}
         return {"0": {name: duration.show() for name, duration in only.items()} | {"empty_response": none}}
-
-
-def _bounds(name: str, bounds: tuple[float, ...]) -> tuple[float, ...]:
-    if len(bounds) > MAX_BUCKETS or any(a >= b for a, b in zip((0.0, *bounds), bounds)):
-        raise ConfigError(f"metrics.{name} must be rising numbers above 0, at most {MAX_BUCKETS}")
-    return bounds
 
 
 def meaning_text(meaning: Meaning | None) -> str:

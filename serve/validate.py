@@ -14,6 +14,7 @@ import numpy as np
 
 from headrace.runtime.errors import HeadraceError
 from headrace.runtime.hints import shape_hint
+from headrace.serve.config import LABEL
 from headrace.serve.datatypes import Array, Buffer, Datatype, decode_bytes, of_dtype
 from headrace.serve.elements import to_array
 from headrace.serve.errors import ServeError, bad_argument, quoted, unsupported
@@ -31,7 +32,7 @@ Shape = tuple[int | str | None, ...] | None
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _NUMBER = re.compile(r"[1-9][0-9]{0,17}")
-_LABEL = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+_LABEL = re.compile(LABEL)
 _FLAGS = ("sequence_start", "sequence_end", "binary_data_output", "headrace_explain")
 _SHARED_MEMORY = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")
 

@@ -112,8 +112,6 @@ class ModelVersion:
 
     def _generation(self, model: Model, rows: int, config: ModelConfig) -> GenerateQueue:
         settings = config.generate
-        if not 1 <= settings.max_steps <= MAX_STEPS:
-            raise ConfigError(f"generate.max_steps is {settings.max_steps}; allowed are numbers from 1 to {MAX_STEPS}")
         kept = sequences.Kept(model, config, states_of(model, config))
         self.interface = kept.visible(model, rows)
         whole = Interface(model.inputs, model.outputs, rows)
@@ -246,22 +244,10 @@ def kernels_of(model: Model) -> str:
     return ", ".join(f"{kernel} x{count}" if count > 1 else kernel for kernel, count in counts.most_common())
 
 
-MAX_LEVELS = 64
-MAX_STEPS = 65536  # of a generation
-
-
 def queue_policy(rows: int, instances: int, config: ModelConfig) -> BatchPolicy:
     """The order and the limits of the queue, for batches of up to `rows` rows. ConfigError names what does not fit."""
     queue, batching = config.queue, config.batching
     count = queue.priority_levels
-    if not 0 <= count <= MAX_LEVELS:
-        raise ConfigError(f"queue.priority_levels is {count}; allowed are numbers from 0 to {MAX_LEVELS}")
-    if not 0 <= queue.default_priority <= count:
-        raise ConfigError(f"queue.default_priority is {queue.default_priority}; there are {count} priority levels")
-    known = [str(number) for number in range(1, count + 1)]
-    for name in queue.levels:
-        if name not in known:
-            raise ConfigError(f"queue.levels has {name!r}; there are {count} priority levels")
     default = Level(0, queue.timeout_ms / 1000, queue.timeout_override, queue.timeout_action == "delay")
     levels = [default] * max(1, count)
     for name, own in queue.levels.items():

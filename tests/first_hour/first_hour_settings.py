@@ -19,6 +19,12 @@ def _():
     return terminal("headrace serve net.hr --config headrace.toml")
 
 
+@CHAPTER.mistake("A number out of its range")
+def _():
+    Path("headrace.toml").write_text("[limits]\nmax_connections = -5\n")
+    return terminal("headrace serve net.hr --config headrace.toml")
+
+
 @CHAPTER.mistake("A file that is no TOML")
 def _():
     Path("headrace.toml").write_text("listen: {grpc_port: 9000}\n")

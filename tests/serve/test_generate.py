@@ -241,7 +241,7 @@ def test_numbers(server):
             "generate.input: the model has no input 'tokens'; it has token, seen",
         ),
         (GENERATE.replace('"next"', '"nxt"'), "generate.output: the model has no output 'nxt'"),
-        (GENERATE.replace("50", "0"), "max_steps is 0; allowed are numbers from 1"),
+        (GENERATE.replace("50", "0"), "max_steps is 0; allowed: whole numbers from 1"),
         (GENERATE + 'step = "other"\n', "generate.step"),
         (GENERATE.replace('output = "next"', 'output = "text"'), "cannot go back to input 'token'"),
     ],

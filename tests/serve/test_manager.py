@@ -267,7 +267,7 @@ def test_bad_beside_good(tmp_path, loader):
     ("text", "words"),
     [
         ("[batching]\nmax_batchsize = 4\n", "did you mean 'max_batch_size'"),
-        ("[batching]\nmax_batch_size = 'x'\n", "Expected `int`"),
+        ("[batching]\nmax_batch_size = 'x'\n", "max_batch_size is 'x'"),
         ("[versions]\npolicy = 'specific'\nkeep = [7]\n", "version 7"),
         ("not toml", "config.toml"),
     ],

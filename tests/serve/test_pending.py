@@ -140,13 +140,6 @@ def test_policy_from_settings():
     policy = queue_policy(8, 1, ModelConfig(Batching(preferred_sizes=(4,)), queue))
     rest = Level(0, 0.1, True, False)
     assert policy == BatchPolicy(8, 0.0, 1, 9, (4,), (Level(2, 0.05, False, True), rest, rest), 3)
-    for bad, words in (
-        (Queue(priority_levels=-1), "priority_levels"),
-        (Queue(priority_levels=2, default_priority=3), "there are 2 priority levels"),
-        (Queue(priority_levels=2, levels={"3": QueueLevel()}), "queue.levels has '3'"),
-    ):
-        with pytest.raises(ConfigError, match=words):
-            queue_policy(8, 1, ModelConfig(queue=bad))
     with pytest.raises(ConfigError, match="preferred_sizes has 9"):
         queue_policy(8, 1, ModelConfig(Batching(preferred_sizes=(9,))))
 

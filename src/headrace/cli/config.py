@@ -24,28 +24,41 @@ def command() -> None:
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
 @common
 def check(files: tuple[str, ...], as_json: bool) -> None:
-    """Check FILES: a config.toml is a model's, any other TOML file a server's.
+    """Check FILES: a config.toml or config.pbtxt is a model's, any other TOML file a server's. What only the model itself
+    can tell (names, sizes) is checked when it loads.
 
     \b
     headrace config check headrace.toml models/*/config.toml
+    headrace config check models/*/config.pbtxt
     """
-    from headrace.serve.config import ConfigError, ModelConfig, Settings, read
+    from headrace.serve.config import ConfigError
 
     found: dict[str, str] = {}
+    wrong = False
     for file in files:
-        path = Path(file)
         try:
-            read(ModelConfig if path.name == "config.toml" else Settings, path)
-            found[file] = "ok"
+            found[file] = _checked(Path(file))
         except ConfigError as error:
-            found[file] = str(error)
+            found[file], wrong = str(error).removeprefix(f"{Path(file).name}: "), True
     if as_json:
         print_json(found)
     else:
         for file, text in found.items():
             click.echo(f"{file}: {text}")
-    if any(text != "ok" for text in found.values()):
+    if wrong:
         raise SystemExit(1)
+
+
+def _checked(path: Path) -> str:
+    """ConfigError where the file is not valid; else "ok", and what in it has no effect."""
+    from headrace.serve import pbtxt
+    from headrace.serve.config import ModelConfig, Settings, read
+
+    if path.name == pbtxt.NAME:
+        _, ignored = pbtxt.read(path, path.resolve().parent.name)
+        return "ok" + (f"; without effect: {', '.join(ignored)}" if ignored else "")
+    read(ModelConfig if path.name == "config.toml" else Settings, path)
+    return "ok"
 
 
 @command.command("show")
