@@ -109,6 +109,32 @@ def test_the_bits_are_those_of_the_nodes(tier: str, case: Case) -> None:
             assert found.dtype == want.dtype and found.tobytes() == want.tobytes()
 
 
+@pytest.mark.parametrize("rows, depth, width", [(7, 33, 70), (64, 96, 128), (1, 5, 3), (0, 4, 9), (600, 40, 31)])
+@pytest.mark.parametrize("itself", [False, True])
+def test_a_product_that_quantizes_its_rows_takes_up_the_residual(
+    tier: str, rows: int, depth: int, width: int, itself: bool
+) -> None:
+    """`itself`: what is added is what is multiplied, which must not be written over."""
+    graph, width = Graph(Block([], [], [])), depth if itself else width
+    b = Builder(graph)
+    x = Value("x", TensorType("float32", (symbol("rows"), depth)))
+    r = x if itself else Value("r", TensorType("float32", (symbol("rows"), width)))
+    graph.block.inputs.extend([x] if itself else [x, r])
+    start = b.node("Neg", [x])[0]
+    w, scale = RNG.integers(-128, 128, (depth, width)).astype(np.int8), RNG.uniform(0.001, 0.02, width)
+    (y,) = b.node("DynamicMatMul", [start, b.constant(w), b.constant(scale.astype(np.float32))], domain="headrace")
+    graph.outputs.extend(b.node("Add", [y, start if itself else b.node("Neg", [r])[0]]))
+    infer_graph(graph)
+    assert ran(graph)["headrace.cpu.DynamicMatMul"] == 1 and ran(graph)["Add"] == 0
+    feeds = {
+        value.name: RNG.standard_normal((rows, size)).astype(np.float32) for value, size in zip((x, r), (depth, width))
+    }
+    (want,) = load(graph, device="cpu", without=[NAME]).run(feeds).values()
+    for threads in (1, 2):
+        model = load(graph, device="cpu", threads=threads)
+        assert all(next(iter(model.run(feeds).values())).tobytes() == want.tobytes() for _ in range(3))
+
+
 def test_a_residual_that_is_read_again_stays(tier: str) -> None:
     graph, feeds = network(Case(added=True, rows=20))
     b, r = Builder(graph), graph.block.inputs[1]

@@ -21,10 +21,11 @@ DOMAIN = "headrace.cpu"
 
 
 def integer_tails(graph: Graph, caps: Collection[str]) -> Graph:
-    """The graph with such products as headrace.cpu.QGemm, and such QuantizeLinear of that domain, where there are kernels for them."""
+    """The graph with such products as headrace.cpu.QGemm (or DynamicMatMul), and such QuantizeLinear of that domain, where there are kernels for them."""
     if not {f"{DOMAIN}.QGemm", f"{DOMAIN}.QuantizeLinear"} <= set(caps):
         return graph
-    graph = rewrite(graph, {"headrace.QGemm": _gemm, "headrace.MatMulIntegerToFloat": _product})
+    rules = {"headrace.QGemm": _gemm, "headrace.MatMulIntegerToFloat": _product, "headrace.DynamicMatMul": _dynamic}
+    graph = rewrite(graph, rules)
     return rewrite(graph, {"QuantizeLinear": _quantize})
 
 
@@ -40,15 +41,34 @@ def _product(node: Node, scope: Scope) -> Patch | None:
     return _with_tail(node, [a, a_scale, a_zp, b, b_scale, b_zp, bias], scope)
 
 
+def _dynamic(node: Node, scope: Scope) -> Patch | None:
+    """A product that quantizes its rows itself takes up the Add alone."""
+    add, added = _residual(node, scope)
+    if add is None or scope.array(node.inputs[1]) is None:
+        return None
+    inputs = [*(*node.inputs, None)[:4], added]
+    return Patch(
+        [node, add], [scope.node("DynamicMatMul", inputs, made(add), dict(node.attributes), domain=DOMAIN, like=node)]
+    )
+
+
+def _residual(node: Node, scope: Scope) -> tuple[Node | None, Value | None]:
+    """The Add of another value of the same shape right behind a product without activation, and that value."""
+    output = made(node)
+    following = scope.user(output, "Add")
+    other = other_input(following, output)
+    if node.attributes.get("activation") or other is None or not _fits(other, output) or scope.array(other) is not None:
+        return None, None
+    return following, other
+
+
 def _with_tail(node: Node, inputs: list[Value | None], scope: Scope) -> Patch | None:
     nodes, output, form = [node], made(node), dict(node.attributes)
-    added: Value | None = None
+    add, added = _residual(node, scope)
+    if add is not None:
+        output = made(add)
+        nodes.append(add)
     if not form.get("activation"):
-        following = scope.user(output, "Add")
-        other = other_input(following, output)
-        if following is not None and other is not None and _fits(other, output) and scope.array(other) is None:
-            added, output = other, made(following)
-            nodes.append(following)
         following = scope.user(output)
         found = fused_form(following, scope)
         if following is not None and found is not None and allowed("MatMulIntegerToFloat", found):

@@ -114,15 +114,15 @@ static __attribute__((noinline)) void byte_tile(const IntBlock& g, int64_t m, in
 #endif
 
 // Straight to floats, column n first: one scale and one bias a column; and a scale and a zero point a row, or floats that are added.
-enum class Ending { plain, levels, added };
+enum class Ending { plain, levels, added, levels_added };
 template <int MR, int NV, Ending kEnding>
 static __attribute__((noinline)) void float_tile(const IntBlock& g, int64_t m, int64_t n, const int8_t* b, float* c, int64_t ldc, const int8_t* ahead, int64_t step) {
-    constexpr bool kLevels = kEnding == Ending::levels;
+    constexpr bool kLevels = kEnding == Ending::levels || kEnding == Ending::levels_added, kAdded = kEnding == Ending::added || kEnding == Ending::levels_added;
     int_sums<MR, NV>(g, m, b, ahead, step, [&](const vi (&acc)[MR][NV]) __attribute__((always_inline)) {
         const IntEpilogue& e = g.epilogue;
         const int32_t *col = e.col + n, *col_sum = kLevels ? e.col_sum + n : nullptr, *row_shift = kLevels ? e.row_shift + m : nullptr;
         const float *scale = e.scale + n, *bias = e.bias + n, *row_scale = kLevels ? e.row_scale + m : nullptr;
-        const float* added = kEnding == Ending::added ? e.added + m * e.ldr + n : nullptr;
+        const float* added = kAdded ? e.added + m * e.ldr + n : nullptr;
         const int64_t ldr = e.ldr;
         float* to = c;
         HR_UNROLL for (int j = 0; j < NV * kLanes; j += kLanes) {
@@ -134,7 +134,7 @@ static __attribute__((noinline)) void float_tile(const IntBlock& g, int64_t m, i
                 vf y = to_float(v);
                 if constexpr (kLevels) y *= splat(row_scale[i]);
                 y = y * factor + addend;
-                if constexpr (kEnding == Ending::added) y += load(added + i * ldr + j);
+                if constexpr (kAdded) y += load(added + i * ldr + j);
                 store(to + i * ldc + j, y);
             }
         }
@@ -180,11 +180,13 @@ template <int NV> HR_INLINE void gelu_rows(const float* y, int rows, float* c, i
 static bool run_float_tile(const IntBlock& g, int64_t m, int rows, int64_t n, int64_t panels, float* c, int64_t ldc, const int8_t* ahead, int64_t step) {
     const IntEpilogue& e = g.epilogue;
     const bool levels = e.row_shift && e.row_scale, gelus = e.act.kind == Act::gelu;
-    const bool others = e.r || (e.added && (levels || gelus)) || e.w_zero || bool(e.row_shift) != bool(e.row_scale) || !e.col || !e.bias || e.act.lo != -__builtin_inff() || e.act.hi != __builtin_inff();
+    const bool others = e.r || (e.added && gelus) || e.w_zero || bool(e.row_shift) != bool(e.row_scale) || !e.col || !e.bias || e.act.lo != -__builtin_inff() || e.act.hi != __builtin_inff();
     const int64_t width = panels * kIntCols;
     if (e.out != IntOut::f32 || others || (e.act.kind != Act::none && !gelus) || panels > 2 || g.n - n < width) return false;
-    const FloatTileFn tile = levels ? float_tile_of<Ending::levels>(rows, panels) : e.added ? float_tile_of<Ending::added>(rows, panels)
-                                                                                          : float_tile_of<Ending::plain>(rows, panels);
+    const FloatTileFn tile = levels && e.added ? float_tile_of<Ending::levels_added>(rows, panels)
+                             : levels          ? float_tile_of<Ending::levels>(rows, panels)
+                             : e.added         ? float_tile_of<Ending::added>(rows, panels)
+                                               : float_tile_of<Ending::plain>(rows, panels);
     const int8_t* b = g.b + n / kIntCols * g.panel_stride;
     if (!gelus) return tile(g, m, n, b, c, ldc, ahead, step), true;
     alignas(64) float y[kIntRows * kIntCols * 2];

@@ -1,6 +1,6 @@
 // Integer products: headrace.QGemm, QLinearMatMul, MatMulInteger, headrace.MatMulIntegerToFloat, headrace.DynamicMatMul, and
 // headrace.cpu.QGemm, those with float results and what comes after: x, x_scale, x_zp, w, w_scale, w_zp, bias (of integers or
-// floats)?, added [m, n]?, then an activation, factor [n]?, y_scale?, y_zp?.
+// floats)?, added [m, n]?, then an activation, factor [n]?, y_scale?, y_zp?; headrace.cpu.DynamicMatMul: x, w, w_scale, bias?, added.
 #include <algorithm>
 
 #include "kernels/quant/params.h"
@@ -16,7 +16,7 @@ constexpr int64_t kPreparedBytes = 256 << 10;   // of A at a time: half of L2
 class QGemmKernel final : public Kernel {
 public:
     QGemmKernel(const NodeInfo& node, const Slots& slots, IntOut out, const Activation& act) : table_(int_table()), slots_(slots), act_(act) {
-        dynamic_ = node.op == "headrace.DynamicMatMul";
+        dynamic_ = is_dynamic(node);
         type_ = node.outputs[0];
         rule_.table = &table_, rule_.slots = slots, rule_.out = out;
         rule_.x_signed = node.inputs[slots.x] == DType::i8, rule_.w_signed = node.inputs[slots.w] == DType::i8;
@@ -99,6 +99,7 @@ public:
 
     bool reads_data(int input) const override { return !(input == slots_.w && packed_); }
     bool in_place(int input) const override { return input == slots_.added && type_ == DType::f32; }     // a tile reads what it is going to write
+    static bool is_dynamic(const NodeInfo& node) { return node.op == "headrace.DynamicMatMul" || node.op == "headrace.cpu.DynamicMatMul"; }
     size_t packed_bytes() const override { return packed_.bytes() + sums_.bytes(); }
     std::string variant() const override { return std::string("gemm_int8_") + table_.tier; }
 
@@ -235,8 +236,8 @@ std::unique_ptr<Kernel> make_qgemm(const NodeInfo& node) {
     } else if (node.op == "headrace.MatMulIntegerToFloat") {
         s.x_scale = 2, s.w_scale = 3, s.x_zero = 4, s.w_zero = 5, s.real_bias = 6, out = IntOut::f32;
         if (!read_activation(node, act)) return nullptr;
-    } else if (node.op == "headrace.DynamicMatMul") {
-        s.w_scale = 2, s.real_bias = 3, out = IntOut::f32;
+    } else if (QGemmKernel::is_dynamic(node)) {
+        s.w_scale = 2, s.real_bias = 3, s.added = 4, out = IntOut::f32;
         if (type(0) != DType::f32 || type(1) != DType::i8 || !read_activation(node, act)) return nullptr;
     } else if (node.op == "headrace.cpu.QGemm") {
         s.x_scale = 1, s.x_zero = 2, s.w = 3, s.w_scale = 4, s.w_zero = 5, s.added = 7, s.factor = 8, s.level_scale = 9, s.level_zero = 10, out = IntOut::f32;
@@ -247,7 +248,7 @@ std::unique_ptr<Kernel> make_qgemm(const NodeInfo& node) {
         if (node.op == "headrace.QGemm") s.bias = 8, s.r = 9, s.r_scale = 10, s.r_zero = 11;
         out = type(7) == DType::none ? IntOut::f32 : node.outputs[0] == DType::i8 ? IntOut::i8 : IntOut::u8;
     }
-    if (node.op != "headrace.DynamicMatMul" && (!is_int8(type(s.x)) || !is_int8(type(s.w)))) return nullptr;
+    if (!QGemmKernel::is_dynamic(node) && (!is_int8(type(s.x)) || !is_int8(type(s.w)))) return nullptr;
     for (int i : {s.x_scale, s.w_scale, s.y_scale, s.r_scale, s.real_bias})
         if (type(i) != DType::none && type(i) != DType::f32) return nullptr;
     return std::make_unique<QGemmKernel>(node, s, out, act);
@@ -259,6 +260,7 @@ HR_KERNEL("MatMulInteger", make_qgemm);
 HR_KERNEL("headrace.MatMulIntegerToFloat", make_qgemm);
 HR_KERNEL("headrace.DynamicMatMul", make_qgemm);
 HR_KERNEL("headrace.cpu.QGemm", make_qgemm);
+HR_KERNEL("headrace.cpu.DynamicMatMul", make_qgemm);
 
 }  // namespace
 
