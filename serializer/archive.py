@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from headrace.runtime import atomic
+from headrace.runtime.background import give_way, gives_way
 from headrace.runtime.check import check
 from headrace.runtime.errors import HeadraceError, LoadError, UnsupportedOperator
 from headrace.runtime.graph import OPSETS, Graph, Program
@@ -176,7 +177,8 @@ def _open(data: memoryview, facts: os.stat_result | None, later: Any, notes: Not
     if note and notes.has(note, DAY_S):
         _check(members, sums, document, unread=_ARRAYS)
         return replace(_decode(members, document, later), leave=lambda: _leave(data))
-    thread = ThreadPoolExecutor(1)  # checksums leave the interpreter lock alone while the graph is decoded
+    # checksums leave the interpreter lock alone while the graph is decoded
+    thread = ThreadPoolExecutor(1, initializer=give_way, initargs=(gives_way(),))
     checked = thread.submit(_check, members, sums, document).result
     thread.shutdown(wait=False)
 
