@@ -42,8 +42,17 @@ def echo(threads, *more):
 
 def cpu_seconds(pid):
     """Processor time of a process, its threads and the processes that it has started, those that have ended included."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    children = [
-        child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
-    ]
+    stat = _text(Path(f"/proc/{pid}/stat"))
+    if not stat:
+        return 0.0
+    fields = stat.rsplit(")", 1)[1].split()
+    children = [child for task in Path(f"/proc/{pid}/task").iterdir() for child in _text(task / "children").split()]
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK") + sum(map(cpu_seconds, children))
+
+
+def _text(path):
+    """Nothing where the process, or the thread, has just ended."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

@@ -39,14 +39,16 @@ def main(port, place, made):
                     break
                 if pace:
                     time.sleep(max(0.0, began + number / pace - time.perf_counter()))
-                before, now = now, place / str(version)
-                (made / str(version)).rename(now)
-                if int(before.name) > version:  # the highest number is served
-                    before.rename(made / before.name)
+                before = now
+                if version is not None:
+                    now = place / str(version)
+                    (made / str(version)).rename(now)
+                    if int(before.name) > version:  # the highest number is served
+                        before.rename(made / before.name)
                 asked = time.perf_counter()
                 client.load(place.name)
                 times.append(time.perf_counter() - asked)
-                if before.exists():
+                if before != now and before.exists():
                     before.rename(made / before.name)
             print(json.dumps(times), flush=True)
 
