@@ -133,21 +133,24 @@ struct Workers {
     // Has at least `count` threads.
     void grow(int count) {
         std::lock_guard guard(threads_lock);
+        const cpu_set_t was = cpus_of(0, avoided);
         while (int(threads.size()) < count) {
             const int index = int(threads.size()) + 1;
             threads.emplace_back([this, index] { worker(index); });
-            place(threads.back(), cpus_of(index, avoided));
+            place(threads.back(), cpus.empty() ? was : cpus_of(index, -1));
             threads_started = index;
         }
+        move(was, cpus_of(0, avoided));
     }
 
-    // Where worker `index` may run: on its CPU where workers are pinned, else anywhere but on CPU `not_here`.
+    // Where worker `index` may run: on its CPU where workers are pinned, else anywhere but on CPU `not_here`, if they are not
+    // more than the other CPUs.
     cpu_set_t cpus_of(int index, int not_here) const {
         cpu_set_t set = everywhere;
         if (!cpus.empty()) {
             CPU_ZERO(&set);
-            CPU_SET(cpus[size_t(index - 1) % cpus.size()], &set);
-        } else if (not_here >= 0 && CPU_COUNT(&set) > 1) {
+            CPU_SET(cpus[size_t(std::max(0, index - 1)) % cpus.size()], &set);
+        } else if (not_here >= 0 && int(threads.size()) < CPU_COUNT(&set)) {
             CPU_CLR(not_here, &set);
         }
         return set;
@@ -155,9 +158,17 @@ struct Workers {
 
     static void place(std::thread& thread, const cpu_set_t& set) { pthread_setaffinity_np(thread.native_handle(), sizeof set, &set); }
 
+    // Workers that are not pinned, except where somebody else has set their CPUs.
+    void move(const cpu_set_t& was, const cpu_set_t& set) {
+        if (!cpus.empty() || CPU_EQUAL(&was, &set)) return;
+        for (std::thread& thread : threads) {
+            cpu_set_t found;
+            if (!pthread_getaffinity_np(thread.native_handle(), sizeof found, &found) && CPU_EQUAL(&found, &was)) place(thread, set);
+        }
+    }
+
     // A worker that the system wakes on the caller's CPU runs only when the caller does not, until the system moves one of
-    // them, milliseconds later: workers keep off it. Not for every job, where callers on several CPUs take turns; and where
-    // somebody else has set the CPUs of a worker, that stands.
+    // them, milliseconds later: workers keep off it. Not for every job, where callers on several CPUs take turns.
     void settle() {
         const int cpu = sched_getcpu(), before = avoided;
         if (cpu == before || cpu < 0) return;
@@ -165,12 +176,7 @@ struct Workers {
         if (now < settled + kSettle) return;
         settled = now, avoided = cpu;
         std::lock_guard guard(threads_lock);
-        if (!cpus.empty()) return;
-        const cpu_set_t was = cpus_of(0, before), set = cpus_of(0, cpu);
-        for (std::thread& thread : threads) {
-            cpu_set_t found;
-            if (!pthread_getaffinity_np(thread.native_handle(), sizeof found, &found) && CPU_EQUAL(&found, &was)) place(thread, set);
-        }
+        move(cpus_of(0, before), cpus_of(0, cpu));
     }
 };
 

@@ -119,24 +119,27 @@ def test_workers_can_be_pinned() -> None:
 def test_workers_keep_off_the_cpu_of_the_caller() -> None:
     """A worker that the system wakes where the caller runs would wait for it; where somebody has said where it runs, that stands."""
     in_a_process("""
-        cpus, before = os.sched_getaffinity(0), tasks()
-        one, main = model(3), threading.get_native_id()
+        cpus, main, before = set(sorted(os.sched_getaffinity(0))[:3]), threading.get_native_id(), tasks()
+        os.sched_setaffinity(main, cpus)
+        one = model(max(2, len(cpus)))
         wanted, where = run(one), lambda: [os.sched_getaffinity(task) for task in sorted(tasks() - before)]
-        def until(expected):
+        def until(found, expected, of=one):
             limit = time.monotonic() + 30
-            while where() != expected:
-                assert time.monotonic() < limit, (where(), expected)
-                assert np.array_equal(run(one), wanted)
-        for cpu in sorted(cpus) if len(cpus) > 1 else []:
+            while found() != expected:
+                assert time.monotonic() < limit, (found(), expected)
+                assert np.array_equal(run(of), wanted)
+        others = len(where())
+        for cpu in sorted(cpus):
             os.sched_setaffinity(main, {cpu})
-            until([cpus - {cpu}] * 2)
+            until(where, [cpus - {cpu} or cpus] * others)
         first, last = min(cpus), max(cpus)
         os.sched_setaffinity(min(tasks() - before), cpus)
         os.sched_setaffinity(main, {first})
-        until([cpus, cpus - {first} or cpus])
+        until(where, [cpus, *[cpus - {first}] * (others - 1)])
         assert _native.pin_workers([])
         os.sched_setaffinity(main, {last})
-        until([cpus - {last} or cpus] * 2)
+        until(where, [cpus - {last} or cpus] * others)
+        until(where, [cpus] * (others + 1), model(others + 2))  # as many as there are CPUs need all of them
     """)
 
 
