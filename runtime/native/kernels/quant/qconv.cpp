@@ -221,13 +221,41 @@ private:
             for (int64_t j0 = 0; j0 < n; j0 += step) {
                 const int64_t width = std::min(step, n - j0);
                 const uint8_t* features = from + (g * n + j0) * c * t;
-                for (int64_t j = 0; t > 1 && j < width; j++)
-                    for (int64_t k = 0; k < t; k++)
-                        for (int64_t i = 0; i < c; i++) matrix[size_t((j * t + k) * c + i)] = features[(j * c + i) * t + k];
+                for (int64_t j = 0; t > 1 && j < width; j++) turn_bytes(features + j * c * t, c, t, matrix.data() + j * c * t);
                 pack_int(table_, t == 1 ? features : matrix.data(), merged_taps * c, 1, t * c, !rule_.w_signed, segments(s), depth(s), width,
                          out + g * int_packed(table_, segments(s), depth(s), n) + int_packed(table_, segments(s), depth(s), j0), sums + g * round_up(n, table_.nr) + j0);
             }
         return true;
+    }
+
+    // A matrix of bytes, by columns: out[k * rows + i] = x[i * cols + k].
+    static void turn_bytes(const uint8_t* x, int64_t rows, int64_t cols, uint8_t* out) {
+        const int64_t whole_rows = rows / 8 * 8, whole = cols / 8 * 8;
+        for (int64_t i = 0; i < whole_rows; i += 8)
+            for (int64_t k = 0; k < whole; k += 8) turn_eight(x + i * cols + k, cols, out + k * rows + i, rows);
+        for (int64_t k = 0; k < cols; k++)
+            for (int64_t i = k < whole ? whole_rows : 0; i < rows; i++) out[k * rows + i] = x[i * cols + k];
+    }
+
+    // Eight rows of eight bytes, by columns.
+    static void turn_eight(const uint8_t* x, int64_t ldx, uint8_t* out, int64_t ldo) {
+        using Bytes = uint8_t __attribute__((vector_size(16)));
+        using Pairs = uint16_t __attribute__((vector_size(16)));
+        using Fours = uint32_t __attribute__((vector_size(16)));
+        constexpr Bytes kBytes{0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
+        constexpr Pairs kLow2{0, 8, 1, 9, 2, 10, 3, 11}, kHigh2{4, 12, 5, 13, 6, 14, 7, 15};
+        constexpr Fours kLow4{0, 4, 1, 5}, kHigh4{2, 6, 3, 7};
+        const auto pairs = [&](int64_t row) {
+            Bytes a{}, b{};
+            std::memcpy(&a, x + row * ldx, 8), std::memcpy(&b, x + (row + 1) * ldx, 8);
+            return Pairs(__builtin_shuffle(a, b, kBytes));
+        };
+        const Pairs p0 = pairs(0), p2 = pairs(2), p4 = pairs(4), p6 = pairs(6);
+        const Fours low0 = Fours(__builtin_shuffle(p0, p2, kLow2)), high0 = Fours(__builtin_shuffle(p0, p2, kHigh2));
+        const Fours low4 = Fours(__builtin_shuffle(p4, p6, kLow2)), high4 = Fours(__builtin_shuffle(p4, p6, kHigh2));
+        const Fours columns[4] = {__builtin_shuffle(low0, low4, kLow4), __builtin_shuffle(low0, low4, kHigh4),
+                                  __builtin_shuffle(high0, high4, kLow4), __builtin_shuffle(high0, high4, kHigh4)};
+        for (int64_t k = 0; k < 8; k++) std::memcpy(out + k * ldo, reinterpret_cast<const char*>(columns) + k * 8, 8);
     }
 
     // One byte per element: channels first to last, and back.
