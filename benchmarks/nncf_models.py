@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Quantizes models by NNCF, OpenVINO's quantizer, for benchmarks/models.py --precisions nncf.
 
-    python benchmarks/nncf_models.py FOLDER --only bert_base,minilm_l6      pip install nncf (or uvx, in an environment of its own)
+    python benchmarks/nncf_models.py FOLDER --only bert_base,minilm_l6
 
+It needs nncf (3.4 and later: pip install nncf), in an environment of its own where that would change versions of this one.
 Writes NAME.nncf.onnx (QuantizeLinear and DequantizeLinear around what is to run in 8 bits) beside NAME.onnx, calibrated on a few
 inputs made at random from meta.json: the speed is that of a file calibrated on data, the accuracy says nothing.
 """
@@ -13,9 +14,13 @@ import argparse
 import json
 from pathlib import Path
 
-import nncf
 import onnx
 from models import feeds_of
+
+try:
+    import nncf
+except ImportError:
+    raise SystemExit("nncf is not installed; pip install nncf") from None
 
 
 def main() -> None:
