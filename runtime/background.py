@@ -15,13 +15,6 @@ def gives_way() -> bool:
     return native is not None and bool(native.gives_way())
 
 
-def give_way(on: bool) -> None:
-    """From here on this thread does, or does not: for one that was just started, by a thread that does or does not."""
-    native = _native()
-    if native is not None:
-        native.give_way(on)
-
-
 @contextlib.contextmanager
 def giving_way(on: bool = True) -> Iterator[None]:
     """This thread gives way meanwhile; or it does not (`on` False): while it waits for something, it has no processor to give

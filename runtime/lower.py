@@ -43,11 +43,12 @@ def lower(
     without: Collection[str] = (),
     watch: Watch | None = None,
     packing: _native.Packing | None = None,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> _native.Program:
     """The program that runs `graph`. threads=0: what the process may use; machine=False leaves the machine passes out,
     `without` those that it names, and `watch` is told of the others (passes/report.py);
     precision="bf16" allows products of rounded factors where the CPU has them; `packing` has constants that kernels need not
-    pack, or takes them.
+    pack, or takes them; `meanwhile` is called while a thread makes kernels.
 
     Raises LoadError for a bad HEADRACE_CPU_TIER, UnsupportedOperator listing every operator that does not exist here.
     """
@@ -64,6 +65,7 @@ def lower(
         raise UnsupportedOperator("headrace has no operator " + ", ".join(missing))
     lowering = _Lowering(graph, threads, packing)
     program = lowering.block(graph.block, graph.inputs, named=True)
+    meanwhile()
     lowering.finish()
     _native.release_idle(program.packed_bytes)  # what packing needed for a while
     return program

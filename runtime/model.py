@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import os
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from headrace.runtime import devices, dtypes
@@ -83,7 +83,8 @@ class Model:
         self._rows: RowProof | None = None
         self._lock = threading.Lock()
         options = self._options if optimized is None else {**self._options, "optimize": False}
-        self._program, self._shared = _program(runs, **options)
+        meanwhile = _nothing if opened is None else opened.proof
+        self._program, self._shared = _program(runs, **options, meanwhile=meanwhile)
 
     @property
     def graph(self) -> Graph:
@@ -287,6 +288,10 @@ class _Reference:
         return run_graph(self._graph, feeds)
 
 
+def _nothing() -> None:
+    """There is nothing to do."""
+
+
 def _program(
     graph: Graph,
     threads: int,
@@ -296,9 +301,10 @@ def _program(
     without: Collection[str],
     checked: bool,
     packs: Packs | None,
+    meanwhile: Callable[[], None],
 ) -> tuple[Any, Shared | None]:
     """The program that runs `graph`: on the device where one was chosen, native where the extension is built, or else by
-    the reference; and what must live as long as it."""
+    the reference; and what must live as long as it. `meanwhile` is done while a thread packs."""
     device = None if placed is None else placed.device
     if device is None and importlib.util.find_spec("headrace.runtime._native") is None:
         return _Reference(graph), None  # a source tree without a build
@@ -313,7 +319,7 @@ def _program(
     from headrace.runtime.lower import lower
 
     def lowered(packing: Packing | None) -> Any:
-        return lower(graph, threads, precision=precision, without=without, packing=packing)
+        return lower(graph, threads, precision=precision, without=without, packing=packing, meanwhile=meanwhile)
 
     return (lowered(None), None) if packs is None else packs.lower(graph.name, lowered)
 

@@ -15,14 +15,12 @@ import re
 import stat
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
 from headrace.runtime import atomic
-from headrace.runtime.background import give_way, gives_way
 from headrace.runtime.check import check
 from headrace.runtime.errors import HeadraceError, LoadError, UnsupportedOperator
 from headrace.runtime.graph import OPSETS, Graph, Program
@@ -44,7 +42,7 @@ _REQUIRED = frozenset({manifest.NAME, GRAPH, WEIGHTS, interface.NAME})
 _OWN = _REQUIRED | _READY | {golden_file.NAME}
 _FREE = frozenset({"calibration.json", "quant_report.json", "README", "LICENSE"})
 T = TypeVar("T")
-_OVERLAP = 256 << 10  # bytes; from here on a thread costs less than checksums take
+_LARGE = 1 << 20  # bytes; from here on it matters what of a file is in memory, and that it is proven once
 AGAIN = "an archive is used only as it was written: copy it again, or pack the model again"
 # Declared pre- and post-processing, as data.
 _FOLDER = re.compile(r"(pre|post)/.+\.(json|jsonl|txt|csv|tsv|md|toml|model|vocab)")
@@ -145,7 +143,7 @@ def _operators(program: Program) -> list[str]:
 def open_program(source: Any, *, optimized: bool = False, notes: Notes | None = None) -> Opened:
     """Read an archive from a path or bytes. Everything in it is checked before anything of it is used. `optimized`: where it
     has what the portable passes of this version made of it, that is answered, and the program itself read when it is needed;
-    the checksums of a large file are then still computed: `Opened.proof()` waits for them. `notes`: it is noted when they are
+    whether bytes are what was written is then for `Opened.proof()` to say. `notes`: it is noted when they are
     right, and the weights of a file that nobody has written since are then, for a day, taken without.
 
     Raises LoadError naming the file, the member and the rule; UnsupportedOperator for a newer file's operators.
@@ -170,34 +168,30 @@ def _told(source: Any, read: Callable[[], T]) -> T:
 def _open(data: memoryview, facts: os.stat_result | None, later: Any, notes: Notes) -> Opened:
     """`facts`: of the file that `data` is mapped from; `later`: what an optimized graph came from, where one is enough."""
     members, sums, document = _listed_members(data)
-    if len(data) < _OVERLAP:
-        _check(members, sums, document)
-        return _decode(members, document, later)
-    note = "" if facts is None else name_of("archive", sha256(members[manifest.NAME]).hexdigest(), identity(facts))
-    if note and notes.has(note, DAY_S):
-        _check(members, sums, document, unread=_ARRAYS)
-        return replace(_decode(members, document, later), leave=lambda: _leave(data))
-    # checksums leave the interpreter lock alone while the graph is decoded
-    thread = ThreadPoolExecutor(1, initializer=give_way, initargs=(gives_way(),))
-    checked = thread.submit(_check, members, sums, document).result
-    thread.shutdown(wait=False)
+    large = facts is not None and len(data) >= _LARGE
+    note = ""
+    if large and facts is not None:
+        note = name_of("archive", sha256(members[manifest.NAME]).hexdigest(), identity(facts))
+    noted = bool(note) and notes.has(note, DAY_S)
 
     @functools.cache
     def proof() -> None:
-        checked()
-        if note and facts is not None and settled(facts):
+        _check(members, sums, document, unread=_ARRAYS if noted else ())
+        if note and not noted and facts is not None and settled(facts):
             notes.add(note)
 
+    if later is None:
+        proof()
     try:
         opened = _decode(members, document, later)
     except BaseException:
         proof()  # damage is told before what follows from it
         raise
-    opened = replace(opened, leave=lambda: _leave(data))
-    if later is not None:
-        return replace(opened, proof=lambda: _told(later, proof))
-    proof()
-    return opened
+    return replace(
+        opened,
+        proof=opened.proof if later is None else lambda: _told(later, proof),
+        leave=(lambda: _leave(data)) if large else opened.leave,
+    )
 
 
 def _leave(data: memoryview) -> None:
@@ -246,7 +240,7 @@ def _check(
     members: Mapping[str, memoryview], sums: Mapping[str, int], document: Manifest, unread: Collection[str] = ()
 ) -> None:
     """Raise LoadError for a member that is not what was written; nothing is said of the bytes of those `unread`."""
-    manifest.check_members(document, members, unread)  # first: its longest part asks nothing more of the interpreter
+    manifest.check_members(document, members, unread)
     check_sums(members, {name: total for name, total in sums.items() if name not in unread})
 
 

@@ -110,9 +110,8 @@ def check_members(manifest: Manifest, members: Mapping[str, memoryview], unread:
 
 
 def check_bytes(manifest: Manifest, members: Mapping[str, memoryview]) -> None:
-    """These members, which need not be all, are listed and the bytes that were recorded. The largest is looked at first: a
-    thread that waits for the interpreter between small ones would begin with it late."""
-    for name, data in sorted(members.items(), key=lambda item: -len(item[1])):
+    """These members, which need not be all, are listed and the bytes that were recorded."""
+    for name, data in members.items():
         if name == NAME:
             continue
         if (digest := manifest.members.get(name)) is None:

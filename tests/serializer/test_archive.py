@@ -6,19 +6,16 @@ import os
 import re
 import subprocess
 import sys
-import threading
 import time
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from serializer_graphs import every_array, feeds_of, graphs, inner_block, make_graph, same
 
-from headrace.runtime.background import gives_way, giving_way
 from headrace.runtime.builder import Builder
 from headrace.runtime.errors import HeadraceError, LoadError
 from headrace.runtime.executor import run_graph
@@ -109,21 +106,6 @@ def test_every_flipped_bit_is_refused_by_name(packed: bytes) -> None:
         damaged[position] ^= 1 << (position % 8)
         with pytest.raises(LoadError, match=re.escape(owner)):
             archive.open_program(bytes(damaged))
-
-
-def test_checksums_beside_give_way_as_who_opens_does(packed: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, check = [], archive._check
-
-    def watched(*arguments: Any) -> None:
-        seen.append((threading.current_thread() is threading.main_thread(), gives_way()))
-        check(*arguments)
-
-    monkeypatch.setattr(archive, "_OVERLAP", 0)
-    monkeypatch.setattr(archive, "_check", watched)
-    for on in (False, True):
-        with giving_way(on):
-            archive.open_program(packed)
-    assert seen == [(False, False), (False, True)]
 
 
 @pytest.mark.parametrize("end", [0, 1, 21, 22, 100, -1, -22])

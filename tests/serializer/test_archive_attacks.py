@@ -18,17 +18,25 @@ from serializer_graphs import feeds_of, make_graph
 
 from headrace.runtime.errors import LoadError, UnsupportedOperator
 from headrace.runtime.executor import run_graph
-from headrace.runtime.interface import Golden
+from headrace.runtime.interface import Golden, Opened
 from headrace.serializer import archive, golden, manifest, strict_json, weights, zip_reader
 from headrace.serializer.zip_writer import Entry, layout
 
 Members = dict[str, bytes]
 
 
-@pytest.fixture(autouse=True, params=["before", "beside"])
+@pytest.fixture(autouse=True, params=["before", "after"])
 def proofs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Checksums are compared before the graph is decoded, or, as with large archives, beside it: both refuse the same."""
-    monkeypatch.setattr(archive, "_OVERLAP", 0 if request.param == "beside" else 1 << 62)
+    """Checksums are compared before the graph is decoded, or, as where a model is loaded, after: both refuse the same."""
+    if request.param == "after":
+        real = archive.open_program
+
+        def open_program(source: Any, **options: Any) -> Opened:
+            opened = real(source, **{**options, "optimized": True})
+            opened.proof()
+            return opened
+
+        monkeypatch.setattr(archive, "open_program", open_program)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from headrace.runtime import load, passes
+from headrace.runtime import lower as lowering
 from headrace.runtime.builder import Builder
 from headrace.runtime.errors import LoadError
 from headrace.runtime.graph import Block, Graph, Program, State, Value
@@ -294,3 +295,14 @@ def test_a_table_may_be_rounded_otherwise(tmp_path: Path, levels: int, same: boo
     else:
         with pytest.raises(LoadError, match="is not what the portable passes make of"):
             verify(path)
+
+
+def test_checksums_are_compared_once_while_kernels_are_made(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    check, finish = archive._check, lowering._Lowering.finish
+    monkeypatch.setattr(archive, "_check", lambda *a, **k: events.append("checksums") or check(*a, **k))
+    monkeypatch.setattr(lowering._Lowering, "finish", lambda self: events.append("kernels") or finish(self))
+    with load(path, device="cpu") as model:
+        assert events == ["checksums", "kernels"]
+        model.entry("other").run(FEEDS)
+    assert events == ["checksums", "kernels", "kernels"]
