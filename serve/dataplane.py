@@ -228,6 +228,19 @@ class DataPlane:
             if asked:
                 yield InferResponse(request.model, version.number, request.id, [], part=True)
 
+    @contextlib.contextmanager
+    def reading(
+        self, front: str, size: int, principal: Callable[[], str], model: str = "", version: str = ""
+    ) -> Iterator[None]:
+        """While a front makes a request of a message of `size` bytes: one that cannot be read is accounted as refused, too."""
+        started = self._clock()
+        try:
+            yield
+        except ServeError as error:
+            request = InferRequest(model, version, [], front=front, size=size, principal=principal())
+            self._refused(request, error.meaning, self._clock() - started)
+            raise
+
     def _only(self, request: InferRequest, one: "_Accepted") -> InferResponse:
         ports = self._queued(request, one)
         assert one.job is not None
@@ -364,7 +377,7 @@ class DataPlane:
     @staticmethod
     def _no_repository(repository: str) -> None:
         if repository:
-            raise bad_argument(f"repository {quoted(repository)} is unknown; leave the repository name empty")
+            raise not_found(f"repository {quoted(repository)} is unknown; leave the repository name empty")
 
     # ---- shared memory, trace, log ----
 

@@ -2,6 +2,7 @@
 is not wanted."""
 
 import importlib.util
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -136,7 +137,10 @@ def take(name: str, settings: Settings, port: int, listen: Callable[[], int]) ->
     except OSError as error:
         flag = {"gRPC": "--grpc-port", "REST": "--http-port", "metrics": "--metrics-port"}[name]
         why = error.strerror or "another process has it, or it is not allowed"
-        where = f"{name} port {port} of {settings.listen.host}"
+        host = settings.listen.host
+        if not _is_here(host):
+            raise OSError(f"{host!r} is no address of this machine ({why}); choose another with --host") from None
+        where = f"{name} port {port} of {host}"
         raise OSError(f"{where} cannot be taken ({why}); choose another with {flag} (0: any free one)") from None
 
 
@@ -150,3 +154,14 @@ def _metrics(plane: DataPlane, certificates: Certificates | None, guard: Guard |
     from headrace.serve.metrics_page import MetricsPage
 
     return MetricsPage(plane, certificates, guard)
+
+
+def _is_here(host: str) -> bool:
+    """Whether something could listen at that address at all."""
+    try:
+        kind, _, _, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(kind, socket.SOCK_STREAM) as probe:
+            probe.bind(address)
+    except OSError:
+        return False
+    return True

@@ -132,9 +132,13 @@ class Methods:
                 return answer
         self._admit_inference(call)
         if not tracer.on:
-            return self._answer(read_infer(data), len(data), call)
+            return self._answer(self._read(data, call), len(data), call)
         with traced(tracer, _headers(call), "grpc") as reading:
-            return self._answer(reading.read(lambda: read_infer(data)), len(data), call)
+            return self._answer(reading.read(lambda: self._read(data, call)), len(data), call)
+
+    def _read(self, data: bytes, call: Call) -> InferRequest:
+        with self._plane.reading("grpc", len(data), lambda: self._guard.name_of(_headers(call))):
+            return read_infer(data)
 
     def _answer(self, request: InferRequest, size: int, call: Call) -> bytes:
         request.size = size
@@ -159,7 +163,7 @@ class Methods:
             yield from answers(messages, lambda data: self._streamed_request(data, call), self._streamed, strict)
 
     def _streamed_request(self, data: bytes, call: Call) -> tuple[InferRequest, Run]:
-        request, through = read_traced(self._plane.tracer, _headers(call), "grpc", lambda: read_infer(data))
+        request, through = read_traced(self._plane.tracer, _headers(call), "grpc", lambda: self._read(data, call))
         return request, lambda request: through(self._plane.stream(self._placed(request, call)))
 
     @contextlib.contextmanager

@@ -5,6 +5,7 @@ import itertools
 import json
 import zlib
 from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
 from typing import Any
 from urllib.parse import unquote
 
@@ -238,12 +239,13 @@ class RestFront:
             return self._inference(name, version, request, reading)
 
     def _inference(self, name: str, version: str, request: HttpRequest, trace: Reading | None) -> HttpResponse:
-        length = _length(request.headers.get(rest_codec.LENGTH_HEADER))
-        if length == 0:
-            config = self._plane.model_config(name, version)
-            asked, wishes = rest_codec.read_raw(name, version, request.body, config)
-        else:
-            asked, wishes = rest_codec.read_infer(name, version, request.body, length)
+        with self._reading(name, version, request):
+            length = _length(request.headers.get(rest_codec.LENGTH_HEADER))
+            if length == 0:
+                config = self._plane.model_config(name, version)
+                asked, wishes = rest_codec.read_raw(name, version, request.body, config)
+            else:
+                asked, wishes = rest_codec.read_infer(name, version, request.body, length)
         if trace is not None:
             trace.read(lambda: asked)
         asked.watch, asked.size = request.watch, len(request.body)
@@ -255,16 +257,21 @@ class RestFront:
             headers.append((LOAD_REPORT, _load_report(self._plane.load_report("http"), form)))
         return _deflated(request, HttpResponse(200, body, headers))
 
+    def _reading(self, name: str, version: str, request: HttpRequest) -> AbstractContextManager[None]:
+        size, header = len(request.body), request.header
+        return self._plane.reading("http", size, lambda: self._guard.name_of(header), name, version)
+
     # ---- generation: one JSON object for a request, one or several for its answer ----
 
     def _answers(self, name: str, version: str, request: HttpRequest) -> Generator[InferResponse, None, None]:
-        inputs = self._plane.model_metadata(name, version)["inputs"]
-        asked, through = read_traced(
-            self._plane.tracer,
-            request.header,
-            "http",
-            lambda: rest_generate.read(name, version, request.body, inputs),
-        )
+        with self._reading(name, version, request):
+            inputs = self._plane.model_metadata(name, version)["inputs"]
+            asked, through = read_traced(
+                self._plane.tracer,
+                request.header,
+                "http",
+                lambda: rest_generate.read(name, version, request.body, inputs),
+            )
         asked.watch, asked.size = request.watch, len(request.body)
         asked.principal = self._guard.name_of(request.header)
         return through(self._plane.stream(asked))

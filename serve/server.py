@@ -188,6 +188,11 @@ class Server:
     def host(self) -> str:
         return self.settings.listen.host
 
+    @property
+    def ready(self) -> bool:
+        """What clients are told: whether the models that `repository.readiness` names were ready once."""
+        return bool(self._plane.server_ready()["ready"])
+
     def describe(self) -> list[str]:
         """A line for every version: its state, and whether it is batched or why not."""
         batching = {(v.name, v.number): v.properties["headrace.batching"] for v in self._manager.versions()}

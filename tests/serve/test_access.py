@@ -8,6 +8,7 @@ import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from serve_call import get
 from serve_packages import X, package
 from serve_start import FRONTS, need
 
@@ -102,6 +103,29 @@ def test_over_the_wire(front, level, tmp_path):
             )
             assert row["response_bytes"] == X.nbytes < row["request_bytes"]
             assert row["total_us"] > 0 and row["batch_id"] >= 1
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_a_request_that_cannot_be_read_is_accounted(front, tmp_path):
+    """In the log and in the metrics, as any other refusal: a body that is no JSON, one without inputs, a wrong length, a
+    message that is none, on its own and on a stream."""
+    need(front)
+    with _serve(tmp_path, front, "errors") as running:
+        for path, body in (("infer", b'{"inputs":'), ("infer", b"{}"), ("generate", b"[]")):
+            assert get(running, f"/v2/models/double/{path}", "POST", body)[0] == 400
+        with grpc.insecure_channel(f"127.0.0.1:{running.grpc_port}") as channel:
+            unary = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+            with pytest.raises(grpc.RpcError, match="INVALID_ARGUMENT"):
+                unary(b"\xff\xff\xff", timeout=20)
+            stream = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+            assert pb.ModelStreamInferResponse.FromString(next(stream(iter([b"\xff"]), timeout=20))).error_message
+        assert running._plane.refusals == {("http", "bad_argument"): 3, ("grpc", "bad_argument"): 2}
+    rows = [json.loads(line) for line in (tmp_path / "access.log").read_text().splitlines()]
+    assert sorted((row["front"], row["meaning"], row["model"], row["request_bytes"]) for row in rows) == [
+        ("grpc", "bad_argument", "", 1),
+        ("grpc", "bad_argument", "", 3),
+        *(("http", "bad_argument", "double", size) for size in (2, 2, 10)),
+    ]
 
 
 @pytest.mark.parametrize("front", FRONTS)

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import io
 import json
 import re
 import socket
@@ -14,10 +15,12 @@ import pytest
 import serve_call
 import serve_fake
 from click.testing import CliRunner
+from rich.console import Console
 from serve_packages import X, counter, package
 from serve_start import FRONTS, need
 
 from headrace.cli.config import command as config_command
+from headrace.cli.top import _picture
 from headrace.cli.top import command as top_command
 from headrace.serve import Client
 from headrace.serve.config import Drain, Limits, Listen, Log, RepositorySettings, Settings
@@ -25,7 +28,7 @@ from headrace.serve.errors import ServeError
 from headrace.serve.openapi import document
 from headrace.serve.rest_front import RestFront, group_of
 from headrace.serve.server import Server
-from headrace.verbs.top import Watcher, row_of
+from headrace.verbs.top import ModelRow, Watcher, row_of
 
 TRITON = [
     "nv_inference_request_success",
@@ -159,6 +162,21 @@ def test_openapi_is_served_and_every_path_of_it_exists(server):
     text = json.dumps(found)
     for name in re.findall(r"#/components/schemas/(\w+)", text):
         assert name in found["components"]["schemas"]
+
+
+@pytest.mark.parametrize("width", [36, 50, 80, 120, 160])
+def test_top_leaves_columns_out_rather_than_cut_them(width):
+    out = io.StringIO()
+    rows = [ModelRow("image", "12", "READY", 9000.0, batch=3.5, queue_ms=1.25, busy=1.0, total=123_456)]
+    Console(file=out, width=width).print(_picture("host:8001", {"name": "headrace"}, rows, [], width))
+    head, row = out.getvalue().splitlines()[-2:]
+    assert "…" not in out.getvalue() and "req/s" in head and "9,000" in row
+    assert ("123,456" in row, "failed/s" in head) == (width >= 120, width >= 50)
+
+
+def test_a_look_takes_some_time():
+    done = CliRunner().invoke(top_command, ["127.0.0.1:1", "--every", "0"])
+    assert done.exit_code == 2 and "--every" in done.output
 
 
 def test_top(server):

@@ -103,6 +103,11 @@ def test_the_command():
         assert done.exit_code == 1 and json.loads(done.output)["differing"] > 10
 
 
+def test_a_model_that_the_server_does_not_have(server):
+    with pytest.raises(HeadraceError, match=r"has no model 'nope' that is ready \(NOT_FOUND\)"):
+        conformance(f"127.0.0.1:{server.grpc_port}", model="nope")
+
+
 def test_nobody_listens():
     with pytest.raises(HeadraceError, match="no gRPC server at 127"):
         conformance("127.0.0.1:1")

@@ -275,8 +275,8 @@ def test_the_index_has_every_version(front, tmp_path):
             assert found == {("m", "1"): "READY", ("m", "2"): "READY", ("bad", "1"): "UNAVAILABLE", ("later", ""): ""}
             with pytest.raises(ServeError, match="repository 'other' is unknown"):
                 serve_call.unary(channel, "RepositoryIndex", pb.RepositoryIndexRequest(repository_name="other"), kind)
-        assert serve_call.rest(server, "POST", "/v2/repository/other/index")[0] == 400
-        assert serve_call.rest(server, "POST", "/v2/repository/other/models/m/load")[0] == 400
+        assert serve_call.rest(server, "POST", "/v2/repository/other/index")[0] == 404
+        assert serve_call.rest(server, "POST", "/v2/repository/other/models/m/load")[0] == 404
 
 
 @pytest.mark.parametrize("how", serve_call.HOWS)

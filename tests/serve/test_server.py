@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import serve_fake
 from serve_packages import X, package
 from serve_start import FRONTS, need, start
 
+from headrace.cli.serve import _announce
 from headrace.serve import Client
 from headrace.serve.config import Drain, Listen, Settings
 from headrace.serve.errors import Meaning, ServeError
@@ -226,6 +228,30 @@ def test_overload_is_refused_at_once(tmp_path):
                 client.infer("m", x=np.ones((1, 4), np.float32))
             assert caught.value.meaning is Meaning.OVERLOADED
             thread.join(10)
+
+
+def test_an_address_of_another_machine(tmp_path):
+    with pytest.raises(OSError, match=r"'192\.0\.2\.1' is no address of this machine .* --host"):
+        Server(serve_fake.repository(tmp_path, {}), host="192.0.2.1").start()
+
+
+@pytest.mark.parametrize(
+    ("host", "metrics", "ready", "lines"),
+    [
+        ("::1", -1, True, ["gRPC [::1]:1   REST http://[::1]:2/v2", "ready; Ctrl-C stops"]),
+        (
+            "h",
+            3,
+            False,
+            ["gRPC h:1   REST http://h:2/v2   metrics http://h:3/metrics", "not ready, as not every model is"],
+        ),
+    ],
+)
+def test_the_command_says_where_it_listens(host, metrics, ready, lines, capsys):
+    ports = {"grpc_port": 1, "http_port": 2, "metrics_port": metrics}
+    _announce(SimpleNamespace(host=host, ready=ready, settings=Settings(), describe=lambda: [], **ports), False)
+    for line, words in zip(capsys.readouterr().out.splitlines(), lines, strict=True):
+        assert line.startswith(words)
 
 
 def test_a_taken_port_is_an_error_and_leaves_nothing(tmp_path):

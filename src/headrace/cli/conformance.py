@@ -12,7 +12,13 @@ from headrace.cli.output import common, print_json, progress, table
 @click.option("--rest", default="", metavar="HOST:PORT", help="Its REST port; without, REST is not looked at.")
 @click.option("--model", default="", help="The model to ask.  [default: the first that is ready]")
 @click.option("--core", is_flag=True, help="Only what every server of the protocol does, not Triton's extensions.")
-@click.option("--timeout", default=10.0, show_default=True, help="Seconds to wait for an answer.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="Seconds to wait for an answer.",
+)
 @click.option("--all", "everything", is_flag=True, help="List what passes, too.")
 @common
 def command(address: str, rest: str, model: str, core: bool, timeout: float, everything: bool, as_json: bool) -> None:

@@ -14,7 +14,13 @@ from headrace.cli.output import common, print_json, table
 @click.argument("model")
 @click.argument("inputs", type=click.Path(exists=True, dir_okay=False))
 @click.option("--version", "version", default="", help="Version of the model (default: the server's choice).")
-@click.option("--timeout", default=30.0, show_default=True, help="Seconds to wait for the answer.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=30.0,
+    show_default=True,
+    help="Seconds to wait for the answer.",
+)
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="Write the outputs to this .npz file.")
 @click.option("--ca", type=click.Path(exists=True, dir_okay=False), help="Authority (PEM) of the server's certificate.")
 @click.option("--cert", type=click.Path(exists=True, dir_okay=False), help="Certificate (PEM) to show to the server.")

@@ -96,7 +96,11 @@ def _announce(server: Any, as_json: bool) -> None:
     for line in server.describe():
         click.echo(line)
     http = "https" if server.settings.tls.certificate else "http"
-    click.echo(
-        f"gRPC {host}:{server.grpc_port}   REST {http}://{host}:{server.http_port}/v2   metrics {http}://{host}:{server.metrics_port}/metrics"
+    at = f"[{host}]" if ":" in host else host
+    places = (
+        ("gRPC ", server.grpc_port, f"{at}:{server.grpc_port}"),
+        ("REST ", server.http_port, f"{http}://{at}:{server.http_port}/v2"),
+        ("metrics ", server.metrics_port, f"{http}://{at}:{server.metrics_port}/metrics"),
     )
-    click.echo("ready; Ctrl-C stops")
+    click.echo("   ".join(name + place for name, port, place in places if port >= 0))
+    click.echo(f"{'ready' if server.ready else 'not ready, as not every model is'}; Ctrl-C stops")

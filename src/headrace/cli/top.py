@@ -15,25 +15,36 @@ from headrace.cli.output import FILE_WIDTH, common, print_json
 if TYPE_CHECKING:
     from headrace.verbs.top import ModelRow
 
+Column = tuple[str, "Callable[[ModelRow], str]", int]
 HISTORY = 40  # looks that the line of requests a second shows
 BARS = "▁▂▃▄▅▆▇█"
-WIDE = 120  # columns of a terminal that has room for everything
-COLUMNS: tuple[tuple[str, Callable[[ModelRow], str], bool], ...] = (  # name, text, whether also where it is narrow
-    ("req/s", lambda row: f"{row.per_second:,.0f}", True),
-    ("failed/s", lambda row: f"{row.failed_per_second:,.0f}", True),
-    ("rows/s", lambda row: f"{row.rows_per_second:,.0f}", False),
-    ("batch", lambda row: f"{row.batch:.1f}", True),
-    ("queue ms", lambda row: f"{row.queue_ms:.2f}", True),
-    ("compute ms", lambda row: f"{row.compute_ms:.2f}", False),
-    ("request ms", lambda row: f"{row.request_ms:.2f}", False),
-    ("busy", lambda row: f"{row.busy:.0%}", True),
-    ("requests", lambda row: f"{row.total:,}", False),
+BAR = 12  # longest bar of a model's load
+GAP = 2  # between columns
+NAMES: tuple[tuple[str, Callable[[ModelRow], str]], ...] = (
+    ("model", lambda row: row.model),
+    ("version", lambda row: row.version),
+    ("state", lambda row: row.state),
+)
+# name, text, and in which order columns go where a terminal is too narrow for all: the highest first
+COLUMNS: tuple[Column, ...] = (
+    ("req/s", lambda row: f"{row.per_second:,.0f}", 0),
+    ("failed/s", lambda row: f"{row.failed_per_second:,.0f}", 1),
+    ("rows/s", lambda row: f"{row.rows_per_second:,.0f}", 7),
+    ("batch", lambda row: f"{row.batch:.1f}", 4),
+    ("queue ms", lambda row: f"{row.queue_ms:.2f}", 3),
+    ("compute ms", lambda row: f"{row.compute_ms:.2f}", 6),
+    ("request ms", lambda row: f"{row.request_ms:.2f}", 5),
+    ("busy", lambda row: f"{row.busy:.0%}", 2),
+    ("requests", lambda row: f"{row.total:,}", 8),
+    ("", lambda row: "█" * round(min(row.busy, 1.0) * BAR), 9),
 )
 
 
 @click.command("top", short_help="Watch a running server.")
 @click.argument("url", default="127.0.0.1:8001")
-@click.option("--every", default=1.0, show_default=True, help="Seconds between two looks.")
+@click.option(
+    "--every", type=click.FloatRange(min=0.01), default=1.0, show_default=True, help="Seconds between two looks."
+)
 @click.option("--once", is_flag=True, help="Print one picture and stop.")
 @click.option("--ca", type=click.Path(exists=True, dir_okay=False), help="Authority (PEM) of the server's certificate.")
 @click.option("--token-file", type=click.File(), help="File with the bearer token to send.")
@@ -94,25 +105,35 @@ def _picture(url: str, server: dict[str, Any], rows: list[ModelRow], history: li
         " requests/s  ", (_line(history), "cyan"),
     )  # fmt: skip
     grid = Table(box=None, header_style="bold", pad_edge=False, expand=False)
-    for name in ("model", "version", "state"):
+    names = [max(len(name), *(len(text(row)) for row in rows), 0) for name, text in NAMES]
+    for name, _ in NAMES:
         grid.add_column(name, no_wrap=True)
-    shown = [column for column in COLUMNS if column[2] or width >= WIDE]
+    shown = _fitting(rows, width - sum(names) - GAP * len(names))
     for name, *_ in shown:
-        grid.add_column(name, justify="right", no_wrap=True)
-    grid.add_column("")
+        grid.add_column(name, justify="right" if name else "left", no_wrap=True)
     for row in rows:
         grid.add_row(
             row.model,
             row.version,
             Text(row.state, style={"READY": "green", "LOADING": "yellow", "UNLOADING": "yellow"}.get(row.state, "red")),
-            *(
-                Text(text(row), style="red" if name == "failed/s" and row.failed_per_second else "")
-                for name, text, _ in shown
-            ),
-            Text("█" * round(min(row.busy, 1.0) * 12), style="cyan"),
+            *(Text(text(row), style=_style(name, row)) for name, text, _ in shown),
             style="" if row.per_second or row.failed_per_second else "dim",
         )
     return Group(head, Text(), grid)
+
+
+def _style(name: str, row: ModelRow) -> str:
+    if not name:
+        return "cyan"
+    return "red" if name == "failed/s" and row.failed_per_second else ""
+
+
+def _fitting(rows: list[ModelRow], width: int) -> list[Column]:
+    """The columns that have room in `width`."""
+    shown = list(COLUMNS)
+    while shown and sum(GAP + max(len(name), *(len(text(row)) for row in rows), 0) for name, text, _ in shown) > width:
+        shown.remove(max(shown, key=lambda column: column[2]))
+    return shown
 
 
 def _line(history: list[float]) -> str:

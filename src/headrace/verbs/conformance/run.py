@@ -39,6 +39,10 @@ def _run(target: Target, address: str, core: bool, progress: Callable[[int, int]
 
     if target.code("ServerLive", pb.ServerLiveRequest()) == "UNAVAILABLE":
         raise HeadraceError(f"no gRPC server at {address}; is it the gRPC port?")
+    if name := target.asked_model:
+        code = target.code("ModelMetadata", pb.ModelMetadataRequest(name=name))
+        if code in ("NOT_FOUND", "UNAVAILABLE", "INVALID_ARGUMENT"):
+            raise HeadraceError(f"the server at {address} has no model {name!r} that is ready ({code})")
     chosen = [check for check in CHECKS if not core or check.part == "core"]
     rows = []
     for number, check in enumerate(chosen):
@@ -61,7 +65,7 @@ def _run(target: Target, address: str, core: bool, progress: Callable[[int, int]
     count = {name: sum(row["outcome"] == name for row in rows) for name in ("pass", "differs", "skip")}
     try:
         asked = target.model
-    except NotHere:
+    except (NotHere, grpc.RpcError):
         asked = ""
     return {
         "target": address,

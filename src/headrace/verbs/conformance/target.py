@@ -27,7 +27,7 @@ class Target:
     def __init__(self, address: str, rest: str = "", model: str = "", timeout: float = 10.0) -> None:
         self.rest_address, self._timeout = rest, timeout
         self._channel = grpc.insecure_channel(address, [("grpc.max_receive_message_length", -1)])
-        self._asked_model = model
+        self.asked_model = model
         self._metadata: dict[str, Any] = {}
 
     def close(self) -> None:
@@ -99,8 +99,8 @@ class Target:
     @functools.cached_property
     def models(self) -> list[str]:
         """The models that are ready, as far as the server tells."""
-        if self._asked_model:
-            return [self._asked_model]
+        if self.asked_model:
+            return [self.asked_model]
         try:
             rows = self.call("RepositoryIndex", pb.RepositoryIndexRequest(ready=True)).models
             names = [row.name for row in rows]
