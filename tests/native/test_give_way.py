@@ -7,8 +7,10 @@ import sys
 import threading
 import time
 
+import pytest
+
 from headrace.runtime import _native
-from headrace.runtime.background import gives_way, giving_way
+from headrace.runtime.background import LOCK_SECONDS, gives_way, giving_way
 
 OTHERS = """
 import signal, time
@@ -78,6 +80,49 @@ def test_each_thread_for_itself() -> None:
             thread.join()
         wait_until_given_way()
     assert seen == [False] * 3
+
+
+def test_the_interpreter_lock_is_given_away_sooner_meanwhile() -> None:
+    usual = sys.getswitchinterval()
+    inside, leave, seen = threading.Event(), threading.Event(), []
+
+    def other() -> None:
+        with giving_way():
+            inside.set()
+            leave.wait()
+            seen.append(sys.getswitchinterval())
+
+    thread = threading.Thread(target=other)
+    with giving_way():
+        assert sys.getswitchinterval() == pytest.approx(LOCK_SECONDS)
+        with giving_way(False):
+            assert sys.getswitchinterval() == pytest.approx(usual)
+        thread.start()
+        inside.wait()
+    assert sys.getswitchinterval() == pytest.approx(LOCK_SECONDS)  # the other one's
+    leave.set()
+    thread.join()
+    assert seen == [pytest.approx(LOCK_SECONDS)] and sys.getswitchinterval() == pytest.approx(usual)
+
+
+def test_an_interval_that_somebody_sets_is_kept() -> None:
+    usual = sys.getswitchinterval()
+    try:
+        for microseconds in range(1000, 1100):
+            sys.setswitchinterval(microseconds * 1e-6)
+            long = sys.getswitchinterval()
+            with giving_way():
+                assert sys.getswitchinterval() < long
+            assert sys.getswitchinterval() == long
+        sys.setswitchinterval(1e-4)
+        shorter = sys.getswitchinterval()
+        with giving_way():
+            assert sys.getswitchinterval() == shorter
+            sys.setswitchinterval(2e-3)
+            chosen = sys.getswitchinterval()
+        assert sys.getswitchinterval() == chosen
+    finally:
+        sys.setswitchinterval(usual)
 
 
 def test_calls_of_the_system_go_on() -> None:
