@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -37,6 +38,7 @@ def net(tmp_path: Path) -> Path:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HEADRACE_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(packs, "SPARE", 1 << 60)  # the disk that tests run on may be full
     return tmp_path / "cache" / "packed"
 
 
@@ -397,6 +399,19 @@ def test_files_have_a_limit_and_those_unused_for_long_go_first(
     assert set(folder.iterdir()) == {files[1], files[4]}
     keep(5, 1 * MIB)  # larger than all may be: nothing goes for it
     assert set(folder.iterdir()) == {files[1], files[4]}
+
+
+def test_a_part_of_the_disk_stays_free(
+    net: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(packs, "SPARE", 20)
+    for free, kept_files in ((108 * MIB - (1 << 16), 0), (109 * MIB, 1)):  # 8 MiB and some bytes of packed weights
+        monkeypatch.setattr(packs.shutil, "disk_usage", lambda _, free=free: mock.Mock(total=2000 * MIB, free=free))
+        gc.collect()
+        with caplog.at_level(logging.INFO):
+            opened(net, cache=True).close()
+        assert len(list(folder.iterdir())) == kept_files
+    assert caplog.text.count("more than there is room for") == 1
 
 
 def test_what_a_killed_writer_left_goes_with_the_next_file(net: Path, folder: Path) -> None:
