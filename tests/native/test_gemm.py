@@ -7,7 +7,7 @@ import pytest
 from one_kernel import run
 
 RNG = np.random.default_rng(7)
-SIZES = [1, 2, 3, 5, 6, 7, 8, 13, 15, 16, 17, 31, 32, 33, 48, 65]
+SIZES = [1, 2, 3, 5, 6, 7, 8, 13, 15, 16, 17, 24, 25, 31, 32, 33, 48, 65]
 
 
 def array(*shape: int) -> np.ndarray:

@@ -39,6 +39,20 @@ HR_INLINE void store(BFloat16* p, vf v) {
 HR_INLINE vf step(vf a, vf b, vf sum) { return fma(a, b, sum); }
 #endif
 
+// The same of a vector's lower half alone, which takes half of the time; the upper half of the sum becomes zero.
+HR_INLINE vf step_half(vf a, vf b, vf sum) {
+#if HR_TIER_RANK >= 2 && !defined(HR_EMULATE_VNNI)
+#ifdef HR_BF16
+    asm("vdpbf16ps %t2, %t1, %t0" : "+v"(sum) : "v"(b), "v"(a));
+#else
+    asm("vfmadd231ps %t2, %t1, %t0" : "+v"(sum) : "v"(b), "v"(a));
+#endif
+    return sum;
+#else
+    return step(a, b, sum);
+#endif
+}
+
 // A vector of values from the i-th on.
 HR_INLINE vf load(const Reals& r, int64_t i) {
 #ifdef HR_BF16

@@ -57,8 +57,8 @@ template <int MR, int NV> HR_INLINE void store_low(const vf (&acc)[MR][NV], cons
 #endif
 
 // MR rows by NV vectors: one of a panel, a whole panel, or several (wide tiles keep enough chains in flight when rows are
-// few). kPacked: B's rows are kCols apart.
-template <int MR, int NV, bool kPacked>
+// few). kPacked: B's rows are kCols apart. kHalf: of the last vector only the lower half counts.
+template <int MR, int NV, bool kPacked, bool kHalf = false>
 static void tile(const GemmBlock& g, int64_t m, const At& at, Ahead ahead) {
     const float* b = at.b;
     float* c = at.c;
@@ -85,7 +85,7 @@ static void tile(const GemmBlock& g, int64_t m, const At& at, Ahead ahead) {
             }
             HR_UNROLL for (int i = 0; i < MR; i++) {
                 const vf x = spread(a[i] + k);
-                HR_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = step(x, bv[j], acc[i][j]);
+                HR_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = kHalf && j == NV - 1 ? step_half(x, bv[j], acc[i][j]) : step(x, bv[j], acc[i][j]);
             }
         }
     }
@@ -132,7 +132,7 @@ HR_INLINE void copy_part(void* to, const void* from, int64_t bytes) {
 }
 
 // A last panel that ends within a vector: the same tile on a copy of whole vectors.
-template <int MR, int NV>
+template <int MR, int NV, bool kHalf = false>
 static void edge_tile(const GemmBlock& g, int64_t m, int64_t n, const At& at, Ahead ahead) {
     constexpr int kWidth = NV * kLanes;
     float out[MR * kWidth], residual[MR * kWidth];
@@ -147,7 +147,7 @@ static void edge_tile(const GemmBlock& g, int64_t m, int64_t n, const At& at, Ah
         for (int i = 0; i < MR; i++) copy_part(reinterpret_cast<char*>(residual) + i * kWidth * item, (at.r + i * at.ldr).data, n * item);
     }
     const Reals r(at.r ? residual : nullptr, at.r.low);
-    tile<MR, NV, true>(g, m, {at.b, out, kWidth, at.low ? low : nullptr, kWidth, at.bias, r, kWidth}, ahead);
+    tile<MR, NV, true, kHalf>(g, m, {at.b, out, kWidth, at.low ? low : nullptr, kWidth, at.bias, r, kWidth}, ahead);
     if (g.last && at.low)
         for (int i = 0; i < MR; i++) copy_part(at.low + i * at.ldlow, low + i * kWidth, n * 2);
     else
@@ -173,6 +173,7 @@ template <int... I> struct Tiles {
     static constexpr TileFn in_place_wide[] = {tile<I + 1, kVecs * wide_panels<I + 1>(), false>...};
     static constexpr EdgeFn narrow_edge[] = {edge_tile<I + 1, 1>...};
     static constexpr EdgeFn edge[] = {edge_tile<I + 1, kVecs>...};
+    static constexpr EdgeFn half_edge[] = {edge_tile<I + 1, kVecs, true>...};
     static constexpr int panels[] = {wide_panels<I + 1>()...};
 };
 template <int N, int... I> struct MakeTiles : MakeTiles<N - 1, N - 1, I...> {};
@@ -198,7 +199,8 @@ static void run_tile(const GemmBlock& g, int64_t m, int rows, int64_t n, int64_t
     else if (width > kCols) run(packed ? AllTiles::two : AllTiles::in_place_two);
     else if (width == kCols) run(packed ? AllTiles::one : AllTiles::in_place);
     else if (width == kLanes) run(AllTiles::narrow);
-    else (width < kLanes ? AllTiles::narrow_edge : AllTiles::edge)[rows - 1](g, m, width, at, ahead);
+    else if (width < kLanes) AllTiles::narrow_edge[rows - 1](g, m, width, at, ahead);
+    else (width <= kCols - kLanes / 2 ? AllTiles::half_edge : AllTiles::edge)[rows - 1](g, m, width, at, ahead);
 }
 
 // Panel by panel, so that a panel stays in L1 for all rows, or pair by pair, which come from L2 as fast as they are used; but
