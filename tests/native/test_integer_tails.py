@@ -163,6 +163,23 @@ def test_what_stays(case: Case, after: str) -> None:
     assert kinds["headrace.cpu.QGemm"] == 0 and kinds[after] == 1
 
 
+def test_a_matrix_for_each_row_of_the_batch_stays() -> None:
+    graph = Graph(Block([], [], []))
+    b, x = Builder(graph), Value("x", TensorType("float32", (2, 5, 12)))
+    graph.block.inputs.append(x)
+    q, scale, zero = b.node("DynamicQuantizeLinear", [x], outputs=3)
+    w = b.constant(RNG.integers(-128, 128, (2, 12, 9)).astype(np.int8))
+    (y,) = b.node("MatMulIntegerToFloat", [q, w, scale, b.constant(np.float32(0.01)), zero], domain="headrace")
+    graph.outputs.extend(
+        b.node("QuantizeLinear", [b.node("Gelu", [y])[0], b.constant(np.float32(0.1)), b.constant(np.uint8(3))])
+    )
+    infer_graph(graph)
+    assert ran(graph)["headrace.cpu.QGemm"] == 0
+    feeds = {"x": RNG.standard_normal((2, 5, 12)).astype(np.float32)}
+    (found,), (want,) = (load(graph, device="cpu", without=w).run(feeds).values() for w in ((), [NAME]))
+    assert found.tobytes() == want.tobytes()
+
+
 def test_factors_before_quantizing(tier: str) -> None:
     """SmoothQuant's factors on what no product makes; the product's own use of the value stays."""
     graph = Graph(Block([], [], []))

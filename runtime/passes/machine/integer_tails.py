@@ -79,7 +79,8 @@ def _with_tail(node: Node, inputs: list[Value | None], scope: Scope) -> Patch | 
     if last:
         ends, output = [factor, *last[-1].inputs[1:3]], made(last[-1])
         nodes += last
-    if len(nodes) == 1 or scope.array(inputs[3]) is None:
+    weights = scope.array(inputs[3])
+    if len(nodes) == 1 or weights is None or weights.ndim != 2:
         return None
     return Patch(nodes, [scope.node("QGemm", [*inputs, added, *ends], output, form, domain=DOMAIN, like=node)])
 
