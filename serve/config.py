@@ -11,11 +11,24 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from headrace.serve.schema import MIB, Bytes, Count, Port, Positive, Seconds, Section, SomeSeconds, Threads, toml
+from headrace.serve.schema import (
+    MIB,
+    Bytes,
+    Count,
+    Port,
+    Positive,
+    Seconds,
+    Section,
+    SomeSeconds,
+    Threads,
+    Version,
+    toml,
+)
 from headrace.serve.schema import ConfigError as ConfigError
 from headrace.serve.schema import convert as convert
 from headrace.serve.schema import read as read
 
+MAX_WORKERS = 64
 MAX_LEVELS = 64  # of priority
 MAX_STEPS = 65536  # of a generation
 MAX_BUCKETS = 64  # of a histogram
@@ -99,7 +112,7 @@ class Workers(Section, frozen=True):
     private memory fails (0: no limit); one whose heart does not beat for `heartbeat_timeout_s`, or whose batch runs for more
     than `run_timeout_s` or well past the deadlines of all its requests, is killed and replaced."""
 
-    count: Threads = 0
+    count: Annotated[int, Meta(ge=0, le=MAX_WORKERS)] = 0
     memory_bytes: Bytes = 0
     heartbeat_timeout_s: SomeSeconds = 4.0
     run_timeout_s: SomeSeconds = 60.0
@@ -247,8 +260,8 @@ class Versions(Section, frozen=True):
     """Which versions are served and the labels that point to them."""
 
     policy: Literal["latest", "all", "specific"] = "latest"
-    keep: Positive | tuple[Positive, ...] = 1
-    labels: dict[Label, Positive] = {}
+    keep: Version | tuple[Version, ...] = 1
+    labels: dict[Label, Version] = {}
 
     def __post_init__(self) -> None:
         if self.policy == "latest" and not isinstance(self.keep, int):

@@ -33,6 +33,7 @@ from headrace.serve.schema import checked
 
 NAME = "config.pbtxt"
 MAX_BYTES = 1024 * 1024
+MOST = 2**31 - 1
 BACKENDS = ("", "onnxruntime", "onnxruntime_onnx", "headrace", "ensemble")
 FILES = ("", "model.onnx", "model.hr")
 _REFUSED = {
@@ -105,7 +106,7 @@ def _batching(message: Any) -> Batching:
     dynamic = message.dynamic_batching
     return Batching(
         message.max_batch_size,
-        dynamic.max_queue_delay_microseconds,
+        _capped(dynamic.max_queue_delay_microseconds),
         tuple(dynamic.preferred_batch_size),
         dynamic.preserve_ordering,
         strict=False,
@@ -120,17 +121,22 @@ def _queue(dynamic: Any, ignored: list[str]) -> Queue:
     ignored += [f"dynamic_batching.{field.name}" for field, _ in dynamic.ListFields() if field.name not in used]
     policy = dynamic.default_queue_policy
     return Queue(
-        policy.max_queue_size or Queue().max_size,
+        _capped(policy.max_queue_size or Queue().max_size),
         *_late(policy),
         dynamic.priority_levels,
         dynamic.default_priority_level,
-        {str(n): QueueLevel(p.max_queue_size, *_late(p)) for n, p in dynamic.priority_queue_policy.items()},
+        {str(n): QueueLevel(_capped(p.max_queue_size), *_late(p)) for n, p in dynamic.priority_queue_policy.items()},
     )
+
+
+def _capped(number: int) -> int:
+    """A limit that is written as the largest number of its type means none."""
+    return min(number, MOST)
 
 
 def _late(policy: Any) -> tuple[int, bool, Literal["reject", "delay"]]:
     """(milliseconds, override, action). Where no time is set, requests may always set their own."""
-    time = -(-policy.default_timeout_microseconds // 1000)
+    time = _capped(-(-policy.default_timeout_microseconds // 1000))
     return time, policy.allow_timeout_override or not time, "delay" if policy.timeout_action else "reject"
 
 
@@ -177,7 +183,7 @@ def _sequence(message: Any, ignored: list[str]) -> Sequence:
     controls = [_control(row.name, one) for row in batching.control_input for one in row.control]
     return Sequence(
         batching.WhichOneof("strategy_choice") or "direct",
-        max(1, round((batching.max_sequence_idle_microseconds or 1_000_000) / 1000)),
+        _capped(max(1, round((batching.max_sequence_idle_microseconds or 1_000_000) / 1000))),
         batching.oldest.max_candidate_sequences or Sequence().max_sequences,
         states=tuple(states),
         controls=tuple(controls),

@@ -181,6 +181,8 @@ def _input(item: Mapping[str, Any], binary: _Binary) -> InputTensor:
 
 def _items(document: Mapping[str, Any], key: str, required: bool = False) -> Iterator[Mapping[str, Any]]:
     items = document.get(key, None if required else [])
+    if items is None:
+        raise bad_argument(f"the body has no {key}: an array of objects with name, shape, datatype and data")
     if type(items) is not list:
         raise bad_argument(f"{key} must be an array")
     if len(items) > MAX_TENSORS:

@@ -21,6 +21,7 @@ MIB = 1024 * 1024
 
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Version = Annotated[int, Meta(ge=1, le=10**18 - 1)]  # 18 digits: a folder may be called by the time
 Bytes = Annotated[int, Meta(ge=0, le=2**48)]
 Seconds = Annotated[float, Meta(ge=0, le=10**6)]  # eleven days: neither infinite nor a NaN
 SomeSeconds = Annotated[float, Meta(gt=0, le=10**6)]

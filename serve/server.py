@@ -24,9 +24,6 @@ from headrace.serve.supervisor import DEFAULT_LOADER, Spec, Supervisor
 log = logging.getLogger("headrace.serve")
 
 
-MAX_WORKERS = 64
-
-
 def make_loader(spec: Spec, settings: Settings, supervisor: Supervisor) -> Loader:
     """Loads models as `spec` says: into workers, or checked first where the settings want that."""
     store = settings.repository
@@ -83,8 +80,6 @@ class Server:
         store = settings.repository
         found = Repository(paths or store.paths, store.model_name)
         workers = settings.workers
-        if not 0 <= workers.count <= MAX_WORKERS:
-            raise ConfigError(f"workers.count is {workers.count}; allowed are numbers from 0 to {MAX_WORKERS}")
         self._supervisor = Supervisor(workers.heartbeat_timeout_s, spares=1 if workers.count else 0)
         compute = store.threads or (max(1, len(os.sched_getaffinity(0)) // workers.count) if workers.count else 0)
         kept = store.packed_bytes if store.keep_packed else 0

@@ -113,3 +113,8 @@ def test_missing_file_and_bad_environment(tmp_path):
         settings_from({"config": str(tmp_path / "none.toml")}, {})
     with pytest.raises(ConfigError, match="HEADRACE_THREADS"):
         settings_from({}, {"HEADRACE_THREADS": "many"})
+
+
+def test_a_version_may_be_a_time():
+    found = convert(ModelConfig, {"versions": {"keep": 20261128093000, "labels": {"stable": 20261128093000}}}, "x")
+    assert found.versions.keep == found.versions.labels["stable"] == 20261128093000

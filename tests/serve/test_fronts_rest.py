@@ -143,3 +143,11 @@ def binary(coding, squeeze):
     head = json.dumps({"inputs": [item], "parameters": {"binary_data_output": True}}).encode()
     headers = {"Inference-Header-Content-Length": str(len(head)), "Content-Encoding": coding, "Accept-Encoding": coding}
     return squeeze(head + bytes(4000)), headers
+
+
+def test_a_body_of_another_protocol_is_told_what_is_missing(server):
+    status, body, _ = get(server, "/v2/models/add/infer", "POST", b'{"instances": [[1]]}')
+    assert (
+        status == 400
+        and "the body has no inputs: an array of objects with name, shape, datatype and data" in body.decode()
+    )

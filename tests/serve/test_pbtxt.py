@@ -126,3 +126,28 @@ def test_a_contradiction_names_both_values(tmp_path, declared, words):
     (tmp_path / "m/config.pbtxt").write_text("max_batch_size: 2 " + declared)
     with start(tmp_path) as server:
         assert words in server._manager.index()[0][3]
+
+
+def test_the_largest_numbers_mean_no_limit(pbtxt):
+    queue = "max_queue_size: 4294967295 default_timeout_microseconds: 18446744073709551615"
+    config, _ = pbtxt(
+        "dynamic_batching { max_queue_delay_microseconds: 18446744073709551615 priority_levels: 1 "
+        f"default_queue_policy {{ {queue} }} priority_queue_policy {{ key: 1 value {{ {queue} }} }} }}"
+    )
+    assert {config.batching.max_delay_us, config.queue.max_size, config.queue.timeout_ms} == {2**31 - 1}
+    assert {config.queue.levels["1"].max_size, config.queue.levels["1"].timeout_ms} == {2**31 - 1}
+    config, _ = pbtxt("sequence_batching { max_sequence_idle_microseconds: 18446744073709551615 }")
+    assert config.sequence.idle_timeout_ms == 2**31 - 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("dynamic_batching { priority_levels: 4000000000 }", "queue.priority_levels is 4000000000; allowed"),
+        ("instance_group [{ count: 2000000 }]", "instances.count is 2000000; allowed"),
+        ("version_policy { specific { versions: [-1] } }", r"versions.keep\[0\] is -1"),
+    ],
+)
+def test_numbers_that_cannot_work(pbtxt, text, words):
+    with pytest.raises(ConfigError, match=words):
+        pbtxt(text)
