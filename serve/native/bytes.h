@@ -31,6 +31,7 @@ public:
     std::string_view view() const { return {data_, size_}; }
     void clear() { size_ = 0; }
     void truncate(size_t size) { size_ = size; }
+    size_t room() const { return capacity_ - size_; }       // bytes that may follow without moving these
 
     void reserve(size_t capacity) {
         if (capacity <= capacity_) return;
@@ -54,8 +55,11 @@ public:
         size_ += size;
         return at;
     }
+    // Bytes that somebody has put into the room behind these already are not copied.
     void append(const void* from, size_t size) {
-        if (size) std::memcpy(extend(size), from, size);
+        if (!size) return;
+        if (from == data_ + size_ && size <= room()) size_ += size;
+        else std::memcpy(extend(size), from, size);
     }
     void append(std::string_view text) { append(text.data(), text.size()); }
     void push(char byte) { *extend(1) = byte; }

@@ -11,6 +11,8 @@ constexpr uint32_t kStreamWindow = 1 << 20, kConnectionWindow = 8 << 20, kMaxFra
 constexpr size_t kOutputMark = 1 << 20;         // framed ahead of the socket at most
 constexpr size_t kTrust = 1 << 20;              // reserved on the word of a length prefix
 constexpr size_t kFrameHead = 9;
+constexpr size_t kRead = 64 << 10, kTurn = 1 << 20;         // at once; before the others have their turn
+constexpr size_t kLanding = 8 << 10;            // fewer bytes are cheaper to copy than to be read by themselves
 constexpr double kNoticeSeconds = 1;
 constexpr size_t kUnread = 1 << 20, kMessageCost = 64;      // messages of a stream that the handler has not read; what one costs besides its bytes
 constexpr int kPingWeight = 5, kControlLimit = 5;
@@ -65,6 +67,7 @@ struct Http2Connection::Stream {
 Http2Connection::Http2Connection(Hub& hub, Socket socket, bool local) : Connection(hub, std::move(socket), local) {
     nghttp2_session_callbacks* callbacks;
     nghttp2_session_callbacks_new(&callbacks);
+    nghttp2_session_callbacks_set_on_begin_frame_callback(callbacks, on_begin_frame);
     nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks, on_begin_headers);
     nghttp2_session_callbacks_set_on_header_callback(callbacks, on_header);
     nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, on_frame);
@@ -111,18 +114,52 @@ Http2Connection::~Http2Connection() {
 
 // ---- reading ----
 
+// What the kernel has goes straight to its place in a message as far as it belongs there without doubt, the rest into a buffer.
 bool Http2Connection::on_readable() {
-    uint8_t buffer[64 << 10];
-    for (int turn = 0; turn < 16 || socket_.pending(); turn++) {       // others wait: at most a megabyte a turn
-        const auto [result, bytes] = socket_.read(buffer, sizeof buffer);
+    uint8_t buffer[kRead];      // of large frames only the begin goes through it, which says where the rest belongs
+    for (size_t taken = 0; taken < kTurn || socket_.pending();) {
+        const std::string_view place = landing();
+        const size_t beyond = large_ ? kLanding : kRead;
+        const iovec parts[] = {{const_cast<char*>(place.data()), place.size()}, {buffer, beyond}};
+        const auto [result, bytes] = place.empty() ? socket_.read(buffer, beyond) : socket_.read(parts, 2);
         if (result == Socket::Result::closed) return false;
         if (result == Socket::Result::again) break;
         last_read_ = hub_.now(), ping_sent_ = kNever;
-        if (nghttp2_session_mem_recv(session_, buffer, bytes) < 0) return false;
-        dirty = true;
-        if (bytes < sizeof buffer && !socket_.is_tls()) break;
+        const size_t placed = std::min(bytes, place.size()), rest = bytes - placed;
+        if (placed && !receive(reinterpret_cast<const uint8_t*>(place.data()), placed)) return false;
+        if (rest && !receive(buffer, rest)) return false;
+        dirty = true, taken += bytes;
+        if (rest < beyond && !socket_.is_tls()) break;
     }
     return true;
+}
+
+bool Http2Connection::receive(const uint8_t* bytes, size_t size) {
+    delivered_ = nullptr;
+    if (nghttp2_session_mem_recv(session_, bytes, size) < 0) return false;
+    if (delivered_ != bytes + size) left_ = 0;      // they did not end with data of a message: or with some that nghttp2 ignores
+    return true;
+}
+
+// Never more than the frame and the message lack, so that nghttp2 hands these bytes on at once, and looks at them no more: the
+// message may be gone when it comes back. Its room was made when its length was found to be allowed.
+std::string_view Http2Connection::landing() {
+    if (left_ < kLanding) return {};
+    const auto found = streams_.find(arriving_);
+    if (found == streams_.end()) return {};
+    Stream& stream = *found->second;
+    if (!stream.started || stream.finished || stream.have < kPrefix) return {};
+    const size_t size = std::min({left_, stream.incoming.size - stream.body.size(), stream.body.room()});
+    if (size < kLanding) return {};
+    return {stream.body.data() + stream.body.size(), size};
+}
+
+int Http2Connection::on_begin_frame(nghttp2_session*, const nghttp2_frame_hd* head, void* user) {
+    auto& self = *static_cast<Http2Connection*>(user);
+    const bool plain = head->type == NGHTTP2_DATA && !(head->flags & NGHTTP2_FLAG_PADDED);
+    self.arriving_ = plain ? head->stream_id : 0, self.left_ = plain ? head->length : 0;
+    if (head->type == NGHTTP2_DATA) self.large_ = head->length >= kRead;
+    return 0;
 }
 
 int Http2Connection::on_begin_headers(nghttp2_session*, const nghttp2_frame* frame, void* user) {
@@ -214,6 +251,7 @@ void Http2Connection::begin(Stream& stream) {
 int Http2Connection::on_data(nghttp2_session* session, uint8_t, int32_t id, const uint8_t* bytes, size_t size, void* user) {
     auto& self = *static_cast<Http2Connection*>(user);
     nghttp2_session_consume_connection(session, size);
+    self.left_ -= std::min(self.left_, size), self.delivered_ = bytes + size;
     const auto found = self.streams_.find(id);
     if (found == self.streams_.end()) return 0;
     Stream& stream = *found->second;

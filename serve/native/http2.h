@@ -5,6 +5,7 @@
 #include <deque>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 
 #include "connection.h"
@@ -29,6 +30,8 @@ public:
 
 private:
     struct Stream;
+    bool receive(const uint8_t* bytes, size_t size);
+    std::string_view landing();                 // where the bytes that come next belong; empty: to be looked at first
     void begin(Stream& stream);                 // headers are complete
     void data(Stream& stream, const uint8_t* bytes, size_t size);
     void end_of_input(Stream& stream);
@@ -40,6 +43,7 @@ private:
     bool control_frame();
     void leave();                               // GOAWAY, when the client has had time to hear of it
 
+    static int on_begin_frame(nghttp2_session*, const nghttp2_frame_hd*, void*);
     static int on_begin_headers(nghttp2_session*, const nghttp2_frame*, void*);
     static int on_header(nghttp2_session*, const nghttp2_frame*, const uint8_t*, size_t, const uint8_t*, size_t, uint8_t, void*);
     static int on_frame(nghttp2_session*, const nghttp2_frame*, void*);
@@ -51,6 +55,10 @@ private:
     nghttp2_session* session_ = nullptr;
     std::unordered_map<int32_t, std::unique_ptr<Stream>> streams_;
     Time opened_, last_read_, idle_since_, goaway_at_ = kNever, ping_sent_ = kNever, window_start_;
+    int32_t arriving_ = 0;                      // the stream whose DATA frame has not ended
+    size_t left_ = 0;                           // ... and what it lacks; 0 where that is in doubt
+    bool large_ = false;                        // its client sends large frames
+    const uint8_t* delivered_ = nullptr;        // the end of what nghttp2 handed on last
     int controls_ = 0;
     bool greeted_ = false;                      // the client's SETTINGS came
     bool leaving_ = false;                      // GOAWAY sent

@@ -39,6 +39,10 @@ public:
         ERR_clear_error();      // what another connection left: SSL_get_error looks at the thread's queue
         return tls(SSL_read(ssl_, to, int(size)));
     }
+    Done read(const iovec* parts, int n) {
+        if (ssl_) return read(parts[0].iov_base, parts[0].iov_len);
+        return plain(::readv(fd_, parts, n));
+    }
     Done write(const void* from, size_t size) {
         if (!ssl_) return plain(::send(fd_, from, size, MSG_NOSIGNAL));
         ERR_clear_error();
