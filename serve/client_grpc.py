@@ -162,6 +162,8 @@ def failure(error: Any, target: str) -> ServeError:
     elif "Failed to connect" in text or "lookup" in text:
         why = "the name is unknown" if "lookup" in text else "nothing listens there"
         text = f"no server at {target} ({why}); start one with: headrace serve REPOSITORY"
+    elif text.startswith("failed to connect to all addresses") and ("reset" in text or "closed" in text):
+        text = f"{target} closed the connection at once; where it has TLS, give its authority (--ca, Client(tls=...))"
     meaning = MEANINGS.get(error.code().value[0], Meaning.INTERNAL)
     return ServeError(meaning, text, retry_after_ms=_pushback(error))
 

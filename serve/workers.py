@@ -224,7 +224,8 @@ class WorkerModel:
             if self._in_a_row:
                 self._short_lives.append(now)
             pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self._in_a_row - 2)) if self._in_a_row > 1 else 0.0
-            log.error("a worker of %s (process %d) %s; another one in %g s", self._path.name, process.pid, how, pause)
+            file = "/".join(self._path.parts[-3:])  # model/version/file: the name of the file alone is everybody's
+            log.error("a worker of %s (process %d) %s; another one in %g s", file, process.pid, how, pause)
             if len(self._short_lives) == DEATHS and now - self._short_lives[0] < WITHIN_SECONDS:
                 reason = f"{DEATHS} workers died within {now - self._short_lives[0]:.0f} s, the last one {how}"
                 self._given_up = reason

@@ -309,3 +309,11 @@ def test_a_certificate_near_its_end_is_named(authority, caplog):
     pair = authority.sign("soon", days=2)
     Certificates(Tls(pair.certificate, pair.key))
     assert "the TLS certificate ends at" in caplog.text
+
+
+def test_a_client_without_tls_is_told_what_it_lacks(server):
+    with (
+        Client(f"127.0.0.1:{server.grpc_port}") as client,
+        pytest.raises(ServeError, match="closed the connection at once"),
+    ):
+        client.infer("fp32", x=np.zeros((1, 4), np.float32))

@@ -145,10 +145,12 @@ def test_a_death_fails_what_ran_and_nothing_else(server, client):
     assert client.infer("t", x=np.array([[b"1"] * 4], object))["y"].tolist() == [[b"11"] * 4]
 
 
-def test_an_idle_worker_that_is_killed_is_replaced(server, client):
+def test_an_idle_worker_that_is_killed_is_replaced(server, client, caplog):
+    """And the log says whose it was."""
     (pid,) = pids(server)
     os.kill(pid, signal.SIGKILL)
     until(lambda: pids(server) not in ([], [pid]))
+    assert f"a worker of m/1/model.hr (process {pid}) was ended by SIGKILL" in caplog.text
     assert client.ready()
     assert (client.infer("m", x=rows(2))["y"] == 4).all()
 
