@@ -129,7 +129,7 @@ def test_errors_by_meaning(monkeypatch):
         async def close(self):
             pass
 
-    monkeypatch.setattr(generator, "open_wire", lambda url, ask, calls: Wire())
+    monkeypatch.setattr(generator, "open_wire", lambda *how: Wire())
     found = run_step(Step("127.0.0.1:1", make_ask("double", {"x": X}, "", None, None, ""), 0.1, 0, 5.0, clients=1))
     assert set(found.errors) == {"unavailable"} and found.errors["unavailable"] - len(found.latencies) in (0, 1)
 

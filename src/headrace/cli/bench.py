@@ -10,6 +10,7 @@ import click
 
 from headrace.cli.load import print_load
 from headrace.cli.output import common, print_json, progress, share_text, table
+from headrace.cli.secure import secure
 
 LONGEST = 25  # nodes of a profile that are printed; --json has all
 
@@ -48,6 +49,7 @@ LONGEST = 25  # nodes of a profile that are printed; --json has all
 )
 @click.option("--processes", default=1, show_default=True, help="Processes that make the load (a server only).")
 @click.option("--shared-memory", is_flag=True, help="Inputs go through shared memory (a server only).")
+@secure
 @click.option("--compare", help="Run these peers in turns with us and compare answers: onnxruntime,openvino.")
 @click.option("--tolerance", type=float, help="How far answers may differ, as a share of the largest element.")
 @click.option(
@@ -61,7 +63,7 @@ LONGEST = 25  # nodes of a profile that are printed; --json has all
 def command(
     target: str, model: str | None, inputs: str | None, seed: int, batch: int, clients: str, rate: str | None, arrivals: str,
     stop_ms: float | None, golden: str | None, processes: int, shared_memory: bool, seconds: float, plot: str | None,
-    as_json: bool, **options: Any,
+    as_json: bool, tls: Any, token: str, **options: Any,
 ) -> None:  # fmt: skip
     """Time TARGET: a model file here, or MODEL on a running server (host:port, or http://host:port).
 
@@ -71,6 +73,7 @@ def command(
     headrace bench model.onnx --compare onnxruntime,openvino --plot model.png
     headrace bench 127.0.0.1:8001 digits --clients 1,8,64 --golden digits.hr --plot load.png
     headrace bench http://127.0.0.1:8000 digits --rate 100,200,400,800 --stop-ms 20
+    headrace bench https://models.example:8000 digits --ca ca.pem --token-file token
     """
     from pathlib import Path
 
@@ -89,7 +92,7 @@ def command(
             result = load_server(
                 target, model, inputs, seed=seed, batch=batch, clients=_numbers("--clients", clients, int),
                 rates=_numbers("--rate", rate, float) if rate else (), arrivals=arrivals, stop_ms=stop_ms, golden=golden,
-                processes=processes, shared_memory=shared_memory, seconds=seconds, plot=plot, progress=step,
+                processes=processes, shared_memory=shared_memory, seconds=seconds, plot=plot, tls=tls, token=token, progress=step,
             )  # fmt: skip
     for reason in result.get("skipped", {}).values():
         click.echo(f"left out: {reason}", err=True)

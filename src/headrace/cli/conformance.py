@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from headrace.cli.output import common, print_json, progress, table
+from headrace.cli.secure import secure
 
 
 @click.command("conformance", short_help="Compare a server with the protocol.")
@@ -19,20 +22,34 @@ from headrace.cli.output import common, print_json, progress, table
     show_default=True,
     help="Seconds to wait for an answer.",
 )
+@secure
 @click.option("--all", "everything", is_flag=True, help="List what passes, too.")
 @common
-def command(address: str, rest: str, model: str, core: bool, timeout: float, everything: bool, as_json: bool) -> None:
+def command(
+    address: str,
+    rest: str,
+    model: str,
+    core: bool,
+    timeout: float,
+    everything: bool,
+    tls: Any,
+    token: str,
+    as_json: bool,
+) -> None:
     """Compare any server with the Open Inference Protocol v2: its descriptors where it has reflection, and live calls.
     Nothing is loaded, unloaded or changed. Exit status 1: something differs.
 
     \b
     headrace conformance 127.0.0.1:8001 --rest 127.0.0.1:8000
     headrace conformance 127.0.0.1:8081 --core --json
+    headrace conformance models.example:8001 --rest models.example:8000 --ca ca.pem --token-file token
     """
     from headrace.verbs.conformance import conformance
 
     with progress("checks", quiet=as_json) as step:
-        result = conformance(address, rest=rest, model=model, core=core, timeout=timeout, progress=step)
+        result = conformance(
+            address, rest=rest, model=model, core=core, timeout=timeout, tls=tls, token=token, progress=step
+        )
     if as_json:
         print_json(result)
     else:

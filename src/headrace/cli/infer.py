@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from headrace.cli.output import common, print_json, table
+from headrace.cli.secure import secure
 
 
 @click.command("infer", short_help="Send one inference request to a server.")
@@ -22,10 +23,7 @@ from headrace.cli.output import common, print_json, table
     help="Seconds to wait for the answer.",
 )
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="Write the outputs to this .npz file.")
-@click.option("--ca", type=click.Path(exists=True, dir_okay=False), help="Authority (PEM) of the server's certificate.")
-@click.option("--cert", type=click.Path(exists=True, dir_okay=False), help="Certificate (PEM) to show to the server.")
-@click.option("--key", type=click.Path(exists=True, dir_okay=False), help="Key (PEM) of that certificate.")
-@click.option("--token-file", type=click.File(), help="File with the bearer token to send.")
+@secure
 @common
 def command(
     url: str,
@@ -34,10 +32,8 @@ def command(
     version: str,
     timeout: float,
     output: str | None,
-    ca: str | None,
-    cert: str | None,
-    key: str | None,
-    token_file: Any,
+    tls: Any,
+    token: str,
     as_json: bool,
 ) -> None:
     """Send the arrays of INPUTS (.npz, one per input name) to MODEL at URL (host:port for gRPC, http://host:port or
@@ -48,11 +44,9 @@ def command(
     headrace infer http://127.0.0.1:8000 digits in.npz -o out.npz
     headrace infer models.example:8001 digits in.npz --ca ca.pem --token-file token
     """
-    from headrace.serve.client import Client, ClientTls
+    from headrace.serve.client import Client
     from headrace.verbs.run import read_arrays
 
-    tls = ClientTls(ca or "", cert or "", key or "") if ca or cert else None
-    token = token_file.read().strip() if token_file is not None else ""
     with Client(url, timeout=timeout, tls=tls, token=token) as client:
         feeds: dict[str, Any] = dict(read_arrays(inputs))
         outputs = client.infer(model, feeds, version=version)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from headrace.cli.output import FILE_WIDTH, common, print_json
+from headrace.cli.secure import secure
 
 if TYPE_CHECKING:
     from headrace.verbs.top import ModelRow
@@ -46,10 +47,9 @@ COLUMNS: tuple[Column, ...] = (
     "--every", type=click.FloatRange(min=0.01), default=1.0, show_default=True, help="Seconds between two looks."
 )
 @click.option("--once", is_flag=True, help="Print one picture and stop.")
-@click.option("--ca", type=click.Path(exists=True, dir_okay=False), help="Authority (PEM) of the server's certificate.")
-@click.option("--token-file", type=click.File(), help="File with the bearer token to send.")
+@secure
 @common
-def command(url: str, every: float, once: bool, ca: str | None, token_file: Any, as_json: bool) -> None:
+def command(url: str, every: float, once: bool, tls: Any, token: str, as_json: bool) -> None:
     """Watch the server at URL (host:port for gRPC, http://host:port for REST): requests, batches, times and load of every
     model, until Ctrl-C. Any server with Triton's statistics will do.
 
@@ -59,8 +59,7 @@ def command(url: str, every: float, once: bool, ca: str | None, token_file: Any,
     """
     from headrace.verbs.top import Watcher
 
-    token = token_file.read().strip() if token_file is not None else ""
-    watcher = Watcher(url, tls=ca, token=token)
+    watcher = Watcher(url, tls=tls, token=token)
     try:
         rows = watcher.look()
         if once or as_json:

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 
 from headrace.runtime.errors import HeadraceError
+from headrace.serve.client_types import ClientTls
 from headrace.verbs.conformance.check import CHECKS, Differs, NotHere
 from headrace.verbs.conformance.target import Target
 
@@ -18,16 +19,24 @@ for _name in ("grpc_core", "grpc_more", "rest"):  # each registers its checks
 
 def conformance(
     address: str, *, rest: str = "", model: str = "", core: bool = False, timeout: float = 10.0,
+    tls: ClientTls | str | None = None, token: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Look at the server at `address` (host:port of gRPC; `rest`: host:port of REST) and compare it with the Open Inference
     Protocol and, unless `core`, Triton's extensions. `model`: the one to ask (else the first that is ready; models that
-    give back what they get are found and used for the datatypes). Nothing is loaded, unloaded or changed.
+    give back what they get are found and used for the datatypes). `tls` and `token`: as of Client, for both ports. Nothing is loaded, unloaded or changed.
 
     Answers target, model, checks: protocol, part, name, outcome ("pass", "differs", "skip"), detail; passed, differing,
     skipped. HeadraceError where no server answers.
     """
-    target = Target(address.removeprefix("grpc://"), rest.removeprefix("http://"), model, timeout)
+    target = Target(
+        address.removeprefix("grpc://"),
+        rest,
+        model,
+        timeout,
+        tls,
+        token,
+    )
     try:
         return _run(target, address, core, progress)
     finally:

@@ -13,6 +13,9 @@ import grpc
 import numpy as np
 
 from headrace.protos import inference_pb2 as pb
+from headrace.serve.client_grpc import channel_of, metadata_of
+from headrace.serve.client_rest import context_of
+from headrace.serve.client_types import ClientTls, connection_of
 from headrace.serve.datatypes import DATATYPES, encode_bytes, to_wire
 from headrace.serve.grpc_codes import SERVICE
 from headrace.verbs.conformance.check import Differs, NotHere
@@ -22,11 +25,24 @@ Answer = tuple[int, dict[str, str], bytes]
 
 
 class Target:
-    """`address` is host:port of gRPC, `rest` host:port of REST ("": not looked at); `model` "" takes the first that is ready."""
+    """`address` is host:port of gRPC, `rest` that of REST, with or without http:// or https:// ("": not looked at); `model` "" takes the first that is ready.
+    `tls` and `token` are used for both."""
 
-    def __init__(self, address: str, rest: str = "", model: str = "", timeout: float = 10.0) -> None:
-        self.rest_address, self._timeout = rest, timeout
-        self._channel = grpc.insecure_channel(address, [("grpc.max_receive_message_length", -1)])
+    def __init__(
+        self, address: str, rest: str = "", model: str = "", timeout: float = 10.0, tls: ClientTls | str | None = None,
+        token: str = "",
+    ) -> None:  # fmt: skip
+        connection = connection_of(address, timeout, tls, token, "")
+        self.rest_address, self._timeout = rest.removeprefix("http://").removeprefix("https://"), timeout
+        trust = connection.tls or (ClientTls() if rest.startswith("https://") else None)
+        self._context = None if trust is None else context_of(trust)
+        self._metadata_sent = metadata_of(connection)
+        _, credentials, _ = channel_of(connection)
+        options = [("grpc.max_receive_message_length", -1)]
+        if credentials is None:
+            self._channel = grpc.insecure_channel(address, options)
+        else:
+            self._channel = grpc.secure_channel(address, credentials, options)
         self.asked_model = model
         self._metadata: dict[str, Any] = {}
 
@@ -38,7 +54,7 @@ class Target:
     def raw(self, path: str, data: bytes, compression: Any = None) -> bytes:
         """The answer of a unary method; grpc.RpcError."""
         call = self._channel.unary_unary(path)
-        answer: bytes = call(data, timeout=self._timeout, compression=compression)
+        answer: bytes = call(data, timeout=self._timeout, compression=compression, metadata=self._metadata_sent)
         return answer
 
     def call(self, method: str, request: Any, compression: Any = None) -> Any:
@@ -66,7 +82,7 @@ class Target:
         self, path: str, messages: Iterable[bytes], metadata: tuple[tuple[str, str], ...] = ()
     ) -> Iterator[bytes]:
         answers: Iterator[bytes] = self._channel.stream_stream(path)(
-            iter(messages), timeout=self._timeout, metadata=metadata
+            iter(messages), timeout=self._timeout, metadata=(*self._metadata_sent, *metadata)
         )
         return answers
 
@@ -76,10 +92,13 @@ class Target:
         """(status, headers with lower-case names, body); `body` a document or bytes."""
         if not self.rest_address:
             raise NotHere("no REST address was given")
-        connection = http.client.HTTPConnection(self.rest_address, timeout=self._timeout)
+        if self._context is None:
+            connection = http.client.HTTPConnection(self.rest_address, timeout=self._timeout)
+        else:
+            connection = http.client.HTTPSConnection(self.rest_address, timeout=self._timeout, context=self._context)
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         try:
-            connection.request(method, path, data, dict(headers or {}))
+            connection.request(method, path, data, {**dict(self._metadata_sent), **(headers or {})})
             answer = connection.getresponse()
             return answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read()
         except (OSError, http.client.HTTPException) as error:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from headrace.serve.client_types import Ask
+from headrace.serve.client_types import Ask, ClientTls
 from headrace.serve.errors import ServeError
 from headrace.verbs.load.wire import Wire, open_wire
 
@@ -31,6 +31,8 @@ class Step:
     seconds: float
     warmup: float
     timeout: float
+    tls: ClientTls | str | None = None
+    token: str = ""
     clients: int = 0
     rate: float = 0.0
     arrivals: str = "poisson"
@@ -56,7 +58,7 @@ def run_step(step: Step) -> Counted:
 
 
 async def _run(step: Step) -> Counted:
-    wire = open_wire(step.url, step.ask, step.clients or STREAMS_OPEN)
+    wire = open_wire(step.url, step.ask, step.clients or STREAMS_OPEN, step.tls, step.token)
     try:
         check = _checker(wire, await wire.send(step.timeout))
         play = _closed if step.clients else _open

@@ -16,7 +16,7 @@ from headrace.runtime.golden import error_of
 from headrace.runtime.interface import TensorSpec
 from headrace.runtime.shapes import symbol
 from headrace.serve.client import Client
-from headrace.serve.client_types import make_ask
+from headrace.serve.client_types import ClientTls, make_ask
 from headrace.serve.datatypes import DATATYPES
 from headrace.verbs.load.generator import Counted, Step, run_step
 from headrace.verbs.load.plot import plot_load
@@ -34,14 +34,15 @@ def load_server(
     clients: int | Sequence[int] = 8, rates: float | Sequence[float] = (), arrivals: str = "poisson", seconds: float = 3.0,
     warmup: float = 0.3, timeout: float = 10.0, stop_ms: float | None = None, golden: str | Path | None = None,
     processes: int = 1, shared_memory: bool = False, plot: str | Path | None = None,
+    tls: ClientTls | str | None = None, token: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Load `model` at `url` (host:port, or http://host:port), a step for each number of `clients` (closed loop: each
+    """Load `model` at `url` (host:port, http://host:port or https://host:port), a step for each number of `clients` (closed loop: each
     sends again when it has its answer), or for each of `rates` (open loop: calls a second at "poisson" or "constant" times).
 
     Every answer must equal the first, which must be what `golden`, a package with golden data, says (its inputs are then
     sent). A step whose p99 is over `stop_ms` is the last. `processes` share the load. `shared_memory`: inputs are read from
-    a region that is registered first. `plot`: a picture of latency over throughput. `progress`: (steps done, of how many).
+    a region that is registered first. `tls` and `token`: as of Client. `plot`: a picture of latency over throughput. `progress`: (steps done, of how many).
 
     Answers target, model, protocol, batch, steps: mode, clients or rate, calls, ok, per_second (good answers), wrong,
     errors {meaning: number}, p50_ms, p90_ms, p99_ms, p999_ms, mean_ms, max_ms, lag_ms (p99 of how late the generator
@@ -57,14 +58,14 @@ def load_server(
     opened = [float(rates)] if isinstance(rates, (int, float)) else [float(rate) for rate in rates]
     if min([*closed, *opened], default=1) <= 0:
         raise HeadraceError("clients and rates must be above 0")
-    with Client(url, timeout=max(timeout, 10.0)) as client:
+    with Client(url, timeout=max(timeout, 10.0), tls=tls, token=token) as client:
         feeds, expected = _data(client, model, inputs, golden, seed, batch)
         first = client.infer(model, feeds)
         if expected is not None:
             expected(first)
         with shared_inputs(client, feeds if shared_memory else {}) as tensors:
             ask = make_ask(model, {**feeds, **tensors}, "", None, None, "")
-            base = Step(url, ask, seconds, warmup, timeout, arrivals=arrivals)
+            base = Step(url, ask, seconds, warmup, timeout, tls=tls, token=token, arrivals=arrivals)
             steps = [replace(base, rate=r) for r in opened] or [replace(base, clients=n) for n in closed]
             rows: list[dict[str, Any]] = []
             for number, step in enumerate(steps):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from headrace.serve.client_types import Ask, Connection, Inference, connection_of, is_rest
+from headrace.serve.client_types import Ask, ClientTls, Connection, Inference, connection_of, is_rest
 
 STREAMS = 64  # calls at a time on one HTTP/2 connection: below what servers allow
 
@@ -20,9 +20,9 @@ class Wire(Protocol):
     async def close(self) -> None: ...
 
 
-def open_wire(url: str, ask: Ask, concurrent: int) -> Wire:
+def open_wire(url: str, ask: Ask, concurrent: int, tls: ClientTls | str | None = None, token: str = "") -> Wire:
     """For up to `concurrent` calls at a time; it belongs to the running loop."""
-    connection = connection_of(url, 60.0, None, "", "")
+    connection = connection_of(url, 60.0, tls, token, "")
     return _Rest(connection, ask) if is_rest(url) else _Grpc(connection, ask, concurrent)
 
 
@@ -30,16 +30,20 @@ class _Grpc:
     def __init__(self, connection: Connection, ask: Ask, concurrent: int) -> None:
         import grpc.aio
 
-        from headrace.serve.client_grpc import channel_of, request_of
+        from headrace.serve.client_grpc import channel_of, metadata_of, request_of
         from headrace.serve.grpc_codes import SERVICE
 
-        options, _, _ = channel_of(connection)
+        options, credentials, _ = channel_of(connection)
+        self._metadata = metadata_of(connection)
         self._target, self._data = connection.url, request_of(ask).SerializeToString()
         self._error = grpc.RpcError
-        self._channels = [
-            grpc.aio.insecure_channel(connection.url, [*options, ("headrace.channel", n)])  # a connection each
-            for n in range(max(1, -(-concurrent // STREAMS)))
-        ]
+        self._channels = []
+        for n in range(max(1, -(-concurrent // STREAMS))):
+            own = [*options, ("headrace.channel", n)]  # a connection each
+            if credentials is None:
+                self._channels.append(grpc.aio.insecure_channel(connection.url, own))
+            else:
+                self._channels.append(grpc.aio.secure_channel(connection.url, credentials, own))
         self._calls = [channel.unary_unary(f"/{SERVICE}/ModelInfer") for channel in self._channels]
         self._next = 0
 
@@ -48,7 +52,7 @@ class _Grpc:
 
         self._next = (self._next + 1) % len(self._calls)
         try:
-            answer: bytes = await self._calls[self._next](self._data, timeout=timeout)
+            answer: bytes = await self._calls[self._next](self._data, timeout=timeout, metadata=self._metadata)
         except self._error as error:
             raise failure(error, self._target) from None
         return answer
