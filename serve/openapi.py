@@ -80,6 +80,7 @@ SCHEMAS: Document = {
     "Index": _array(_object("name", name=TEXT, version=TEXT, state=TEXT, reason=TEXT)),
 }
 
+REPOSITORY = "/v2/repository/"  # what is below is there of one repository by name, too
 Operation = tuple[str, str, Document | None, Document | None]  # method, summary, body, answer
 EMPTY = _object()
 MODEL = "/v2/models/{model}"
@@ -106,6 +107,8 @@ PATHS: dict[str, list[Operation]] = {
         ("post", "Unload; answers when the memory is free", _object(parameters=PARAMETERS), None)
     ],
     "/v2/systemsharedmemory/status": [("get", "The registered regions", None, _array(SETTINGS))],
+    "/v2/systemsharedmemory/region/{region}/status": [("get", "One region", None, _array(SETTINGS))],
+    "/v2/systemsharedmemory/unregister": [("post", "Unregister all regions", EMPTY, None)],
     "/v2/systemsharedmemory/region/{region}/register": [
         (
             "post",
@@ -115,6 +118,7 @@ PATHS: dict[str, list[Operation]] = {
         )
     ],
     "/v2/systemsharedmemory/region/{region}/unregister": [("post", "Unregister a region", EMPTY, None)],
+    "/v2/cudasharedmemory/status": [("get", "None: regions on a GPU cannot be registered", None, _array(SETTINGS))],
     "/v2/trace/setting": [
         ("get", "The trace settings", None, SETTINGS),
         ("post", "Change them", SETTINGS, SETTINGS),
@@ -139,6 +143,9 @@ def document(version: str) -> Document:
     paths = dict(PATHS)
     for suffix in VERSIONED:
         paths[f"{MODEL}/versions/{{version}}{suffix}"] = PATHS[MODEL + suffix]
+    for path in PATHS:
+        if path.startswith(REPOSITORY):
+            paths[f"/v2/repository/{{repository}}/{path.removeprefix(REPOSITORY)}"] = PATHS[path]
     return {
         "openapi": "3.1.0",
         "info": {
