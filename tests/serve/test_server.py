@@ -16,7 +16,8 @@ import serve_fake
 from serve_packages import X, package
 from serve_start import FRONTS, need, start
 
-from headrace.cli.serve import _announce
+from headrace.cli.serve import _announce, _bounds
+from headrace.runtime import _native
 from headrace.serve import Client
 from headrace.serve.config import Drain, Listen, Settings
 from headrace.serve.errors import Meaning, ServeError
@@ -235,15 +236,18 @@ def test_an_address_of_another_machine(tmp_path):
         Server(serve_fake.repository(tmp_path, {}), host="192.0.2.1").start()
 
 
+BOUNDS = _native.cpu_tier()
+
+
 @pytest.mark.parametrize(
     ("host", "metrics", "ready", "lines"),
     [
-        ("::1", -1, True, ["gRPC [::1]:1   REST http://[::1]:2/v2", "ready; Ctrl-C stops"]),
+        ("::1", -1, True, [BOUNDS, "gRPC [::1]:1   REST http://[::1]:2/v2", "ready; Ctrl-C stops"]),
         (
             "h",
             3,
             False,
-            ["gRPC h:1   REST http://h:2/v2   metrics http://h:3/metrics", "not ready, as not every model is"],
+            [BOUNDS, "gRPC h:1   REST http://h:2/v2   metrics http://h:3/metrics", "not ready, as not every model is"],
         ),
     ],
 )
@@ -252,6 +256,8 @@ def test_the_command_says_where_it_listens(host, metrics, ready, lines, capsys):
     _announce(SimpleNamespace(host=host, ready=ready, settings=Settings(), describe=lambda: [], **ports), False)
     for line, words in zip(capsys.readouterr().out.splitlines(), lines, strict=True):
         assert line.startswith(words)
+    assert not _native.has_cpu_quota() or "a CPU quota" in _bounds(Settings())
+    assert "at most 65,536 KiB a message, 1024 connections, 128 calls on each" in _bounds(Settings())
 
 
 def test_a_taken_port_is_an_error_and_leaves_nothing(tmp_path):

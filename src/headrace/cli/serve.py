@@ -95,6 +95,7 @@ def _announce(server: Any, as_json: bool) -> None:
         return
     for line in server.describe():
         click.echo(line)
+    click.echo(_bounds(server.settings))
     http = "https" if server.settings.tls.certificate else "http"
     at = f"[{host}]" if ":" in host else host
     places = (
@@ -104,3 +105,16 @@ def _announce(server: Any, as_json: bool) -> None:
     )
     click.echo("   ".join(name + place for name, port, place in places if port >= 0))
     click.echo(f"{'ready' if server.ready else 'not ready, as not every model is'}; Ctrl-C stops")
+
+
+def _bounds(settings: Any) -> str:
+    """What models may compute with here, and the limits that clients meet first."""
+    from headrace.runtime import _native
+
+    threads, limits = settings.repository.threads or _native.usable_threads(), settings.limits
+    quota = ", a CPU quota: idle threads do not spin" if _native.has_cpu_quota() else ""
+    return (
+        f"{_native.cpu_tier()}, {threads} thread{'s' if threads != 1 else ''}{quota}; at most {limits.max_message_bytes >> 10:,} KiB "
+        f"a message, {limits.max_connections} connections, {limits.max_concurrent_streams} calls on each; "
+        "headrace config show lists every limit"
+    )
