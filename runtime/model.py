@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from headrace.runtime import devices, dtypes
+from headrace.runtime.collector import paused
 from headrace.runtime.errors import HeadraceError, InputError, LoadError
 from headrace.runtime.feeds import check_feeds
 from headrace.runtime.golden import VerifyReport, compare_golden
@@ -324,6 +325,7 @@ def _program(
     return (lowered(None), None) if packs is None else packs.lower(graph.name, lowered)
 
 
+@paused()
 def load(
     source: Any,
     *,
