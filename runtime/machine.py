@@ -4,8 +4,8 @@ its CPUs the worker threads use."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 
 from headrace.runtime.errors import InputError
@@ -25,15 +25,16 @@ def peak(precision: str, threads: int = 1) -> float:
 def bandwidth(size: float, threads: int = 1) -> float:
     """Bytes a second that `threads` threads together read out of `size` bytes: those of the smallest cache that holds
     them, or else of memory."""
-    return next(_read_rate(part, own) for _, holds, part, own in _levels(threads) if size <= holds)
+    return next(rate() for _, holds, rate in _levels(threads) if size <= holds)
 
 
 def bandwidths(threads: int = 1) -> dict[str, float]:
     """The same by where it is read from: "L1", "L2", ... as far as the system tells their sizes, and "memory"."""
-    return {name: _read_rate(part, own) for name, _, part, own in _levels(threads)}
+    return {name: rate() for name, _, rate in _levels(threads)}
 
 
-def cache_sizes() -> list[int]:
+@cache
+def cache_sizes() -> tuple[int, ...]:
     """Bytes of the first CPU's data caches, the first level first, as Linux tells them (the C library's sysconf adds up the last
     level of all sockets of some machines); empty where it does not."""
     sizes: dict[int, int] = {}
@@ -44,24 +45,24 @@ def cache_sizes() -> list[int]:
             continue
         if kind != "Instruction" and size.endswith("K"):
             sizes[int(level)] = int(size[:-1]) << 10
-    return [size for _, size in sorted(sizes.items())]
+    return tuple(size for _, size in sorted(sizes.items()))
 
 
-def _levels(threads: int) -> list[tuple[str, float, int, int]]:
-    """(name, bytes that it holds for all threads, bytes that each thread reads to measure it, threads). The last cache
-    belongs to all threads together, the others are each thread's own."""
+def _levels(threads: int) -> list[tuple[str, float, Callable[[], float]]]:
+    """(name, bytes that it holds for all threads, what answers its rate). The last cache belongs to all threads together,
+    the others are each thread's own."""
     from headrace.runtime import _native
 
     threads = min(threads, _native.usable_threads())
     sizes = cache_sizes()
-    levels: list[tuple[str, float, int, int]] = []
+    levels: list[tuple[str, float, Callable[[], float]]] = []
     for level, size in enumerate(sizes, 1):
         each = size if level < len(sizes) else size // threads
         # Well beyond the level before, and well within this one, whose other part others may be using.
         part = min(each // 2, 4 * sizes[level - 2]) if level > 1 else each // 2
-        levels.append((f"L{level}", each * threads, part, threads))
+        levels.append((f"L{level}", each * threads, partial(_read_rate, part, threads)))
     beyond = min(max(128 << 20, 2 * max(sizes, default=0)), 1 << 30)
-    return [*levels, ("memory", math.inf, beyond // threads, threads)]
+    return [*levels, ("memory", math.inf, partial(_read_rate, beyond // threads, threads))]
 
 
 @cache

@@ -11,10 +11,10 @@ from headrace.serve.client_grpc import (
     STREAM,
     STRICT,
     VERBS,
-    channel_of,
     codecs,
     failure,
     metadata_of,
+    opener_of,
     read_answer,
     read_streamed,
     request_of,
@@ -28,18 +28,14 @@ class AsyncGrpcTransport:
 
     def __init__(self, connection: Connection) -> None:
         self._target, self._metadata = connection.url, metadata_of(connection)
-        self._facts = channel_of(connection)
+        self._open = opener_of(connection)
         self._opened: Any = None
         self._methods: dict[str, Any] = {}
 
     @property
     def channel(self) -> Any:
         if self._opened is None:
-            options, credentials, compression = self._facts
-            if credentials is None:
-                self._opened = grpc.aio.insecure_channel(self._target, options, compression)
-            else:
-                self._opened = grpc.aio.secure_channel(self._target, credentials, options, compression)
+            self._opened = self._open(grpc.aio)
         return self._opened
 
     async def infer(self, ask: Ask, timeout: float) -> Inference:

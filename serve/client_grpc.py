@@ -27,11 +27,7 @@ class GrpcTransport:
     def __init__(self, connection: Connection) -> None:
         self._target = connection.url
         self._metadata = metadata_of(connection)
-        options, credentials, compression = channel_of(connection)
-        if credentials is None:
-            self._channel = grpc.insecure_channel(self._target, options, compression)
-        else:
-            self._channel = grpc.secure_channel(self._target, credentials, options, compression)
+        self._channel = opener_of(connection)(grpc)
         self._methods: dict[str, Any] = {}
 
     def infer(self, ask: Ask, timeout: float) -> Inference:
@@ -74,19 +70,28 @@ class GrpcTransport:
 # ---- connections ----
 
 
-def channel_of(connection: Connection) -> tuple[list[tuple[str, int]], Any, Any]:
-    """(options, credentials or None, compression) of a channel. ServeError for a file that cannot be used."""
+def opener_of(connection: Connection, *more: tuple[str, int]) -> Callable[[Any], Any]:
+    """What opens a channel of the module it gets, grpc or grpc.aio, with `more` options. ServeError for a file that cannot be
+    used."""
     options = [
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.use_local_subchannel_pool", 1),  # a connection of our own: one HTTP/2 stream limit a client
+        *more,
     ]
-    compression = {"": None, "gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
+    codings = {"": None, "gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
     credentials = None
     if connection.tls is not None:
         files = (connection.tls.authority, connection.tls.key, connection.tls.certificate)
         credentials = grpc.ssl_channel_credentials(*(_file(name) if name else None for name in files))
-    return options, credentials, compression[connection.compression]
+    compression = codings[connection.compression]
+
+    def opened(api: Any) -> Any:
+        if credentials is None:
+            return api.insecure_channel(connection.url, options, compression)
+        return api.secure_channel(connection.url, credentials, options, compression)
+
+    return opened
 
 
 def metadata_of(connection: Connection) -> tuple[tuple[str, str], ...]:

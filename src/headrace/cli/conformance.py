@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from headrace.cli.output import common, print_json, progress, table
-from headrace.cli.secure import secure
+from headrace.cli.secure import secure, timeout_option
 
 
 @click.command("conformance", short_help="Compare a server with the protocol.")
@@ -15,13 +15,7 @@ from headrace.cli.secure import secure
 @click.option("--rest", default="", metavar="HOST:PORT", help="Its REST port; without, REST is not looked at.")
 @click.option("--model", default="", help="The model to ask.  [default: the first that is ready]")
 @click.option("--core", is_flag=True, help="Only what every server of the protocol does, not Triton's extensions.")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    default=10.0,
-    show_default=True,
-    help="Seconds to wait for an answer.",
-)
+@timeout_option(10.0)
 @secure
 @click.option("--all", "everything", is_flag=True, help="List what passes, too.")
 @common

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from headrace.cli.output import common, print_json, table
-from headrace.cli.secure import secure
+from headrace.cli.secure import secure, timeout_option
 
 
 @click.command("infer", short_help="Send one inference request to a server.")
@@ -15,13 +15,7 @@ from headrace.cli.secure import secure
 @click.argument("model")
 @click.argument("inputs", type=click.Path(exists=True, dir_okay=False))
 @click.option("--version", "version", default="", help="Version of the model (default: the server's choice).")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    default=30.0,
-    show_default=True,
-    help="Seconds to wait for the answer.",
-)
+@timeout_option(30.0)
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="Write the outputs to this .npz file.")
 @secure
 @common

@@ -1,12 +1,14 @@
-"""Options of verbs that call a server which asks for TLS or a token."""
+"""Options of verbs that call a server, which may ask for TLS or a token."""
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
+F = TypeVar("F", bound=Callable[..., Any])
 FILE = click.Path(exists=True, dir_okay=False)
 
 
@@ -29,4 +31,12 @@ def secure(function: Any) -> Any:
     return command
 
 
-__all__ = ["secure"]
+def timeout_option(seconds: float) -> Callable[[F], F]:
+    """--timeout, which a function gets as `timeout`."""
+    positive = click.FloatRange(min=0, min_open=True)
+    return click.option(
+        "--timeout", type=positive, default=seconds, show_default=True, help="Seconds to wait for an answer."
+    )
+
+
+__all__ = ["secure", "timeout_option"]

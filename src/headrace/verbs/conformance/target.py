@@ -13,7 +13,7 @@ import grpc
 import numpy as np
 
 from headrace.protos import inference_pb2 as pb
-from headrace.serve.client_grpc import channel_of, metadata_of
+from headrace.serve.client_grpc import metadata_of, opener_of
 from headrace.serve.client_rest import context_of
 from headrace.serve.client_types import ClientTls, connection_of
 from headrace.serve.datatypes import DATATYPES, encode_bytes, to_wire
@@ -37,12 +37,7 @@ class Target:
         trust = connection.tls or (ClientTls() if rest.startswith("https://") else None)
         self._context = None if trust is None else context_of(trust)
         self._metadata_sent = metadata_of(connection)
-        _, credentials, _ = channel_of(connection)
-        options = [("grpc.max_receive_message_length", -1)]
-        if credentials is None:
-            self._channel = grpc.insecure_channel(address, options)
-        else:
-            self._channel = grpc.secure_channel(address, credentials, options)
+        self._channel = opener_of(connection)(grpc)
         self.asked_model = model
         self._metadata: dict[str, Any] = {}
 

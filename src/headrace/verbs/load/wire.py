@@ -30,20 +30,16 @@ class _Grpc:
     def __init__(self, connection: Connection, ask: Ask, concurrent: int) -> None:
         import grpc.aio
 
-        from headrace.serve.client_grpc import channel_of, metadata_of, request_of
+        from headrace.serve.client_grpc import metadata_of, opener_of, request_of
         from headrace.serve.grpc_codes import SERVICE
 
-        options, credentials, _ = channel_of(connection)
         self._metadata = metadata_of(connection)
         self._target, self._data = connection.url, request_of(ask).SerializeToString()
         self._error = grpc.RpcError
-        self._channels = []
-        for n in range(max(1, -(-concurrent // STREAMS))):
-            own = [*options, ("headrace.channel", n)]  # a connection each
-            if credentials is None:
-                self._channels.append(grpc.aio.insecure_channel(connection.url, own))
-            else:
-                self._channels.append(grpc.aio.secure_channel(connection.url, credentials, own))
+        self._channels = [
+            opener_of(connection, ("headrace.channel", n))(grpc.aio)  # a connection each
+            for n in range(max(1, -(-concurrent // STREAMS)))
+        ]
         self._calls = [channel.unary_unary(f"/{SERVICE}/ModelInfer") for channel in self._channels]
         self._next = 0
 
