@@ -130,7 +130,7 @@ class ServerProcess:
 
 
 class Samples:
-    """Takes `server.sample()` every `every` seconds in the background."""
+    """Takes `server.sample()` every `every` seconds in the background, and at the end, however late the thread may be."""
 
     def __init__(self, server, every):
         self._server, self._every = server, every
@@ -146,13 +146,20 @@ class Samples:
     def __exit__(self, *_):
         self._stop.set()
         self._thread.join()
+        self._take()
 
     def _work(self):
         while not self._stop.wait(self._every):
-            try:
-                self.rows.append((time.monotonic() - self._began, *self._server.sample()))
-            except OSError:
+            if not self._take():
                 return
+
+    def _take(self):
+        """False: the server is gone."""
+        try:
+            self.rows.append((time.monotonic() - self._began, *self._server.sample()))
+        except OSError:
+            return False
+        return True
 
     def summary(self, skip=0.2):
         """Growth after the first `skip` of the time: MiB an hour by least squares, and the ranges of the rest."""
