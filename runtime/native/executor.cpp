@@ -235,16 +235,16 @@ std::shared_ptr<Plan> Program::plan_for(const Tensor* tensors) {
             return plans_.front();
         }
     if (!fits(tensors)) return nullptr;
-    bool fixed = true;      // only one signature is possible: specialise at once
+    bool fixed = true;      // only one signature is possible
     for (const InputSpec& spec : inputs) fixed = fixed && !spec.any_rank && std::all_of(spec.dims.begin(), spec.dims.end(), [](int64_t d) { return d >= 0; });
-    if (!fixed) {
+    if (!specialises_ || !(fixed || plans_.empty())) {
         auto met = std::find_if(seen_.begin(), seen_.end(), [&](const Seen& seen) { return same(seen.signature); });
         if (met == seen_.end()) {
             if (seen_.size() == kSeen) seen_.erase(seen_.begin());
             met = seen_.insert(seen_.end(), Seen{{}, 0});
             for (size_t i = 0; i < n; i++) met->signature.push_back(tensors[i].shape);
         }
-        if (met->count++ < (plans_.size() < kPlans ? 1 : kOften)) {
+        if (met->count++ < (plans_.size() < kPlans ? 1 : kOften) || !specialises_) {
             if (!generic_) generic_ = generic_plan(*this);
             return generic_;
         }

@@ -1,10 +1,10 @@
 // A program, its plans, and how one call runs. No Python here: what needs the interpreter goes through Host.
 //
-// A call has an input-shape signature. The first call with a signature runs *generically*: every node infers its shapes
-// and takes memory from a pool. A signature that comes back gets a *specialised* plan (planner.h): shapes inferred once,
-// static values folded, one arena with fixed offsets; once many plans exist, only a signature that comes back often, so
-// that a loop whose values grow does not plan forever. Nodes of a specialised plan whose sizes depend on run-time data
-// still run the generic way. Running a plan touches no map and allocates nothing where all sizes are static.
+// A call has an input-shape signature. The program's first one, and each other that comes back, gets a *specialised* plan
+// (planner.h): shapes inferred once, static values folded, one arena with fixed offsets; once many plans exist, only a
+// signature that comes back often, so that a loop whose values grow does not plan forever. Another call runs *generically*:
+// every node infers its shapes and takes memory from a pool, which is more than an arena would be. So do nodes of a
+// specialised plan whose sizes depend on run-time data. Running a plan touches no map and allocates nothing where all sizes are static.
 // The blocks of If, Loop and Scan are programs of their own (control.h), called by their node.
 #pragma once
 #include <atomic>
@@ -192,6 +192,7 @@ public:
     std::vector<OutputSpec> outputs;
     std::shared_ptr<ThreadPool> pool;
     Host* host;
+    void specialise(bool on) { specialises_ = on; }             // off: calls run generically, as far as no plan serves them
     void profile(Profile how);                                  // trace starts with no events
     std::vector<Event> events();                                // in the order in which nodes ended
     std::vector<Tensor> seen(const Node& node);                 // a copy of node.seen
@@ -213,6 +214,7 @@ private:
         std::vector<Shape> signature;
         int count;
     };
+    std::atomic<bool> specialises_{true};
     std::vector<Seen> seen_;                                    // signatures without a plan, and how often they came
 
     std::atomic<Profile> profile_{Profile::off};

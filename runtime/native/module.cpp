@@ -140,5 +140,6 @@ NB_MODULE(_native, m) {
         .def_prop_ro("arena_bytes", &hr::PythonProgram::arena_bytes, "Bytes of the arenas that calls have had so far, kept for the next ones.")
         .def("plan_bytes", &hr::PythonProgram::plan_bytes, nb::arg("shapes"), "What a call with inputs of these shapes needs, in bytes: arena, folded, inputs, outputs; and how many of its steps have sizes known only at run time.")
         .def("nodes", &hr::PythonProgram::nodes, "(operator, label, variant) of every node, those of blocks after theirs; variant '' is a Python callback.")
-        .def("plans", &hr::PythonProgram::plans, "What each kept plan looks like.");
+        .def("plans", &hr::PythonProgram::plans, "What each kept plan looks like.")
+        .def("specialise", &hr::PythonProgram::specialise, nb::arg("on"), "Off: calls that no plan serves yet run generically, as often as they come.");
 }

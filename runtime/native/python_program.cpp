@@ -510,6 +510,11 @@ void PythonProgram::add_nodes(nb::list& rows) const {
     }
 }
 
+void PythonProgram::specialise(bool on) {
+    program_.specialise(on);
+    each_block([&](PythonProgram& block) { block.specialise(on); });
+}
+
 nb::list PythonProgram::plan_rows() {
     nb::list rows;
     program_.each_plan([&](const Plan& plan) {

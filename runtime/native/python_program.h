@@ -45,6 +45,7 @@ public:
     nb::dict plan_bytes(nb::list shapes);       // of a call with inputs of these shapes (None where an input is an object)
     nb::list nodes() const;                     // (op, label, variant) of every node, those of blocks after their node
     nb::list plans() { return plan_rows(); }
+    void specialise(bool on);                   // off: calls that no plan serves yet run generically; blocks too
 
     int traverse(visitproc visit, void* arg);   // for Python's cycle collector
     void clear_references();

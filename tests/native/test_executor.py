@@ -121,7 +121,8 @@ def test_random_graphs(graph: Graph, sizes: list[int], threads: int) -> None:
     """Generic and specialised plans, in place or not, give what the reference gives, and leave the feeds alone."""
     program, rng = lower(graph, threads, machine=False), np.random.default_rng(0)
     kept = []
-    for rows in [*sizes, *sizes, sizes[0]]:
+    for turn, rows in enumerate([*sizes, *sizes, sizes[0]]):
+        program.specialise(turn > 0)
         feeds = feeds_for(rng, rows)
         before = {name: array.copy() for name, array in feeds.items()}
         wanted, found = run_graph(graph, feeds), program.run(feeds)
@@ -169,6 +170,17 @@ def test_shape_arithmetic_folds() -> None:
         assert program.run({"x0": np.ones((5, 3, 4), np.float32)})["relu"].shape == (5, 12)
     special = [plan for plan in program.plans() if not plan["generic"]]
     assert [plan["steps"] for plan in special] == [1] and special[0]["dynamic"] == 0
+
+
+def test_the_first_signature_and_each_that_comes_back_get_a_plan() -> None:
+    graph, builder, (x,) = start((symbol("n"), 2))
+    graph.outputs.extend(builder.node("Exp", [x]))
+    program = lower(graph, 1)
+    planned = []
+    for rows in (3, 4, 5, 4, 3):
+        program.run({"x0": np.zeros((rows, 2), np.float32)})
+        planned.append(sum(not plan["generic"] for plan in program.plans()))
+    assert planned == [1, 1, 1, 2, 2]
 
 
 def test_many_signatures_are_bounded() -> None:
@@ -291,7 +303,8 @@ def test_a_failing_node_is_named_and_the_model_lives_on() -> None:
     table = builder.constant(np.arange(5, dtype=np.float32))
     graph.outputs.extend(builder.node("Gather", [table, x], name="lookup"))
     model = Model(graph, optimize=False)
-    for _ in range(3):
+    for specialise in (False, True, True):
+        model._program.specialise(specialise)
         with pytest.raises(RunError, match=r"lookup.*index 9 is outside \[-5, 4\]"):
             model.run({"x0": np.array([1, 9])})
         assert model.run({"x0": np.array([1, -1])})["gather"].tolist() == [1.0, 4.0]
