@@ -17,6 +17,7 @@ from headrace.runtime.passes.machine.integer_tails import integer_tails
 from headrace.runtime.passes.machine.low_precision import PRECISIONS, low_precision
 from headrace.runtime.passes.machine.low_values import low_values
 from headrace.runtime.passes.machine.separable import separable
+from headrace.runtime.passes.machine.wanted_rows import wanted_rows
 from headrace.runtime.passes.machine.winograd import winograd
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ PORTABLE = False
 PASSES = (
     "class_names",
     "attention",
+    "wanted_rows",
     "channels_last",
     "winograd",
     "low_precision",
@@ -43,13 +45,14 @@ def run(
     skip: Collection[str] = (),
     watch: Watch | None = None,
 ) -> Graph:
-    """The graph as this machine runs it best: named classes by number, attentions in one node, convolutions
+    """The graph as this machine runs it best: named classes by number, attentions in one node, nothing of rows that nobody reads, convolutions
     and what lies between them with channels last, 3x3 ones by Winograd's transforms; products in `precision` ("bf16") where the CPU has them, and what lies between convolutions, too; depthwise convolutions in one node with the 1x1 ones around them; integer products with what follows them. Passes named in
     `skip` are left out; `watch` is told what each did."""
     low = precision is not None and PRECISIONS[precision] in caps and "low_precision" not in skip
     passes: dict[str, Callable[[Graph], Graph]] = {
         "class_names": lambda graph: class_names(graph, caps),
         "attention": lambda graph: attention(graph, caps),
+        "wanted_rows": lambda graph: wanted_rows(graph, caps),
         "channels_last": lambda graph: channels_last(graph, caps),
         "winograd": lambda graph: winograd(graph, caps, low),
         "low_precision": lambda graph: graph if precision is None else low_precision(graph, caps, precision),
