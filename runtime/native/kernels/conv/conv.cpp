@@ -57,7 +57,7 @@ public:
                 Packed<float> matrix(in_order(w->shape) ? 0 : inner(w->shape).count());
                 pack_weights(*w, matrix.get(), packed_.get());
             };
-            pack_once(fill, Part<float>{packed_, weight_floats(inner(w->shape))});
+            pack_once(fill, Part<float>{packed_, weight_floats(w->shape)});
             once_ = depthwise(w->shape) || y_ == DType::bf16 || ranges_of(inner(w->shape)).count() == 1;
             if (const Tensor* b = constant(2)) {
                 bias_ = Packed<float>(bias_floats(w->shape));
@@ -141,7 +141,7 @@ private:
 
     int64_t weight_floats(const Shape& w) const {
         if (depthwise(w)) return taps(w) * round_up(w[0], 16);
-        return group_ * packed_floats(gemm_, 1, taps(w) * w[1], w[0] / group_);
+        return group_ * packed_floats(gemm_, 1, taps(w) * inner(w)[1], w[0] / group_);
     }
     int64_t bias_floats(const Shape& w) const { return depthwise(w) ? round_up(w[0], 16) : group_ * round_up(w[0] / group_, gemm_.nr); }
 
