@@ -1,5 +1,6 @@
 """Matrix products with what surrounds them become headrace.FusedMatMul: a Transpose of the last two axes before, a
-constant factor, a bias, an Add of a value of the same shape, and an activation after. Gemm becomes one too.
+constant factor, a bias, an Add of a value of the same shape, and an activation after. Gemm becomes one too. Not float64,
+which has kernels of plain products alone.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from headrace.runtime.passes.scope import Scope, attribute, dtype, is_float, num
 
 PORTABLE = True
 ORDER = 82
+FUSED = dtypes.FLOAT - {"float64"}
 
 
 def run(graph: Graph) -> Graph:
@@ -38,14 +40,14 @@ class Product:
 
 
 def _matmul(node: Node, scope: Scope) -> Patch | None:
-    if dtype(node.outputs[0]) not in dtypes.FLOAT or node.attributes.get("activation"):
+    if dtype(node.outputs[0]) not in FUSED or node.attributes.get("activation"):
         return None
     a, b, bias, r = [*node.inputs, None, None][:4]
     if a is None or b is None or node.outputs[0] is None:
         return None
     product = Product(a, b, node.outputs[0], [node], bias, r, dict(node.attributes))
     _take_transposes(product, scope)
-    if dtype(product.output) in ("float32", "float64"):  # narrow types round every factor; tests of ONNX see it
+    if dtype(product.output) == "float32":  # narrow types round every factor; tests of ONNX see it
         _take_operand_factors(product, scope)
         _take_transposes(product, scope)
         _take_factor(product, scope)
@@ -56,7 +58,7 @@ def _matmul(node: Node, scope: Scope) -> Patch | None:
 
 def _gemm(node: Node, scope: Scope) -> Patch | None:
     """Gemm with a bias row, or without C; another C (a column, a matrix) stays a Gemm."""
-    if dtype(node.outputs[0]) not in dtypes.FLOAT:
+    if dtype(node.outputs[0]) not in FUSED:
         return None
     a, b, c = [*node.inputs, None][:3]
     if a is None or b is None or node.outputs[0] is None:

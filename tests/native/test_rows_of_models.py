@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 import headrace as torch
 from headrace import jit, nn
 from headrace.runtime import load
-from headrace.runtime.graph import Graph
+from headrace.runtime.builder import Builder
+from headrace.runtime.graph import Block, Graph
 from headrace.runtime.quant.dynamic import quantize_dynamic
 from headrace.runtime.quant.static import quantize_static
 from headrace.runtime.quant.weight_only import Blocks, quantize_weights
+from headrace.runtime.shapes import symbol
+from headrace.runtime.types import TensorType
 
 ROWS, THREADS = 33, (1, 2, 3)
 
@@ -121,6 +124,32 @@ def test_a_row_is_the_same_in_any_batch(name, form):
 
     check()
     assert run(models[1], rows_of(name)) == [row for rows in alone for row in rows]  # the largest batch in any case
+
+
+@pytest.mark.parametrize("unusual", ["LSTM", "GRU", "RNN", "float64"])
+def test_a_row_of_a_node_without_a_kernel_of_its_own(unusual):
+    """Recurrent layers that clip run by their reference; products of float64 are not fused: rows are as independent there."""
+    rng, gates = np.random.default_rng(2), {"LSTM": 4, "GRU": 3, "RNN": 1}.get(unusual)
+    graph = Graph(Block([], [], []))
+    builder = Builder(graph)
+
+    def draw(*shape):
+        return rng.standard_normal(shape).astype("float32" if gates else "float64")
+
+    if gates:
+        x = builder.input("x", TensorType("float32", (symbol("N"), 5, 33)))
+        weights = [builder.constant(draw(1, gates * 40, size)) for size in (33, 40)]
+        (y, _) = builder.node(unusual, [x, *weights], {"hidden_size": 40, "layout": 1, "clip": 1.5}, outputs=2)
+        graph.outputs.append(y)
+    else:
+        x = builder.input("x", TensorType("float64", (symbol("N"), 5, 33)))
+        (product,) = builder.node("MatMul", [x, builder.constant(draw(33, 70))])
+        (total,) = builder.node("Add", [product, builder.constant(draw(70))])
+        graph.outputs.extend(builder.node("Relu", [total]))
+    model, rows = load(graph), draw(ROWS, 5, 33)
+    assert model.rows.independent
+    assert [row["kernel"] == "reference" for row in model.kernels()] == ([True] if gates else [False] * 3)
+    assert run(model, rows) == [row for i in range(ROWS) for row in run(model, rows[i : i + 1])]
 
 
 def test_a_scale_over_the_batch_is_seen():

@@ -25,11 +25,9 @@ def convolve(x: Any, w: Any, window: Window, groups: int) -> Any:
     padded = window.pad(x, 0, counts)
     weights = w.reshape(groups, features // groups, -1)
     y = np.empty((batch, features, *counts), np.result_type(x, w))
-    for part in _parts(batch, channels * int(np.prod(window.kernel)) * int(np.prod(counts))):
-        columns = patches(padded[part], window, counts).reshape(
-            len(range(batch)[part]), groups, weights.shape[2], int(np.prod(counts))
-        )
-        y[part] = np.matmul(weights, columns).reshape(-1, features, *counts)
+    for part, images in _parts(batch, channels * int(np.prod(window.kernel)) * int(np.prod(counts))):
+        columns = patches(padded[part], window, counts).reshape(images, groups, weights.shape[2], int(np.prod(counts)))
+        y[part] = np.matmul(weights, columns).reshape(images, features, *counts)
     return y
 
 
@@ -41,9 +39,9 @@ def input_gradient(dy: Any, w: Any, sizes: Sequence[int], window: Window, groups
     channels = w.shape[1] * groups
     weights = np.swapaxes(w.reshape(groups, features // groups, -1), 1, 2)
     dx = np.empty((batch, channels, *sizes), np.result_type(dy, w))
-    for part in _parts(batch, channels * int(np.prod(window.kernel)) * int(np.prod(counts))):
-        rows = dy[part].reshape(-1, groups, features // groups, int(np.prod(counts)))
-        columns = np.matmul(weights, rows).reshape(-1, channels, *window.kernel, *counts)
+    for part, images in _parts(batch, channels * int(np.prod(window.kernel)) * int(np.prod(counts))):
+        rows = dy[part].reshape(images, groups, features // groups, int(np.prod(counts)))
+        columns = np.matmul(weights, rows).reshape(images, channels, *window.kernel, *counts)
         dx[part] = scatter(columns, window, sizes, counts)
     return dx
 
@@ -56,14 +54,15 @@ def weight_gradient(dy: Any, x: Any, window: Window, groups: int) -> Any:
     padded = window.pad(x, 0, counts)
     depth = channels // groups * int(np.prod(window.kernel))
     dw = np.zeros((groups, features // groups, depth), np.result_type(dy, x))
-    for part in _parts(batch, channels * int(np.prod(window.kernel)) * int(np.prod(counts))):
-        columns = patches(padded[part], window, counts).reshape(-1, groups, depth, int(np.prod(counts)))
-        rows = dy[part].reshape(-1, groups, features // groups, int(np.prod(counts)))
+    for part, images in _parts(batch, channels * int(np.prod(window.kernel)) * int(np.prod(counts))):
+        columns = patches(padded[part], window, counts).reshape(images, groups, depth, int(np.prod(counts)))
+        rows = dy[part].reshape(images, groups, features // groups, int(np.prod(counts)))
         dw += np.matmul(rows, np.swapaxes(columns, 2, 3)).sum(axis=0)
     return dw.reshape(features, channels // groups, *window.kernel)
 
 
-def _parts(batch: int, elements: int) -> list[slice]:
-    """Slices of the batch whose patches stay within the limit."""
+def _parts(batch: int, elements: int) -> list[tuple[slice, int]]:
+    """Slices of the batch whose patches stay within the limit, and how many images each has."""
     step = max(1, PATCH_LIMIT // max(1, elements))
-    return [slice(start, min(batch, start + step)) for start in range(0, batch, step)]
+    starts = range(0, batch, step)
+    return [(slice(start, start + step), min(batch - start, step)) for start in starts]

@@ -139,6 +139,9 @@ class Conv(Operator):
         for dtype in ("float64", "float16", "bfloat16"):
             yield Sample([draw(rng, (1, 2, 5, 5), dtype), draw(rng, (3, 2, 3, 3), dtype), draw(rng, (3,), dtype)])
         yield Sample([draw(rng, (0, 2, 5, 5), "float32"), draw(rng, (3, 2, 3, 3), "float32")])
+        yield Sample(
+            [draw(rng, (2, 2, 2, 4), "float32"), draw(rng, (3, 2, 3, 3), "float32")], {"strides": (2, 2)}
+        )  # no window fits
 
     def rows(self, tags: Sequence[int | None], context: Context) -> list[int | None]:
         return batch_first(tags)

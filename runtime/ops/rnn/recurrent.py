@@ -10,7 +10,7 @@ import numpy as np
 from headrace.runtime.ops import work
 from headrace.runtime.ops.base import Attr, In, Out, Sample
 from headrace.runtime.ops.common import draw
-from headrace.runtime.ops.rnn._cells import COMMON, Step, _Recurrent
+from headrace.runtime.ops.rnn._cells import COMMON, Step, _Recurrent, by_rows
 
 _INPUTS = (
     In("X"),
@@ -51,7 +51,7 @@ class RNN(_Recurrent):
         self, w: Any, r: Any, bias: Any, peephole: Any, f: list[Callable[[Any], Any]], attributes: Mapping[str, Any]
     ) -> Step:
         total = bias[: len(w)] + bias[len(w) :]
-        return lambda x, states: [f[0](x @ w.T + states[0] @ r.T + total)]
+        return lambda x, states: [f[0](by_rows(x, w) + by_rows(states[0], r) + total)]
 
     def samples(self, rng: np.random.Generator) -> Iterator[Sample]:
         for arrays, attributes in _cases(rng, 1):
@@ -80,13 +80,13 @@ class GRU(_Recurrent):
 
         def run(x: Any, states: list[Any]) -> list[Any]:
             h = states[0]
-            projected = x @ w.T + w_bias
-            gates = f[0](projected[:, :split] + h @ r[:split].T + r_bias[:split])
+            projected = by_rows(x, w) + w_bias
+            gates = f[0](projected[:, :split] + by_rows(h, r[:split]) + r_bias[:split])
             z, reset = gates[:, :hidden], gates[:, hidden:]
             if attributes["linear_before_reset"]:
-                inner = reset * (h @ r[split:].T + r_bias[split:])
+                inner = reset * (by_rows(h, r[split:]) + r_bias[split:])
             else:
-                inner = (reset * h) @ r[split:].T + r_bias[split:]
+                inner = by_rows(reset * h, r[split:]) + r_bias[split:]
             return [(1 - z) * f[1](projected[:, split:] + inner) + z * h]
 
         return run
@@ -118,7 +118,7 @@ class LSTM(_Recurrent):
 
         def run(x: Any, states: list[Any]) -> list[Any]:
             h, c = states
-            i, o, forget, candidate = np.split(x @ w.T + h @ r.T + total, 4, axis=1)
+            i, o, forget, candidate = np.split(by_rows(x, w) + by_rows(h, r) + total, 4, axis=1)
             i = f[0](i + p_i * c)
             forget = 1 - i if attributes["input_forget"] else f[0](forget + p_f * c)
             c = forget * c + i * f[1](candidate)
