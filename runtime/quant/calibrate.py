@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,10 +20,10 @@ Ranges = dict[str, tuple[float, float]]
 
 @dataclass
 class Statistics:
-    """What calibration learns: value name -> (low, high), and -> the mean of each channel where that was asked for."""
+    """What calibration learns: value name -> (low, high); name and axis -> the mean of each channel, where that was asked for."""
 
     ranges: Ranges = field(default_factory=dict)
-    means: dict[str, np.ndarray] = field(default_factory=dict)
+    means: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
 
 
 class ChannelMeans:
@@ -66,10 +66,10 @@ def calibrate(
     values: Sequence[Value],
     *,
     observer: str = "minmax",
-    channels: Mapping[str, int] | None = None,
+    channels: Collection[tuple[str, int]] = (),
     progress: Progress | None = None,
 ) -> Statistics:
-    """The ranges of `values` over all batches, and the channel means of those named in `channels` (name -> axis).
+    """The ranges of `values` over all batches, and the channel means of those in `channels` (name, axis).
     `progress(done, total)` is called after each batch.
 
     Raises HeadraceError for no data, an unknown observer, or a value that holds NaN (naming it).
@@ -78,7 +78,7 @@ def calibrate(
         raise HeadraceError("calibration needs data; none was given")
     fed = {value.name for value in graph.inputs}
     watching = {value.name: observers.make(observer) for value in values}
-    means = {name: ChannelMeans(axis) for name, axis in (channels or {}).items() if name in watching}
+    means = {(name, axis): ChannelMeans(axis) for name, axis in channels if name in watching}
     inner = [value for value in values if value.name not in fed]
     run = runner(with_outputs(graph, inner)) if inner else (lambda feeds: {})
     for done, feeds in enumerate(data, 1):
@@ -88,12 +88,12 @@ def calibrate(
                 watcher.observe(seen[name])
             except HeadraceError as error:
                 raise HeadraceError(f"calibration batch {done - 1}, value %{name}: {error}") from None
-            if name in means:
-                means[name].observe(seen[name])
+        for (name, _), mean in means.items():
+            mean.observe(seen[name])
         if progress is not None:
             progress(done, len(data))
     ranges = {name: watcher.range() for name, watcher in watching.items()}
-    return Statistics(ranges, {name: mean.mean() for name, mean in means.items()})
+    return Statistics(ranges, {key: mean.mean() for key, mean in means.items()})
 
 
 def digest(data: Iterable[Feeds]) -> str:

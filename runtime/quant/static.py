@@ -63,6 +63,11 @@ class Layer:
         assert value is not None  # Conv, Gemm and MatMul have one
         return value
 
+    @property
+    def channels(self) -> tuple[str, int]:
+        """The name of the input, and which of its axes has the channels that are summed over."""
+        return self.input.name, 1 if self.node.kind == "Conv" else -1
+
 
 @dataclass
 class Plan:
@@ -226,7 +231,7 @@ def measure(
     """Calibrate what the plan needs: ranges of its values, channel means of its layers' inputs."""
     if not chosen.values:
         return Statistics()
-    channels = {layer.input.name: 1 if layer.node.kind == "Conv" else -1 for layer in chosen.layers}
+    channels = {layer.channels for layer in chosen.layers}
     return calibrate(graph, data, chosen.values, observer=observer, channels=channels, progress=progress)
 
 
@@ -255,7 +260,7 @@ def insert(graph: Graph, chosen: Plan, statistics: Statistics) -> Graph:
         source, out = _ends(value, graph, scope, replaced, raw)
         added += _pair(source, out, scheme, scope)
     weighted = {
-        id(layer.node): _weighted(layer, found, statistics.means.get(layer.input.name), scope, added)
+        id(layer.node): _weighted(layer, found, statistics.means.get(layer.channels), scope, added)
         for layer in chosen.layers
     }
     nodes = [weighted.get(id(node), node) for node in graph.nodes]

@@ -296,6 +296,23 @@ def test_biases_take_up_the_mean_error_of_weights(kind: str) -> None:
     assert drift[0] < 0.4 * drift[1], drift
 
 
+def test_two_layers_may_sum_over_different_axes_of_one_value() -> None:
+    rng = np.random.default_rng(8)
+
+    def body(o, x):
+        return o.Conv(x, o.const(normal(rng, 8, 3, 1))), o.MatMul(x, o.const(normal(rng, 5, 4)))
+
+    graph = make(body, x=(F, ("n", 3, 5)))
+    prepared, batches = prepare(graph), data(graph, 2)
+    means = measure(prepared, plan(prepared), batches, observer="minmax").means
+    together = np.concatenate([batch["x"] for batch in batches])
+    np.testing.assert_allclose(means["x", 1], together.mean(axis=(0, 2)), rtol=1e-5)
+    np.testing.assert_allclose(means["x", -1], together.mean(axis=(0, 1)), rtol=1e-5)
+    wanted, found = (run_graph(one, batches[0]) for one in (graph, quantize_static(graph, batches)))
+    for name, y in wanted.items():
+        np.testing.assert_allclose(found[name], y, rtol=0, atol=0.05)
+
+
 def test_large_batches_are_cut() -> None:
     graph = mlp()
     (large,) = data(graph, 1, 150)
