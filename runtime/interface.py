@@ -54,24 +54,57 @@ class Optimized:
 
 
 @dataclass(frozen=True)
-class Opened:
-    """What a reader answers: the program, free properties (name, version, created, ...), golden data if there is any, and
-    a digest of the whole file where it has one. `optimized`: entry points that need no portable passes any more; where
-    there are some, the program itself is read when somebody asks for it. `proof` answers when every byte is proven to be what
-    was written, or raises LoadError: nothing may be kept, or answered to a user, before. `leave` has pages of the file that were
-    read on the way no longer count as this process's memory; what is read again of them comes back."""
+class Contents:
+    """What is in a file: the program, free properties (name, version, created, ...), golden data if there is any. `optimized`:
+    entry points that need no portable passes any more; where there are some, the program itself is read when somebody asks for it."""
 
     source: Program | Callable[[], Program]
     properties: dict[str, str] = field(default_factory=dict)
     golden: Golden | None = None
-    digest: str = ""
     optimized: dict[str, Optimized] = field(default_factory=dict)
-    proof: Callable[[], None] = lambda: None
-    leave: Callable[[], None] = lambda: None
 
     @cached_property
     def program(self) -> Program:
         return self.source() if callable(self.source) else self.source
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a reader answers: the contents, which may be read when somebody asks for them, and a digest of the whole file and its
+    bytes where it has some that only it can have. `proof` answers when every byte is proven to be what was written, or raises
+    LoadError: nothing may be kept, or answered to a user, before. `leave` has pages of the file that were
+    read on the way no longer count as this process's memory; what is read again of them comes back."""
+
+    source: Contents | Callable[[], Contents]
+    digest: str = ""
+    data: memoryview | None = None
+    proof: Callable[[], None] = lambda: None
+    leave: Callable[[], None] = lambda: None
+
+    @cached_property
+    def contents(self) -> Contents:
+        return self.source() if callable(self.source) else self.source
+
+    @property
+    def program(self) -> Program:
+        return self.contents.program
+
+    @property
+    def properties(self) -> dict[str, str]:
+        return self.contents.properties
+
+    @property
+    def golden(self) -> Golden | None:
+        return self.contents.golden
+
+    @property
+    def optimized(self) -> dict[str, Optimized]:
+        return self.contents.optimized
+
+    def runs(self, entry: str) -> Graph:
+        """What is lowered for an entry point: the file's optimized graph where it has one, so that nobody reads the other as well."""
+        ready = self.optimized.get(entry)
+        return self.program.entries[entry] if ready is None else ready.graph
 
     @property
     def entries(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import importlib.util
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -34,7 +34,19 @@ _native.set_dtypes({row.onnx: row.numpy for row in dtypes.TABLE})
 OBJECT = 0  # the element type code of a value that is a Python object
 
 
-def lower(
+class Lowered(NamedTuple):
+    """A program, and the recipe that it was made of where no node of it needs Python: that can be kept."""
+
+    program: _native.Program
+    recipe: _native.Recipe | None
+
+
+def lower(graph: Graph, threads: int = 0, **options: Any) -> _native.Program:
+    """The program that runs `graph`; `options` are those of `lowered`, which says what is raised."""
+    return lowered(graph, threads, **options).program
+
+
+def lowered(
     graph: Graph,
     threads: int = 0,
     *,
@@ -44,7 +56,7 @@ def lower(
     watch: Watch | None = None,
     packing: _native.Packing | None = None,
     meanwhile: Callable[[], None] = lambda: None,
-) -> _native.Program:
+) -> Lowered:
     """The program that runs `graph`. threads=0: what the process may use; machine=False leaves the machine passes out,
     `without` those that it names, and `watch` is told of the others (passes/report.py);
     precision="bf16" allows products of rounded factors where the CPU has them; `packing` has constants that kernels need not
@@ -63,12 +75,23 @@ def lower(
     missing = sorted({node.kind for node in graph.block.walk() if not _exists(node)})
     if missing:
         raise UnsupportedOperator("headrace has no operator " + ", ".join(missing))
-    lowering = _Lowering(graph, threads, packing)
-    program = lowering.block(graph.block, graph.inputs, named=True)
+    lowering = _Lowering(graph)
+    lowering.block(graph.block, graph.inputs, named=True)
+    programs = lowering.recipe.build(threads, RunError, packing)
     meanwhile()
-    lowering.finish()
-    _native.release_idle(program.packed_bytes)  # what packing needed for a while
-    return program
+    plain = lowering.finish(programs)
+    _native.release_idle(programs[-1].packed_bytes)  # what packing needed for a while
+    return Lowered(programs[-1], lowering.recipe if plain else None)
+
+
+def made_again(recipe: _native.Recipe, threads: int, packing: _native.Packing) -> _native.Program:
+    """The program of a recipe that was kept. ValueError where a node has no kernel now."""
+    programs = recipe.build(threads, RunError, packing)
+    missing = [program.finish() for program in programs]
+    if any(missing):
+        raise ValueError("a node has no kernel")
+    _native.release_idle(programs[-1].packed_bytes)
+    return programs[-1]
 
 
 def capabilities() -> frozenset[str]:
@@ -126,91 +149,118 @@ def _defaults(operator: Operator) -> dict[str, Any]:
 
 
 @dataclass
-class _Lowered:
-    """A node in a program, and the programs of its blocks, each with the places of what it captures."""
+class _Node:
+    """A node, and its blocks, each with its number in the recipe and the places of what it captures."""
 
     node: Node
     operator: Operator | None
     attributes: Mapping[str, Any]
-    blocks: Sequence[tuple[Block, _native.Program, list[int]]]
+    blocks: Sequence[tuple[Block, int, list[int]]]
 
-    def callback(self) -> Callable[[list[Any]], list[Any]]:
+    def callback(self, programs: Sequence[_native.Program]) -> Callable[[list[Any]], list[Any]]:
         """The reference, for a node without a kernel. Raises LoadError where there is none either."""
         if self.operator is None:
             raise LoadError(f"{self.node.label()}: this CPU has no kernel for it")
-        run_block = _runner(self.blocks) if self.blocks else None
-        return _callback(self.operator, self.attributes, self.node, run_block)
+        blocks = [(block, programs[number], places) for block, number, places in self.blocks]
+        return _callback(self.operator, self.attributes, self.node, _runner(blocks) if blocks else None)
+
+
+class _Values:
+    """The values of one program by number, inputs first."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[Value, int] = {}
+        self.dtypes: list[int] = []
+        self.constants: list[int] = []
+
+    def add(self, value: Value, dtype: int, constant: int = -1) -> int:
+        number = self.numbers[value] = len(self.dtypes)
+        self.dtypes.append(dtype)
+        self.constants.append(constant)
+        return number
 
 
 class _Lowering:
-    """Lowers the blocks of one graph. Constants of the graph are constants of each program that reads them."""
+    """Writes the recipe of one graph. Its constants are constants of each program that reads them."""
 
-    def __init__(self, graph: Graph, threads: int, packing: _native.Packing | None) -> None:
-        self.graph, self.threads, self.packing = graph, threads, packing
-        self.programs: list[tuple[_native.Program, list[_Lowered]]] = []
+    def __init__(self, graph: Graph) -> None:
+        self.graph, self.recipe = graph, _native.Recipe()
+        self.nodes: list[list[_Node]] = []  # of each program
+        self.constants: dict[Value, int] = {}
 
-    def block(self, block: Block, inputs: Sequence[Value], *, named: bool = False) -> _native.Program:
-        """A program that computes the block's outputs from `inputs`. Without names dimensions are not checked."""
-        program = _native.Program(self.threads, RunError, self.packing)
-        lowered: list[_Lowered] = []
-        self.programs.append((program, lowered))
-        ids: dict[Value, int] = {}
-        symbols: dict[str, int] = {}
-        for index, value in enumerate(inputs):
-            dims = _dims(value.type, symbols) if named else None
-            ids[value] = program.add_input(value.name if named else str(index), code_of(value.type), dims)
+    def block(self, block: Block, inputs: Sequence[Value], *, named: bool = False) -> int:
+        """The number of a program that computes the block's outputs from `inputs`; those of its own blocks come before it.
+        Without names dimensions are not checked."""
+        values, symbols = _Values(), dict[str, int]()
+        nodes: list[_Node] = []
+        steps: list[_native.Step] = []
+        for value in inputs:
+            values.add(value, code_of(value.type))
         for node in block.nodes:
-            lowered.append(self._node(program, node, ids))
-        for value in block.outputs:
-            program.add_output(value.name, self._read(program, value, ids))
-        return program
+            steps.append(self._step(node, values, nodes))
+        outputs = [(value.name, self._read(value, values)) for value in block.outputs]
+        names = [
+            (value.name if named else str(index), _dims(value.type, symbols) if named else None)
+            for index, value in enumerate(inputs)
+        ]
+        self.nodes.append(nodes)
+        return self.recipe.add_block(values.dtypes, values.constants, names, steps, outputs)
 
-    def finish(self) -> None:
-        """Kernels are made, and what has none gets its reference. LoadError where there is neither, or a kernel fails."""
-        for program, lowered in self.programs:
+    def finish(self, programs: Sequence[_native.Program]) -> bool:
+        """Kernels are made, and what has none gets its reference: whether nothing did. LoadError where there is neither, or a
+        kernel fails."""
+        plain = self.recipe.plain
+        for program, nodes in zip(programs, self.nodes):
             try:
                 without = program.finish()
             except ValueError as error:
                 raise LoadError(str(error)) from error
             for index in without:
-                program.set_callback(index, lowered[index].callback())
+                program.set_callback(index, nodes[index].callback(programs))
+            plain = plain and not without
+        return plain
 
-    def _read(self, program: _native.Program, value: Value | None, ids: dict[Value, int]) -> int:
+    def _read(self, value: Value | None, values: _Values) -> int:
         if value is None:
             return -1
-        if value not in ids:
-            array = self.graph.constant_of(value)
-            if array is None:
-                raise GraphError(f"value %{value.name} is read before anything computes it")
-            code = code_of(value.type)
-            ids[value] = program.add_constant(array, OBJECT if dtypes.of(array).name == "string" else code)
-        return ids[value]
+        number = values.numbers.get(value)
+        return self._constant(value, values) if number is None else number
 
-    def _node(self, program: _native.Program, node: Node, ids: dict[Value, int]) -> _Lowered:
+    def _constant(self, value: Value, values: _Values) -> int:
+        array = self.graph.constant_of(value)
+        if array is None:
+            raise GraphError(f"value %{value.name} is read before anything computes it")
+        code = OBJECT if dtypes.of(array).name == "string" else code_of(value.type)
+        if value not in self.constants:
+            self.constants[value] = self.recipe.add_constant(array, code)
+        return values.add(value, code, self.constants[value])
+
+    def _step(self, node: Node, values: _Values, nodes: list[_Node]) -> _native.Step:
         operator = find(node.operator, node.domain)
         attributes = operator.complete(node.attributes) if operator is not None else dict(node.attributes)
         inputs = [*node.inputs, *([None] * (2 - len(node.inputs)) if node.kind == "Loop" else [])]
+        blocks, outer = self._blocks(node, len(inputs)) if node.blocks else ([], [])
+        reads = [self._read(value, values) for value in [*inputs, *outer]]
+        writes = [-1 if value is None else values.add(value, code_of(value.type)) for value in node.outputs]
+        nodes.append(_Node(node, operator, attributes, blocks))
+        if blocks and (plain := _control_attributes(node, attributes)) is not None:
+            inner = [(number, places) for _, number, places in blocks]
+            return node.kind, node.label(), plain, reads, writes, node.version, True, [], inner
+        pure = all(inner.deterministic for inner in _operators(node))
+        given = plain_attributes(attributes)
+        return node.kind, node.label(), given, reads, writes, node.version, pure, _said(operator, attributes), []
+
+    def _blocks(self, node: Node, own: int) -> tuple[list[tuple[Block, int, list[int]]], list[Value]]:
+        """The blocks of a node that has `own` inputs, each with its number and the places of what it captures; and what follows
+        those inputs for that: what any of them captures."""
         captured = {id(block): self._captured(block) for block in node.blocks.values()}
         outer = list(dict.fromkeys(value for values in captured.values() for value in values))
-        reads = [self._read(program, value, ids) for value in [*inputs, *outer]]
-        for value in node.outputs:
-            if value is not None:
-                ids[value] = program.add_value(code_of(value.type))
-        writes = [-1 if value is None else ids[value] for value in node.outputs]
-        place = {value: len(inputs) + index for index, value in enumerate(outer)}
+        place = {value: own + index for index, value in enumerate(outer)}
         blocks = [
             (block, self.block(block, [*block.inputs, *captured[id(block)]]), [place[v] for v in captured[id(block)]])
             for _, block in sorted(node.blocks.items(), reverse=True)  # then_branch, else_branch
         ]
-        lowered = _Lowered(node, operator, attributes, blocks)
-        if blocks and (plain := _control_attributes(node, attributes)) is not None:
-            pairs = [(inner, places) for _, inner, places in blocks]
-            program.add_control(node.kind, node.label(), plain, reads, writes, pairs)
-            return lowered
-        pure = all(inner.deterministic for inner in _operators(node))
-        said, given = _said(operator, attributes), plain_attributes(attributes)
-        program.add_node(node.kind, node.label(), given, reads, writes, node.version, pure, said)
-        return lowered
+        return blocks, outer
 
     def _captured(self, block: Block) -> list[Value]:
         """What a block reads from outside, constants aside: those belong to every program that reads them."""

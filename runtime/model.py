@@ -10,25 +10,25 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from headrace.runtime import devices, dtypes
+from headrace.runtime import devices
 from headrace.runtime.collector import paused
 from headrace.runtime.errors import HeadraceError, InputError, LoadError
+from headrace.runtime.facts import Facts
 from headrace.runtime.feeds import check_feeds
 from headrace.runtime.golden import VerifyReport, compare_golden
-from headrace.runtime.graph import Graph, State
-from headrace.runtime.interface import Golden, Opened, TensorSpec
+from headrace.runtime.graph import Graph, Program, State
+from headrace.runtime.interface import Contents, Golden, Opened, TensorSpec
 from headrace.runtime.memory import Memory, memory_of
 from headrace.runtime.notes import Notes
-from headrace.runtime.packs import LIMIT, Packs
+from headrace.runtime.packs import LIMIT, Loaded, Made, Packs
 from headrace.runtime.passes import check_names, portable
 from headrace.runtime.profile import ProfileRow, profile_nodes, trace_events
 from headrace.runtime.source import open_source
 
 if TYPE_CHECKING:
-    from headrace.runtime._native import Packing
+    from headrace.runtime._native import Packing, Recipe
     from headrace.runtime.cuda.interface import Device
     from headrace.runtime.devices import Placed
-    from headrace.runtime.packs import Shared
     from headrace.runtime.rows import RowProof
     from headrace.runtime.session import Session
 
@@ -47,58 +47,71 @@ class Model:
 
     def __init__(
         self,
-        graph: Graph | None,
+        source: Graph | Opened,
         *,
+        entry: str = "",
         threads: int = 0,
-        properties: Mapping[str, str] | None = None,
-        golden: Golden | None = None,
         optimize: bool = True,
         placed: Placed | None = None,
-        opened: Opened | None = None,
-        entry: str = "",
         precision: str | None = None,
         without: Collection[str] = (),
         checked: bool = False,
         packs: Packs | None = None,
     ) -> None:
-        optimized = None if opened is None else opened.optimized.get(entry)
-        if graph is None and opened is not None and optimized is None:
-            graph = opened.program.entries[entry]
-        runs = graph if optimized is None else optimized.graph
-        if runs is None:
-            raise HeadraceError("a model needs a graph, or an entry point of what was opened")
-        self._graph, self._opened, self._name, self._states = graph, opened, entry or runs.name, tuple(runs.states)
-        self.golden = golden
-        self.entries = (self._name,) if opened is None else opened.entries
+        """`entry`: which entry point of what was opened; "": the main one."""
+        self._opened = source if isinstance(source, Opened) else Opened(Contents(Program({source.name: source})))
+        self._entry, self._placed, self._precision = entry, placed, precision
         self._entries: dict[str, Model] = {}
         self._options: dict[str, Any] = {
             "threads": threads, "optimize": optimize, "placed": placed, "precision": precision, "without": without,
             "checked": checked, "packs": packs,
         }  # fmt: skip
-        self._properties = {**(properties or {}), **(placed.properties if placed is not None else {})}
-        interface = runs if optimized is None else optimized
-        self.inputs, self.outputs = (
-            tuple(one if isinstance(one, TensorSpec) else TensorSpec.of(one) for one in side)
-            for side in (interface.inputs, interface.outputs)
-        )
         self._rows: RowProof | None = None
         self._lock = threading.Lock()
-        options = self._options if optimized is None else {**self._options, "optimize": False}
-        meanwhile = _nothing if opened is None else opened.proof
-        self._program, self._shared = _program(runs, **options, meanwhile=meanwhile)
+        on_device = placed is not None and placed.device is not None
+
+        def make(packing: Packing | None) -> Made:
+            facts = Facts.of(self._opened, entry)
+            prepared = facts.entry in self._opened.optimized
+            program, recipe = _program(
+                self._opened.runs(facts.entry), threads, optimize and not prepared, placed, precision, without, checked,
+                packing, self._opened.proof,
+            )  # fmt: skip
+            return Made(program, recipe, facts)
+
+        if packs is None or on_device:
+            program, _, facts = make(None)
+            found = Loaded(program, facts, None)
+        else:
+            found = packs.load(entry, threads, make)
+        self._program, self._facts, self._shared = found
+
+    @property
+    def _name(self) -> str:
+        return self._facts.entry
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return self._facts.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return self._facts.outputs
+
+    @property
+    def entries(self) -> tuple[str, ...]:
+        """Names of the entry points of the file: see `entry`."""
+        return self._facts.entries
+
+    @property
+    def golden(self) -> Golden | None:
+        """The recorded answers in the file, those of its main entry point."""
+        return None if self._entry else self._opened.golden
 
     @property
     def graph(self) -> Graph:
         """The graph as it was before passes; read from the file where nobody has asked for it yet."""
-        if self._graph is None and self._opened is not None:
-            self._graph = self._opened.program.entries[self._name]
-        assert self._graph is not None
-        return self._graph
-
-    def _loaded(self) -> Graph:
-        """What was lowered where the file has it, so that nobody must read the graph before passes as well."""
-        optimized = None if self._opened is None else self._opened.optimized.get(self._name)
-        return self.graph if optimized is None else optimized.graph
+        return self._opened.program.entries[self._name]
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """One inference: arrays by input name to arrays by output name. Thread-safe; releases the interpreter lock, other than for
@@ -127,9 +140,7 @@ class Model:
             if name == self._name:
                 return self
             if name not in self._entries:
-                self._entries[name] = Model(
-                    None, opened=self._opened, entry=name, properties=self._properties, **self._options
-                )
+                self._entries[name] = Model(self._opened, entry=name, **self._options)
             return self._entries[name]
 
     def session(self, initial: Mapping[str, Any] | None = None) -> Session:
@@ -149,12 +160,12 @@ class Model:
     @property
     def states(self) -> tuple[State, ...]:
         """The inputs that a caller keeps between runs, each with the output that is its next value."""
-        return self._states
+        return tuple(self._opened.runs(self._name).states) if self._facts.stateful else ()
 
     @property
     def fed_rows(self) -> RowProof:
         """`rows` for a caller that gives every row its own states."""
-        if not self._states:
+        if not self._facts.stateful:
             return self.rows
         proof: RowProof = importlib.import_module("headrace.runtime.rows").prove_rows(self.graph, fed=True)
         return proof
@@ -164,7 +175,8 @@ class Model:
         """What the file says about itself, plus how it runs here: `precision`, that of its weights, or "bf16" where products
         round to it; `device`, `device_reason` where another one was possible; and `fallbacks`, the operators that another
         device than the CPU leaves to the CPU's reference, with reasons."""
-        found = dict(self._properties) | {"precision": self._options["precision"] or _precision(self._loaded())}
+        found = {**self._facts.properties, **(self._placed.properties if self._placed is not None else {})}
+        found["precision"] = self._precision or self._facts.precision
         left: dict[str, list[str]] = {}
         for row in getattr(self._program, "kernels", list)():
             if row["reason"]:
@@ -262,15 +274,6 @@ class Model:
         return f"Model({self._name}: ({inputs}) -> ({outputs}))"
 
 
-def _precision(graph: Graph) -> str:
-    """The element type that most weights have; of a graph without weights that of its first input that is no text."""
-    sizes: collections.Counter[str] = collections.Counter()
-    for array in graph.constants.values():
-        sizes[dtypes.of(array).name] += array.size
-    kinds = [kind for kind, _ in sizes.most_common(1)] or [spec.dtype for spec in map(TensorSpec.of, graph.inputs)]
-    return next((kind for kind in kinds if kind != "string"), "")
-
-
 def _counted(names: list[str]) -> str:
     """ "Gather, Softmax x2": each name once, with how often it came."""
     counts = collections.Counter(names)
@@ -289,10 +292,6 @@ class _Reference:
         return run_graph(self._graph, feeds)
 
 
-def _nothing() -> None:
-    """There is nothing to do."""
-
-
 def _program(
     graph: Graph,
     threads: int,
@@ -301,11 +300,11 @@ def _program(
     precision: str | None,
     without: Collection[str],
     checked: bool,
-    packs: Packs | None,
+    packing: Packing | None,
     meanwhile: Callable[[], None],
-) -> tuple[Any, Shared | None]:
+) -> tuple[Any, Recipe | None]:
     """The program that runs `graph`: on the device where one was chosen, native where the extension is built, or else by
-    the reference; and what must live as long as it. `meanwhile` is done while a thread packs."""
+    the reference; and its recipe where that can be kept. `meanwhile` is done while a thread packs."""
     device = None if placed is None else placed.device
     if device is None and importlib.util.find_spec("headrace.runtime._native") is None:
         return _Reference(graph), None  # a source tree without a build
@@ -317,12 +316,9 @@ def _program(
         from headrace.runtime.cuda.executor import CudaProgram
 
         return CudaProgram(graph, device), None
-    from headrace.runtime.lower import lower
+    from headrace.runtime.lower import lowered
 
-    def lowered(packing: Packing | None) -> Any:
-        return lower(graph, threads, precision=precision, without=without, packing=packing, meanwhile=meanwhile)
-
-    return (lowered(None), None) if packs is None else packs.lower(graph.name, lowered)
+    return lowered(graph, threads, precision=precision, without=without, packing=packing, meanwhile=meanwhile)
 
 
 @paused()
@@ -345,7 +341,7 @@ def load(
     by default, all is float32.
     `without` names passes to leave out, portable ones and those of this machine (`headrace inspect MODEL --passes` lists them).
     Loads of the same archive share what kernels pack of its weights; with `cache` that is also kept in a file of the cache
-    folder ($HEADRACE_CACHE_DIR), which is as large as the weights and which this and the next load map, so that it is no memory of
+    folder ($HEADRACE_CACHE_DIR), with the program itself, which is as large as the weights and which this and the next load map, so that it is no memory of
     this process (CPU only); all such files together have at most 8 GiB, or as many bytes as `cache` says. An archive that was
     proven to be what was written is then noted there, too: within a day it is not read in full again while nobody writes it.
     `threads=0` takes HEADRACE_THREADS, or else what the process may use (CPU affinity and cgroup quota). Raises LoadError for a file that is
@@ -373,12 +369,12 @@ def load(
     opened = open_source(source, optimized=ready, notes=notes)
     packs = None
     if opened.digest:
-        packs = Packs("\n".join((opened.digest, precision or "", *sorted(set(without)))), limit, opened.proof)
+        identity = "\n".join((opened.digest, precision or "", *sorted(set(without))))
+        packs = Packs(identity, limit, opened.proof, opened.data)
     try:
         model = Model(
-            None, opened=opened, entry=opened.main, threads=threads, properties=opened.properties, golden=opened.golden,
-            placed=placed, precision=precision, without=without, checked=True, packs=packs,
-        )  # fmt: skip
+            opened, threads=threads, placed=placed, precision=precision, without=without, checked=True, packs=packs
+        )
     except BaseException:
         opened.proof()  # damage is told before what follows from it
         raise

@@ -1,7 +1,7 @@
 """Packed constants by key: one copy for all loads of an archive in this process, for other processes by descriptor, and in a
-file for the next start.
+file for the next start, with the program itself where nothing of it needs Python.
 
-What decides about packed constants is in their key: the archive's digest, the entry point, passes, precision, the CPU's tier and
+What decides about them is in their key: the archive's digest, the entry point, passes, precision, the CPU's tier and
 the build, which is the linker's digest of all code: no other layout can have the same. Whatever does not fit is told in one line
 of the log and not used: constants are then packed as always.
 
@@ -25,14 +25,15 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from headrace.runtime import atomic
 from headrace.runtime.caches import cache_folder
+from headrace.runtime.facts import Facts
 from headrace.runtime.notes import DAY_S, Notes, identity, is_ours, name_of
 
 if TYPE_CHECKING:
-    from headrace.runtime._native import Packing, PackStore, Program
+    from headrace.runtime._native import Packing, PackStore, Program, Recipe
 
 log = logging.getLogger("headrace.runtime")  # gets texts: a kept record of an exception would keep what its frames hold
 
@@ -96,54 +97,99 @@ def exchange(given: int | None = None) -> Iterator[Exchange]:
         _exchange.reset(token)
 
 
+class Made(NamedTuple):
+    """A program, the recipe that it was made of where that can be kept, and what is kept with it."""
+
+    program: Program
+    recipe: Recipe | None
+    facts: Facts
+
+
+class Loaded(NamedTuple):
+    """A program, what its model says of itself, and what must live as long as it."""
+
+    program: Any
+    facts: Facts
+    shared: Shared | None
+
+
 class Packs:
     """The packed constants of one archive. `identity`: all that decides about them beside the entry point and what this
-    machine is; `limit`: they are kept in files of the cache folder, which have at most so many bytes in all; `proof` raises where
+    machine is; `limit`: they are kept in files of the cache folder, which have at most so many bytes in all, and programs that
+    need no Python with them; `archive`: its bytes, which constants of programs stay in; `proof` raises where
     the archive is damaged: nothing is shared before."""
 
-    def __init__(self, identity: str, limit: int = 0, proof: Callable[[], None] = lambda: None) -> None:
-        self._identity, self._proof = identity, proof
+    def __init__(
+        self,
+        identity: str,
+        limit: int = 0,
+        proof: Callable[[], None] = lambda: None,
+        archive: memoryview | None = None,
+    ) -> None:
+        self._identity, self._proof, self._archive = identity, proof, archive
         self._limit = limit if _build() else 0
 
-    def lower(self, entry: str, lower: Callable[[Packing | None], Program]) -> tuple[Program, Shared | None]:
-        """The program that `lower` makes, with constants that were packed before where there are any. What is answered
-        beside it must live as long as the program."""
+    def load(self, entry: str, threads: int, make: Callable[[Packing | None], Made]) -> Loaded:
+        """The program of an entry point as it was kept; else the one that `make` makes, with constants that were packed before
+        where there are any."""
         from headrace.runtime._native import Packing
 
-        key = self._key(entry)
-        with _shelf_lock:
-            shared = _shelf.get(key)
-            if shared is None:
-                shared = _shelf[key] = Shared(key)
+        shared = _on_shelf(self._key(entry))
         with shared.lock:
             if shared.store is None:
-                shared.store = self._found(key)
-            if shared.store is None:
-                return self._filled(key, shared, lower), shared
-            packing = Packing(shared.store)
-        program = lower(packing)
+                shared.store = self._found(shared.key)
+            store = shared.store
+            if store is None:
+                return self._filled(shared, make)
+        if self._limit and (data := store.facts) is not None:
+            if (again := self._again(shared, store, data, threads)) is not None:
+                return again
+            shared = _on_shelf(shared.key)
+            with shared.lock:
+                return self._filled(shared, make)
+        packing = Packing(store)
+        made = make(packing)
         if packing.fits:
-            return program, shared
-        log.warning("packed constants of another program were under the key %s; packing again", key[:16])
-        with _shelf_lock:
-            if _shelf.get(key) is shared:
-                del _shelf[key]
-        return lower(None), None
+            return Loaded(made.program, made.facts, shared)
+        log.warning("packed constants of another program were under the key %s; packing again", shared.key[:16])
+        _off_shelf(shared)
+        return Loaded(make(None).program, made.facts, None)
 
-    def _filled(self, key: str, shared: Shared, lower: Callable[[Packing | None], Program]) -> Program:
+    def _again(self, shared: Shared, store: PackStore, facts: bytes, threads: int) -> Loaded | None:
+        """What an earlier start kept. None where it does not fit; it is then kept no more."""
+        from headrace.runtime._native import Packing, Recipe
+        from headrace.runtime.lower import made_again
+
+        packing = Packing(store)
+        try:
+            program = made_again(Recipe.read(store, self._archive), threads, packing)
+            if packing.fits:
+                return Loaded(program, Facts.decode(facts), shared)
+            why = "packed constants beside it are of other nodes"
+        except ValueError as error:
+            why = str(error)
+        log.warning("the program kept under the key %s is not used: %s; making it again", shared.key[:16], why)
+        _off_shelf(shared)
+        with contextlib.suppress(OSError, RuntimeError):
+            _path(shared.key).unlink(missing_ok=True)
+        return None
+
+    def _filled(self, shared: Shared, make: Callable[[Packing | None], Made]) -> Loaded:
         from headrace.runtime._native import Packing, PackStore
 
         asked = _exchange.get()
-        store = PackStore(key, asked is not None)
-        program = lower(Packing(store))
+        store = PackStore(shared.key, asked is not None)
+        made = make(Packing(store))
         self._proof()
+        if self._limit and made.recipe is not None:
+            made.recipe.keep(store, self._archive, made.facts.encode())
         store.finish()
         shared.store = store
-        if self._limit and store.blocks:
-            _keep(key, store, self._limit)
+        if self._limit and (store.blocks or made.recipe is not None):
+            _keep(shared.key, store, self._limit)
         if asked is not None and asked.made is None and store.blocks and store.descriptor >= 0:
             asked.made = store.descriptor  # who does not find the file
-        return program
+        return Loaded(made.program, made.facts, shared)
 
     def _key(self, entry: str) -> str:
         return hashlib.sha256("\n".join((self._identity, entry, *_machine())).encode()).hexdigest()
@@ -156,6 +202,20 @@ class Packs:
             if (store := _from_process(key, given)) is not None:
                 return store
         return _from_file(key) if self._limit else None
+
+
+def _on_shelf(key: str) -> Shared:
+    with _shelf_lock:
+        shared = _shelf.get(key)
+        if shared is None:
+            shared = _shelf[key] = Shared(key)
+        return shared
+
+
+def _off_shelf(shared: Shared) -> None:
+    with _shelf_lock:
+        if _shelf.get(shared.key) is shared:
+            del _shelf[shared.key]
 
 
 def _from_process(key: str, descriptor: int) -> PackStore | None:
@@ -202,9 +262,9 @@ def _keep(key: str, store: PackStore, limit: int) -> None:
     disk, costs packing the next time, nothing else."""
     kept: list[int] = []
     try:
-        path = _path(key)
-        _make_room(path.parent, store.size, limit)
-        atomic.replace(path, store.pieces(), flush=False, replaced=lambda file: kept.append(os.dup(file)))
+        path, pieces = _path(key), store.pieces()
+        _make_room(path.parent, sum(map(len, pieces)), limit)
+        atomic.replace(path, pieces, flush=False, replaced=lambda file: kept.append(os.dup(file)))
     except (OSError, RuntimeError) as error:
         log.info("packed constants are not kept for the next start: %s", str(error))
         return

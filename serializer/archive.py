@@ -15,7 +15,6 @@ import re
 import stat
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +23,7 @@ from headrace.runtime import atomic
 from headrace.runtime.check import check
 from headrace.runtime.errors import HeadraceError, LoadError, UnsupportedOperator
 from headrace.runtime.graph import OPSETS, Graph, Program
-from headrace.runtime.interface import Golden, Opened, Optimized
+from headrace.runtime.interface import Contents, Golden, Opened, Optimized
 from headrace.runtime.notes import DAY_S, Notes, identity, name_of, settled
 from headrace.runtime.ops import kinds
 from headrace.runtime.passes import fingerprint
@@ -148,7 +147,7 @@ def open_program(source: Any, *, optimized: bool = False, notes: Notes | None = 
 
     Raises LoadError naming the file, the member and the rule; UnsupportedOperator for a newer file's operators.
     """
-    return _told(source, lambda: _open(*_mapped(source), source if optimized else None, notes or Notes(None)))
+    return _told(source, lambda: _open(*_mapped(source), source, optimized, notes or Notes(None)))
 
 
 def _told(source: Any, read: Callable[[], T]) -> T:
@@ -165,13 +164,13 @@ def _told(source: Any, read: Callable[[], T]) -> T:
         raise LoadError(f"{name}: cannot be read: {error.strerror}") from None
 
 
-def _open(data: memoryview, facts: os.stat_result | None, later: Any, notes: Notes) -> Opened:
-    """`facts`: of the file that `data` is mapped from; `later`: what an optimized graph came from, where one is enough."""
+def _open(data: memoryview, facts: os.stat_result | None, source: Any, optimized: bool, notes: Notes) -> Opened:
+    """`facts`: of the file that `data` is mapped from; `source`: where it comes from; `optimized`: contents are read later, and
+    what passes made of a graph is enough."""
     members, sums, document = _listed_members(data)
+    digest = sha256(members[manifest.NAME]).hexdigest()  # of the list of all other members' digests
     large = facts is not None and len(data) >= _LARGE
-    note = ""
-    if large and facts is not None:
-        note = name_of("archive", sha256(members[manifest.NAME]).hexdigest(), identity(facts))
+    note = name_of("archive", digest, identity(facts)) if large and facts is not None else ""
     noted = bool(note) and notes.has(note, DAY_S)
 
     @functools.cache
@@ -180,18 +179,23 @@ def _open(data: memoryview, facts: os.stat_result | None, later: Any, notes: Not
         if note and not noted and facts is not None and settled(facts):
             notes.add(note)
 
-    if later is None:
+    leave = functools.partial(_leave, data) if large else _nothing
+    if not optimized:
         proof()
-    try:
-        opened = _decode(members, document, later)
-    except BaseException:
-        proof()  # damage is told before what follows from it
-        raise
-    return replace(
-        opened,
-        proof=opened.proof if later is None else lambda: _told(later, proof),
-        leave=(lambda: _leave(data)) if large else opened.leave,
-    )
+        return Opened(_decode(members, document, source, False), digest, data, leave=leave)
+
+    def read() -> Contents:
+        try:
+            return _decode(members, document, source, True)
+        except BaseException:
+            proof()  # damage is told before what follows from it
+            raise
+
+    return Opened(lambda: _told(source, read), digest, data, lambda: _told(source, proof), leave)
+
+
+def _nothing() -> None:
+    """There is nothing to do."""
 
 
 def _leave(data: memoryview) -> None:
@@ -200,7 +204,7 @@ def _leave(data: memoryview) -> None:
         data.obj.madvise(mmap.MADV_DONTNEED)
 
 
-def _decode(members: Mapping[str, memoryview], document: Manifest, later: Any) -> Opened:
+def _decode(members: Mapping[str, memoryview], document: Manifest, source: Any, optimized: bool) -> Contents:
     _require(document.operators)
     arrays, _ = weights.decode(members[WEIGHTS], WEIGHTS)
 
@@ -214,7 +218,7 @@ def _decode(members: Mapping[str, memoryview], document: Manifest, later: Any) -
         return program
 
     ready: dict[str, Optimized] = {}
-    if later is not None and document.optimized is not None and document.optimized == fingerprint():
+    if optimized and document.optimized is not None and document.optimized == fingerprint():
         program = optimized_graph.decode(members, arrays)
         interface.check(strict_json.read(members[interface.NAME], interface.NAME), program)
         ready = optimized_graph.checked(program)
@@ -224,9 +228,8 @@ def _decode(members: Mapping[str, memoryview], document: Manifest, later: Any) -
     if document.golden is not None:
         golden = golden_file.decode(members[golden_file.NAME], **document.golden)  # type: ignore[arg-type]
         golden_file.check(golden, program.main)
-    digest = sha256(members[manifest.NAME]).hexdigest()  # of the list of all other members' digests
-    properties = _properties(document, program) | {"digest": digest}
-    return Opened((lambda: _told(later, read)) if ready else program, properties, golden, digest, ready)
+    properties = _properties(document, program) | {"digest": sha256(members[manifest.NAME]).hexdigest()}
+    return Contents((lambda: _told(source, read)) if ready else program, properties, golden, ready)
 
 
 def _checked(data: memoryview) -> tuple[dict[str, memoryview], Manifest]:

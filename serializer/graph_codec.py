@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from headrace.protos import graph_pb2 as pb
-from headrace.runtime import dtypes
+from headrace.runtime import dtypes, type_text
 from headrace.runtime.errors import GraphError, LoadError
 from headrace.runtime.graph import OPSETS, Block, Graph, Node, Program, State, Value
 from headrace.runtime.types import MapType, OptionalType, SequenceType, TensorType
-from headrace.serializer import type_text, weights
+from headrace.serializer import weights
 from headrace.serializer.message_scan import MESSAGE_LIMIT, scan
 
 INLINE_LIMIT = 256  # bytes; larger constants go to the weights

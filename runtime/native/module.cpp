@@ -13,6 +13,7 @@
 #include "peak.h"
 #include "planner.h"
 #include "python_program.h"
+#include "python_recipe.h"
 
 namespace {
 
@@ -52,6 +53,11 @@ nb::list pieces(hr::PackStore& store) {
     }
     all.append(bytes(store.index()));
     return all;
+}
+
+nb::object facts(const hr::PackStore& store) {
+    const hr::PackStore::Block* block = store.find(hr::PackStore::kFacts);
+    return block ? nb::object(nb::bytes(block->data.get(), block->bytes)) : nb::none();
 }
 
 uint32_t crc32(nb::handle data) {
@@ -108,25 +114,28 @@ NB_MODULE(_native, m) {
         .def_prop_ro("complete", &hr::PackStore::complete)
         .def_prop_ro("mapped", &hr::PackStore::mapped, "Whether blocks are pages of a file or memfd.")
         .def_prop_ro("descriptor", &hr::PackStore::descriptor, "Of the memfd, the store's own; -1: there is none.")
-        .def_prop_ro("blocks", [](const hr::PackStore& s) { return s.blocks().size(); })
-        .def_prop_ro("size", &hr::PackStore::bytes, "Bytes of all blocks.");
+        .def_prop_ro("blocks", [](const hr::PackStore& s) { return s.packed(); })
+        .def_prop_ro("size", &hr::PackStore::bytes, "Bytes of all blocks.")
+        .def_prop_ro("facts", &facts, "What a model says of itself, where a recipe was kept with it; else None.");
     nb::class_<hr::Packing>(m, "Packing", "One lowering's walk through a store, for all its programs.")
         .def(nb::init<std::shared_ptr<hr::PackStore>>(), nb::arg("store"))
         .def_prop_ro("reused", &hr::Packing::reused, "Bytes that were found and not packed.")
         .def_prop_ro("fits", &hr::Packing::fits, "Whether every block was the one asked for.");
 
+    nb::class_<hr::PythonRecipe>(m, "Recipe", "All that makes a program, as data; see native/recipe.h and runtime/lower.py.")
+        .def(nb::init<>())
+        .def("add_constant", &hr::PythonRecipe::add_constant, nb::arg("array").none(), nb::arg("dtype"), "Its number. dtype: the element type's code; 0: any Python object.")
+        .def("add_block", &hr::PythonRecipe::add_block, nb::arg("dtypes"), nb::arg("constants"), nb::arg("inputs"), nb::arg("steps"), nb::arg("outputs"),
+             "Its number; those of its own blocks come before it, the program's is the last. dtypes and constants: of its values, inputs first, -1 for what is no "
+             "constant. inputs: (name, dims), dims None (any rank) or a list of size, -1 (free), -2 - k (symbol k). steps: (operator, label, attributes, inputs, outputs, "
+             "version, pure, said, blocks); values by number, -1 where absent or unwanted; attributes None where no kernel can read them; a kernel must know the attributes "
+             "`said`; blocks of an If, Loop or Scan that runs natively: (block, which inputs of the node follow the block's own). outputs: (name, value). "
+             "ValueError where it breaks a rule.")
+        .def("build", &hr::PythonRecipe::build, nb::arg("threads"), nb::arg("run_error"), nb::arg("packing").none() = nb::none(), "A program for each block, each to be finished.")
+        .def_prop_ro("plain", &hr::PythonRecipe::plain, "Whether its constants are tensors: else it cannot be kept.")
+        .def("keep", &hr::PythonRecipe::keep, nb::arg("store"), nb::arg("archive").none(), nb::arg("facts"), "Add it to a store that is being filled; constants in the buffer `archive` stay there.")
+        .def_static("read", &hr::PythonRecipe::read, nb::arg("store"), nb::arg("archive").none(), "What `keep` wrote, checked in full. ValueError saying what is wrong with it.");
     nb::class_<hr::PythonProgram>(m, "Program", nb::type_slots(program_slots), "A program ready to run; see runtime/lower.py.")
-        .def(nb::init<int, nb::object, std::shared_ptr<hr::Packing>>(), nb::arg("threads"), nb::arg("run_error"), nb::arg("packing").none() = nb::none())
-        .def("add_value", &hr::PythonProgram::add_value, nb::arg("dtype"), "A new value of an element type code; 0: a Python object.")
-        .def("add_constant", &hr::PythonProgram::add_constant, nb::arg("array").none(), nb::arg("dtype"))
-        .def("add_input", &hr::PythonProgram::add_input, nb::arg("name"), nb::arg("dtype"), nb::arg("dims").none(),
-             "dims: None (any rank) or a list: size, -1 (free), -2 - k (symbol k).")
-        .def("add_node", &hr::PythonProgram::add_node, nb::arg("op"), nb::arg("label"), nb::arg("attributes").none(), nb::arg("inputs"), nb::arg("outputs"),
-             nb::arg("version"), nb::arg("pure"), nb::arg("said") = std::vector<std::string>(),
-             "Value ids, -1 for absent inputs and unwanted outputs. attributes: None where no kernel can read them. A kernel must know the attributes `said`.")
-        .def("add_control", &hr::PythonProgram::add_control, nb::arg("op"), nb::arg("label"), nb::arg("attributes"), nb::arg("inputs"),
-             nb::arg("outputs"), nb::arg("blocks"), "If, Loop or Scan; blocks: (program, which inputs of the node follow the block's own).")
-        .def("add_output", &hr::PythonProgram::add_output, nb::arg("name"), nb::arg("value"))
         .def("finish", &hr::PythonProgram::finish, "Before it runs: kernels are made. Answers the numbers of nodes without one, which need a callback each; ValueError where one fails.")
         .def("set_callback", &hr::PythonProgram::set_callback, nb::arg("node"), nb::arg("callback"), "What runs a node that has no kernel: list of inputs to list of outputs.")
         .def("run", &hr::PythonProgram::run, nb::arg("feeds"), "dict to dict; None where the feeds do not fit the interface.")

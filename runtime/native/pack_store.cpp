@@ -23,6 +23,8 @@ namespace hr {
 
 namespace {
 
+bool is_packed(uint64_t kind) { return kind > PackStore::kFacts; }
+
 constexpr uint64_t kPage = 4096;                // blocks begin at multiples of it, and of the system's pages
 constexpr uint64_t kLargest = uint64_t(1) << 40;
 constexpr uint64_t kMostBlocks = 1 << 20;
@@ -118,8 +120,14 @@ PackStore::~PackStore() {
 
 size_t PackStore::bytes() const {
     size_t total = 0;
-    for (const Block& block : blocks_) total += block.bytes;
+    for (size_t i = 0; i < packed_; i++) total += blocks_[i].bytes;
     return total;
+}
+
+const PackStore::Block* PackStore::find(uint64_t kind) const {
+    for (size_t i = packed_; i < blocks_.size(); i++)
+        if (blocks_[i].kind == kind) return &blocks_[i];
+    return nullptr;
 }
 
 std::shared_ptr<char> PackStore::add(uint64_t kind, size_t bytes) {
@@ -136,6 +144,7 @@ std::shared_ptr<char> PackStore::add(uint64_t kind, size_t bytes) {
         data = {static_cast<char*>(at), [length](char* p) { munmap(p, length); }};
     }
     blocks_.push_back({kind, end_, bytes, 0, data});
+    if (is_packed(kind)) packed_ = blocks_.size();
     end_ += length;
     return data;
 }
@@ -231,9 +240,10 @@ std::shared_ptr<PackStore> PackStore::open(int descriptor, const std::string& ke
         Row row;
         std::memcpy(&row, all.get() + head.index_at + i * sizeof row, sizeof row);
         if (row.offset < end || row.offset % kPage || row.offset > head.index_at || row.bytes > head.index_at - row.offset) refuse("block " + std::to_string(i) + " is not inside it");
-        if (verify && checksum(all.get() + row.offset, row.bytes) != row.checksum) refuse("block " + std::to_string(i) + " is damaged");
+        if ((verify || row.kind == kRecipe || row.kind == kFacts) && checksum(all.get() + row.offset, row.bytes) != row.checksum) refuse("block " + std::to_string(i) + " is damaged");
         end = row.offset + row.bytes;
         store->blocks_.push_back({row.kind, row.offset, row.bytes, row.checksum, {all, all.get() + row.offset}});
+        if (is_packed(row.kind)) store->packed_ = store->blocks_.size();
     }
     store->complete_ = store->summed_ = store->mapped_ = true;
     return store;
@@ -241,9 +251,9 @@ std::shared_ptr<PackStore> PackStore::open(int descriptor, const std::string& ke
 
 Packing::Place Packing::next(size_t bytes, uint64_t sizes) {
     if (bytes < PackStore::kLeast) return {packed_memory(bytes), false};
-    const uint64_t kind = mixed(node_, sizes);
+    const uint64_t kind = mixed(node_, sizes) | uint64_t(1) << 63;     // none of what lies behind
     if (!reading_) return {store_->add(kind, bytes), false};
-    if (fits_ && at_ < store_->blocks().size()) {
+    if (fits_ && at_ < store_->packed()) {
         const PackStore::Block& block = store_->blocks()[at_];
         if (block.kind == kind && block.bytes == bytes) return at_++, reused_ += bytes, Place{block.data, true};
     }

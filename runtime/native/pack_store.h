@@ -18,6 +18,8 @@ namespace hr {
 class PackStore {
 public:
     static constexpr size_t kLeast = 16 << 10;      // smaller blocks are packed again: they are not worth a place
+    static constexpr uint64_t kRecipe = 1, kArrays = 2;     // kinds of what lies behind the packed blocks: see recipe.h; and what
+    static constexpr uint64_t kFacts = 3;                   // a model says of itself: see runtime/facts.py
 
     struct Block {
         uint64_t kind;                  // a hash of who packed what, and of types and sizes
@@ -38,7 +40,9 @@ public:
     bool complete() const { return complete_; }
     int descriptor() const { return descriptor_; }  // of the memfd, the store's own; -1
     const std::vector<Block>& blocks() const { return blocks_; }
-    size_t bytes() const;
+    size_t packed() const { return packed_; }       // so many of them, the first ones, kernels packed
+    size_t bytes() const;                           // of these
+    const Block* find(uint64_t kind) const;         // one of the others; null
 
     std::shared_ptr<char> add(uint64_t kind, size_t bytes);     // the next block, zeroed, while the store is filled
     void finish();                                  // no more blocks: a memfd is sealed and mapped read-only
@@ -63,6 +67,7 @@ private:
     std::shared_ptr<char> region_;                  // pages of which the first `taken_` of `region_bytes_` are blocks'
     size_t region_bytes_ = 0, taken_ = 0;
     std::vector<Block> blocks_;
+    size_t packed_ = 0;
 };
 
 // One lowering's walk through a store, filling it or reading it; kernels that pack are made in its order.
@@ -78,8 +83,9 @@ public:
 
     PackStore& store() const { return *store_; }
     Later& later() { return later_; }               // which makes the kernels
+    bool reading() const { return reading_; }       // there is nothing to pack
     size_t reused() const { return reused_; }       // bytes that were found
-    bool fits() const { return fits_ && (!reading_ || at_ == store_->blocks().size()); }    // every block was the one asked for
+    bool fits() const { return fits_ && (!reading_ || at_ == store_->packed()); }    // every block was the one asked for
 
     // While it lives, constants that this thread packs are those of a node that hashes to `node`. Null: no store.
     class Scope {

@@ -12,64 +12,6 @@ namespace hr {
 
 namespace {
 
-// One attribute of a node from Python: bool, int, float, str, bytes, or a tuple of one kind.
-Attr attribute(nb::handle value) {
-    if (nb::isinstance<nb::int_>(value)) return {nb::cast<int64_t>(value)};
-    if (nb::isinstance<nb::float_>(value)) return {nb::cast<double>(value)};
-    if (nb::isinstance<nb::str>(value)) return {nb::cast<std::string>(value)};
-    if (nb::isinstance<nb::bytes>(value)) return {std::string(nb::cast<nb::bytes>(value).c_str(), nb::len(value))};
-    std::vector<int64_t> ints;
-    std::vector<double> floats;
-    std::vector<std::string> strings;
-    for (nb::handle item : value) {
-        const Attr one = attribute(item);
-        if (auto* i = std::get_if<int64_t>(&one.value)) ints.push_back(*i), floats.push_back(double(*i));
-        else if (auto* f = std::get_if<double>(&one.value)) floats.push_back(*f);
-        else strings.push_back(std::get<std::string>(one.value));
-    }
-    if (!strings.empty()) return {strings};
-    if (floats.size() != ints.size()) return {floats};
-    return {ints};
-}
-
-NodeInfo info_of(const std::string& op, const std::string& label, nb::dict attributes, int version) {
-    NodeInfo info;
-    info.op = op, info.name = label, info.version = version;
-    for (auto [key, value] : attributes)
-        if (!value.is_none()) info.attrs[nb::cast<std::string>(key)] = attribute(value);
-    return info;
-}
-
-// What tells a node that packs its constants from every other node: its name, its operator, and of each constant the size and
-// some of the bytes.
-uint64_t identity_of(const std::vector<Tensor>& constants, const std::string& op, const std::string& label) {
-    constexpr size_t kSamples = 16, kSample = 64;
-    uint64_t hash = mixed(checksum(op.data(), op.size()), checksum(label.data(), label.size()));
-    for (const Tensor& constant : constants) {
-        const size_t bytes = constant.bytes(), step = bytes / kSamples;
-        hash = mixed(mixed(hash, uint64_t(constant.dtype)), bytes);
-        if (step < kSample) hash = mixed(hash, checksum(constant.data, bytes));
-        else
-            for (size_t i = 0; i < kSamples; i++) hash = mixed(hash, checksum(constant.as<char>() + i * step, kSample));
-    }
-    return hash;
-}
-
-// A kernel to be made, with constants of its own: the program's list moves as it grows.
-struct Unmade {
-    NodeInfo info;
-    std::string op;
-    std::vector<Tensor> constants;
-
-    size_t keep() {
-        size_t bytes = 0;
-        constants.reserve(info.constants.size());
-        for (const Tensor*& constant : info.constants)
-            if (constant) constants.push_back(*constant), constant = &constants.back(), bytes += constant->bytes();
-        return bytes;
-    }
-};
-
 std::string variant_of(const Node& node) {
     if (node.control) return "blocks";
     if (!node.kernel) return "";
@@ -119,42 +61,6 @@ private:
 PythonProgram::PythonProgram(int threads, nb::object run_error, std::shared_ptr<Packing> packing)
     : program_(threads, this), run_error_(std::move(run_error)), packing_(std::move(packing)) {}
 
-int PythonProgram::add_constant(nb::object array, int dtype) {
-    Tensor tensor{DType(dtype), {}, nullptr};
-    if (!is_object(tensor.dtype)) {
-        if (!is_array(array.ptr()) || dtype_of(array.ptr()) != tensor.dtype) throw std::invalid_argument("a constant is no array of its declared element type");
-        array = nb::steal(contiguous(array.ptr()));
-        if (!array.is_valid()) nb::raise_python_error();
-        tensor = borrow(array.ptr());
-    }
-    constants_.push_back(array);
-    return program_.add_constant(is_object(tensor.dtype) ? Tensor{} : tensor, array.ptr());
-}
-
-int PythonProgram::add_input(const std::string& name, int dtype, nb::object dims) {
-    InputSpec spec{name, -1, dims.is_none(), {}};
-    if (!dims.is_none()) spec.dims = nb::cast<std::vector<int64_t>>(dims);
-    nb::object key = nb::steal(PyUnicode_InternFromString(name.c_str()));
-    input_names_.push_back(key);
-    return program_.add_input(std::move(spec), DType(dtype));
-}
-
-void PythonProgram::add_node(const std::string& op, const std::string& label, nb::object attributes, const std::vector<int>& inputs,
-                             const std::vector<int>& outputs, int version, bool pure, const std::vector<std::string>& said) {
-    const bool native = !attributes.is_none();
-    NodeInfo info = info_of(native ? op : "", label, native ? nb::cast<nb::dict>(attributes) : nb::dict(), version);
-    if (native) info.said = said;
-    const auto unmade = std::make_shared<Unmade>(Unmade{std::move(info), op, {}});
-    Node& node = program_.add_node(unmade->info, inputs, outputs, pure);
-    node.op = op;
-    callbacks_.emplace_back();
-    blocks_.emplace_back();
-    later().ask(unmade->keep(), [unmade, &node, packing = packing_.get()] {
-        const Packing::Scope scope(packing, packing ? identity_of(unmade->constants, unmade->op, unmade->info.name) : 0);
-        node.kernel = make_kernel(unmade->info);
-    });
-}
-
 nb::list PythonProgram::finish() {
     {
         nb::gil_scoped_release unlocked;
@@ -173,25 +79,6 @@ void PythonProgram::set_callback(size_t node, nb::object callback) {
 }
 
 PythonProgram::~PythonProgram() { later().join(); }
-
-void PythonProgram::add_control(const std::string& op, const std::string& label, nb::dict attributes, const std::vector<int>& inputs,
-                                const std::vector<int>& outputs, nb::list blocks) {
-    std::vector<ControlBlock> programs;
-    std::vector<nb::object> owners;
-    for (nb::handle item : blocks) {
-        const nb::tuple pair = nb::cast<nb::tuple>(item);
-        programs.push_back({&nb::cast<PythonProgram&>(pair[0]).program_, nb::cast<std::vector<int>>(pair[1])});
-        owners.push_back(nb::borrow(pair[0]));
-    }
-    program_.add_control(info_of(op, label, attributes, 0), inputs, outputs, std::move(programs));
-    callbacks_.emplace_back();
-    blocks_.push_back(std::move(owners));
-}
-
-void PythonProgram::add_output(const std::string& name, int value) {
-    output_names_.push_back(nb::steal(PyUnicode_InternFromString(name.c_str())));
-    program_.add_output(name, value);
-}
 
 // Borrows one feed; false where it is not what the fast path takes.
 bool PythonProgram::accept(Call& call, size_t i, PyObject* feed) {

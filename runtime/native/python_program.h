@@ -7,6 +7,7 @@
 
 #include "executor.h"
 #include "pack_store.h"
+#include "recipe.h"
 
 namespace nb = nanobind;
 
@@ -17,16 +18,10 @@ public:
     PythonProgram(int threads, nb::object run_error, std::shared_ptr<Packing> packing);
     ~PythonProgram() override;                  // waits for kernels that are being made
 
-    int add_value(int dtype) { return program_.add_value(DType(dtype)); }
-    int add_constant(nb::object array, int dtype);
-    int add_input(const std::string& name, int dtype, nb::object dims);
-    // Its kernel is made until `finish`. attributes: None where no kernel could read them.
-    void add_node(const std::string& op, const std::string& label, nb::object attributes, const std::vector<int>& inputs,
-                  const std::vector<int>& outputs, int version, bool pure, const std::vector<std::string>& said);
-    // blocks: (program, which inputs of the node follow the block's own) for each block, in the operator's order.
-    void add_control(const std::string& op, const std::string& label, nb::dict attributes, const std::vector<int>& inputs,
-                     const std::vector<int>& outputs, nb::list blocks);
-    void add_output(const std::string& name, int value);
+    // Everything in the block; `programs` has those of the blocks before it. Kernels are made until `finish`.
+    void make(Recipe::Block& block, const Recipe& recipe, const nb::list& programs);
+    // As long as it lives, so does memory that its constants are in.
+    void hold(const std::vector<nb::object>& owners, std::shared_ptr<PackStore> store) { constants_ = owners, store_ = std::move(store); }
     // All kernels are made: answers the nodes without one, by their number, each of which needs a callback before it runs.
     nb::list finish();
     void set_callback(size_t node, nb::object callback);
@@ -74,13 +69,15 @@ private:
     PyObject* argument(const Node& node, size_t i, Frame& frame, bool copy);
     void take_result(int value, PyObject* found, const Node& node, Frame& frame);
 
+    void add(Recipe::Step& step, const nb::list& programs);
     Later& later() { return packing_ ? packing_->later() : later_; }    // which makes the kernels
 
     Program program_;
     nb::object run_error_;
     std::shared_ptr<Packing> packing_;          // where kernels' constants are packed once; null: here
     Later later_;
-    std::vector<nb::object> constants_;
+    std::shared_ptr<PackStore> store_;          // whose memory constants are; null: no store's
+    std::vector<nb::object> constants_;         // arrays behind constants, or whose memory they are
     std::vector<nb::object> callbacks_;         // per node; null where native
     std::vector<std::vector<nb::object>> blocks_;   // per node: the programs of its blocks
     std::vector<nb::object> input_names_, output_names_;

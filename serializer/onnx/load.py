@@ -17,7 +17,7 @@ from typing import Any
 from headrace.runtime.check import check
 from headrace.runtime.errors import HeadraceError, LoadError
 from headrace.runtime.graph import OPSETS, Program
-from headrace.runtime.interface import Opened
+from headrace.runtime.interface import Contents, Opened
 from headrace.serializer.message_scan import scan
 from headrace.serializer.onnx.external import ExternalData
 from headrace.serializer.onnx.functions import Functions, domain_of
@@ -65,7 +65,7 @@ def _open(source: Any) -> Opened:
     check(graph)
     properties = _metadata(model.metadata_props, "the model")
     graph.metadata = _metadata(model.graph.metadata_props, "the graph")
-    return Opened(Program({graph.name: graph}, dict(properties)), properties)
+    return Opened(Contents(Program({graph.name: graph}, dict(properties)), properties))
 
 
 def _parse(source: Any) -> tuple[Any, Path | None]:

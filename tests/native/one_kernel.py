@@ -30,22 +30,26 @@ def program(
     version: int = 28,
 ) -> Any:
     """A program with the node `op`; inputs named by their index, those in `constants` packed ahead."""
-    made = _native.Program(threads, RunError)
-    reads = []
-    for index, array in enumerate(inputs):
-        if array is None:
-            reads.append(-1)
-        elif index in constants:
-            reads.append(made.add_constant(array, dtypes.of(array).onnx))
-        else:
-            reads.append(made.add_input(str(index), dtypes.of(array).onnx, None))
-    writes = [made.add_value(dtypes.BY_NAME[name].onnx) if name else -1 for name in outputs]
-    made.add_node(op, op, dict(attributes or {}), reads, writes, version, True)
+    recipe = _native.Recipe()
+    given = [index for index, array in enumerate(inputs) if array is not None and index not in constants]
+    fixed = [index for index, array in enumerate(inputs) if array is not None and index in constants]
+    place = {index: value for value, index in enumerate([*given, *fixed])}
+    codes = [dtypes.of(inputs[index]).onnx for index in place]  # type: ignore[arg-type]
+    numbers = [*[-1] * len(given), *(recipe.add_constant(inputs[i], codes[place[i]]) for i in fixed)]
+    wanted = [dtypes.BY_NAME[name].onnx for name in outputs if name]
+    values = iter(range(len(place), len(place) + len(wanted)))
+    writes = [next(values) if name else -1 for name in outputs]
+    reads = [place.get(index, -1) for index in range(len(inputs))]
+    recipe.add_block(
+        [*codes, *wanted],
+        [*numbers, *[-1] * len(wanted)],
+        [(str(index), None) for index in given],
+        [(op, op, dict(attributes or {}), reads, writes, version, True, [], [])],
+        [(str(index), value) for index, value in enumerate(writes) if value >= 0],
+    )
+    (made,) = recipe.build(threads, RunError)
     if made.finish():
         raise LookupError(f"no native kernel for {op}")
-    for index, value in enumerate(writes):
-        if value >= 0:
-            made.add_output(str(index), value)
     return made
 
 

@@ -319,15 +319,14 @@ def test_a_failing_callback_is_named() -> None:
     def broken(inputs: list[Any]) -> list[Any]:
         raise RunError("node 'turn': broken")
 
-    inner = _native.Program(1, RunError)
-    a = inner.add_input("a", 1, None)
-    b = inner.add_value(1)
-    inner.add_node("Nothing", "turn", {}, [a], [b], 1, True)
+    recipe = _native.Recipe()
+    node = ("Nothing", "turn", {}, [0], [1], 1, True, [], [])
+    recipe.add_block([1, 1], [-1, -1], [("a", None)], [node], [("b", 1)])
+    (inner,) = recipe.build(1, RunError)
     assert inner.finish() == [0]
     inner.set_callback(0, broken)
     with pytest.raises(IndexError, match="does not exist"):
         inner.set_callback(1, broken)
-    inner.add_output("b", b)
     for _ in range(2):
         with pytest.raises(RunError, match="broken"):
             inner.run({"a": np.zeros(3, np.float32)})
@@ -345,10 +344,10 @@ def test_a_kernel_does_not_run_a_node_with_an_attribute_that_it_does_not_know(pa
     node.attributes["rounds"] = 2  # headrace.cpu: there is no reference that would know it
     with pytest.raises(LoadError, match=r"pool.*does not know the attribute 'rounds'.*build it again"):
         lower(graph, 1, packing=_native.Packing(_native.PackStore("", False)) if packed else None)
-    program = _native.Program(1, RunError)
-    value = program.add_input("x", 1, None)
-    for said in ["later"], []:
-        program.add_node("Relu", "", {"later": 1}, [value], [program.add_value(1)], 14, True, said)
+    recipe = _native.Recipe()
+    nodes = [("Relu", "", {"later": 1}, [0], [1 + i], 14, True, said, []) for i, said in enumerate((["later"], []))]
+    recipe.add_block([1, 1, 1], [-1, -1, -1], [("x", None)], nodes, [])
+    (program,) = recipe.build(1, RunError)
     assert program.finish() == [0]
 
 

@@ -33,6 +33,7 @@ def proofs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 
         def open_program(source: Any, **options: Any) -> Opened:
             opened = real(source, **{**options, "optimized": True})
+            assert opened.contents is not None
             opened.proof()
             return opened
 

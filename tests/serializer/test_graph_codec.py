@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from serializer_graphs import every_array, graphs, make_graph, same
 
 from headrace.protos import graph_pb2 as pb
+from headrace.runtime import type_text
 from headrace.runtime.errors import GraphError, LoadError
 from headrace.runtime.graph import Block, Graph, Node, Program, Value
 from headrace.runtime.shapes import maximum, symbol
 from headrace.runtime.types import MapType, OptionalType, SequenceType, TensorType, Type
-from headrace.serializer import graph_codec, message_scan, type_text, weights
+from headrace.serializer import graph_codec, message_scan, weights
 
 
 def around(program: Program) -> Program:
