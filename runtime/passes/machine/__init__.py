@@ -13,6 +13,7 @@ from headrace.runtime.graph import Graph
 from headrace.runtime.passes.machine.attention import attention
 from headrace.runtime.passes.machine.channels_last import channels_last
 from headrace.runtime.passes.machine.class_names import class_names
+from headrace.runtime.passes.machine.few_rows import few_rows
 from headrace.runtime.passes.machine.integer_tails import integer_tails
 from headrace.runtime.passes.machine.low_precision import PRECISIONS, low_precision
 from headrace.runtime.passes.machine.low_values import low_values
@@ -32,6 +33,7 @@ PASSES = (
     "winograd",
     "low_precision",
     "low_values",
+    "few_rows",
     "separable",
     "integer_tails",
 )  # in their order
@@ -46,7 +48,7 @@ def run(
     watch: Watch | None = None,
 ) -> Graph:
     """The graph as this machine runs it best: named classes by number, attentions in one node, nothing of rows that nobody reads, convolutions
-    and what lies between them with channels last, 3x3 ones by Winograd's transforms; products in `precision` ("bf16") where the CPU has them, and what lies between convolutions, too; depthwise convolutions in one node with the 1x1 ones around them; integer products with what follows them. Passes named in
+    and what lies between them with channels last, 3x3 ones by Winograd's transforms; products in `precision` ("bf16") where the CPU has them, and what lies between convolutions, too; those of few rows without a copy of their weights; depthwise convolutions in one node with the 1x1 ones around them; integer products with what follows them. Passes named in
     `skip` are left out; `watch` is told what each did."""
     low = precision is not None and PRECISIONS[precision] in caps and "low_precision" not in skip
     passes: dict[str, Callable[[Graph], Graph]] = {
@@ -57,6 +59,7 @@ def run(
         "winograd": lambda graph: winograd(graph, caps, low),
         "low_precision": lambda graph: graph if precision is None else low_precision(graph, caps, precision),
         "low_values": lambda graph: graph if precision is None else low_values(graph, caps, precision),
+        "few_rows": lambda graph: few_rows(graph, caps),
         "separable": lambda graph: separable(graph, caps),
         "integer_tails": lambda graph: integer_tails(graph, caps),
     }

@@ -5,6 +5,6 @@
 namespace hr::HR_TIER {
 
 extern const GemmTable gemm_kernels;
-const GemmTable gemm_kernels = {"avx512_bf16", kRowStep, kCols, kDepth, gemm_block, pack_panels, transpose32, activate_row, narrow};
+const GemmTable gemm_kernels = {"avx512_bf16", kRowStep, kCols, kDepth, gemm_block, pack_panels, transpose32, activate_row, narrow, nullptr};
 
 }  // namespace hr::HR_TIER

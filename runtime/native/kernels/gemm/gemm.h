@@ -58,6 +58,17 @@ struct GemmBlock {
     Epilogue epilogue;              // pointers already at this block's first row and column
 };
 
+// Few rows by a plain B, which stays as it lies: c[m, n] = sum over k of a[m, k] * b[k, n], no epilogue.
+constexpr int64_t kStreamRows = 8;
+struct GemmStream {
+    const float* a;
+    int64_t lda, m, k;
+    const float* b;
+    int64_t ldb, n;
+    float* c;
+    int64_t ldc;
+};
+
 // The kernels of one tier. `nr` columns to a panel, `mr` rows that work is cut at, `depth` values of k worked on at once.
 struct GemmTable {
     const char* tier;
@@ -72,6 +83,7 @@ struct GemmTable {
     void (*activate)(const Activation&, float* p, int64_t n);
     // The table of bf16 products: n values rounded to bf16, in pairs; the second of a last, odd one is zero. Else null.
     void (*narrow)(const float* x, int64_t n, float* out);
+    void (*stream)(const GemmStream&);  // null in that table
 };
 
 // The table of the tier in use (read when a kernel is made; see cpu_tier()).

@@ -10,6 +10,9 @@ namespace hr {
 namespace {
 
 constexpr int64_t kPackBytes = 8 << 20;     // B matrices packed at a time, when B is no constant
+constexpr int64_t kStreamed = 8 << 10;      // sums that wait in L1 while B is read
+constexpr int64_t kGroup = 8;               // panels of an unpacked constant that are packed at a time, for some rows
+constexpr int64_t kGroupRows = 144;
 constexpr int64_t kSmall = 64 << 10;        // products of two numbers: too few to share among threads
 
 // The sizes of one product, and where its matrices lie.
@@ -49,8 +52,8 @@ public:
         }
         if (gemm_) beta_ = float(node.f("beta", 1));
         const Tensor* b = node.constants.size() > 1 ? node.constants[1] : nullptr;
-        if (b && b->shape.rank >= 2) {
-            b_shape_ = b->shape;
+        stays_ = node.i("few_rows", 0) && b && b->shape.rank == 2 && !trans_a_ && !trans_b_ && table_.stream;
+        if (b && b->shape.rank >= 2 && !stays_) {
             const int64_t count = b->shape.count(0, b->shape.rank - 2), rows = b->shape[-2], cols = b->shape[-1];
             const int64_t k = trans_b_ ? cols : rows, n = trans_b_ ? rows : cols, size = packed_floats(table_, 1, units(k), n);
             const auto fill = [&] {
@@ -60,8 +63,8 @@ public:
         }
         for (int i = 2; i < int(node.inputs.size()) && i < 4; i++) {
             const Tensor* c = i < int(node.constants.size()) ? node.constants[i] : nullptr;
-            if (!c || !b_shape_.rank) continue;
-            const int64_t n = trans_b_ ? b_shape_[-2] : b_shape_[-1];
+            if (!c || !b || b->shape.rank < 2) continue;
+            const int64_t n = trans_b_ ? b->shape[-2] : b->shape[-1];
             if (i == 2 && c->count() == n && c->shape.rank && c->shape[-1] == n) {
                 bias_ = Packed<float>(round_up(n, table_.nr));
                 for (int64_t j = 0; j < n; j++) bias_[j] = c->as<float>()[j] * beta_;
@@ -74,7 +77,7 @@ public:
         const Product p = product(c.in(0).shape, c.in(1).shape, out);
         c.out(0, DType::f32, out);
         Scratch scratch;
-        plan(p, c.has(2) ? &c.in(2) : nullptr, c.has(3) ? &c.in(3) : nullptr, out, scratch);
+        plan(p, c.has(2) ? &c.in(2) : nullptr, c.has(3) ? &c.in(3) : nullptr, out, c.threads, scratch);
         c.scratch = scratch.used();
     }
 
@@ -85,7 +88,7 @@ public:
         Scratch scratch(c.scratch);
         const Tensor* bias = c.has(2) ? &c.in(2) : nullptr;
         const Tensor* residual = c.has(3) ? &c.in(3) : nullptr;
-        const Memory mem = plan(p, bias, residual, out, scratch);
+        const Memory mem = plan(p, bias, residual, out, c.pool->threads(), scratch);
         Epilogue e;
         e.scale = scale_, e.act = act_;
         e.bias = row_bias(mem, bias, p.n);
@@ -99,6 +102,7 @@ public:
             p.k = units(p.k);
         }
         float* y = c.out(0).as<float>();
+        if (stays_ && p.batch == 1) return p.m <= kStreamRows ? run_stream(p, a, c.in(1).as<float>(), y, e, *c.pool) : run_grouped(p, a, c.in(1).as<float>(), y, e, mem, *c.pool);
         if (mem.direct) return run_direct(p, a, c.in(1).as<float>(), y, e, mem.b, *c.pool);
         if (packed_ && p.batch == 1 && p.m <= table_.mr && p.k <= table_.depth && p.m * p.n * p.k <= kSmall) return run_small(p, a, y, e);
         if (packed_) return run_batches(p, a, packed_.get(), 0, p.batch, y, e, *c.pool);
@@ -122,14 +126,14 @@ public:
 
     bool reads_data(int input) const override { return input != 1 || !packed_; }
     size_t packed_bytes() const override { return packed_.bytes() + bias_.bytes(); }
-    std::string variant() const override { return std::string(table_.narrow ? "gemm_bf16_" : "gemm_f32_") + table_.tier; }
+    std::string variant() const override { return std::string(table_.narrow ? "gemm_bf16_" : stays_ ? "stream_f32_" : "gemm_f32_") + table_.tier; }
 
     Activation act_;
 
 private:
     struct Memory {
         float *a = nullptr, *low = nullptr, *b = nullptr, *bias = nullptr, *sum = nullptr;
-        int64_t b_group = 0;
+        int64_t b_group = 0, slots = 0;
         bool direct = false;
         Addend bias_kind = Addend::none, residual_kind = Addend::none;
     };
@@ -176,13 +180,18 @@ private:
         return p;
     }
 
-    Memory plan(const Product& p, const Tensor* bias, const Tensor* residual, const Shape& out, Scratch& scratch) const {
+    Memory plan(const Product& p, const Tensor* bias, const Tensor* residual, const Shape& out, int threads, Scratch& scratch) const {
         Memory mem;
         mem.bias_kind = addend_kind(bias, out, beta_);
         mem.residual_kind = addend_kind(residual, out, 1);
         if (trans_a_) mem.a = scratch.take<float>(p.a_count * p.m * p.k);
         if (table_.narrow) mem.low = scratch.take<float>(p.a_count * p.m * units(p.k));
-        if (!packed_) {
+        if (stays_ && p.batch == 1) {
+            if (p.m > kStreamRows) {
+                mem.slots = std::min<int64_t>(threads, ceil_div(panels(p.n), kGroup));
+                mem.b = scratch.take<float>(mem.slots * group_floats(p));
+            }
+        } else if (!packed_) {
             const int64_t size = packed_floats(table_, 1, units(p.k), p.n);
             // A few rows: reading B as it lies beats copying it first; only its last, narrow panel is packed.
             mem.direct = !trans_b_ && p.m <= table_.mr && p.batch == p.b_count;
@@ -301,10 +310,65 @@ private:
         });
     }
 
+    // The epilogue of sums that lie in C: a product of no more factors.
+    void finish(const Product& p, int64_t n0, int64_t n1, float* y, const Epilogue& e) const {
+        if (!e.bias && !e.residual && e.scale == 1.0f && e.act.kind == Act::none && e.act.lo == Activation().lo && e.act.hi == Activation().hi) return;
+        for (int64_t m = 0; m < p.m; m++) {
+            const void* row = y;
+            GemmBlock g{};
+            g.rows = &row, g.stride = g.m = 1, g.segments = 1, g.ldb = table_.nr, g.n = n1 - n0, g.c = y + m * p.n + n0, g.ldc = p.n, g.last = true;
+            g.epilogue = e;
+            if (e.bias) g.epilogue.bias += n0;
+            if (e.residual) g.epilogue.residual += m * e.ldr + n0;
+            table_.block(g);
+        }
+    }
+
+    // B read once, for all rows.
+    void run_stream(const Product& p, const float* a, const float* b, float* y, const Epilogue& e, ThreadPool& pool) const {
+        const int64_t columns = std::min(kStreamed / p.m / 64 * 64, round_up(ceil_div(p.n, pool.threads()), 64));
+        pool.parallel(ceil_div(p.n, columns), 1, [&](int64_t begin, int64_t end) {
+            for (int64_t n0 = begin * columns; n0 < std::min(p.n, end * columns); n0 += columns) {
+                const int64_t n1 = std::min(p.n, n0 + columns);
+                table_.stream({a, p.k, p.m, p.k, b + n0, p.n, n1 - n0, y + n0, p.n});
+                finish(p, n0, n1, y, e);
+            }
+        });
+    }
+
+    int64_t group_floats(const Product& p) const { return kGroup * table_.nr * Ranges(table_, 1, p.k).piece; }
+
+    // More rows: some panels for one range of k at a time are packed where L2 keeps them, for all rows.
+    void run_grouped(const Product& p, const float* a, const float* b, float* y, const Epilogue& e, const Memory& mem, ThreadPool& pool) const {
+        const int64_t width = kGroup * table_.nr, groups = ceil_div(p.n, width);
+        const Ranges ranges(table_, 1, p.k);
+        pool.parallel(mem.slots, 1, [&](int64_t begin, int64_t end) {
+            for (int64_t slot = begin; slot < end; slot++)
+                for (int64_t i = slot; i < groups; i += mem.slots)
+                    for (int64_t r = 0; r < ranges.count(); r++)
+                        run_group(p, a, b, y, e, mem.b + slot * group_floats(p), i * width, ranges[r], r + 1 == ranges.count());
+        });
+    }
+    void run_group(const Product& p, const float* a, const float* b, float* y, const Epilogue& e, float* packed, int64_t n0, const Ranges::Range& range, bool last) const {
+        const void* rows[kGroupRows];
+        GemmBlock g{};
+        g.rows = rows, g.segments = 1, g.offset = range.k0, g.k = range.k1 - range.k0, g.first = range.k0 == 0, g.last = last;
+        g.b = packed, g.ldb = table_.nr, g.panel_stride = g.k * table_.nr, g.n = std::min(p.n - n0, kGroup * table_.nr), g.ldc = p.n;
+        table_.pack(b + range.k0 * p.n + n0, p.n, 1, g.k, g.n, packed, g.panel_stride, 0, panels(g.n));
+        for (int64_t m0 = 0; m0 < p.m; m0 += kGroupRows) {
+            g.stride = g.m = std::min(kGroupRows, p.m - m0), g.c = y + m0 * p.n + n0;
+            MatrixRows(a + m0 * p.k, p.k).fill(rows, 0, 0, 1, 0, g.m);
+            g.epilogue = e;
+            if (e.bias) g.epilogue.bias += n0;
+            if (e.residual) g.epilogue.residual += m0 * e.ldr + n0;
+            table_.block(g);
+        }
+    }
+
     const GemmTable& table_;
     bool gemm_ = false, trans_a_ = false, trans_b_ = false;
     float scale_ = 1, beta_ = 1;
-    Shape b_shape_;
+    bool stays_ = false;    // a constant B is read from where it lies
     Packed<float> packed_, bias_;
 };
 
