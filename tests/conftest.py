@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import os
 import zlib
+
+# Before NumPy is imported, here and in the workers: two BLAS threads in each of two workers spin for each other's core, and
+# small products take five times as long.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import pytest

@@ -1,5 +1,7 @@
-"""The command line as a user runs it: in a process of its own, on files."""
+"""The command line as a user runs it, on files: in a process of its own where the process is what is tested, else in this one."""
 
+import contextlib
+import io
 import json
 import signal
 import subprocess
@@ -10,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headrace.cli import VERBS
+from headrace.cli import VERBS, main
 
 TRAIN = """
 import numpy as np
@@ -33,6 +35,17 @@ if __name__ == "__main__":
 
 
 def headrace(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """What the command line does with these words, in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    words = list(map(str, arguments))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), contextlib.chdir(cwd or "."):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+    return subprocess.CompletedProcess(words, ended.value.code or 0, out.getvalue(), err.getvalue())
+
+
+def process(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The same, in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "headrace", *map(str, arguments)],
         capture_output=True,
@@ -52,7 +65,7 @@ def answer(*arguments: object, cwd: Path | None = None) -> dict:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli")
     (folder / "train.py").write_text(TRAIN)
-    done = headrace("pack", "train.py:make", "-o", "net.hr", cwd=folder)
+    done = process("pack", "train.py:make", "-o", "net.hr", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "process of its own" in done.stderr and "printed by the user's file" in done.stderr
     assert "packed" in done.stdout
@@ -61,12 +74,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_verb_has_help_with_an_example() -> None:
     for verb in VERBS:
-        done = headrace(verb, "--help")
+        done = process(verb, "--help")
         assert done.returncode == 0 and f"headrace {verb} " in done.stdout.split("Options:")[0].split("\n", 2)[2], verb
 
 
 def test_version() -> None:
-    assert headrace("--version").stdout.startswith("headrace 0.")
+    assert process("--version").stdout.startswith("headrace 0.")
 
 
 def test_inspect_shows_interface_and_members(folder: Path) -> None:
@@ -92,7 +105,7 @@ def test_a_flipped_bit_is_refused(folder: Path, tmp_path: Path) -> None:
     data = bytearray((folder / "net.hr").read_bytes())
     data[len(data) // 2] ^= 4
     (tmp_path / "bad.hr").write_bytes(data)
-    done = headrace("verify", tmp_path / "bad.hr")
+    done = process("verify", tmp_path / "bad.hr")
     assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
