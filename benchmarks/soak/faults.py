@@ -63,6 +63,8 @@ def _faults(options, run, name, number, times, every, timeout, allowed, goals):
     gaps, replaced = [], []
     with tempfile.TemporaryDirectory() as root:
         models.line(Path(root, "line/1/model.hr"), 2, 1)
+        # What comes while no worker is there waits: calls fail by what happens to the worker, none by the length of the queue.
+        Path(root, "line/config.toml").write_text("[queue]\nmax_size = 100000\n")
         with ServerProcess(root, *_with_workers(options)) as server:
             workers = int(server.metric("headrace_workers_alive"))
             requests = Lines("line")
@@ -114,8 +116,8 @@ def r3(options, run):
 
 
 def r4(options, run):
-    """A worker is stopped; calls have 2 s."""
-    allowed = ("OK", "UNAVAILABLE", "DEADLINE_EXCEEDED")
+    """A worker is stopped; calls have 2 s, and the server may refuse at once those that would wait for longer."""
+    allowed = ("OK", "UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED")
     times = min(4, options.deaths)
     return _faults(options, run, "R4 SIGSTOP of a worker", signal.SIGSTOP, times, options.every, 2.0, allowed, {})
 

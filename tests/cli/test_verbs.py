@@ -38,9 +38,12 @@ def headrace(*arguments: object, cwd: Path | None = None) -> subprocess.Complete
     """What the command line does with these words, in this process."""
     out, err = io.StringIO(), io.StringIO()
     words = list(map(str, arguments))
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), contextlib.chdir(cwd or "."):
-        with pytest.raises(SystemExit) as ended:
-            main(words)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.redirect_stdout(out))
+        stack.enter_context(contextlib.redirect_stderr(err))
+        stack.enter_context(contextlib.chdir(cwd or "."))
+        ended = stack.enter_context(pytest.raises(SystemExit))
+        main(words)
     return subprocess.CompletedProcess(words, ended.value.code or 0, out.getvalue(), err.getvalue())
 
 

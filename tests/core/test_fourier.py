@@ -15,7 +15,7 @@ def complex_numbers(*shape: int, seed: int = 0) -> np.ndarray:
     return rng.standard_normal(shape) + 1j * rng.standard_normal(shape)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.sampled_from(["fft", "ifft", "rfft", "irfft"]),
     st.integers(1, 9),

@@ -146,7 +146,7 @@ def indices(shape: tuple[int, ...]) -> st.SearchStrategy:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_basic_indexing_is_numpys(data) -> None:
     shape = data.draw(hnp.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=4))
@@ -161,7 +161,7 @@ def test_basic_indexing_is_numpys(data) -> None:
     np.testing.assert_array_equal(written.numpy(), expected)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_integer_indexing_is_numpys(data) -> None:
     shape = data.draw(hnp.array_shapes(min_dims=2, max_dims=4, min_side=1, max_side=4))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 sys.path += [str(Path(__file__).parents[1] / "passes"), str(Path(__file__).parents[2] / "benchmarks")]
@@ -288,7 +288,6 @@ def test_a_branch_that_is_not_taken_may_be_wrong_for_the_sizes(device: EmulDevic
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(deadline=None)
 def test_values_that_live_at_once_never_share_a_byte(seed: int) -> None:
     """A random program: each step reads some earlier values (the first as a candidate to be overwritten) and makes one."""
     rng = np.random.default_rng(seed)

@@ -29,7 +29,7 @@ def device() -> EmulDevice:
     return EmulDevice()
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(programs(), st.sets(st.sampled_from(LEFT_OUT)), st.integers(1, 3))
 def test_every_mixture_of_device_and_cpu_gives_the_reference(
     device: EmulDevice, steps: list[Any], left_out: set[str], n: int

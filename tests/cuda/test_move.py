@@ -32,7 +32,7 @@ def test_transpose(bench, dtype):
         np.testing.assert_array_equal(out.read(), expected)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_slices(forward, data):
     shape = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=4))

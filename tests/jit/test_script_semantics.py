@@ -249,7 +249,7 @@ def euclid(a: int, b: int) -> Any:
     return a, rounds, a // 7, -a // 7, a / 7, (a > 3) + (b == 0), not a or b < 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(-10_000, 10_000), st.integers(-10_000, 10_000))
 def test_whole_numbers_as_python(a: int, b: int) -> None:
     exported = PROGRAM

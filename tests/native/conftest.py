@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-
-from headrace.runtime import _native
-
-# avx512_bf16 adds products of low precision alone (test_bf16.py); the rest is avx512_vnni's code.
-TIERS = [name for name in _native.cpu_tiers() if name != "avx512_bf16"]
+from tiers import TIERS
 
 
 @pytest.fixture(params=TIERS)

@@ -87,7 +87,7 @@ def test_grouped_heads_and_a_cache(tier: str, length: int) -> None:
 
 
 @given(st.integers(1, 3), st.integers(1, 14), st.integers(1, 40), st.integers(1, 3), st.integers(0, 2**32 - 1))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_request_has_the_same_bytes_in_every_batch(
     heads: int, length: int, total: int, batch: int, seed: int
 ) -> None:

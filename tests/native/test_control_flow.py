@@ -168,7 +168,7 @@ def steps(depth: int) -> st.SearchStrategy[Any]:
     )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(st.lists(steps(2), min_size=1, max_size=4), st.lists(st.integers(1, 5), min_size=1, max_size=4))
 def test_random_programs(chosen: list[Any], sizes: list[int]) -> None:
     graph, builder, (x, y) = start(

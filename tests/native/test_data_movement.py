@@ -58,7 +58,7 @@ def test_planes_interleave(dtype: str) -> None:
             equals("Transpose", [x], {"perm": (0, 2, 1)})
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(shapes, st.integers(0, 3), st.sampled_from(TYPES), st.sampled_from(["none", "add", "max", "min"]), seeds)
 def test_scatter_elements(shape: Any, axis: int, dtype: str, how: str, rng: np.random.Generator) -> None:
     axis %= len(shape)
@@ -75,7 +75,7 @@ def test_scatter_elements(shape: Any, axis: int, dtype: str, how: str, rng: np.r
     equals("ScatterElements", [x, picks, array(rng, picks.shape, dtype)], {"axis": axis, "reduction": how})
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(shapes, st.integers(1, 3), st.sampled_from(TYPES), seeds)
 def test_tuples_of_indices(shape: Any, width: int, dtype: str, rng: np.random.Generator) -> None:
     width = min(width, len(shape))
@@ -87,7 +87,7 @@ def test_tuples_of_indices(shape: Any, width: int, dtype: str, rng: np.random.Ge
     equals("ScatterND", [x, distinct, array(rng, (len(distinct), *shape[width:]), dtype)])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 2), shapes, seeds)
 def test_tuples_of_indices_for_each_entry_of_a_batch(batch: int, rest: Any, rng: np.random.Generator) -> None:
     shape = (2, 3)[:batch] + rest
@@ -96,7 +96,7 @@ def test_tuples_of_indices_for_each_entry_of_a_batch(batch: int, rest: Any, rng:
     equals("GatherND", [array(rng, shape, "float32"), picks], {"batch_dims": batch})
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(shapes, st.integers(-1, 3), st.sampled_from(TYPES), seeds)
 def test_compress(shape: Any, axis: int, dtype: str, rng: np.random.Generator) -> None:
     size = int(np.prod(shape)) if axis < 0 else shape[axis % len(shape)]
@@ -104,7 +104,7 @@ def test_compress(shape: Any, axis: int, dtype: str, rng: np.random.Generator) -
     equals("Compress", [array(rng, shape, dtype), keep], {} if axis < 0 else {"axis": axis % len(shape)})
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(shapes, st.booleans(), st.sampled_from(TYPES), seeds)
 def test_reverse_sequence(rest: Any, time_first: bool, dtype: str, rng: np.random.Generator) -> None:
     steps, entries = (int(n) for n in rng.integers(0, 5, 2))
@@ -113,14 +113,14 @@ def test_reverse_sequence(rest: Any, time_first: bool, dtype: str, rng: np.rando
     equals("ReverseSequence", [array(rng, shape, dtype), rng.integers(0, steps + 1, entries)], attributes)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(shapes, st.sampled_from(("float32", "int64")), seeds)
 def test_columns_of_a_table(shape: Any, dtype: str, rng: np.random.Generator) -> None:
     picks = rng.integers(0, shape[-1], (1, 5)) if shape[-1] else np.zeros((1, 0), np.int64)
     equals("ArrayFeatureExtractor", [array(rng, shape, dtype), picks], domain="ai.onnx.ml")
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 12), st.integers(0, 3), st.integers(0, 20), st.booleans(), seeds)
 def test_boxes(count: int, classes: int, limit: int, centered: bool, rng: np.random.Generator) -> None:
     """Every number of boxes left, none of them included; ties, empty boxes, corners in any order."""

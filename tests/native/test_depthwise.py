@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import TIERS
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from one_kernel import run
 from test_conv import array, check, first, last, reference
+from tiers import TIERS
 
 CONV = "headrace.cpu.Conv"
 # size, kernel, stride, pads before and behind, dilation

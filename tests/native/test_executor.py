@@ -115,7 +115,7 @@ def assert_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
         np.testing.assert_allclose(found[name], value, rtol=2e-5, atol=2e-5, err_msg=name)
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120, suppress_health_check=[HealthCheck.too_slow])
 @given(graphs(), st.lists(st.integers(0, 9), min_size=1, max_size=6), st.integers(1, 2))
 def test_random_graphs(graph: Graph, sizes: list[int], threads: int) -> None:
     """Generic and specialised plans, in place or not, give what the reference gives, and leave the feeds alone."""

@@ -117,7 +117,7 @@ def run(model, x: np.ndarray) -> list[bytes]:
 def test_a_row_is_the_same_in_any_batch(name, form):
     models, alone = models_of(name, form)
 
-    @settings(max_examples=12, deadline=None, database=None)
+    @settings(max_examples=12, database=None)
     @given(st.lists(st.integers(0, ROWS - 1), min_size=1, max_size=ROWS), st.sampled_from(range(len(THREADS))))
     def check(picked, threads):
         assert run(models[threads], rows_of(name)[picked]) == [row for i in picked for row in alone[i]]

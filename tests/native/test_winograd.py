@@ -35,7 +35,7 @@ def check(got: np.ndarray, want: np.ndarray, tile: int, inputs: int) -> None:
 
 
 @pytest.mark.parametrize("tile", [2, 4])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     batch=st.integers(0, 3), height=st.integers(1, 14), width=st.integers(1, 14), inputs=st.integers(1, 40),
     outputs=st.integers(1, 70), pads=st.tuples(*[st.integers(-1, 3)] * 4), seed=st.integers(0, 9),

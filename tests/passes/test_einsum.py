@@ -60,7 +60,7 @@ def equations(draw: Any) -> str:
     return f"{','.join(terms)}->{output}"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(equations(), st.booleans())
 def test_random_equations(equation: str, symbolic: bool) -> None:
     graph = graph_of(equation, {"a": "batch", "i": "length"} if symbolic else {})

@@ -84,7 +84,7 @@ def build(steps):
     return make(body, x=(F, ("n", 4)))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(programs())
 def test_answers_stay(steps) -> None:
     graph = build(steps)
@@ -103,7 +103,7 @@ def test_answers_stay(steps) -> None:
             np.testing.assert_allclose(after, before, rtol=1e-3, atol=1e-4 * scale)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(programs(), st.sets(st.sampled_from([name for name, _ in portable()]), max_size=6))
 def test_optimizing_twice_changes_nothing(steps, skip) -> None:
     once = optimize(build(steps), skip=skip)

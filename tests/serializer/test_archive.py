@@ -68,7 +68,7 @@ def test_round_trip_keeps_graph_and_answers(tmp_path: Path) -> None:
     assert same(run_graph(opened.program.main, opened.golden.inputs[0])["out"], opened.golden.outputs[0]["out"])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(graphs())
 def test_round_trip_of_random_graphs(tmp_path_factory: pytest.TempPathFactory, graph: Graph) -> None:
     path = tmp_path_factory.mktemp("random") / "g.hr"

@@ -50,7 +50,7 @@ def equal(left: Any, right: Any) -> bool:
     return bool(left == right)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(TREES)
 def test_trees_come_back(tmp_path_factory: pytest.TempPathFactory, tree: Any) -> None:
     path = tmp_path_factory.mktemp("checkpoint") / "c.pt"

@@ -38,7 +38,7 @@ def one_node(attributes: dict[str, Any]) -> Graph:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(graphs())
 def test_random_graphs(graph: Graph) -> None:
     again = around(Program({"main": graph}, {"k": "v"}))

@@ -62,7 +62,7 @@ def needs(*names: str, domain: str = "") -> None:
 N = symbol("n")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(graphs())
 def test_random_graphs(graph: Graph) -> None:
     check(graph, feeds_of(graph))

@@ -37,7 +37,7 @@ def encoded(arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = Non
     return b"".join(weights.encode(arrays, metadata))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.dictionaries(
         st.text(min_size=1, max_size=8),

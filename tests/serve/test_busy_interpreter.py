@@ -14,23 +14,24 @@ from headrace.serve import engine
 
 READY = INFER.replace("ModelInfer", "ServerReady")
 CHILD = """
-import json, re, sys
+import ctypes, json, sys
 from headrace.serve.server import Server
+holding = ctypes.PyDLL(None)  # its functions keep the interpreter lock while they run
 with Server(sys.argv[1]) as server:
     print(json.dumps(server.grpc_port), flush=True)
     sys.stdin.readline()
-    print("busy", flush=True)
-    sum(range(int(sys.argv[2])))  # one call into C: it keeps the lock until it is done
-    print("done", flush=True)
+    sys.setswitchinterval(1000)  # nobody takes the lock between the two calls either
+    holding.write(1, b"busy\\n", 5)
+    holding.read(0, ctypes.create_string_buffer(1), 1)
+    sys.setswitchinterval(0.005)
     sys.stdin.readline()
 """
-SECONDS_OF_SUMS = 100_000_000
 
 
 @pytest.mark.skipif(engine._native is None, reason="the native front was not built")
 def test_inferences_do_not_wait_for_the_interpreter(tmp_path):
     models.line(tmp_path / "line/1/model.hr", 2, 1)
-    command = [sys.executable, "-c", CHILD, str(tmp_path), str(SECONDS_OF_SUMS)]
+    command = [sys.executable, "-c", CHILD, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         port = json.loads(server.stdout.readline())
         requests = Lines("line")
@@ -44,6 +45,8 @@ def test_inferences_do_not_wait_for_the_interpreter(tmp_path):
             for index in range(3):
                 assert requests.right(index, infer(requests.messages[index], timeout=30))
             assert not asked.done(), "Python was not busy"
+            server.stdin.write("\n")
+            server.stdin.flush()
             assert pb.ServerReadyResponse.FromString(asked.result()).ready
         server.stdin.close()
         assert server.wait(60) == 0

@@ -105,7 +105,7 @@ def test_keys():
     assert key({"sequence_id": 3}) is None and key({"sequence_id": "s"}) is None and key({"sequence_id": 0}) is not None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.integers(0, 6 * (ENTRY_BYTES + 8)),
     st.lists(st.tuples(st.sampled_from("gp"), st.integers(0, 7), st.integers(0, 40)), max_size=60),

@@ -220,7 +220,7 @@ def portable(root):
         yield channel.unary_unary(INFER)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=requests())
 def test_every_request_as_the_oracle(both, portable, data):
     """Byte-equal outputs, or the same status and text. NaNs made by damaged bytes compare by their bits."""
@@ -332,7 +332,7 @@ def rest(both):
         connection.close()
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(request=bodies())
 def test_every_rest_request_as_the_oracle(rest, request):
     mine, oracle = rest(*request)

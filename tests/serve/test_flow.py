@@ -69,9 +69,9 @@ def steps_of(server):
 
 
 def settled(server):
-    """Steps so far, when no more come."""
+    """Steps so far, when no more seem to come: too few rather than too many, so what is asserted of it is at most."""
     before, since = steps_of(server), time.monotonic()
-    while time.monotonic() - since < 0.7:
+    while time.monotonic() - since < 0.5:
         time.sleep(0.05)
         if (now := steps_of(server)) != before:
             before, since = now, time.monotonic()
@@ -96,11 +96,11 @@ def test_a_slow_reader_holds_the_model_back(server, how):
         assert until(lambda: steps_of(server) > first)
         made = settled(server) - first
         assert made < MOST
-        assert take(8 << 20) >= 8 << 20  # it reads on: the model goes on, too
-        more = settled(server) - first
-        assert made < more < made + MOST, (made, more)
+        assert take(8 << 20) >= 8 << 20
+        assert until(lambda: steps_of(server) - first > made), "it reads on: the model goes on, too"
+        assert settled(server) - first < made + MOST
     assert idle(server)  # the client left: nobody makes the rest
-    assert settled(server) - first < 2 * MOST
+    assert steps_of(server) - first < 2 * MOST
 
 
 @pytest.mark.parametrize("how", HOWS)
@@ -130,8 +130,9 @@ def test_a_client_that_only_sends_is_held_back(server):
 
     with serve_call.channel(server) as opened:
         call = opened.stream_stream(serve_call.SERVICE + "ModelStreamInfer")(requests())
-        time.sleep(1.0)
-        assert 0 < last < 1000, last  # 60 KB each: less than 60 MB are under way
+        assert until(lambda: last > 0)
+        time.sleep(0.5)  # too short a time hides a fault, and never shows one that is not there
+        assert last < 1000, last  # 60 KB each: less than 60 MB are under way
         answers = list(itertools.islice(call, 3))
         done.set()
         call.cancel()

@@ -152,7 +152,7 @@ pops = st.tuples(st.just("pop"), st.booleans())
 
 
 @pytest.mark.skipif(engine._native is None, reason="built without libnghttp2: there is no queue in C++")
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(
     st.sampled_from([0, 1, 4, 8]),
     st.integers(1, 6),

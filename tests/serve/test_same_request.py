@@ -116,7 +116,7 @@ def ready(asked):
     return asked | {"parameters": kept}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(requests())
 def test_both_fronts_make_the_same_request_of_raw_tensors(asked):
     asked = ready(asked)
@@ -134,7 +134,7 @@ def sayable(datatype, array):
     return array.dtype.kind != "f" or bool(np.isfinite(array).all())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(requests())
 def test_typed_contents_and_json_say_the_same_as_raw(asked):
     asked = ready(asked)
@@ -145,7 +145,7 @@ def test_typed_contents_and_json_say_the_same_as_raw(asked):
         assert feeds(asked, raw) == feeds(asked, over_grpc(asked, typed=True))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(arrays(), min_size=1, max_size=3))
 def test_both_fronts_answer_with_the_same_bytes(outputs):
     tensors = [OutputTensor(f"y{i}", datatype, array) for i, (datatype, array) in enumerate(outputs)]
