@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import os
 import threading
+import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -85,6 +86,9 @@ class Model:
         else:
             found = packs.load(entry, threads, make)
         self._program, self._facts, self._shared = found
+        if hasattr(self._program, "set_rows"):
+            alive = weakref.ref(self)
+            self._program.set_rows(lambda: (model := alive()) is not None and _rows_apart(model.graph))
 
     @property
     def _name(self) -> str:
@@ -278,6 +282,11 @@ def _counted(names: list[str]) -> str:
     """ "Gather, Softmax x2": each name once, with how often it came."""
     counts = collections.Counter(names)
     return ", ".join(name if count == 1 else f"{name} x{count}" for name, count in counts.items())
+
+
+def _rows_apart(graph: Graph) -> bool:
+    apart: bool = importlib.import_module("headrace.runtime.rows").rows_apart(graph)
+    return apart
 
 
 class _Reference:

@@ -48,6 +48,14 @@ def prove_rows(graph: Graph, *, fed: bool = False) -> RowProof:
     return walk.verdict()
 
 
+def rows_apart(graph: Graph) -> bool:
+    """Whether a batch may as well run in parts, some rows after others: they are independent, and nothing goes through its
+    weights so often that rows had better share them."""
+    if any(getattr(find(node.operator, node.domain), "steps", False) for node in graph.nodes):
+        return False
+    return prove_rows(graph, fed=True).independent
+
+
 def _batch_symbol(graph: Graph) -> Expr | RowProof:
     """The symbol that all inputs share as dimension 0, or why there is none."""
     batch: Dim | None = None

@@ -57,7 +57,7 @@ int run(void* program_pointer, const hr_tensor* inputs, hr_outputs** out, char* 
         auto outputs = std::make_unique<Outputs>();
         std::vector<void*> direct(n_out, nullptr);
         for (size_t k = 0; k < n_out; k++) {
-            if (plan->direct[k]) frame.io[n_in + k] = direct[k] = outputs->add(plan->tensors[program.outputs[k].value]);
+            if (plan->direct[k]) frame.io[n_in + k] = direct[k] = outputs->add(plan->whole(plan->tensors[program.outputs[k].value]));
         }
         program.run(frame);
         auto complete = std::make_unique<Outputs>();

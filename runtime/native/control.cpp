@@ -71,7 +71,7 @@ void invoke(Program& program, const Held* inputs, Owned& outputs) {
     }
     for (size_t k = 0; k < n_out; k++) {
         if (!plan->direct[k]) continue;
-        outputs[k] = fresh(plan->tensors[program.outputs[k].value]);
+        outputs[k] = fresh(plan->whole(plan->tensors[program.outputs[k].value]));
         frame.io[n_in + k] = outputs[k].tensor.data;
     }
     program.run(frame);

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "cpu.h"
+#include "parts.h"
 #include "planner.h"
 
 namespace hr {
@@ -221,7 +222,7 @@ bool Program::fits(const Tensor* tensors) const {
     return true;
 }
 
-std::shared_ptr<Plan> Program::plan_for(const Tensor* tensors) {
+std::shared_ptr<Plan> Program::kept_plan(const Tensor* tensors) {
     const size_t n = inputs.size();
     const auto same = [&](const std::vector<Shape>& signature) {
         for (size_t i = 0; i < n; i++)
@@ -250,11 +251,44 @@ std::shared_ptr<Plan> Program::plan_for(const Tensor* tensors) {
         }
         seen_.erase(met);
     }
-    auto plan = special_plan(*this, tensors);
+    auto plan = make_plan(tensors);
     release_idle(0);    // the arena takes the place of the blocks that the generic runs used
     plans_.insert(plans_.begin(), plan);
     if (plans_.size() > kPlans) plans_.pop_back();
     return plan;
+}
+
+std::shared_ptr<Plan> Program::plan_for(const Tensor* tensors) {
+    auto plan = kept_plan(tensors);
+    if (!plan || !plan->asks) return plan;
+    ask_rows();
+    return kept_plan(tensors);
+}
+
+std::shared_ptr<Plan> Program::new_plan(const Tensor* tensors) {
+    auto plan = make_plan(tensors);
+    if (!plan->asks) return plan;
+    ask_rows();
+    return make_plan(tensors);
+}
+
+std::shared_ptr<Plan> Program::make_plan(const Tensor* tensors) {
+    auto whole = special_plan(*this, tensors);
+    const Rows known = rows_;
+    if (known == Rows::together) return whole;
+    const int64_t rows = rows_at_a_time(*this, *whole);
+    if (rows == 0 || rows == whole->signature[0][0]) return whole;
+    whole->asks = known == Rows::unknown;
+    auto parted = whole->asks ? nullptr : plan_in_parts(*this, *whole, rows);
+    return parted ? parted : whole;
+}
+
+void Program::ask_rows() {
+    const bool apart = host->rows_apart();
+    rows_ = apart ? Rows::apart : Rows::together;
+    std::lock_guard guard(plans_lock_);
+    if (apart) std::erase_if(plans_, [](const auto& plan) { return plan->asks.load(); });
+    for (const auto& plan : plans_) plan->asks = false;
 }
 
 std::unique_ptr<Frame> Program::take_frame(Plan& plan) {
@@ -309,10 +343,13 @@ void Program::run(Frame& frame) {
         }
     } hold{*this, frame.plan->arena_bytes && !frame.own ? take_arena(frame.plan->arena_bytes) : Arena{}};
     if (!frame.own && hold.arena.data != frame.arena) frame.resolve(hold.arena.data);
-    for (const Frame::Patch& patch : frame.patches) patch.tensor->data = static_cast<char*>(frame.io[patch.io]) + patch.offset;
     int at = 0;
     try {
-        run_steps(frame, at);
+        for (int64_t part = 0; part < frame.plan->parts; part++) {
+            for (const Frame::Patch& patch : frame.patches)
+                patch.tensor->data = static_cast<char*>(frame.io[patch.io]) + patch.offset + (part ? size_t(part) * frame.plan->strides[patch.io] : 0);
+            run_steps(frame, at);
+        }
     } catch (const NodeError&) {
         throw;
     } catch (const std::bad_alloc&) {

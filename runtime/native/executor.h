@@ -39,6 +39,8 @@ public:
     // One more reference, and the end of some; called with the interpreter lock held or not.
     virtual void keep(void* object) = 0;
     virtual void drop(std::vector<void*>& objects) = 0;
+    // Whether rows of a batch never meet, so that they may run apart; asked once, when it matters, with no lock held.
+    virtual bool rows_apart() = 0;
 };
 
 // An error inside a node: the text names it.
@@ -116,11 +118,18 @@ struct Plan {
     std::vector<Buffer*> folded;            // memory of folded values
     size_t arena_bytes = 0;
     int n_slots = 0;
+    int64_t parts = 1;                      // runs of one call, over as many rows of its batch each (parts.h): tensors are those of one run
+    std::vector<size_t> strides;            // with several: bytes of one part of each input, then of each output
+    std::atomic<bool> asks{false};          // would run in parts if it were known that rows do not meet
 
     std::mutex lock;                        // guards `idle`
     std::vector<std::unique_ptr<Frame>> idle;
 
     bool serves(const Tensor* inputs) const;    // whether their shapes are the signature; not for generic ones
+    Tensor whole(Tensor part) const {           // that of the call, of an input or output of one run
+        if (parts > 1) part.shape.d[0] *= parts;
+        return part;
+    }
     ~Plan();
 };
 
@@ -171,6 +180,7 @@ public:
 
     // Running. `inputs` are the tensors of all inputs in order (dtype none for objects).
     std::shared_ptr<Plan> plan_for(const Tensor* inputs);
+    std::shared_ptr<Plan> new_plan(const Tensor* inputs);       // specialised, and not kept
     bool fits(const Tensor* inputs) const;                      // ranks, fixed dimensions, equal symbols
     std::unique_ptr<Frame> take_frame(Plan& plan);
     void give_frame(std::unique_ptr<Frame> frame);
@@ -201,6 +211,9 @@ public:
 
 private:
     friend struct Frame;
+    std::shared_ptr<Plan> kept_plan(const Tensor* inputs);      // made where there is none
+    std::shared_ptr<Plan> make_plan(const Tensor* inputs);
+    void ask_rows();                                            // plans that want to know are made again
     void note(const Frame& frame, int node, std::chrono::steady_clock::time_point start);
     void run_steps(Frame& frame, int& at);
     void run_dynamic(Frame& frame, const Step& step);
@@ -216,6 +229,9 @@ private:
     };
     std::atomic<bool> specialises_{true};
     std::vector<Seen> seen_;                                    // signatures without a plan, and how often they came
+
+    enum class Rows : uint8_t { unknown, apart, together };
+    std::atomic<Rows> rows_{Rows::unknown};
 
     std::atomic<Profile> profile_{Profile::off};
     std::mutex profile_lock_;                                   // guards events_ and the nodes' `seen`

@@ -138,6 +138,7 @@ NB_MODULE(_native, m) {
     nb::class_<hr::PythonProgram>(m, "Program", nb::type_slots(program_slots), "A program ready to run; see runtime/lower.py.")
         .def("finish", &hr::PythonProgram::finish, "Before it runs: kernels are made. Answers the numbers of nodes without one, which need a callback each; ValueError where one fails.")
         .def("set_callback", &hr::PythonProgram::set_callback, nb::arg("node"), nb::arg("callback"), "What runs a node that has no kernel: list of inputs to list of outputs.")
+        .def("set_rows", &hr::PythonProgram::set_rows, nb::arg("rows"), "What answers, once and when it matters, whether rows of a batch never meet: the batch may then run in parts.")
         .def("run", &hr::PythonProgram::run, nb::arg("feeds"), "dict to dict; None where the feeds do not fit the interface.")
         .def("run_list", &hr::PythonProgram::run_list, nb::arg("feeds"), "Sequence to list, in the order of the interface; None as in run.")
         .def("door", &hr::PythonProgram::door, "A capsule through which other extensions run the program; None where its interface has objects.")

@@ -117,7 +117,7 @@ bool PythonProgram::execute(Call& call) {
     }
     for (size_t k = 0; k < call.results.size(); k++) {
         if (!plan->direct[k]) continue;
-        call.results[k] = new_array(plan->tensors[program_.outputs[k].value]);
+        call.results[k] = new_array(plan->whole(plan->tensors[program_.outputs[k].value]));
         if (!call.results[k]) nb::raise_python_error();
         frame.io[n_in + k] = array_data(call.results[k]);
     }
@@ -287,6 +287,11 @@ void PythonProgram::drop(std::vector<void*>& objects) {
     PyErr_Restore(type, value, trace);
 }
 
+bool PythonProgram::rows_apart() {
+    nb::gil_scoped_acquire locked;
+    return rows_.is_valid() && nb::cast<bool>(rows_());
+}
+
 void PythonProgram::keep(void* object) {
     nb::gil_scoped_acquire locked;
     Py_INCREF(static_cast<PyObject*>(object));
@@ -369,14 +374,14 @@ nb::dict PythonProgram::plan_bytes(nb::list shapes) {
     if (!program_.fits(inputs.data())) throw std::invalid_argument("these shapes do not fit the interface");
     std::shared_ptr<Plan> plan;
     try {
-        plan = special_plan(program_, inputs.data());
+        plan = program_.new_plan(inputs.data());
     } catch (const NodeError& error) {
         PyErr_SetString(run_error_.ptr(), error.what());
         nb::raise_python_error();
     }
     int unknown = 0;
     for (const Step& step : plan->steps) unknown += step.dynamic;
-    for (const OutputSpec& output : program_.outputs) answered += plan->tensors[output.value].bytes();
+    for (const OutputSpec& output : program_.outputs) answered += plan->whole(plan->tensors[output.value]).bytes();
     for (const Buffer* buffer : plan->folded) folded += buffer->capacity;
     row["arena"] = plan->arena_bytes, row["folded"] = folded, row["inputs"] = given, row["outputs"] = answered;
     row["dynamic"] = unknown, row["steps"] = plan->steps.size();
@@ -410,7 +415,7 @@ nb::list PythonProgram::plan_rows() {
         for (const Step& step : plan.steps) dynamic += step.dynamic;
         for (char flag : plan.direct) direct += flag;
         row["generic"] = plan.generic, row["small"] = plan.small, row["steps"] = plan.steps.size(), row["dynamic"] = dynamic, row["direct"] = direct;
-        row["arena_bytes"] = plan.arena_bytes, row["folded"] = plan.folded.size();
+        row["arena_bytes"] = plan.arena_bytes, row["parts"] = plan.parts, row["folded"] = plan.folded.size();
         rows.append(row);
     });
     return rows;
@@ -419,11 +424,12 @@ nb::list PythonProgram::plan_rows() {
 int PythonProgram::traverse(visitproc visit, void* arg) {
     for (const auto& callback : callbacks_) Py_VISIT(callback.ptr());
     for (const auto& constant : constants_) Py_VISIT(constant.ptr());
+    Py_VISIT(rows_.ptr());
     for (const auto& blocks : blocks_)
         for (const auto& block : blocks) Py_VISIT(block.ptr());
     return 0;
 }
 
-void PythonProgram::clear_references() { callbacks_.clear(); }
+void PythonProgram::clear_references() { callbacks_.clear(), rows_.reset(); }
 
 }  // namespace hr

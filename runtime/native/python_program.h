@@ -26,6 +26,9 @@ public:
     nb::list finish();
     void set_callback(size_t node, nb::object callback);
 
+    // Answers whether rows of a batch never meet and may run apart; called once, when it matters.
+    void set_rows(nb::object rows) { rows_ = std::move(rows); }
+
     nb::object run(nb::handle feeds);           // dict to dict; None: something about the feeds is unusual
     nb::object run_list(nb::handle feeds);      // sequence to list, in the order of the interface
 
@@ -65,6 +68,7 @@ private:
 
     void call(int node, Frame& frame) override;
     void keep(void* object) override;
+    bool rows_apart() override;
     void drop(std::vector<void*>& objects) override;
     PyObject* argument(const Node& node, size_t i, Frame& frame, bool copy);
     void take_result(int value, PyObject* found, const Node& node, Frame& frame);
@@ -78,6 +82,7 @@ private:
     Later later_;
     std::shared_ptr<PackStore> store_;          // whose memory constants are; null: no store's
     std::vector<nb::object> constants_;         // arrays behind constants, or whose memory they are
+    nb::object rows_;                           // null: unknown, so together
     std::vector<nb::object> callbacks_;         // per node; null where native
     std::vector<std::vector<nb::object>> blocks_;   // per node: the programs of its blocks
     std::vector<nb::object> input_names_, output_names_;

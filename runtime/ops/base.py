@@ -163,6 +163,7 @@ class Operator:
     deterministic: ClassVar[bool] = True
     in_place: ClassVar[tuple[int, ...]] = ()  # inputs whose buffer output 0 may take over
     view: ClassVar[bool] = False  # output 0 has the bytes of input 0 under another shape (Reshape, Squeeze, ...)
+    steps: ClassVar[bool] = False  # goes through its weights again at every step of a sequence, for all rows at once
     prepack: ClassVar[tuple[int, ...]] = ()  # inputs that a kernel may re-arrange once, where they are constant
     differentiable: ClassVar[bool] = True
     twice_differentiable: ClassVar[bool] = True

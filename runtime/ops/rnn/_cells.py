@@ -120,6 +120,7 @@ class _Recurrent(Operator):
     types = {"T": FLOAT, "T1": INT32}
     differentiable = False
     prepack = (1, 2, 3)
+    steps = True
 
     def infer(self, context: Context) -> list[Type | None]:
         attributes = context.attributes
