@@ -49,6 +49,20 @@ def test_products_are_those_of_rounded_factors(k: int) -> None:
 
 
 @needs_bf16
+def test_silu_is_as_exact_as_its_factors_are() -> None:
+    """Beside factors of 8 bits 2**-13 of the result is enough; limits, signs and what is no number are those of float32."""
+    x = np.concatenate([np.linspace(-80, 80, 4001), [0.0, -0.0, 1e-30, 3e38, -3e38, np.inf, np.nan]]).astype(np.float32)
+    sums = rounded(x).astype(np.float32)[:, None]
+    found = product(sums, np.ones((1, 1), np.float32), activation="Silu")
+    with np.errstate(all="ignore"):
+        want = sums.astype(np.float64) / (1 + np.exp(-sums.astype(np.float64)))
+    want[-2] = np.inf
+    np.testing.assert_allclose(found, want, rtol=2**-13, atol=1e-36)
+    some = sums[:, 0] != 0
+    assert np.array_equal(np.signbit(found[some][:-1]), np.signbit(sums[some][:-1]))
+
+
+@needs_bf16
 def test_transposed_batched_and_fused() -> None:
     a, b, bias = array(3, 5, 40), array(40, 21), array(21)
     want = np.maximum(rounded(a) @ rounded(b) * 0.5 + bias, 0)

@@ -58,6 +58,28 @@ def test_planes_interleave(dtype: str) -> None:
             equals("Transpose", [x], {"perm": (0, 2, 1)})
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_planes_of_any_number(dtype: str) -> None:
+    for channels, pixels in ((16, 16), (17, 40), (31, 23), (48, 7), (8, 65)):
+        x = (np.arange(2 * channels * pixels) * 7 % 251).astype(dtype).reshape(2, channels, pixels)
+        equals("Transpose", [x], {"perm": (0, 2, 1)})
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_runs_of_rows_are_joined_and_parted(dtype: str) -> None:
+    """Runs of sizes that have code of their own and of others; more parts than go at once, longer ones than a cache holds."""
+    for rows, sizes in (
+        (1, (3, 0, 5)),
+        (700, (4, 8, 16, 32, 64, 128, 7)),
+        (3, (5000, 1, 9000)),
+        (11, tuple(range(1, 71))),
+    ):
+        x = (np.arange(rows * sum(sizes)) * 7 % 251).astype(dtype).reshape(rows, -1)
+        parts = np.split(x, np.cumsum(sizes)[:-1], axis=1)
+        equals("Concat", parts, {"axis": 1})
+        equals("Split", [x, np.array(sizes)], {"axis": 1}, outputs=len(sizes))
+
+
 @settings(max_examples=80)
 @given(shapes, st.integers(0, 3), st.sampled_from(TYPES), st.sampled_from(["none", "add", "max", "min"]), seeds)
 def test_scatter_elements(shape: Any, axis: int, dtype: str, how: str, rng: np.random.Generator) -> None:

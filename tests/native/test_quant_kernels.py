@@ -270,9 +270,19 @@ def test_levels_beyond_every_type(tier: str, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["uint8", "int8"])
 @pytest.mark.parametrize("attributes", ACTIVATED)
 def test_qadd(tier: str, kind: str, attributes: dict[str, Any]) -> None:
-    for a, b in (((3, 4), (3, 4)), ((2, 17, 3), (2, 17, 3)), ((2, 5, 3), (5, 1)), ((), ()), ((0, 2), (0, 2))):
+    for a, b in (((3, 4), (3, 4)), ((2, 53, 3), (2, 53, 3)), ((2, 5, 3), (5, 1)), ((), ()), ((0, 2), (0, 2))):
         same("headrace.QAdd", [levels(*a, kind=kind), f32(0.05), levels(kind=kind), levels(*b, kind=kind), f32(0.02), levels(kind=kind), f32(0.06), levels(kind=kind)],
              attributes, packed=[1, 2, 4, 5, 6, 7])  # fmt: skip
+
+
+@pytest.mark.parametrize("scale", [0.05, 3e9, -0.3])
+def test_every_pair_of_levels(tier: str, scale: float) -> None:
+    """Sums that saturate on both sides, and that leave 32 bits."""
+    every = np.arange(256, dtype=np.uint8)
+    a, b = np.repeat(every, 256), np.tile(every, 256)
+    for kind in ("uint8", "int8"):
+        tail = [f32(0.06), levels(kind=kind)]
+        same("headrace.QAdd", [a.view(kind), f32(scale), levels(kind=kind), b.view(kind), f32(0.09), levels(kind=kind), *tail], packed=[1, 2, 4, 5, 6, 7])  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["uint8", "int8"])

@@ -35,6 +35,11 @@ bool any_bf16(const NodeInfo& node) {
     return node.inputs[0] == DType::bf16 || residual || node.outputs[0] == DType::bf16;
 }
 
+const ConvTable& conv_table_for(const NodeInfo& node) {
+    const ConvTable* low = any_bf16(node) || node.s("precision", "") == "bf16" ? bf16_conv_table() : nullptr;
+    return low ? *low : conv_table();
+}
+
 bool takes_reals(const NodeInfo& node) {
     const auto fits = [](DType t) { return t == DType::f32 || (t == DType::bf16 && bf16_conv_table()); };
     return fits(node.inputs[0]) && (node.inputs.size() < 4 || node.inputs[3] == DType::none || fits(node.inputs[3])) && fits(node.outputs[0]);
@@ -48,7 +53,7 @@ constexpr int64_t kRowPart = 128;       // pixels of a row of a depthwise convol
 class ConvKernel final : public Kernel {
 public:
     ConvKernel(const NodeInfo& node, const Activation& act)
-        : gemm_(table_of(node)), conv_(any_bf16(node) ? *bf16_conv_table() : conv_table()), attributes_(node), act_(act), group_(node.i("group", 1)),
+        : gemm_(table_of(node)), conv_(conv_table_for(node)), attributes_(node), act_(act), group_(node.i("group", 1)),
           x_(node.inputs[0]), y_(node.outputs[0]) {
         last_ = node.op == "headrace.cpu.Conv";
         const auto constant = [&](size_t i) { return i < node.constants.size() ? node.constants[i] : nullptr; };

@@ -45,6 +45,8 @@ struct ConvTable {
 const ConvTable& conv_table();
 // That of values in bf16; null where the tier in use has none.
 const ConvTable* bf16_conv_table();
+// That table for a node with values in bf16, or whose attribute `precision` is "bf16" where there is one, else the table of f32.
+const ConvTable& conv_table_for(const NodeInfo& node);
 
 inline Reals reals(const Tensor& t) { return {t.data, t.dtype == DType::bf16}; }
 // Whether a convolution's data, residual and result are float32 each, or bf16 where there is a table for it; and whether any is bf16.

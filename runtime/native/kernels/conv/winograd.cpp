@@ -22,10 +22,10 @@ namespace avx512_bf16 { extern const WinogradTable winograd_kernels; }
 
 namespace {
 
-// The transforms for a node's element types.
+// The transforms for a node's element types and precision.
 const WinogradTable& table_of(const NodeInfo& node) {
 #ifdef HR_HAS_BF16
-    if (bf16_conv_table() && any_bf16(node)) return avx512_bf16::winograd_kernels;
+    if (&conv_table_for(node) == bf16_conv_table()) return avx512_bf16::winograd_kernels;
 #endif
     return HR_OF_TIER(winograd_kernels, cpu_tier());
 }

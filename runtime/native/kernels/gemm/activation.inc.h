@@ -136,6 +136,20 @@ HR_INLINE vf gelu(vf x) {
     return one[0];
 }
 
+// x / (1 + e^-x). Kernels of bf16 do not look closer than to 2^-13 of it, which takes half of the time.
+HR_INLINE vf silu(vf x) {
+#ifdef HR_BF16
+    static constexpr float c[] = {9.58285e-3f, 5.590643e-2f, 2.4024099e-1f, 6.9312419e-1f, 1.0f};   // 2^f, |f| <= 1/2, to 3e-6
+    const vf t = vmin(splat(128.0f), vmax(splat(-40.0f), x * splat(-1.44269504f))), n = nearest(t);
+    const vf f[1] = {t - n};
+    vf power[1];
+    polynomials(c, f, power);
+    return x * (vf)_mm512_rcp14_ps((__m512)(splat(1.0f) + scaled(power[0], n)));
+#else
+    return x * sigmoid(x);
+#endif
+}
+
 HR_INLINE vf hard_sigmoid(vf x, float alpha, float beta) {
     return vmax(vf{}, vmin(splat(1.0f), splat(alpha) * x + splat(beta)));
 }
@@ -144,7 +158,7 @@ HR_INLINE vf activate(Act kind, vf x, float alpha, float beta) {
     switch (kind) {
         case Act::sigmoid: return sigmoid(x);
         case Act::tanh: return tanh(x);
-        case Act::silu: return x * sigmoid(x);
+        case Act::silu: return silu(x);
         case Act::hard_swish: return x * hard_sigmoid(x, 1.0f / 6, 0.5f);
         case Act::hard_sigmoid: return hard_sigmoid(x, alpha, beta);
         case Act::leaky_relu: return select((vi)(x < vf{}), splat(alpha) * x, x);

@@ -197,17 +197,15 @@ public:
     void run(RunContext& c) const override {
         const Shape& to = c.out(0).shape;
         const int axis = resolve_axis(axis_, to.rank);
-        const size_t item = item_size(c.out(0).dtype);
-        const int64_t outer = to.count(0, axis), row = to.count(axis, to.rank) * int64_t(item);
-        int64_t offset = 0;
+        const int64_t item = int64_t(item_size(c.out(0).dtype)), row = to.count(axis, to.rank) * item;
+        Parts parts(to.count(0, axis), *c.pool);
+        char* at = c.out(0).as<char>();
         for (int i = 0; i < c.n_inputs; i++) {
-            const int64_t run = c.in(i).shape.count(axis, to.rank) * int64_t(item);
-            View view;
-            view.push(outer, row, run);
-            view.push(run / int64_t(item), int64_t(item), int64_t(item));
-            copy_strided(c.out(0).as<char>() + offset, c.in(i).data, view, item, *c.pool);
-            offset += run;
+            const int64_t run = c.in(i).shape.count(axis, to.rank) * item;
+            parts.push({at, c.in(i).as<char>(), row, run, run});
+            at += run;
         }
+        parts.copy();
     }
 
 private:
@@ -237,17 +235,15 @@ public:
     void run(RunContext& c) const override {
         const Shape& from = c.in(0).shape;
         const int axis = resolve_axis(axis_, from.rank);
-        const size_t item = item_size(c.in(0).dtype);
-        const int64_t outer = from.count(0, axis), row = from.count(axis, from.rank) * int64_t(item);
-        int64_t offset = 0;
+        const int64_t item = int64_t(item_size(c.in(0).dtype)), row = from.count(axis, from.rank) * item;
+        Parts parts(from.count(0, axis), *c.pool);
+        const char* at = c.in(0).as<char>();
         for (int i = 0; i < c.n_outputs; i++) {
-            const int64_t run = c.out(i).shape.count(axis, from.rank) * int64_t(item);
-            View view;
-            view.push(outer, run, row);
-            view.push(run / int64_t(item), int64_t(item), int64_t(item));
-            if (c.out(i).data && outer && run) copy_strided(c.out(i).data, c.in(0).as<char>() + offset, view, item, *c.pool);
-            offset += run;
+            const int64_t run = c.out(i).shape.count(axis, from.rank) * item;
+            if (c.out(i).data) parts.push({c.out(i).as<char>(), at, run, row, run});
+            at += run;
         }
+        parts.copy();
     }
 
 private:

@@ -69,6 +69,26 @@ void transpose4(char* to, int64_t to_step, const char* from, int64_t from_step) 
     std::memcpy(to, &a, 16), std::memcpy(to + to_step, &b, 16), std::memcpy(to + 2 * to_step, &c, 16), std::memcpy(to + 3 * to_step, &d, 16);
 }
 
+// An 8x8 block of bytes, likewise.
+void transpose8(char* to, int64_t to_step, const char* from, int64_t from_step) {
+    typedef uint8_t Bytes __attribute__((vector_size(16)));
+    typedef uint16_t Pairs __attribute__((vector_size(16)));
+    typedef uint32_t Fours __attribute__((vector_size(16)));
+    Bytes rows[8] = {};
+    for (int i = 0; i < 8; i++) std::memcpy(&rows[i], from + i * from_step, 8);
+    Pairs pairs[4];     // of rows 2i and 2i + 1
+    for (int i = 0; i < 4; i++) pairs[i] = (Pairs)__builtin_shuffle(rows[2 * i], rows[2 * i + 1], Bytes{0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23});
+    Fours fours[2][2];
+    for (int i = 0; i < 2; i++) {
+        fours[i][0] = (Fours)__builtin_shuffle(pairs[2 * i], pairs[2 * i + 1], Pairs{0, 8, 1, 9, 2, 10, 3, 11});
+        fours[i][1] = (Fours)__builtin_shuffle(pairs[2 * i], pairs[2 * i + 1], Pairs{4, 12, 5, 13, 6, 14, 7, 15});
+    }
+    for (int half = 0; half < 2; half++) {
+        const Fours columns[2] = {__builtin_shuffle(fours[0][half], fours[1][half], Fours{0, 4, 1, 5}), __builtin_shuffle(fours[0][half], fours[1][half], Fours{2, 6, 3, 7})};
+        for (int i = 0; i < 4; i++) std::memcpy(to + (half * 4 + i) * to_step, reinterpret_cast<const char*>(columns) + i * 8, 8);
+    }
+}
+
 // Four pixels of three channels of 4 bytes.
 void interleave3(char* to, const char* from, int64_t plane) {
     typedef uint32_t Four __attribute__((vector_size(16)));
@@ -93,6 +113,10 @@ void copy_tile(char* to, const char* from, const Axis& outer, const Axis& inner,
                 if (rows == kTile)
                     for (; done + 4 <= columns; done += 4)
                         for (int64_t r = 0; r < kTile; r += 4) transpose4(t + r * outer.to + done * 4, outer.to, f + r * 4 + done * inner.from, inner.from);
+            if constexpr (sizeof(T) == 1)
+                if (rows == kTile)
+                    for (; done + 8 <= columns; done += 8)
+                        for (int64_t r = 0; r < kTile; r += 8) transpose8(t + r * outer.to + done, outer.to, f + r + done * inner.from, inner.from);
             for (int64_t r = 0; r < rows; r++)
                 for (int64_t c = done; c < columns; c++) std::memcpy(t + r * outer.to + c * inner.to, f + r * outer.from + c * inner.from, sizeof(T));
         }
@@ -178,7 +202,45 @@ struct Wide {
     char bytes[16];
 };
 
+// Rows of a size known here: no call for each.
+template <int64_t kBytes>
+void copy_rows(const Part& p, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) std::memcpy(p.to + i * p.to_step, p.from + i * p.from_step, size_t(kBytes ? kBytes : p.bytes));
+}
+
+void copy_rows_of(const Part& p, int64_t begin, int64_t end) {
+    switch (p.bytes) {
+        case 16: return copy_rows<16>(p, begin, end);
+        case 32: return copy_rows<32>(p, begin, end);
+        case 64: return copy_rows<64>(p, begin, end);
+        case 128: return copy_rows<128>(p, begin, end);
+        default: return copy_rows<0>(p, begin, end);
+    }
+}
+
+constexpr int64_t kTogether = 16 << 10;     // bytes of all parts: half of L1
+
 }  // namespace
+
+void Parts::copy() {
+    const Part *first = parts_, *end = parts_ + count_;
+    int64_t row = 0;
+    for (const Part* p = first; p < end; p++) row += p->bytes;
+    count_ = 0;
+    if (row > kTogether) {      // long runs, which may be few
+        for (const Part* p = first; p < end; p++) {
+            View view;
+            view.push(rows_, p->to_step, p->from_step), view.push(p->bytes, 1, 1);
+            copy_strided(p->to, p->from, view, 1, pool_);
+        }
+    } else if (row) {
+        const int64_t each = kTogether / row;
+        pool_.parallel((rows_ + each - 1) / each, 2, [&](int64_t begin, int64_t stop) {
+            for (int64_t block = begin; block < stop; block++)
+                for (const Part* p = first; p < end; p++) copy_rows_of(*p, block * each, std::min(rows_, (block + 1) * each));
+        });
+    }
+}
 
 void copy_strided(void* to, const void* from, View view, size_t item, ThreadPool& pool) {
     for (int i = 0; i < view.rank; i++)
