@@ -1,4 +1,4 @@
-"""Vector functions near their limits, and rows of softmax: each tier beside float64."""
+"""Vector functions near their limits, and rows of softmax and of normalizations: each tier beside float64."""
 
 from __future__ import annotations
 
@@ -55,3 +55,20 @@ def test_rows_of_softmax_do_not_meet(tier: str, op: str, n: int) -> None:
         below = x.astype(np.float64) - x.max(axis=1, keepdims=True)
         want = np.exp(below) / np.exp(below).sum(axis=1, keepdims=True)
         np.testing.assert_allclose(whole, want if op == "Softmax" else np.log(want), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("op", ["LayerNormalization", "RMSNormalization"])
+@pytest.mark.parametrize("n", [1, 5, 33, 130, 1031])
+def test_rows_of_normalizations_do_not_meet(tier: str, op: str, n: int) -> None:
+    """Rows go several at a time, and each in pieces of 1024 numbers; beside float64, and alone."""
+    rng = np.random.default_rng(n)
+    x, scale = (rng.standard_normal(shape).astype(np.float32) for shape in ((11, n), (n,)))
+    x[4] += 100
+    x[2, n // 2], x[8] = np.nan, 0
+    whole = run(op, [x, scale])
+    for row in range(len(x)):
+        np.testing.assert_array_equal(run(op, [x[row : row + 1], scale]), whole[row : row + 1])
+    wide = x.astype(np.float64)
+    centered = wide - wide.mean(axis=1, keepdims=True) if op == "LayerNormalization" else wide
+    want = centered / np.sqrt((centered**2).mean(axis=1, keepdims=True) + 1e-5) * scale
+    np.testing.assert_allclose(whole, want, rtol=1e-5, atol=1e-3 if n < 3 else 2e-4)

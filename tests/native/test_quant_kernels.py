@@ -342,6 +342,18 @@ def test_dynamic_quantization(tier: str) -> None:
             same("DynamicQuantizeLinear", [x], packed=[])
 
 
+@pytest.mark.parametrize("high", [3.7, 1e-3, 1e-36, 1e-40, 3e38])
+def test_dynamic_quantization_near_the_middle_of_two_levels(tier: str, high: float) -> None:
+    """Where nothing is clamped, because the range holds all, quotients decide as well."""
+    low, high = np.float32(-high * 0.43), np.float32(high)
+    with np.errstate(all="ignore"):
+        middles = (np.arange(-109, 254, dtype=np.float32) + np.float32(0.5)) * ((high - low) / np.float32(255))
+        near = [np.nextafter(middles, f32(sign * np.inf), dtype=np.float32) for sign in (1, -1)]
+    x = np.clip(np.concatenate([[low, high], middles, *near]), low, high).astype(np.float32)
+    same("DynamicQuantizeLinear", [x], packed=[])
+    same("headrace.DynamicQuantizeRows", [x[None]], packed=[])
+
+
 def test_a_row_has_the_same_bytes_in_every_batch(tier: str) -> None:
     x, w = real(30, 100), levels(100, 40, kind="int8")
     whole = run("headrace.DynamicMatMul", [x, w, f32(0.01)], constants=[1, 2])

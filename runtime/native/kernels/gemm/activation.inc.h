@@ -118,8 +118,40 @@ HR_INLINE vf erf(vf x) {
     return with_sign(magnitude(expm1_of(vmax(splat(-40.0f), -times_polynomial(magnitude(x), c)))), x);
 }
 
-// x Phi(x), with Phi(-|x|) = 2^q and no 1 - 1; q = log2(erfc(|x| / sqrt 2) / 2), of degree 10, fitted on [0, 6] to 7e-8 max(1, |q|);
-// beyond it falls, and Phi(-12.5) is 0. N vectors in step.
+// x Phi(x) = max(x, 0) - |x| Phi(-|x|), N vectors in step.
+#ifdef HR_SCALES
+// What is subtracted is a polynomial of degree 5 around each of 16 places 0.4 apart, good to 2e-8, and 0 from 5.8 on; its -0 at 0
+// leaves 0 its sign. Instructions that
+// pick coefficients run beside those that multiply.
+template <int N> HR_INLINE void gelus(vf (&x)[N]) {
+    static constexpr float c[6][16] = {
+        {5.04936688e-05f, 2.02034571e-04f, 2.22783259e-04f, 8.42900554e-05f, -5.32707527e-05f, -9.12424366e-05f, -5.58389365e-05f, -1.31294892e-05f,
+         6.43440217e-06f, 8.10503025e-06f, 4.49239906e-06f, 1.70416206e-06f, 4.88852777e-07f, 1.10504338e-07f, 2.01179446e-08f, 0.0f},
+        {-1.72411301e-03f, -1.13337173e-03f, 1.66485115e-05f, 8.19452223e-04f, 8.65777023e-04f, 4.61381918e-04f, 7.81015042e-05f, -8.73560712e-05f,
+         -9.40317041e-05f, -5.31952828e-05f, -2.13544208e-05f, -6.59161515e-06f, -1.62005040e-06f, -3.23054593e-07f, -5.28749773e-08f, 0.0f},
+        {3.90577179e-06f, -6.03337865e-03f, -8.30573030e-03f, -6.36310410e-03f, -2.72618979e-03f, -1.31914263e-07f, 1.00900268e-03f, 9.07854293e-04f,
+         5.07823948e-04f, 2.10541359e-04f, 6.85187624e-05f, 1.79779836e-05f, 3.86024567e-06f, 6.84661416e-07f, 1.00935218e-07f, 0.0f},
+        {6.38305247e-02f, 5.42086139e-02f, 3.15189175e-02f, 8.70050862e-03f, -4.96871164e-03f, -8.63861479e-03f, -6.73655886e-03f, -3.69828823e-03f,
+         -1.57163909e-03f, -5.36499894e-04f, -1.49868589e-04f, -3.46289598e-05f, -6.66375036e-06f, -1.07289793e-06f, -1.45007249e-07f, 0.0f},
+        {-2.00000003e-01f, -7.89080933e-02f, 7.95912556e-03f, 4.71814387e-02f, 4.90696244e-02f, 3.40927243e-02f, 1.82197355e-02f, 7.84325134e-03f,
+         2.77677644e-03f, 8.17495049e-04f, 2.01459959e-04f, 4.17338488e-05f, 7.28841906e-06f, 1.07525557e-06f, 1.34207923e-07f, 0.0f},
+        {-0.0f, -1.37831286e-01f, -1.69484332e-01f, -1.38083622e-01f, -8.76788720e-02f, -4.55002636e-02f, -1.96740814e-02f, -7.15436228e-03f,
+         -2.19884072e-03f, -5.72791148e-04f, -1.26685263e-04f, -2.38153480e-05f, -3.80802953e-06f, -5.18164427e-07f, -6.00214278e-08f, 0.0f}};
+    const vf magic = splat(0x1.8p23f), scale = splat(2.5f);     // a number this large has its integer in its last bits
+    vi place[N];
+    vf r[N], y[N];
+    HR_UNROLL for (int j = 0; j < N; j++) {
+        const vf a = vmin(splat(6.0f), magnitude(x[j])), near = fma(a, scale, magic);
+        place[j] = (vi)near, r[j] = fma(a, scale, magic - near);
+    }
+    const auto pick = [&](int k, int j) __attribute__((always_inline)) { return (vf)_mm512_permutexvar_ps((__m512i)place[j], (__m512)load(c[k])); };
+    HR_UNROLL for (int j = 0; j < N; j++) y[j] = pick(0, j);
+    HR_UNROLL for (int k = 1; k < 6; k++) HR_UNROLL for (int j = 0; j < N; j++) y[j] = fma(y[j], r[j], pick(k, j));
+    HR_UNROLL for (int j = 0; j < N; j++) x[j] = vmax(vf{}, x[j]) + y[j];
+}
+#else
+// Phi(-|x|) = 2^q and no 1 - 1; q = log2(erfc(|x| / sqrt 2) / 2), of degree 10, fitted on [0, 6] to 7e-8 max(1, |q|); beyond it falls,
+// and Phi(-12.5) is 0.
 template <int N> HR_INLINE void gelus(vf (&x)[N]) {
     static constexpr float c[] = {-1.86241635e-8f, 5.95909739e-7f, -8.14076157e-6f, 6.00017374e-5f, -2.23357434e-4f, -1.15084142e-4f,
                                   7.08363205e-3f, -5.25290444e-2f, -4.5919466e-1f, -1.15110672f, -1.0f};
@@ -130,6 +162,7 @@ template <int N> HR_INLINE void gelus(vf (&x)[N]) {
     powers_of_two(n, q, tail);
     HR_UNROLL for (int j = 0; j < N; j++) x[j] *= select((vi)(x[j] < vf{}), tail[j], splat(1.0f) - tail[j]);
 }
+#endif
 HR_INLINE vf gelu(vf x) {
     vf one[] = {x};
     gelus(one);

@@ -79,12 +79,9 @@ HR_INLINE vi round_even(vf a) { return (vi)_mm_cvtps_epi32((__m128)a); }
 HR_INLINE vf to_float(vi a) { return (vf)_mm_cvtepi32_ps((__m128i)a); }
 #endif
 
-// Lane i gets lane i ^ distance.
-HR_INLINE vf exchanged(vf v, int distance) {
-    vi from;
-    for (int i = 0; i < kLanes; i++) from[i] = i ^ distance;
-    return __builtin_shuffle(v, from);
-}
+// Lane i gets lane i ^ distance. (Written as a loop over lanes g++ 12 puts the indices together anew, one by one, wherever it is used.)
+constexpr int32_t kLaneNumbers[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+HR_INLINE vf exchanged(vf v, int distance) { return __builtin_shuffle(v, load(kLaneNumbers) ^ distance); }
 
 // Whether a mask (lanes of all ones or all zeros) has a lane of ones.
 HR_INLINE bool any(vi mask) {

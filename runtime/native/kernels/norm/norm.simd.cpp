@@ -4,12 +4,15 @@
 
 #include "buffer.h"
 #include "kernels/elementwise/broadcast.h"
+#include "kernels/norm/softmax.inc.h"
 #include "kernels/reduce/folds.inc.h"
 #include "kernels/shape/strided.h"
 #include "pool.h"
 
 namespace hr::HR_TIER {
 namespace {
+
+constexpr int kTogether = 4;    // rows
 
 // y = (x - shift) * factor, elementwise scaled and moved: scale and bias repeat every `period` elements, or are null.
 void apply(const float* x, float* y, int64_t n, float shift, float factor, const float* scale, const float* bias, int64_t period) {
@@ -30,27 +33,41 @@ void apply(const float* x, float* y, int64_t n, float shift, float factor, const
     }
 }
 
-float mean_of(const float* x, int64_t n) {
-    float total;
-    sum_rows<float, Id<float>>(x, &total, 1, n);
-    return total / float(n);
+// Sums of f(r, v) over the numbers v of kRows rows of n, `step` apart, in the order of sum_rows(); rows in step, since each waits for its own.
+template <int kRows, class F> HR_INLINE void sums_of(const float* x, int64_t step, int64_t n, double (&total)[kRows], const F& f) {
+    constexpr int kVecs = kLanesOfSum / kLanes;
+    HR_UNROLL for (int r = 0; r < kRows; r++) total[r] = 0;
+    for (int64_t at = 0; at < n; at += kBlock) {
+        const int64_t end = std::min(at + kBlock, n);
+        vf lanes[kRows][kVecs] = {};
+        int64_t i = at;
+        for (; i + kLanesOfSum <= end; i += kLanesOfSum)
+            HR_UNROLL for (int v = 0; v < kVecs; v++) HR_UNROLL for (int r = 0; r < kRows; r++) lanes[r][v] += f(r, load(x + r * step + i + v * kLanes));
+        HR_UNROLL for (int v = 0; v < kVecs; v++) {
+            const int64_t width = std::min<int64_t>(kLanes, end - i - v * kLanes);
+            if (width <= 0) break;
+            const vi within = load(kLaneNumbers) < splat(int32_t(width));
+            for (int r = 0; r < kRows; r++) lanes[r][v] += select(within, f(r, load_part(x + r * step + i + v * kLanes, width, 0)), vf{});
+        }
+        HR_UNROLL for (int r = 0; r < kRows; r++) {
+            HR_UNROLL for (int half = kVecs / 2; half; half /= 2)
+                HR_UNROLL for (int v = 0; v < half; v++) lanes[r][v] += lanes[r][v + half];
+            total[r] += sum_of(lanes[r][0]);
+        }
+    }
+}
+
+template <int kRows> HR_INLINE void means_of(const float* x, int64_t step, int64_t n, float (&mean)[kRows]) {
+    double total[kRows];
+    sums_of(x, step, n, total, [](int, vf v) __attribute__((always_inline)) { return v; });
+    HR_UNROLL for (int r = 0; r < kRows; r++) mean[r] = float(total[r]) / float(n);
 }
 
 // The mean of (x - mean)², block by block.
-float variance_of(const float* x, int64_t n, float mean) {
-    double total = 0;
-    for (int64_t at = 0; at < n; at += kBlock) {
-        const int64_t end = std::min(at + kBlock, n);
-        float lanes[kLanesOfSum] = {};
-        int64_t i = at;
-        for (; i + kLanesOfSum <= end; i += kLanesOfSum)
-            for (int64_t k = 0; k < kLanesOfSum; k++) lanes[k] += (x[i + k] - mean) * (x[i + k] - mean);
-        for (int64_t k = 0; i < end; i++, k++) lanes[k] += (x[i] - mean) * (x[i] - mean);
-        for (int64_t half = kLanesOfSum / 2; half; half /= 2)
-            for (int64_t k = 0; k < half; k++) lanes[k] += lanes[k + half];
-        total += lanes[0];
-    }
-    return float(total / double(n));
+template <int kRows> HR_INLINE void variances_of(const float* x, int64_t step, int64_t n, const float (&mean)[kRows], float (&variance)[kRows]) {
+    double total[kRows];
+    sums_of(x, step, n, total, [&](int r, vf v) __attribute__((always_inline)) { return (v - splat(mean[r])) * (v - splat(mean[r])); });
+    HR_UNROLL for (int r = 0; r < kRows; r++) variance[r] = float(total[r] / double(n));
 }
 
 // Whether a scale or bias repeats as it lies in memory: one number, or the last dimensions of x.
@@ -108,14 +125,22 @@ public:
         float* means = c.n_outputs > 1 ? c.out(1).template as<float>() : nullptr;
         float* inverses = c.n_outputs > 2 ? c.out(2).template as<float>() : nullptr;
         c.pool->parallel(rows, std::max<int64_t>(1, 8192 / n), [&](int64_t begin, int64_t end) {
-            for (int64_t row = begin; row < end; row++) {
-                const float mean = kRms ? 0.0f : mean_of(x + row * n, n);
-                const float inverse = 1.0f / std::sqrt(variance_of(x + row * n, n, mean) + epsilon_);
-                const int64_t from = row * n % period;      // not 0 where they cover more than what is normalized
-                apply(x + row * n, c.out(0).template as<float>() + row * n, n, mean, inverse, scale + from, bias ? bias + from : nullptr, period);
-                if (means) means[row] = mean;
-                if (inverses) inverses[row] = inverse;
-            }
+            const auto several = [&](int64_t row, auto count) {
+                constexpr int kRows = count.value;
+                float mean[kRows] = {}, variance[kRows];
+                if (!kRms) means_of(x + row * n, n, n, mean);
+                variances_of(x + row * n, n, n, mean, variance);
+                for (int r = 0; r < kRows; r++, row++) {
+                    const float inverse = 1.0f / std::sqrt(variance[r] + epsilon_);
+                    const int64_t from = row * n % period;      // not 0 where they cover more than what is normalized
+                    apply(x + row * n, c.out(0).template as<float>() + row * n, n, mean[r], inverse, scale + from, bias ? bias + from : nullptr, period);
+                    if (means) means[row] = mean[r];
+                    if (inverses) inverses[row] = inverse;
+                }
+            };
+            int64_t row = begin;
+            for (; row + kTogether <= end; row += kTogether) several(row, std::integral_constant<int, kTogether>());
+            for (; row < end; row++) several(row, std::integral_constant<int, 1>());
         });
     }
 
@@ -150,14 +175,16 @@ public:
         if (!s.count()) return;
         c.pool->parallel(s.d[0] * groups, std::max<int64_t>(1, 8192 / n), [&](int64_t begin, int64_t end) {
             for (int64_t at = begin; at < end; at++) {
-                const float mean = mean_of(x + at * n, n), inverse = 1.0f / std::sqrt(variance_of(x + at * n, n, mean) + epsilon_);
+                float mean[1], variance[1];
+                means_of(x + at * n, n, n, mean), variances_of(x + at * n, n, n, mean, variance);
+                const float inverse = 1.0f / std::sqrt(variance[0] + epsilon_);
                 for (int64_t k = 0; k < channels; k++) {
                     const int64_t channel = at % groups * channels + k;
                     const float factor = inverse * scale[channel], b = bias[channel];
                     const float* from = x + at * n + k * area;
                     float* to = c.out(0).as<float>() + at * n + k * area;
 #pragma GCC ivdep
-                    for (int64_t i = 0; i < area; i++) to[i] = (from[i] - mean) * factor + b;
+                    for (int64_t i = 0; i < area; i++) to[i] = (from[i] - mean[0]) * factor + b;
                 }
             }
         });

@@ -37,10 +37,16 @@ HR_INLINE vf round_to_half(vf x) {
     return select((vi)(x < splat(65520.0f)), rounded, x);
 }
 
+// e^x for x <= 0, or NaN, as a share of a sum of such: x log2(e) is off by half a unit in its last place, 2^-25 |x| of e^x.
+HR_INLINE vf weight_of(vf x) {
+    const vf t = vmax(splat(-150.0f), x * splat(1.44269504088896341f)), n = nearest(t);
+    return power_of_two(n, t - n);
+}
+
 // e^(x - top), with kHalf by way of float16: rows that were float16 round after every step (see runtime/ops/nn/softmax.py).
 template <bool kHalf>
 HR_INLINE vf exp_below(vf x, vf top) {
-    return kHalf ? round_to_half(exp_negative(-round_to_half(top - x))) : exp_negative(x - top);
+    return kHalf ? round_to_half(exp_negative(-round_to_half(top - x))) : weight_of(x - top);
 }
 
 // Calls f(i, whole) for each vector of n elements; the last may not be whole.

@@ -64,6 +64,8 @@ struct IntTable {
     int32_t (*sum)(const void* x, int64_t n);
     // y = saturate(rint(x / scale) + zero); NaN becomes zero. scale and zero: one, or with `each` one an element.
     void (*quantize)(const float* x, int64_t n, const float* scale, const int32_t* zero, bool each, bool is_signed, void* y);
+    // The same to unsigned bytes, scale and zero being those of a range that holds all of x (rows.h): with less to look after.
+    void (*quantize_within)(const float* x, int64_t n, float scale, int32_t zero, uint8_t* y);
     void (*quantize_scaled)(const float* x, const float* factor, int64_t n, float scale, int32_t zero, bool is_signed, void* y);   // of x * factor
     void (*dequantize)(const uint8_t* x, int64_t n, const float* scale, const int32_t* zero, bool each, bool is_signed, float* y);
     void (*min_max)(const float* x, int64_t n, float* lo, float* hi);

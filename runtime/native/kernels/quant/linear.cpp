@@ -25,11 +25,11 @@ RowLevels row_levels(const IntTable& t, const float* x, int64_t n) {
 }
 
 void prepare_row(const IntTable& t, const float* x, int64_t n, const RowLevels& row, void* out) {
-    if (t.item == 1) return t.quantize(x, n, &row.scale, &row.zero, false, false, out);
+    if (t.item == 1) return t.quantize_within(x, n, row.scale, row.zero, static_cast<uint8_t*>(out));
     uint8_t bytes[512];
     for (int64_t i = 0; i < n; i += 512) {
         const int64_t width = std::min<int64_t>(512, n - i);
-        t.quantize(x + i, width, &row.scale, &row.zero, false, false, bytes);
+        t.quantize_within(x + i, width, row.scale, row.zero, bytes);
         t.prepare(bytes, false, row.zero, width, static_cast<char*>(out) + i * t.item);
     }
 }
@@ -178,7 +178,7 @@ public:
             c.pool->parallel(n, std::max<int64_t>(1, kGrain / (k + 1)), [&](int64_t begin, int64_t end) {
                 for (int64_t i = begin; i < end; i++) {
                     const RowLevels levels = row_levels(table_, from + i * k, k);
-                    table_.quantize(from + i * k, k, &levels.scale, &levels.zero, false, false, c.out(0).as<uint8_t>() + i * k);
+                    table_.quantize_within(from + i * k, k, levels.scale, levels.zero, c.out(0).as<uint8_t>() + i * k);
                     put(i, levels);
                 }
             });
@@ -200,8 +200,10 @@ public:
             hi = highs[i] > hi || highs[i] != highs[i] ? highs[i] : hi;
         }
         const RowLevels levels = levels_of(lo, hi);
-        c.pool->parallel(n, kGrain, [&](int64_t begin, int64_t end) {
-            table_.quantize(from + begin, end - begin, &levels.scale, &levels.zero, false, false, c.out(0).as<uint8_t>() + begin);
+        // From the last piece to the first: L2 holds what was read last.
+        c.pool->parallel(pieces, 1, [&](int64_t begin, int64_t end) {
+            for (int64_t i = end; i-- > begin;)
+                table_.quantize_within(from + i * kGrain, std::min(kGrain, n - i * kGrain), levels.scale, levels.zero, c.out(0).as<uint8_t>() + i * kGrain);
         });
         put(0, levels);
     }

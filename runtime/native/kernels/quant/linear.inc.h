@@ -19,6 +19,10 @@ static void quantize(const float* x, int64_t n, const float* scale, const int32_
     }
 }
 
+static void quantize_within(const float* x, int64_t n, float scale, int32_t zero, uint8_t* y) {
+    Quantizer(scale, zero, false).store<true>(n, y, [&](int64_t i, int64_t count) __attribute__((always_inline)) { return load_first(x + i, count); });
+}
+
 // Of x * factor.
 static void quantize_scaled(const float* x, const float* factor, int64_t n, float scale, int32_t zero, bool is_signed, void* y) {
     Quantizer(scale, zero, is_signed).store(n, static_cast<uint8_t*>(y), [&](int64_t i, int64_t count) __attribute__((always_inline)) {

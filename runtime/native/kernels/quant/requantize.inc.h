@@ -163,7 +163,21 @@ struct Quantizer {
 #endif
     {}
 
-    template <int N> __attribute__((always_inline)) void levels(const vf (&x)[N], vi (&y)[N]) const {
+    // kWithin: numbers between whose extremes the levels lie, NaN and infinity not among them unless the scale tells. What packs
+    // them saturates, so that nothing is clamped here.
+    template <bool kWithin, int N> __attribute__((always_inline)) void levels(const vf (&x)[N], vi (&y)[N]) const {
+#ifdef HR_PACKS_BYTES
+        if constexpr (kWithin) {
+            __m512 most = _mm512_setzero_ps();
+            HR_UNROLL for (int j = 0; j < N; j++) {
+                const vf v = x[j] * inverse;
+                y[j] = round_even(v);
+                most = _mm512_range_ps(most, _mm512_reduce_ps((__m512)v, 8), 11);   // the greater magnitude of what is left of the nearest integer
+            }
+            if (__builtin_expect(divides || any((vi)most > (vi)splat(0.49994f)), 0)) HR_UNROLL for (int j = 0; j < N; j++) y[j] = level(x[j] / scale, lo, hi);
+            return;
+        }
+#endif
         vi worst = {};
         HR_UNROLL for (int j = 0; j < N; j++) {
             const vf v = vmin(hi, vmax(lo, x[j] * inverse));
@@ -176,22 +190,22 @@ struct Quantizer {
     }
 
     // The levels of n numbers as bytes; at(i, count) answers `count` of them from i on.
-    template <class At> __attribute__((always_inline)) void store(int64_t n, uint8_t* to, const At& at) const {
+    template <bool kWithin = false, class At> __attribute__((always_inline)) void store(int64_t n, uint8_t* to, const At& at) const {
         int64_t i = 0;
         vi y[4], one[1];
         for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
             const vf x[4] = {at(i, int64_t(kLanes)), at(i + kLanes, int64_t(kLanes)), at(i + 2 * kLanes, int64_t(kLanes)), at(i + 3 * kLanes, int64_t(kLanes))};
-            levels(x, y);
+            levels<kWithin>(x, y);
 #ifdef HR_PACKS_BYTES
             _mm512_storeu_si512(to + i, end.packed(y[0], y[1], y[2], y[3]));
 #else
             HR_UNROLL for (int j = 0; j < 4; j++) narrow(y[j] + zero, is_signed, to + i + j * kLanes);
 #endif
         }
-        for (; i + kLanes <= n; i += kLanes) levels({at(i, int64_t(kLanes))}, one), narrow(one[0] + zero, is_signed, to + i);
+        for (; i + kLanes <= n; i += kLanes) levels<false>({at(i, int64_t(kLanes))}, one), narrow(one[0] + zero, is_signed, to + i);
         if (i == n) return;
         uint8_t last[kLanes];
-        levels({at(i, n - i)}, one), narrow(one[0] + zero, is_signed, last);
+        levels<false>({at(i, n - i)}, one), narrow(one[0] + zero, is_signed, last);
         memcpy(to + i, last, size_t(n - i));
     }
 };
