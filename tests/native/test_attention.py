@@ -74,6 +74,21 @@ def test_masks(tier: str, length: int) -> None:
         run("Attention", [q, k, v, array(length + 1, total)])
 
 
+@pytest.mark.parametrize("length", [2, 19])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_a_query_may_not_see_does_not_matter(tier: str, length: int, value: float) -> None:
+    for place in range(3):
+        inputs = [array(1, 2, length, 8) for _ in range(3)]
+        inputs[place][0, 0, length // 2, 3] = value
+        for mask in (None, RNG.random((length, length)) < 0.6):
+            attributes = {} if mask is not None else {"is_causal": 1}
+            with np.errstate(all="ignore"):
+                (want,) = reference([*inputs, mask], attributes)
+            np.testing.assert_allclose(run("Attention", [*inputs, mask], attributes), want, rtol=0, atol=1e-5)
+            if place < 2 and mask is None:  # the first query does not look at this key
+                assert np.isfinite(want[0, 0, 0]).all()
+
+
 @pytest.mark.parametrize("length", [1, 6])
 def test_grouped_heads_and_a_cache(tier: str, length: int) -> None:
     q, k, v = array(2, 6, length, 16), array(2, 2, length, 16), array(2, 2, length, 16)

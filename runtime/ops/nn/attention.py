@@ -40,31 +40,29 @@ def join_heads(x: Any) -> Any:
     return x.swapaxes(1, 2).reshape(x.shape[0], x.shape[2], -1)
 
 
-def bias_of(q: Any, total: int, mask: Any, offset: Any, padded: Any, attributes: Mapping[str, Any]) -> Any:
-    """The additive bias, -inf where a query may not see a key. `offset` is how many keys precede the queries: a number,
-    or one for each batch entry."""
-    dtype, low = q.dtype, np.asarray(-np.inf, q.dtype)
-    bias = np.zeros((q.shape[2], total), dtype)
-    if mask is not None:
-        if mask.shape[-1] < total:
-            fill = False if mask.dtype == np.bool_ else low
-            mask = np.pad(mask, [(0, 0)] * (mask.ndim - 1) + [(0, total - mask.shape[-1])], constant_values=fill)
-        bias = bias + (np.where(mask, np.zeros((), dtype), low) if mask.dtype == np.bool_ else mask.astype(dtype))
+def mask_of(q: Any, total: int, mask: Any, offset: Any, padded: Any, attributes: Mapping[str, Any]) -> tuple[Any, Any]:
+    """What is added to the scores (zeros where no mask of numbers is given), and which keys each query may see: what it may not
+    see is left out, whatever it holds. `offset` is how many keys precede the queries: a number, or one for each batch entry."""
+    bias = np.zeros((q.shape[2], total), q.dtype)
     gap = np.arange(q.shape[2])[:, None] + np.reshape(offset, (-1, 1, 1)) - np.arange(total)  # query place - key place
-    allowed = np.ones(gap.shape, bool)
+    seen = np.ones(gap.shape, bool)
     if attributes["is_causal"]:
-        allowed &= gap >= 0
+        seen &= gap >= 0
     if attributes["left_window_size"] >= 0:
-        allowed &= gap <= attributes["left_window_size"]
+        seen &= gap <= attributes["left_window_size"]
     if attributes["right_window_size"] >= 0:
-        allowed &= -gap <= attributes["right_window_size"]
-    if not allowed.all():
-        seen = np.where(allowed, np.zeros((), dtype), low)
-        bias = bias + (seen[0] if np.ndim(offset) == 0 else seen[:, None])
+        seen &= -gap <= attributes["right_window_size"]
+    seen = seen[0] if np.ndim(offset) == 0 else seen[:, None]
     if padded is not None:
-        seen = np.arange(total) < padded.reshape(-1, 1)
-        bias = bias + np.where(seen, np.zeros((), dtype), low)[:, None, None]
-    return bias
+        seen = seen & (np.arange(total) < padded.reshape(-1, 1))[:, None, None]
+    if mask is not None:
+        fill = False if mask.dtype == np.bool_ else np.asarray(-np.inf, q.dtype)
+        mask = np.pad(mask, [(0, 0)] * (mask.ndim - 1) + [(0, total - mask.shape[-1])], constant_values=fill)
+        if mask.dtype == np.bool_:
+            seen = seen & mask
+        else:
+            bias = mask.astype(q.dtype)
+    return bias, seen
 
 
 def masked_softmax(scores: Any) -> Any:
@@ -136,16 +134,16 @@ class Attention(Operator):
         offset: Any = (
             padded.reshape(-1) - q.shape[2] if padded is not None else past_k.shape[2] if past_k is not None else 0
         )
-        bias = bias_of(q, k.shape[2], mask, offset, padded, attributes)
+        bias, seen = mask_of(q, k.shape[2], mask, offset, padded, attributes)
         scores = self._scores(q, k, attributes)
         shown = scores
-        biased = scores + bias
+        biased = np.where(seen, scores + bias, np.asarray(-np.inf, scores.dtype))
         if attributes["qk_matmul_output_mode"] == 2:
             shown = biased
         precision = attributes["softmax_precision"]
         weights = masked_softmax(biased if precision is None else biased.astype(numpy_dtype(name_of(precision))))
-        hidden = np.isneginf(np.max(bias, axis=-1, keepdims=True))
-        weights = np.where(hidden, np.zeros((), weights.dtype), weights)
+        looks = np.any(seen & ~np.isneginf(bias), axis=-1, keepdims=True)
+        weights = np.where(looks, weights, np.zeros((), weights.dtype))
         if attributes["qk_matmul_output_mode"] == 3:
             shown = weights
         y = matmul(weights.astype(q.dtype), _repeated(v, q.shape[1]))
