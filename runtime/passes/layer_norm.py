@@ -1,6 +1,8 @@
-"""LayerNormalization spelled out as ReduceMean, Sub, Pow, ReduceMean, Add, Sqrt, Div (, Mul, Add) becomes one node.
+"""LayerNormalization spelled out as ReduceMean, Sub, Pow, ReduceMean, Add, Sqrt, Div (, Mul, Add) becomes one node, and so does
+RMSNormalization, which takes no mean off: Pow, ReduceMean, Add, Sqrt, Div (, Mul).
 
-Source: Ba, Kiros and Hinton, "Layer Normalization", 2016; ONNX LayerNormalization-17.
+Source: Ba, Kiros and Hinton, "Layer Normalization", 2016; ONNX LayerNormalization-17. Zhang and Sennrich, "Root Mean Square Layer
+Normalization", 2019; ONNX RMSNormalization-23.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import numpy as np
 
 from headrace.runtime import dtypes
 from headrace.runtime.graph import Graph, Node, Value
-from headrace.runtime.passes.pattern import Pattern, any_value, constant, match, one_of, op
+from headrace.runtime.passes.pattern import Match, Pattern, any_value, constant, match, one_of, op
 from headrace.runtime.passes.rewrite import Patch, rewrite
 from headrace.runtime.passes.scope import Scope, dtype, made, other_input, rank, shape
 
@@ -25,27 +27,39 @@ def _keeps(value: object) -> bool:
     return value == 1
 
 
-def _pattern() -> Pattern:
-    x, axes = any_value("x"), constant("axes")
-    centered = op("Sub", x, op("ReduceMean", x, axes, keepdims=_keeps, name="mean"))
-    variance = op("ReduceMean", centered**2.0, constant("axes_2"), keepdims=_keeps)
-    shifted = op("Add", variance, constant("epsilon"))
+def _divided(x: Pattern, squares: Pattern) -> Pattern:
+    """x / sqrt(mean(squares) + epsilon)."""
+    shifted = op("Add", op("ReduceMean", squares, constant("axes"), keepdims=_keeps), constant("epsilon"))
     deviation = one_of(op("Sqrt", shifted), op("Pow", shifted, 0.5))
     inverse = one_of(op("Reciprocal", deviation), op("Div", 1.0, deviation), op("Pow", shifted, -0.5))
-    return one_of(op("Div", centered, deviation), op("Mul", centered, inverse))
+    return one_of(op("Div", x, deviation), op("Mul", x, inverse))
 
 
-_PATTERN = _pattern()
+def _centered() -> Pattern:
+    x = any_value("x")
+    centered = op("Sub", x, op("ReduceMean", x, constant("mean_axes"), keepdims=_keeps))
+    return _divided(centered, centered**2.0)
+
+
+_FORMS = (
+    ("LayerNormalization", _centered()),
+    ("RMSNormalization", _divided(any_value("x"), any_value("x") ** 2.0)),
+)
 
 
 def _normalize(node: Node, scope: Scope) -> Patch | None:
-    found = match(_PATTERN, node, scope)
-    if found is None:
-        return None
-    x, epsilon = found["x"], scope.scalar(found["epsilon"])
-    axis = _last_axes(scope.integers(found["axes"]), scope.integers(found["axes_2"]), rank(x))
-    dims = shape(x)
-    if epsilon is None or axis is None or dims is None:
+    for operator, pattern in _FORMS:
+        found = match(pattern, node, scope)
+        if found is not None:
+            return _patch(node, operator, found, scope)
+    return None
+
+
+def _patch(node: Node, operator: str, found: Match, scope: Scope) -> Patch | None:
+    x, epsilon, axes = found["x"], scope.scalar(found["epsilon"]), scope.integers(found["axes"])
+    mean = scope.integers(found["mean_axes"]) if operator == "LayerNormalization" else axes
+    axis, dims = _last_axes(mean, axes, rank(x)), shape(x)
+    if epsilon is None or axis is None or dims is None or dtype(x) == "float64":  # there are kernels of its parts alone
         return None
     wanted = tuple(dim for dim in dims[axis:] if isinstance(dim, int))
     if len(wanted) < len(dims) - axis:
@@ -53,12 +67,12 @@ def _normalize(node: Node, scope: Scope) -> Patch | None:
     nodes, output = list(found.nodes), made(node)
     scale, nodes, output = _next(scope, "Mul", nodes, output, wanted)
     bias: Value | None = None
-    if scale is not None:
+    if scale is not None and operator == "LayerNormalization":
         bias, nodes, output = _next(scope, "Add", nodes, output, wanted)
-    else:
+    if scale is None:
         scale = scope.constant(np.ones(wanted, _numpy(dtype(x))), f"{output.name}_scale")
     attributes = {"axis": axis - len(dims), "epsilon": epsilon}
-    return Patch(nodes, [scope.node("LayerNormalization", [x, scale, bias], output, attributes, like=node)])
+    return Patch(nodes, [scope.node(operator, [x, scale, bias], output, attributes, like=node)])
 
 
 def _last_axes(first: tuple[int, ...] | None, second: tuple[int, ...] | None, axes: int | None) -> int | None:

@@ -123,6 +123,18 @@ def test_a_plot_of_another_kind_is_an_error(tmp_path: Path) -> None:
         plot_comparison(comparison(), tmp_path / "it.bmp")
 
 
+def test_times_of_small_models_keep_their_digits() -> None:
+    from headrace.cli.bench import _ms
+
+    assert [_ms(time) for time in (12.3456, 0.1, 0.0123456, 0.000892, 0.0)] == [
+        "12.346",
+        "0.100",
+        "0.0123",
+        "0.000892",
+        "0.000",
+    ]
+
+
 def test_a_trace_is_written(path: Path, tmp_path: Path) -> None:
     done = run(bench_command, path, "--seconds", 0.05, "--trace", tmp_path / "net.json")
     assert done.exit_code == 0 and "trace written to" in done.output

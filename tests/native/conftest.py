@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tiers import TIERS
+
+sys.path.append(str(Path(__file__).parents[1] / "passes"))  # graphs by hand
 
 
 @pytest.fixture(params=TIERS)

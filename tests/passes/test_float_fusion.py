@@ -110,6 +110,31 @@ def test_layer_norm(axes, w, b) -> None:
     same(graph, result)
 
 
+def rms_norm(o, x, form: str, w=None, dtype: str = F):
+    def const(value):
+        return o.builder.constant(np.asarray(value, dtype))
+
+    axes = o.const(np.array([-1], np.int64))
+    square = o.Mul(x, x) if form == "reciprocal" else o.Pow(x, const(2.0))
+    root = o.Sqrt(o.Add(o.ReduceMean(square, axes, keepdims=1), const(1e-6)))
+    if form == "divided":
+        y = o.Div(x, root)
+    else:
+        y = o.Mul(x, o.Reciprocal(root) if form == "reciprocal" else o.Div(const(1.0), root))
+    return y if w is None else o.Mul(const(w), y)
+
+
+@pytest.mark.parametrize("form", ["divided", "reciprocal", "by one"])
+@pytest.mark.parametrize("w", [None, normal(6)])
+def test_rms_norm(form, w) -> None:
+    graph = make(lambda o, x: rms_norm(o, x, form, w), x=(F, ("n", 4, 6)))
+    result = optimize(graph)
+    assert kinds(result) == ["RMSNormalization"]
+    same(graph, result, n=3)
+    wide = make(lambda o, x: rms_norm(o, x, form, w, "float64"), x=("float64", ("n", 4, 6)))
+    assert "RMSNormalization" not in kinds(optimize(wide)), "it has no kernel of float64; its parts do"
+
+
 def test_layer_norm_over_other_axes_stays() -> None:
     graph = make(lambda o, x: layer_norm(o, x, (1,)), x=(F, (2, 4, 6)))
     assert "LayerNormalization" not in kinds(optimize(graph))

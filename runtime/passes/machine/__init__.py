@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 
 from headrace.runtime.graph import Graph
 from headrace.runtime.passes.machine.attention import attention
+from headrace.runtime.passes.machine.chains import chains
 from headrace.runtime.passes.machine.channels_last import channels_last
 from headrace.runtime.passes.machine.class_names import class_names
 from headrace.runtime.passes.machine.few_rows import few_rows
 from headrace.runtime.passes.machine.integer_tails import integer_tails
 from headrace.runtime.passes.machine.low_precision import PRECISIONS, low_precision
 from headrace.runtime.passes.machine.low_values import low_values
+from headrace.runtime.passes.machine.rotary import rotary
 from headrace.runtime.passes.machine.separable import separable
 from headrace.runtime.passes.machine.wanted_rows import wanted_rows
 from headrace.runtime.passes.machine.winograd import winograd
@@ -28,6 +30,7 @@ PORTABLE = False
 PASSES = (
     "class_names",
     "attention",
+    "rotary",
     "wanted_rows",
     "channels_last",
     "winograd",
@@ -36,6 +39,7 @@ PASSES = (
     "few_rows",
     "separable",
     "integer_tails",
+    "chains",
 )  # in their order
 
 
@@ -47,13 +51,14 @@ def run(
     skip: Collection[str] = (),
     watch: Watch | None = None,
 ) -> Graph:
-    """The graph as this machine runs it best: named classes by number, attentions in one node, nothing of rows that nobody reads, convolutions
-    and what lies between them with channels last, 3x3 ones by Winograd's transforms; products in `precision` ("bf16") where the CPU has them, and what lies between convolutions, too; those of few rows without a copy of their weights; depthwise convolutions in one node with the 1x1 ones around them; integer products with what follows them. Passes named in
+    """The graph as this machine runs it best: named classes by number, attentions in one node, rotary embeddings too, nothing of rows that nobody reads, convolutions
+    and what lies between them with channels last, 3x3 ones by Winograd's transforms; products in `precision` ("bf16") where the CPU has them, and what lies between convolutions, too; those of few rows without a copy of their weights; depthwise convolutions in one node with the 1x1 ones around them; integer products with what follows them; elementwise operators in chains. Passes named in
     `skip` are left out; `watch` is told what each did."""
     low = precision is not None and PRECISIONS[precision] in caps and "low_precision" not in skip
     passes: dict[str, Callable[[Graph], Graph]] = {
         "class_names": lambda graph: class_names(graph, caps),
         "attention": lambda graph: attention(graph, caps),
+        "rotary": lambda graph: rotary(graph, caps),
         "wanted_rows": lambda graph: wanted_rows(graph, caps),
         "channels_last": lambda graph: channels_last(graph, caps),
         "winograd": lambda graph: winograd(graph, caps, low),
@@ -62,6 +67,7 @@ def run(
         "few_rows": lambda graph: few_rows(graph, caps),
         "separable": lambda graph: separable(graph, caps),
         "integer_tails": lambda graph: integer_tails(graph, caps),
+        "chains": lambda graph: chains(graph, caps),
     }
     for name in PASSES:
         if name in skip:

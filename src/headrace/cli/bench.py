@@ -142,7 +142,7 @@ def _print_engines(result: Mapping[str, Any]) -> None:
             f"{name} {engine['version']}" if "version" in engine else name,
             engine["calls"],
             f"{engine['per_second']:.1f}",
-            *(f"{engine[key]:.3f}" for key in ("p50_ms", "p90_ms", "p99_ms")),
+            *(_ms(engine[key]) for key in ("p50_ms", "p90_ms", "p99_ms")),
             engine["failed"],
         ]
         if name in peers:
@@ -154,6 +154,11 @@ def _print_engines(result: Mapping[str, Any]) -> None:
         click.echo(f"answers agree within {result['tolerance']:g} of an output's largest element")
 
 
+def _ms(time: float) -> str:
+    """Milliseconds to the microsecond, and below a tenth of one to three digits: small models take one microsecond."""
+    return f"{time:.3f}" if time >= 0.1 or time == 0 else f"{time:#.3g}"
+
+
 def _print_profile(result: Mapping[str, Any]) -> None:
     if "peaks" in result:
         peaks = result["peaks"]
@@ -163,12 +168,10 @@ def _print_profile(result: Mapping[str, Any]) -> None:
         threads = f"{result['threads']} thread{'s' if result['threads'] != 1 else ''}"
         click.echo(
             f"\nmeasured limits of this machine, {threads}: {', '.join(told)}; GB/s from {', '.join(read)}: "
-            f"all nodes need {limit:.3f} ms at least, {limit / spent:.0%} of their {spent:.3f}\n"
+            f"all nodes need {_ms(limit)} ms at least, {limit / spent:.0%} of their {_ms(spent)}\n"
         )
         columns = ("kernel", "nodes", "ms", "share", "", *WORK)
-        rows = [
-            (k["kernel"], k["nodes"], f"{k['ms']:.3f}", *share_text(k["share"]), *_work(k)) for k in result["kernels"]
-        ]
+        rows = [(k["kernel"], k["nodes"], _ms(k["ms"]), *share_text(k["share"]), *_work(k)) for k in result["kernels"]]
         table(columns, rows, numbers=("nodes", "ms", "share", *WORK))
         click.echo()
     nodes: Sequence[Mapping[str, Any]] = result["profile"][:LONGEST]
@@ -176,7 +179,7 @@ def _print_profile(result: Mapping[str, Any]) -> None:
     table(
         columns,
         [
-            (_name(p["node"]), p["operator"], p["kernel"], f"{p['ms']:.3f}", *share_text(p["share"]), *(_work(p) if "peaks" in result else ()))
+            (_name(p["node"]), p["operator"], p["kernel"], _ms(p["ms"]), *share_text(p["share"]), *(_work(p) if "peaks" in result else ()))
             for p in nodes
         ],
         numbers=("ms", "share", *WORK),
@@ -184,7 +187,7 @@ def _print_profile(result: Mapping[str, Any]) -> None:
     left = len(result["profile"]) - len(nodes)
     if left:
         rest = sum(p["ms"] for p in result["profile"][LONGEST:])
-        click.echo(f"and {left} more nodes, {rest:.3f} ms together (--json has all)")
+        click.echo(f"and {left} more nodes, {_ms(rest)} ms together (--json has all)")
 
 
 def _name(label: str) -> str:

@@ -86,6 +86,7 @@ public:
     // Folding more than two inputs reads them after the output is written.
     bool in_place(int i) const override { return i < (what_.variadic ? 1 : what_.operands) && i >= what_.like; }
     std::string variant() const override { return what_.variant; }
+    const Elementwise& what() const { return what_; }
 
 private:
     void apply(const Tensor* in, int operands, Tensor& out, ThreadPool& pool) const {
@@ -160,6 +161,11 @@ bool widen_row(DType dtype, DType out, Elementwise& what) {
 std::unique_ptr<Kernel> make_elementwise(const NodeInfo& node, Elementwise what) {
     if (what.variant.empty()) what.variant = "elementwise";
     return std::make_unique<ElementwiseKernel>(std::move(what));
+}
+
+const Elementwise* elementwise_of(const Kernel& kernel) {
+    const auto* found = dynamic_cast<const ElementwiseKernel*>(&kernel);
+    return found ? &found->what() : nullptr;
 }
 
 }  // namespace hr

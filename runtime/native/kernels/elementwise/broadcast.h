@@ -35,6 +35,7 @@ struct Elementwise {
     bool shaped_like_first = false; // the others broadcast to operand 0 only
 };
 std::unique_ptr<Kernel> make_elementwise(const NodeInfo& node, Elementwise what);
+const Elementwise* elementwise_of(const Kernel& kernel);    // what it was made from; null where it is another kernel
 
 // A float16 or bfloat16 node runs the float32 row on converted chunks; answers false where the dtype is neither.
 bool widen_row(DType dtype, DType out, Elementwise& what);

@@ -1,4 +1,5 @@
-// RotaryEmbedding of float32: pairs of numbers of each head turned by the angles of its position.
+// RotaryEmbedding of float32: pairs of numbers of each head turned by the angles of its position. And the same spelled out,
+// headrace.cpu.Rotary: x * cos + (the halves of x changed over, the first negated) * sin, of tables as wide as x that broadcast.
 #include <algorithm>
 #include <cstring>
 #include <stdexcept>
@@ -78,6 +79,54 @@ std::unique_ptr<Kernel> rotary(const NodeInfo& node) {
     return std::make_unique<Rotary>(node);
 }
 HR_KERNEL("RotaryEmbedding", rotary);
+
+class RotaryParts : public Kernel {
+public:
+    std::string variant() const override { return "rotary"; }
+
+    void shape(ShapeContext& c) const override {
+        const Shape& x = c.in(0).shape;
+        for (int i = 1; i < 3; i++) {
+            const Shape& table = c.in(i).shape;
+            if (!x.rank || !table.rank || table[-1] != x[-1] || x[-1] % 2 || broadcast_shapes(x, table) != x)
+                throw std::invalid_argument("the table " + text(table) + " does not fit " + text(x));
+        }
+        c.out(0, DType::f32, x);
+    }
+
+    void run(RunContext& c) const override {
+        const Shape& s = c.in(0).shape;
+        const int64_t size = s[-1], half = size / 2, rows = s.count(0, s.rank - 1);
+        const float *x = c.in(0).as<float>(), *cos = c.in(1).as<float>(), *sin = c.in(2).as<float>();
+        float* y = c.out(0).as<float>();
+        c.pool->parallel(rows, std::max<int64_t>(1, 8192 / std::max<int64_t>(size, 1)), [&](int64_t begin, int64_t end) {
+            for (int64_t row = begin; row < end; row++)
+                turn(x + row * size, cos + row_of(c.in(1).shape, s, row) * size, sin + row_of(c.in(2).shape, s, row) * size, half, y + row * size);
+        });
+    }
+
+private:
+    // The row of a table for a row of x.
+    static int64_t row_of(const Shape& table, const Shape& x, int64_t row) {
+        int64_t found = 0, step = 1;
+        for (int i = 2; i <= table.rank; row /= x[-i], step *= table[-i], i++)
+            if (table[-i] != 1) found += row % x[-i] * step;
+        return found;
+    }
+    static void turn(const float* __restrict x, const float* __restrict cos, const float* __restrict sin, int64_t half, float* __restrict y) {
+        for (int64_t i = 0; i < half; i++) {
+            const float a = x[i], b = x[half + i];
+            y[i] = a * cos[i] - b * sin[i], y[half + i] = b * cos[half + i] + a * sin[half + i];
+        }
+    }
+};
+
+std::unique_ptr<Kernel> rotary_parts(const NodeInfo& node) {
+    for (DType t : node.inputs)
+        if (t != DType::f32) return nullptr;
+    return node.inputs.size() == 3 ? std::make_unique<RotaryParts>() : nullptr;
+}
+HR_KERNEL("headrace.cpu.Rotary", rotary_parts);
 
 }  // namespace
 }  // namespace hr::HR_TIER
