@@ -12,6 +12,7 @@ def cache_folder(kind: str) -> Path:
     root = os.environ.get("HEADRACE_CACHE_DIR") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.join(Path.home(), ".cache"), "headrace"
     )
-    folder = Path(root) / kind
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    folder = os.path.join(root, kind)
+    if not os.path.isdir(folder):
+        os.makedirs(folder, exist_ok=True)
+    return Path(folder)

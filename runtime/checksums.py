@@ -11,14 +11,13 @@ from typing import Any
 
 def crc32(data: memoryview | bytes) -> int:
     """The CRC-32 of zip files. Other threads run meanwhile."""
-    native = _native()
-    return zlib.crc32(data) if native is None else int(native.crc32(data))
+    native = extension()
+    return zlib.crc32(data) if native is None or not native.has_fast_crc() else int(native.crc32(data))
 
 
 @cache
-def _native() -> Any:
-    """The extension; None in a source tree without a build, and on CPUs without carry-less products."""
+def extension() -> Any:
+    """The native extension; None in a source tree without a build."""
     if importlib.util.find_spec("headrace.runtime._native") is None:
         return None
-    native = importlib.import_module("headrace.runtime._native")
-    return native if native.has_fast_crc() else None
+    return importlib.import_module("headrace.runtime._native")

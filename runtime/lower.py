@@ -7,8 +7,6 @@ kind of a value (a tensor on one side, an optional on the other), or scans what 
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -69,8 +67,9 @@ def lowered(
 
         infer_graph(graph)
     caps = capabilities()
-    if machine and importlib.util.find_spec("headrace.runtime.passes.machine") is not None:
-        passes = importlib.import_module("headrace.runtime.passes.machine")
+    if machine:
+        from headrace.runtime.passes import machine as passes
+
         graph = passes.run(graph, caps, precision, skip=without, watch=watch)
     missing = sorted({node.kind for node in graph.block.walk() if not _exists(node)})
     if missing:
@@ -135,17 +134,12 @@ def plain_attributes(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _said(operator: Operator | None, attributes: Mapping[str, Any]) -> list[str]:
     """The attributes that say something else than their default: a kernel must know them."""
-    defaults = {} if operator is None else _defaults(operator)
+    defaults = {} if operator is None else operator.attribute_defaults
     return [
         key
         for key, value in attributes.items()
         if value is not None and (isinstance(value, np.ndarray) or value != defaults.get(key))
     ]
-
-
-@cache
-def _defaults(operator: Operator) -> dict[str, Any]:
-    return {key: attribute.default for key, attribute in operator.attributes.items()}
 
 
 @dataclass

@@ -44,19 +44,21 @@ class Notes:
         if self._folder is None:
             return False
         try:
-            descriptor = os.open(self._folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = os.open(os.path.join(self._folder, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
             return False
-        with os.fdopen(descriptor, "rb") as file:
+        try:
             found = os.fstat(descriptor)
             age = time.time() - found.st_mtime
             if not is_ours(found) or not (within_s is None or 0 <= age < within_s):
                 return False
-            if file.read(len(_text(name)) + 1) != _text(name):
+            if os.read(descriptor, len(_text(name)) + 1) != _text(name):
                 return False
             with contextlib.suppress(OSError):
                 os.utime(descriptor, ns=(time.time_ns(), found.st_mtime_ns))
             return True
+        finally:
+            os.close(descriptor)
 
     def used(self, name: str) -> float:
         """When it was noted or asked for last, in seconds since 1970; 0.0: there is none."""

@@ -42,13 +42,14 @@ def _suffix(source: Any) -> str:
     if isinstance(source, bytes | bytearray | memoryview):
         return ".hr" if bytes(source[:4]) == b"PK\x03\x04" else ".onnx"
     if isinstance(source, str | os.PathLike):
+        suffix = os.path.splitext(source)[1]
+        if suffix in READERS and os.path.isfile(source):
+            return str(suffix)
         path = Path(source)
         if path.suffix not in READERS:
             advice = model_advice(path) or f"allowed: {', '.join(READERS)}"
             raise LoadError(f"{path}: {_kind(path)} is no model that headrace reads; {advice}")
-        if not path.is_file():
-            raise LoadError(f"{path}: {'is not a file' if path.exists() else 'no such file'}{_beside(path)}")
-        return path.suffix
+        raise LoadError(f"{path}: {'is not a file' if path.exists() else 'no such file'}{_beside(path)}")
     if hasattr(source, "SerializeToString"):
         return ".onnx"
     raise LoadError(f"cannot load from {type(source).__name__}; allowed: a path, bytes, an onnx.ModelProto, a Graph")

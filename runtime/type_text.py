@@ -49,6 +49,8 @@ def _split(text: str) -> list[str]:
     """The parts between the commas that stand outside parentheses."""
     if not text:
         return []
+    if "(" not in text:
+        return [part.strip() for part in text.split(",")]
     parts, start, open_parentheses = [], 0, 0
     for index, character in enumerate(text):
         if character == "," and open_parentheses == 0:

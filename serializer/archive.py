@@ -16,7 +16,6 @@ import stat
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from hashlib import sha256
-from pathlib import Path
 from typing import Any, TypeVar
 
 from headrace.runtime import atomic
@@ -342,7 +341,7 @@ def _mapped(source: Any) -> tuple[memoryview, os.stat_result | None]:
         return memoryview(bytes(source)), None
     if not isinstance(source, str | os.PathLike):
         raise LoadError(f"an archive cannot be read from {type(source).__name__}; allowed: a path or bytes")
-    file = os.open(Path(source), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    file = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         facts = os.fstat(file)
         if not stat.S_ISREG(facts.st_mode) or facts.st_size == 0:

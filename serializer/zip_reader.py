@@ -11,7 +11,7 @@ import re
 import struct
 from collections.abc import Mapping
 
-from headrace.runtime.checksums import crc32
+from headrace.runtime.checksums import crc32, extension
 from headrace.runtime.errors import LoadError
 from headrace.serializer.zip_writer import Entry, Layout, layout
 
@@ -31,6 +31,15 @@ def read_members(data: memoryview) -> dict[str, memoryview]:
 
 def list_members(data: memoryview) -> tuple[dict[str, memoryview], dict[str, int]]:
     """The members as `read_members` answers them, and their recorded CRC-32, not yet compared: that is `check_sums`."""
+    native = extension()
+    if native is not None and (rows := native.members_of(data)):  # all is as `layout` has it: see native/container.h
+        members = {name: data[offset : offset + size] for name, offset, size, _ in rows}
+        return members, {name: crc for name, _, _, crc in rows}
+    return _listed(data)
+
+
+def _listed(data: memoryview) -> tuple[dict[str, memoryview], dict[str, int]]:
+    """The same, or what is wrong."""
     entries: list[Entry] = []
     try:
         entries = _directory(data)

@@ -6,6 +6,7 @@
 #include "arrays.h"
 #include "buffer.h"
 #include "build_id.h"
+#include "container.h"
 #include "cpu.h"
 #include "crc.h"
 #include "give_way.h"
@@ -60,6 +61,16 @@ nb::object facts(const hr::PackStore& store) {
     return block ? nb::object(nb::bytes(block->data.get(), block->bytes)) : nb::none();
 }
 
+nb::list members_of(nb::handle file) {
+    Py_buffer view;
+    if (PyObject_GetBuffer(file.ptr(), &view, PyBUF_SIMPLE)) nb::raise_python_error();
+    nb::list rows;
+    for (const hr::Member& member : hr::members_of({static_cast<const char*>(view.buf), size_t(view.len)}))
+        rows.append(nb::make_tuple(nb::str(member.name.data(), member.name.size()), member.offset, member.bytes, member.crc));
+    PyBuffer_Release(&view);
+    return rows;
+}
+
 uint32_t crc32(nb::handle data) {
     Py_buffer view;
     if (PyObject_GetBuffer(data.ptr(), &view, PyBUF_SIMPLE)) nb::raise_python_error();
@@ -96,6 +107,8 @@ NB_MODULE(_native, m) {
     m.def("bandwidth", &hr::measured_bandwidth, nb::arg("threads"), nb::arg("bytes"), nb::call_guard<nb::gil_scoped_release>(), "Bytes a second that threads read again and again out of `bytes` of their own each, measured.");
     m.def("release_idle", &hr::release_idle, nb::arg("held"), "Give idle blocks back to the system; held: bytes that were freed elsewhere.");
     m.def("has_fast_crc", &hr::has_fast_crc, "Whether this CPU has what crc32 needs.");
+    m.def("members_of", &members_of, nb::arg("file"),
+          "(name, offset, bytes, recorded CRC-32) of the members of an archive whose container is right; none where it is not, or too large to be read here.");
     m.def("crc32", &crc32, nb::arg("data"), "The CRC-32 of zip files of a contiguous buffer; only where has_fast_crc().");
     m.def("pool_workers", &hr::ThreadPool::workers, "Worker threads of this process.");
     m.def("pin_workers", &hr::ThreadPool::pin, nb::arg("cpus"), "Worker i runs on cpus[i % len]; empty: anywhere. False where a CPU is not allowed.");

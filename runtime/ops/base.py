@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -223,20 +224,29 @@ class Operator:
         if "name" not in cls.__dict__:
             cls.name = cls.__name__
 
+    @cached_property
+    def attribute_defaults(self) -> dict[str, Any]:
+        """Of every attribute; REQUIRED where there is none."""
+        return {key: attribute.default for key, attribute in self.attributes.items()}
+
+    @cached_property
+    def _required(self) -> list[str]:
+        return [key for key, attribute in self.attributes.items() if attribute.default is REQUIRED]
+
     def complete(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
         """Attributes with defaults filled in. GraphError for an unknown or missing one, or a value not allowed."""
-        full: dict[str, Any] = {}
-        for key, attr in self.attributes.items():
-            value = attributes.get(key)
-            if value is None:
-                if attr.default is REQUIRED:
-                    raise GraphError(f"{self.kind} needs the attribute {key!r}")
-                value = attr.default
-            elif attr.choices and value not in attr.choices:
-                raise GraphError(f"{self.kind}: {key} is {value!r}; allowed: {', '.join(map(repr, attr.choices))}")
-            full[key] = value
-        for key in attributes:
-            if key not in self.attributes:
+        full = dict(self.attribute_defaults)
+        for key, value in attributes.items():
+            attr = self.attributes.get(key)
+            if attr is None:
                 allowed = ", ".join(self.attributes) or "none"
                 raise GraphError(f"{self.kind} has no attribute {key!r}; allowed: {allowed}")
+            if value is None:
+                continue
+            if attr.choices and value not in attr.choices:
+                raise GraphError(f"{self.kind}: {key} is {value!r}; allowed: {', '.join(map(repr, attr.choices))}")
+            full[key] = value
+        for key in self._required:
+            if full[key] is REQUIRED:
+                raise GraphError(f"{self.kind} needs the attribute {key!r}")
         return full

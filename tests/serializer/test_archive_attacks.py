@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from serializer_graphs import feeds_of, make_graph
 
+from headrace.runtime import _native
 from headrace.runtime.errors import LoadError, UnsupportedOperator
 from headrace.runtime.executor import run_graph
 from headrace.runtime.interface import Golden, Opened
@@ -343,3 +344,34 @@ def test_manifest_round_trip() -> None:
     )
     assert manifest.decode(memoryview(document.encode())) == document
     assert strict_json.read(b'{"a": [1, 2.5, null, "x"]}', "here") == {"a": [1, 2.5, None, "x"]}
+
+
+def test_the_native_reader_of_containers_takes_what_the_other_one_takes(members: Members) -> None:
+    """Both see the same members; a flipped, missing or further byte outside of them is for both none of an archive."""
+    good = container(members)
+    rows = _native.members_of(good)
+    found, sums = zip_reader._listed(memoryview(good))
+    assert {name: good[at : at + size] for name, at, size, _ in rows} == {n: bytes(view) for n, view in found.items()}
+    assert {name: crc for name, _, _, crc in rows} == sums
+    inside = {place for _, at, size, _ in rows for place in range(at, at + size)}
+    outside = [place for place in range(len(good)) if place not in inside]
+    for place in outside:
+        for flip in (0x01, 0x20, 0x80):
+            assert not _native.members_of(good[:place] + bytes([good[place] ^ flip]) + good[place + 1 :]), place
+    for wrong in good[:-1], good + b"\0", good[1:], b"", b"PK\5\6" + bytes(18), good[-22:], good[: len(good) // 2]:
+        assert not _native.members_of(wrong)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["a", "A"], ["b", "a"], ["a", "a"], [".a"], ["a/.b"], ["a//b"], ["/a"], ["a/"], ["a", "x" * 256]],
+)
+def test_the_native_reader_of_containers_takes_no_other_names(names: list[str]) -> None:
+    plan = layout([Entry(name, 0, 0) for name in names])
+    assert not _native.members_of(b"".join(plan.headers) + plan.tail)
+
+
+def test_the_native_reader_of_containers_takes_allowed_names() -> None:
+    names = ["A.b", "a-b/c.d_e", "x" * 255]
+    plan = layout([Entry(name, 0, 0) for name in names])
+    assert [row[0] for row in _native.members_of(b"".join(plan.headers) + plan.tail)] == names

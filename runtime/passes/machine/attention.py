@@ -19,7 +19,7 @@ SPLIT, SPLIT_TURNED = (0, 2, 1, 3), (0, 2, 3, 1)
 
 def attention(graph: Graph, caps: Collection[str]) -> Graph:
     """The graph with its attentions in one node each, where there is a kernel for them."""
-    if "Attention" not in caps:
+    if "Attention" not in caps or not any(node.kind == "Softmax" for node in graph.block.walk()):
         return graph
     return rewrite(graph, {"MatMul": _attention, "headrace.FusedMatMul": _attention})
 

@@ -27,6 +27,8 @@ def channels_last(
 ) -> Graph:
     """A new graph; constants are shared. `domain`: of the device's operators; those in `caps` exist there, for the nodes that
     `allows` lets through."""
+    if not any(node.kind in RULES for node in graph.block.walk()):
+        return graph  # nothing follows where nothing begins
     copy = Graph(graph.block, dict(graph.constants), dict(graph.values), graph.name, graph.states, graph.metadata)
     if not any(name.startswith(f"{domain}.") for name in caps):
         return copy
