@@ -37,14 +37,13 @@ public:
         read(c.inputs, c.n_inputs, counts, scales);
         Shape to;
         const Shape& from = c.in(0).shape;
-        Shape widest;       // no step's result is larger
         for (int i = 0; i < from.rank; i++) {
             to.push(counts[i]);
-            widest.push(std::max(from.d[i], counts[i]));
             if (counts[i] && c.in(0).shape.d[i] == 0) throw std::invalid_argument("an empty axis cannot be resampled");
         }
         c.out(0, c.in(0).dtype, to);
-        c.scratch = 2 * (size_t(widest.count()) * item_size(c.in(0).dtype) + 64);
+        const Steps steps(from, to, scales, item_size(c.in(0).dtype));
+        c.scratch = steps.bytes * size_t(std::clamp(steps.n - 1, 0, 2));
     }
 
     void run(RunContext& c) const override {
@@ -52,30 +51,19 @@ public:
         double scales[kMaxRank];
         read(c.inputs, c.n_inputs, counts, scales);
         if (!c.out(0).count()) return;
-        // Where the tensor grows, the last axis goes first: the others then copy or blend whole rows.
-        const int rank = c.in(0).shape.rank;
-        const bool grows = c.out(0).count() > c.in(0).count();
-        int axes[kMaxRank], n = 0;
-        for (int k = 0; k < rank; k++) {
-            const int axis = grows ? rank - 1 - k : k;
-            if (counts[axis] != c.in(0).shape.d[axis] || scales[axis] != 1) axes[n++] = axis;
-        }
-        if (!n) {
+        const Steps steps(c.in(0).shape, c.out(0).shape, scales, item_size(c.in(0).dtype));
+        if (!steps.n) {
             std::memcpy(c.out(0).data, c.in(0).data, c.out(0).bytes());
             return;
         }
         Shape now = c.in(0).shape;
         const char* from = c.in(0).as<char>();
         char* scratch = static_cast<char*>(c.scratch);
-        size_t largest = 0;
-        Shape s = now;
-        for (int k = 0; k < n; k++) s.d[axes[k]] = counts[axes[k]], largest = std::max(largest, size_t(s.count()));
-        const size_t half = (largest * item_size(c.in(0).dtype) + 63) / 64 * 64;
-        for (int k = 0; k < n; k++) {
-            const int axis = axes[k];
+        for (int k = 0; k < steps.n; k++) {
+            const int axis = steps.axes[k];
             Resampling step(axis, counts[axis], taps(scales[axis]));
             fill(step, now.d[axis], counts[axis], scales[axis]);
-            char* to = k + 1 == n ? c.out(0).as<char>() : scratch + size_t(k % 2) * half;
+            char* to = k + 1 == steps.n ? c.out(0).as<char>() : scratch + size_t(k % 2) * steps.bytes;
             if (mode_ == "nearest") pick(from, to, now, step, item_size(c.in(0).dtype), *c.pool);
             else blend(reinterpret_cast<const float*>(from), reinterpret_cast<float*>(to), now, step, *c.pool);
             now.d[axis] = counts[axis];
@@ -84,6 +72,22 @@ public:
     }
 
 private:
+    // The axes in their order; what comes of all but the last lies in scratch, by turns in two places.
+    struct Steps {
+        int axes[kMaxRank], n = 0;
+        size_t bytes = 0;       // of a place
+        Steps(const Shape& from, const Shape& to, const double* scales, size_t item) {
+            // Where the tensor grows, the last axis goes first: the others then copy or blend whole rows.
+            const bool grows = to.count() > from.count();
+            for (int k = 0; k < from.rank; k++) {
+                const int axis = grows ? from.rank - 1 - k : k;
+                if (to.d[axis] != from.d[axis] || scales[axis] != 1) axes[n++] = axis;
+            }
+            Shape now = from;
+            for (int k = 0; k + 1 < n; k++) now.d[axes[k]] = to.d[axes[k]], bytes = std::max(bytes, aligned(size_t(now.count()) * item));
+        }
+    };
+
     // Inputs: X, roi?, scales?, sizes?; an empty tensor is an absent one.
     void read(const Tensor* in, int n, int64_t* counts, double* scales) const {
         const Shape& x = in[0].shape;
