@@ -22,6 +22,7 @@ HEAVY = (
     1 << 12
 )  # weights of a layer from which on their memory counts: tiles of 4 save time in proportion to the pixels,
 PIXELS = 640  # and on fewer 0.4 ms per MiB at most, nearly all of which tiles of 2 save as well
+MANY = 64  # tiles, beside which a transform of the weights in each run takes 1 to 4 % of the layer
 LARGE = 1 << 16  # weights of a layer whose transforms no cache keeps until the next call
 
 
@@ -51,6 +52,11 @@ def tile_of(inputs: int, outputs: int, sizes: Sequence[int] | None) -> int:
     return 0
 
 
+def _expands(tile: int, sizes: Sequence[int] | None) -> bool:
+    """Whether weights are transformed in each run, which so many tiles make a small part of it: they stay as large as they are."""
+    return sizes is not None and len(sizes) == 2 and -(-sizes[0] // tile) * -(-sizes[1] // tile) >= MANY
+
+
 def _transformed(node: Node, scope: Scope, low: bool) -> Patch | None:
     weight, attributes = scope.array(node.inputs[1]), node.attributes
     if weight is None or weight.ndim != 4 or weight.shape[2:] != (3, 3) or attributes.get("group", 1) != 1:
@@ -65,5 +71,5 @@ def _transformed(node: Node, scope: Scope, low: bool) -> Patch | None:
     tile = tile_of(weight.shape[1], weight.shape[0], sizes if sizes and len(sizes) == 2 else None)
     if not tile or (low and tile < 4):
         return None
-    made = Node(KIND, node.inputs, node.outputs, {**attributes, "tile": tile}, domain="headrace.cpu", name=node.name, path=node.path)  # fmt: skip
+    made = Node(KIND, node.inputs, node.outputs, {**attributes, "tile": tile, "expand": int(_expands(tile, sizes))}, domain="headrace.cpu", name=node.name, path=node.path)  # fmt: skip
     return Patch([node], [made])

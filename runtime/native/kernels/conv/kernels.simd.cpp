@@ -11,6 +11,6 @@ const ConvTable conv_kernels = {HR_TEXT(HR_TIER),    kLanes,  depthwise, max_f32
                                 max_int<int8_t>, nullptr, nullptr,   gather};
 
 extern const WinogradTable winograd_kernels;
-const WinogradTable winograd_kernels = {{input<2>, input<4>}, {output<2>, output<4>}, {weights<2>, weights<4>}};
+const WinogradTable winograd_kernels = {{input<2>, input<4>}, {output<2>, output<4>}, {weights<2>, weights<4>}, {panel<2>, panel<4>}};
 
 }  // namespace hr::HR_TIER

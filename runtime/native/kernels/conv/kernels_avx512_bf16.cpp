@@ -10,6 +10,6 @@ const ConvTable conv_kernels = {"avx512_bf16",   kLanes,   depthwise, max_f32, s
                                 max_int<int8_t>, max_bf16, sum_bf16,  gather};
 
 extern const WinogradTable winograd_kernels;
-const WinogradTable winograd_kernels = {{input<2>, input<4>}, {output<2>, output<4>}, {weights<2>, weights<4>}};
+const WinogradTable winograd_kernels = {{input<2>, input<4>}, {output<2>, output<4>}, {weights<2>, weights<4>}, {panel<2>, panel<4>}};
 
 }  // namespace hr::HR_TIER

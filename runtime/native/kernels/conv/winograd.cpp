@@ -1,6 +1,6 @@
 // headrace.cpu.WinogradConv: 3x3, stride 1, one group, constant weights, channels last, f32; see winograd.h. Attribute `tile`:
 // M. Its input, residual and result may each be bf16 where the CPU has it. The weights are transformed in double when the kernel is
-// made, and packed, a matrix for each point.
+// made, and packed, a matrix for each point; or, with `expand`, in float32 in each run: the kernel then holds no more than them.
 //
 // Tiles go in blocks whose transformed pixels stay in L2; a block multiplies all points of some features at a time. A result
 // depends on its own tile alone, whatever the block.
@@ -39,7 +39,9 @@ public:
         : gemm_(gemm_table()), table_(table_of(node)), attributes_(node), act_(act), y_(node.outputs[0]), m_(tile) {
         const Tensor& w = *node.constants[1];
         f_ = w.shape[0], c_ = w.shape[1];
-        pack_once([&] { pack(w.as<float>()); }, Part<float>{packed_, points() * packed_floats(gemm_, 1, c_, f_)});
+        expand_ = node.i("expand", 0) != 0;
+        if (expand_) pack_once([&] { keep(w.as<float>()); }, Part<float>{packed_, 9 * size()});
+        else pack_once([&] { pack(w.as<float>()); }, Part<float>{packed_, points() * size()});
         if (const Tensor* b = node.constants.size() > 2 ? node.constants[2] : nullptr) {
             bias_ = Packed<float>(round_up(f_, gemm_.nr));
             std::copy(b->as<float>(), b->as<float>() + f_, bias_.get());
@@ -52,7 +54,7 @@ public:
         if (c.has(3) && c.in(3).shape != Shape{w.n, w.out[1], w.out[2], f_})
             throw std::invalid_argument("the residual is " + text(c.in(3).shape) + ", the result " + text(Shape{w.n, w.out[1], w.out[2], f_}));
         const Blocks b(*this, w, c.threads);
-        c.scratch = b.zeros.used() + size_t(b.slots) * slot(b).used();
+        c.scratch = b.shared.used() + size_t(b.slots) * slot(b).used();
     }
 
     void run(RunContext& c) const override {
@@ -62,6 +64,8 @@ public:
         Scratch shared(c.scratch);
         float* zeros = shared.take<float>(c_);
         std::memset(zeros, 0, size_t(c_) * 4);
+        const float* weights = packed_.get();
+        if (expand_) weights = expand(shared.take<float>(points() * point_step()), *c.pool);
         Epilogue e;
         e.act = act_, e.bias = bias_ ? bias_.get() : nullptr;
         if (c.has(3)) e.residual = reals(c.in(3));
@@ -70,7 +74,7 @@ public:
             for (int64_t s = begin; s < end; s++) {
                 const Memory mem = slot(b, static_cast<char*>(c.scratch) + shared.used() + size_t(s) * bytes);
                 for (int64_t i = s; i < b.count; i += b.slots)
-                    run_block(w, b, b.tiles * i / b.count, b.tiles * (i + 1) / b.count, reals(c.in(0)), zeros, mem, {c.out(0).data, y_ == DType::bf16}, e);
+                    run_block(w, b, b.tiles * i / b.count, b.tiles * (i + 1) / b.count, reals(c.in(0)), zeros, weights, mem, {c.out(0).data, y_ == DType::bf16}, e);
             }
         });
     }
@@ -81,6 +85,8 @@ public:
     std::string variant() const override { return "winograd" + std::to_string(m_) + "_f32_" + gemm_.tier + (y_ == DType::bf16 ? " -> bf16" : ""); }
 
 private:
+    int64_t size() const { return packed_floats(gemm_, 1, c_, f_); }     // of a matrix
+    int64_t point_step() const { return size() + (expand_ ? 2 * gemm_.nr : 0); }     // so that points do not share a set of L1
     int64_t points() const { return (m_ + 2) * (m_ + 2); }
     int64_t pixel_step() const { return round_up(c_, 16) + 16; }    // apart, so that rows do not share a set of L1
     int64_t sum_step() const { return kFeatures + 16; }
@@ -89,13 +95,14 @@ private:
     // The tiles of all images, and the blocks in which they are worked on.
     struct Blocks {
         int64_t down, across, tiles, count, most, slots;
-        Scratch zeros;
+        Scratch shared;
         Blocks(const WinogradConv& k, const Window& w, int threads) : down(ceil_div(w.out[1], k.m_)), across(ceil_div(w.out[2], k.m_)), tiles(w.n * down * across) {
             const int64_t fit = std::max<int64_t>(k.gemm_.mr, kPixelBytes / (k.points() * k.pixel_step() * 4) / k.gemm_.mr * k.gemm_.mr);
             count = std::max<int64_t>(1, ceil_div(tiles, fit));
             if (threads > 1) count = std::clamp<int64_t>(round_up(count, threads), 1, std::max<int64_t>(1, ceil_div(tiles, k.gemm_.mr)));
             most = ceil_div(tiles, count), slots = std::min<int64_t>(count, threads);
-            zeros.take<float>(k.c_);
+            shared.take<float>(k.c_);
+            if (k.expand_) shared.take<float>(k.points() * k.point_step());
         }
     };
     struct Memory {
@@ -116,8 +123,29 @@ private:
         return make_window(attributes_, x[0], c_, x.d + 1, w.d + 2, 2);
     }
 
+    // As they are, panel by panel of features.
+    void keep(const float* w) {
+        for (int64_t f = 0; f < f_; f++)
+            for (int64_t c = 0; c < c_; c++)
+                for (int64_t t = 0; t < 9; t++) packed_[((f / gemm_.nr * c_ + c) * 9 + t) * gemm_.nr + f % gemm_.nr] = w[(f * c_ + c) * 9 + t];
+    }
+
+    // The matrices of all points, packed.
+    const float* expand(float* out, ThreadPool& pool) const {
+        const int64_t panels = ceil_div(f_, gemm_.nr);
+        const Ranges ranges(gemm_, 1, c_);
+        pool.parallel(panels * ranges.count(), 1, [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; i++) {
+                const auto r = ranges[i % ranges.count()];
+                const int64_t p = i / ranges.count(), channels = r.k1 - r.k0;
+                table_.panel[m_ == 2 ? 0 : 1]({packed_.get() + (p * c_ + r.k0) * 9 * gemm_.nr, channels, gemm_.nr, out + (r.start * panels + p * channels) * gemm_.nr, point_step()});
+            }
+        });
+        return out;
+    }
+
     void pack(const float* w) {
-        const int64_t size = packed_floats(gemm_, 1, c_, f_), panels = ceil_div(f_, gemm_.nr);
+        const int64_t size = this->size(), panels = ceil_div(f_, gemm_.nr);
         const Ranges ranges(gemm_, 1, c_);
         std::vector<float> matrices(size_t(points() * c_ * gemm_.nr));  // of one panel of features
         for (int64_t p = 0; p < panels; p++) {
@@ -129,9 +157,9 @@ private:
         }
     }
 
-    void run_block(const Window& w, const Blocks& b, int64_t tile0, int64_t tile1, const Reals& x, const float* zeros, const Memory& mem, Output y,
+    void run_block(const Window& w, const Blocks& b, int64_t tile0, int64_t tile1, const Reals& x, const float* zeros, const float* weights, const Memory& mem, Output y,
                    const Epilogue& e) const {
-        const int64_t n = m_ + 2, tiles = tile1 - tile0, panels = ceil_div(f_, gemm_.nr), size = packed_floats(gemm_, 1, c_, f_);
+        const int64_t n = m_ + 2, tiles = tile1 - tile0, panels = ceil_div(f_, gemm_.nr);
         const int which = m_ == 2 ? 0 : 1;
         for (int64_t t = 0; t < tiles; t++) {
             const int64_t tile = tile0 + t, image = tile / (b.down * b.across);
@@ -149,7 +177,7 @@ private:
             for (int64_t i = 0; i < points(); i++) {
                 const MatrixRows rows(mem.pixels + i * tiles * pixel_step(), pixel_step());
                 // Column f0 of all features is column f0 here: `c` is moved back, the plan names the group of panels.
-                const GemmProblem g{tiles, f_, 1, c_, &rows, packed_.get() + i * size, mem.sums + i * tiles * sum_step() - f0, sum_step(), {}};
+                const GemmProblem g{tiles, f_, 1, c_, &rows, weights + i * point_step(), mem.sums + i * tiles * sum_step() - f0, sum_step(), {}};
                 run_gemm_task(gemm_, g, {tiles, 1, group(), ceil_div(panels, group())}, p / group());
             }
             for (int64_t t = 0; t < tiles; t++) {
@@ -174,6 +202,7 @@ private:
     Activation act_;
     DType y_;
     int64_t m_, f_ = 0, c_ = 0;
+    bool expand_ = false;
     Packed<float> packed_, bias_;
 };
 

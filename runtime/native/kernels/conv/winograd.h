@@ -36,10 +36,20 @@ struct WinogradWeights {
     int64_t step;
 };
 
+// The same in float32 of a panel of features whose weights are kept as they are: [c, 9, nr] to point p of channel i at
+// out[p * step + i * nr].
+struct WinogradPanel {
+    const float* w;
+    int64_t c, nr;
+    float* out;
+    int64_t step;
+};
+
 struct WinogradTable {
     void (*input[2])(const WinogradInput&);     // of M = 2, 4
     void (*output[2])(const WinogradOutput&);
     void (*weights[2])(const WinogradWeights&);
+    void (*panel[2])(const WinogradPanel&);
 };
 
 }  // namespace hr

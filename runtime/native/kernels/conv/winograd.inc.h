@@ -117,6 +117,35 @@ template <int M, class V> HR_INLINE void weights_1d(const V* g, int step, V* u, 
     }
 }
 
+// u = G g in float32.
+template <int M> HR_INLINE void weights_1d(const vf* g, int step, vf* u, int out) {
+    const vf ends = g[0] + g[2 * step], middle = g[step], half = splat(0.5f);
+    u[0] = g[0], u[(M + 1) * out] = g[2 * step];
+    if constexpr (M == 2) {
+        u[out] = (ends + middle) * half, u[2 * out] = (ends - middle) * half;
+    } else {
+        const vf near = fma(half, g[2 * step], g[0]) * splat(-2.0f / 3), far = fma(splat(2.0f), g[2 * step], g[0]) * splat(1.0f / 6);
+        u[out] = fma(splat(-2.0f / 3 * kHalfRoot), middle, near), u[2 * out] = fma(splat(2.0f / 3 * kHalfRoot), middle, near);
+        u[3 * out] = fma(splat(kRoot / 6), middle, far), u[4 * out] = fma(splat(-kRoot / 6), middle, far);
+    }
+}
+
+template <int M> static void panel(const WinogradPanel& w) {
+    constexpr int N = M + 2;
+    for (int64_t c = 0; c < w.c; c++)
+        for (int64_t f = 0; f < w.nr; f += kLanes) {
+            vf g[9], rows[N * 3];
+            HR_UNROLL for (int t = 0; t < 9; t++) g[t] = load(w.w + (c * 9 + t) * w.nr + f);
+            HR_UNROLL for (int t = 0; t < 3; t++) weights_1d<M>(g + t, 3, rows + t, 3);
+            float* out = w.out + c * w.nr + f;
+            for (int i = 0; i < N; i++, out += N * w.step) {
+                vf u[N];
+                weights_1d<M>(rows + i * 3, 1, u, 1);
+                HR_UNROLL for (int k = 0; k < N; k++) store(out + k * w.step, u[k]);
+            }
+        }
+}
+
 template <int M> static void weights(const WinogradWeights& w) {
     constexpr int N = M + 2, kTogether = 8;     // features
     typedef double Wide __attribute__((vector_size(kTogether * sizeof(double))));
