@@ -56,6 +56,21 @@ static void step_of_one(const LstmStep& s, int64_t begin, int64_t end, bool back
     }
 }
 
+// What becomes of the sums of N rows of a block: sums[row * kStepColumns + column] of row m + row.
+template <int N> HR_INLINE void finish_rows(const LstmStep& s, const int* live, int64_t m, int64_t block, const int32_t* sums) {
+    vf gates[N][kLstmGates], cells[N], states[N];
+    HR_UNROLL for (int k = 0; k < N; k++) {
+        HR_UNROLL for (int g = 0; g < kLstmGates; g++)
+            gates[k][g] = gate_of(s, m + live[k], block * kStepColumns + g * kLanes, load(sums + live[k] * kStepColumns + g * kLanes));
+        cells[k] = load(s.cell + (m + live[k]) * s.ld + block * kLanes);
+    }
+    lstm_cells(gates, cells, states);
+    HR_UNROLL for (int k = 0; k < N; k++) {
+        const int64_t at = (m + live[k]) * s.ld + block * kLanes;
+        store(s.cell + at, cells[k]), store(s.h + at, states[k]);
+    }
+}
+
 static void lstm_step(const LstmStep& s, int64_t begin, int64_t end, bool back) {
     if (s.m == 1) return step_of_one(s, begin, end, back);
     alignas(64) int32_t sums[kStepRows * kStepColumns];
@@ -68,17 +83,18 @@ static void lstm_step(const LstmStep& s, int64_t begin, int64_t end, bool back) 
         for (int64_t tile = 0; tile < tiles; tile++) {
             const int64_t m = s.m * tile / tiles, rows = s.m * (tile + 1) / tiles - m;
             MakeStepTiles<kStepRows>::type::of_rows[rows - 1](g, m, b, sums, b, 0);
-            for (int64_t r = 0; r < rows; r++) {
+            int live[kStepRows], count = 0;     // rows whose sequence is not over
+            for (int r = 0; r < rows; r++) {
                 if (!s.projected[m + r]) continue;
+                live[count++] = r;
                 // Rows of what is projected lie far apart, each read in pieces: of the next block asked for here.
                 const char* next = reinterpret_cast<const char*>(s.projected[m + r] + (back ? block - 1 : block + 1) * kStepColumns);
                 for (int64_t at = 0; i + 1 < end && at < kStepColumns * 4; at += 64) __builtin_prefetch(next + at);
-                const auto gate = [&](int64_t at) __attribute__((always_inline)) { return gate_of(s, m + r, block * kStepColumns + at * kLanes, load(sums + r * kStepColumns + at * kLanes)); };
-                const int64_t at = (m + r) * s.ld + block * kLanes;
-                const vf cell = lstm_kept(gate(2), load(s.cell + at)) + lstm_added(gate(0), gate(3));
-                store(s.cell + at, cell);
-                store(s.h + at, lstm_state(gate(1), cell));
             }
+            int k = 0;
+            if constexpr (HR_TIER_RANK >= 2)        // of 16 registers some would lie in memory
+                for (; k + 2 <= count; k += 2) finish_rows<2>(s, live + k, m, block, sums);
+            for (; k < count; k++) finish_rows<1>(s, live + k, m, block, sums);
         }
     }
 }
