@@ -1,5 +1,7 @@
 """MatMul, scale, mask, Softmax, MatMul become one Attention node, whose kernel keeps the scores in the cache.
 
+A query whose mask hides every key weighs nothing then, where a Softmax of -inf alone would make NaN of it.
+
 Where heads are split and joined by Reshape and Transpose around it, the node takes and gives [batch, length, heads * size]
 and they go as well; keys and values that a Concat appends to a cache are given in two parts.
 """
