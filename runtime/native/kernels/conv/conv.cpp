@@ -91,7 +91,7 @@ public:
         const float* weights = packed_.get();
         if (!packed_) pack_weights(c.in(1), mem.matrix, mem.weights), weights = mem.weights;
         if (c.has(2)) {
-            e.bias = bias_ ? bias_.get() : mem.bias;
+            e.bias = bias_ ? bias_.get() : mem.bias, e.from_bias = true;
             if (!bias_) spread_bias(c.in(2), ws, mem.bias);
         }
         Reals x = reals(c.in(0));

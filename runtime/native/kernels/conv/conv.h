@@ -11,9 +11,9 @@ struct Output {
     Output operator+(int64_t n) const { return {static_cast<char*>(data) + n * (low ? 2 : 4), low}; }
 };
 
-// Depthwise convolution of m pixels of a row: out[m, c] = act(sum over lines l and taps k of x[l][m * step + k][c] * w[l, k, c] +
-// bias[c] + r[m, c]). Neighbouring windows share columns of the lines that they see; where they cannot (taps that are apart), each
-// tap counts as a line of one column a pixel.
+// Depthwise convolution of m pixels of a row: out[m, c] = act(bias[c] + sum over lines l and taps k of x[l][m * step + k][c] *
+// w[l, k, c] + r[m, c]), added up in this order. Neighbouring windows share columns of the lines that they see; where they
+// cannot (taps that are apart), each tap counts as a line of one column a pixel.
 struct DepthwiseBlock {
     const void* const* columns;     // columns[l * stride + j]: column j of line l
     int64_t stride, lines, taps, step;

@@ -37,18 +37,20 @@ template <int V, class Y> HR_INLINE void finish_row(const Activation& act, const
     HR_UNROLL for (int j = 0; j < V; j++) store(out + j * kLanes, load(y + j * kLanes));
 }
 
-// What becomes of the sums of P pixels by V vectors of channels.
+// The sums of P pixels by V vectors of channels begin with the bias.
+template <int P, int V> HR_INLINE void depthwise_start(const DepthwiseBlock& d, vf (&acc)[P][V], int64_t c) {
+    HR_UNROLL for (int j = 0; j < V; j++) {
+        const vf start = d.epilogue.bias ? load(d.epilogue.bias + c + j * kLanes) : vf{};
+        HR_UNROLL for (int i = 0; i < P; i++) acc[i][j] = start;
+    }
+}
+
+// What becomes of them.
 template <int P, int V, class Y>
 HR_INLINE void depthwise_finish(const DepthwiseBlock& d, vf (&acc)[P][V], int64_t m, int64_t c) {
     const Epilogue& e = d.epilogue;
     Y* out = static_cast<Y*>(d.out.data) + m * d.ldo + c;
     const int64_t ldo = d.ldo;
-    if (e.bias) {
-        HR_UNROLL for (int j = 0; j < V; j++) {
-            const vf add = load(e.bias + c + j * kLanes);
-            HR_UNROLL for (int i = 0; i < P; i++) acc[i][j] += add;
-        }
-    }
     if (e.residual) {
         const Reals r = e.residual + (m * e.ldr + c);
         HR_UNROLL for (int i = 0; i < P; i++) HR_UNROLL for (int j = 0; j < V; j++) acc[i][j] += load(r, i * e.ldr + j * kLanes);
@@ -56,7 +58,7 @@ HR_INLINE void depthwise_finish(const DepthwiseBlock& d, vf (&acc)[P][V], int64_
     const vf lo = splat(e.act.lo), hi = splat(e.act.hi);
     HR_UNROLL for (int i = 0; i < P; i++) HR_UNROLL for (int j = 0; j < V; j++) acc[i][j] = vmin(hi, vmax(lo, acc[i][j]));
     if (e.act.kind == Act::none) {
-        HR_UNROLL for (int i = 0; i < P; i++) HR_UNROLL for (int j = 0; j < V; j++) store(out + i * ldo + j * kLanes, acc[i][j]);
+        HR_UNROLL for (int i = 0; i < P; i++) store_row(out + i * ldo, acc[i]);
     } else {
         HR_UNROLL for (int i = 0; i < P; i++) finish_row(e.act, acc[i], out + i * ldo);
     }
@@ -66,7 +68,7 @@ HR_INLINE void depthwise_finish(const DepthwiseBlock& d, vf (&acc)[P][V], int64_
 template <int P, int V, class X, class Y> static void depthwise_tile(const DepthwiseBlock& d, int64_t m, int64_t c) {
     const float* w = d.w + c;
     vf acc[P][V];
-    HR_UNROLL for (int i = 0; i < P; i++) HR_UNROLL for (int j = 0; j < V; j++) acc[i][j] = vf{};
+    depthwise_start(d, acc, c);
     for (int64_t l = 0; l < d.lines; l++)
         for (int64_t t = 0; t < d.taps; t++, w += d.ldw) {
             const void* const* columns = d.columns + l * d.stride + m * d.step + t;
@@ -82,7 +84,7 @@ template <int P, int V, class X, class Y> static void depthwise_tile(const Depth
 template <int T, int S, int P, int V, class X, class Y> static void depthwise_window(const DepthwiseBlock& d, int64_t m, int64_t c) {
     const float* w = d.w + c;
     vf acc[P][V];
-    HR_UNROLL for (int i = 0; i < P; i++) HR_UNROLL for (int j = 0; j < V; j++) acc[i][j] = vf{};
+    depthwise_start(d, acc, c);
     const void* const* columns = d.columns + m * S;
     for (int64_t l = 0; l < d.lines; l++, w += T * d.ldw, columns += d.stride) {
         vf wv[T][V];
@@ -104,14 +106,13 @@ template <class X, class Y> static void depthwise_tail(const DepthwiseBlock& d, 
     const Epilogue& e = d.epilogue;
     X x[kLanes] = {};
     Y y[kLanes];
-    vf acc[1] = {};
+    vf acc[1] = {e.bias ? load(e.bias + c) : vf{}};
     const float* w = d.w + c;
     for (int64_t l = 0; l < d.lines; l++)
         for (int64_t t = 0; t < d.taps; t++, w += d.ldw) {
             memcpy(x, static_cast<const X*>(d.columns[l * d.stride + m * d.step + t]) + c, size_t(width) * sizeof(X));
             acc[0] = fma(load(x), load(w), acc[0]);
         }
-    if (e.bias) acc[0] += load(e.bias + c);
     if (e.residual) {
         float r[kLanes] = {};
         memcpy(r, (e.residual + (m * e.ldr + c)).data, size_t(width * (e.residual.low ? 2 : 4)));

@@ -49,7 +49,7 @@ public:
             bias_ = Packed<float>(round_up(f_, gemm_.nr));
             std::copy(bias->as<float>(), bias->as<float>() + f_, bias_.get());
         }
-        epilogue_.act = act, epilogue_.ldr = f_;
+        epilogue_.act = act, epilogue_.ldr = f_, epilogue_.from_bias = true;
     }
     int64_t features() const { return f_; }
     size_t bytes() const { return w_.bytes() + bias_.bytes(); }

@@ -26,18 +26,31 @@ static void narrow(const float* x, int64_t n, float* out) {
     }
 }
 
+// Each value becomes the upper half of a lane: one instruction, where to widen and to shift are two.
 HR_INLINE vf load(const BFloat16* p) {
+    typedef uint16_t Words __attribute__((vector_size(64)));
+    constexpr Words order = {0, 0, 0, 1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 6, 0, 7, 0, 8, 0, 9, 0, 10, 0, 11, 0, 12, 0, 13, 0, 14, 0, 15};
     __m256i v;
     memcpy(&v, p, sizeof v);
-    return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16);
+    return (vf)_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, (__m512i)order, _mm512_castsi256_si512(v));
 }
 HR_INLINE void store(BFloat16* p, vf v) {
     const __m256bh low = _mm512_cvtneps_pbh((__m512)v);
     memcpy(p, &low, sizeof low);
 }
+// Two vectors at a time are one rounding and one store.
+template <int N> HR_INLINE void store_row(BFloat16* p, const vf (&v)[N]) {
+    HR_UNROLL for (int j = 0; j + 2 <= N; j += 2) {
+        const __m512bh low = _mm512_cvtne2ps_pbh((__m512)v[j + 1], (__m512)v[j]);
+        memcpy(p + j * kLanes, &low, sizeof low);
+    }
+    if constexpr (N % 2) store(p + (N - 1) * kLanes, v[N - 1]);
+}
 #else
 HR_INLINE vf step(vf a, vf b, vf sum) { return fma(a, b, sum); }
 #endif
+
+template <int N> HR_INLINE void store_row(float* p, const vf (&v)[N]) { HR_UNROLL for (int j = 0; j < N; j++) store(p + j * kLanes, v[j]); }
 
 // The same of a vector's lower half alone, which takes half of the time; the upper half of the sum becomes zero.
 HR_INLINE vf step_half(vf a, vf b, vf sum) {

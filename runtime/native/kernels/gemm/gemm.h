@@ -36,6 +36,7 @@ struct Reals {
 // What happens to the sums: c = act(scale * sum + bias[n] + r[m, n]).
 struct Epilogue {
     const float* bias = nullptr;    // padded to whole panels
+    bool from_bias = false;         // the sums begin with it, which is one addition less; where scale is 1
     Reals residual;
     int64_t ldr = 0;
     float scale = 1;

@@ -45,7 +45,7 @@ struct At {
 // The results of a tile as bf16; the activations that are no clamps first.
 template <int MR, int NV> HR_INLINE void store_low(const vf (&acc)[MR][NV], const Activation& act, BFloat16* low, int64_t ldlow) {
     if (act.kind == Act::none) {
-        HR_UNROLL for (int i = 0; i < MR; i++) HR_UNROLL for (int j = 0; j < NV; j++) store(low + i * ldlow + j * kLanes, acc[i][j]);
+        HR_UNROLL for (int i = 0; i < MR; i++) store_row(low + i * ldlow, acc[i]);
         return;
     }
     alignas(64) float y[MR * NV * kLanes];
@@ -64,7 +64,12 @@ static void tile(const GemmBlock& g, int64_t m, const At& at, Ahead ahead) {
     float* c = at.c;
     const int64_t ldc = at.ldc;
     vf acc[MR][NV];
-    if (g.first) {
+    if (g.first && g.epilogue.from_bias && at.bias) {
+        HR_UNROLL for (int j = 0; j < NV; j++) {
+            const vf start = load(at.bias + j * kLanes);
+            HR_UNROLL for (int i = 0; i < MR; i++) acc[i][j] = start;
+        }
+    } else if (g.first) {
         HR_UNROLL for (int i = 0; i < MR; i++) HR_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = vf{};
     } else {
         HR_UNROLL for (int i = 0; i < MR; i++)
@@ -95,7 +100,7 @@ static void tile(const GemmBlock& g, int64_t m, const At& at, Ahead ahead) {
         if (e.scale != 1.0f) {
             HR_UNROLL for (int i = 0; i < MR; i++) HR_UNROLL for (int j = 0; j < NV; j++) acc[i][j] *= splat(e.scale);
         }
-        if (at.bias) {
+        if (at.bias && !e.from_bias) {
             HR_UNROLL for (int j = 0; j < NV; j++) {
                 const vf add = load(at.bias + j * kLanes);
                 HR_UNROLL for (int i = 0; i < MR; i++) acc[i][j] += add;
@@ -105,9 +110,11 @@ static void tile(const GemmBlock& g, int64_t m, const At& at, Ahead ahead) {
             HR_UNROLL for (int i = 0; i < MR; i++)
                 HR_UNROLL for (int j = 0; j < NV; j++) acc[i][j] += load(at.r, i * at.ldr + j * kLanes);
         }
-        if (e.act.lo != -__builtin_inff() || e.act.hi != __builtin_inff()) {
-            HR_UNROLL for (int i = 0; i < MR; i++)
-                HR_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = vmin(hi, vmax(lo, acc[i][j]));
+        if (e.act.lo != -__builtin_inff()) {
+            HR_UNROLL for (int i = 0; i < MR; i++) HR_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = vmax(lo, acc[i][j]);
+        }
+        if (e.act.hi != __builtin_inff()) {
+            HR_UNROLL for (int i = 0; i < MR; i++) HR_UNROLL for (int j = 0; j < NV; j++) acc[i][j] = vmin(hi, acc[i][j]);
         }
 #ifdef HR_BF16
         if (at.low) return store_low<MR, NV>(acc, e.act, at.low, at.ldlow);
