@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import importlib
 import importlib.util
 import os
@@ -85,10 +86,14 @@ class Model:
             found = Loaded(program, facts, None)
         else:
             found = packs.load(entry, threads, make)
-        self._program, self._facts, self._shared = found
+        self._program, self._said, self._shared = found
         if hasattr(self._program, "set_rows"):
             alive = weakref.ref(self)
             self._program.set_rows(lambda: (model := alive()) is not None and _rows_apart(model.graph))
+
+    @functools.cached_property
+    def _facts(self) -> Facts:
+        return Facts.decode(self._said) if isinstance(self._said, bytes) else self._said
 
     @property
     def _name(self) -> str:

@@ -15,11 +15,12 @@ import time
 from pathlib import Path
 
 from headrace.runtime import atomic
-from headrace.runtime.caches import cache_folder
+from headrace.runtime.caches import cache_path
 
 log = logging.getLogger("headrace.runtime")
 
 KEPT, MOST = 768, 1024  # notes in a folder, when there are too many, and how many are too many
+TEXT_LIMIT = 512  # bytes of a note
 DAY_S = 86400.0  # for so long a file's bytes are taken as checked: a disk may lose bits without anybody writing them
 SETTLED_NS = 2 * 10**9  # two writes within one tick of a file system's clock leave one time
 
@@ -27,53 +28,59 @@ SETTLED_NS = 2 * 10**9  # two writes within one tick of a file system's clock le
 class Notes:
     """The notes of one folder, which is made with the first of them; without a folder there are none."""
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | str | None) -> None:
         self._folder = folder
 
     @classmethod
     def of(cls, kind: str) -> Notes:
         """Those of a folder in the cache folder; none where that cannot be."""
         try:
-            return cls(cache_folder(kind))
-        except (OSError, RuntimeError) as error:
+            return cls(cache_path(kind))
+        except RuntimeError as error:
             log.debug("nothing is noted: %s", error)
             return cls(None)
 
     def has(self, name: str, within_s: float | None = None) -> bool:
         """Whether it was noted, `within_s` seconds. That it was asked for is remembered: see `used`."""
+        return self.said(name, within_s) is not None
+
+    def said(self, name: str, within_s: float | None = None) -> str | None:
+        """What was noted of it; None: nothing, or not within so many seconds."""
         if self._folder is None:
-            return False
+            return None
         try:
             descriptor = os.open(os.path.join(self._folder, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
-            return False
+            return None
         try:
-            found = os.fstat(descriptor)
-            age = time.time() - found.st_mtime
-            if not is_ours(found) or not (within_s is None or 0 <= age < within_s):
-                return False
-            if os.read(descriptor, len(_text(name)) + 1) != _text(name):
-                return False
+            found, now = os.fstat(descriptor), time.time()
+            if not is_ours(found) or not (within_s is None or 0 <= now - found.st_mtime < within_s):
+                return None
+            text = os.read(descriptor, TEXT_LIMIT)
+            said = text[len(_text(name)) :].partition(b" ")[0].decode("ascii", "replace")
+            if text != _text(name, said):
+                return None
             with contextlib.suppress(OSError):
-                os.utime(descriptor, ns=(time.time_ns(), found.st_mtime_ns))
-            return True
+                os.utime(descriptor, (now, found.st_mtime))
+            return said
         finally:
             os.close(descriptor)
 
     def used(self, name: str) -> float:
         """When it was noted or asked for last, in seconds since 1970; 0.0: there is none."""
         try:
-            found = os.lstat(self._folder / name) if self._folder is not None else None
+            found = os.lstat(os.path.join(self._folder, name)) if self._folder is not None else None
         except OSError:
             found = None
         return 0.0 if found is None else max(found.st_atime, found.st_mtime)
 
-    def add(self, name: str) -> None:
+    def add(self, name: str, said: str = "") -> None:
+        """Note it, with a word, `said`."""
         if self._folder is None:
             return
         try:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            atomic.replace(self._folder / name, [_text(name)], flush=False)
+            os.makedirs(self._folder, exist_ok=True, mode=0o700)
+            atomic.replace(os.path.join(self._folder, name), [_text(name, said)], flush=False)
             notes = list(os.scandir(self._folder))
             if len(notes) <= MOST:
                 return
@@ -106,5 +113,6 @@ def is_ours(found: os.stat_result) -> bool:
     return stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
 
 
-def _text(name: str) -> bytes:
-    return b"found on this host: " + name.encode() + b"\n"
+def _text(name: str, said: str = "") -> bytes:
+    text = f"found on this host: {name}\n"
+    return (f"{text}{said} {name_of(name, said)}\n" if said else text).encode()

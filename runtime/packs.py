@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import logging
 import os
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from headrace.runtime import atomic
-from headrace.runtime.caches import cache_folder
+from headrace.runtime.caches import cache_folder, cache_path
 from headrace.runtime.facts import Facts
 from headrace.runtime.notes import DAY_S, Notes, identity, is_ours, name_of
 
@@ -40,7 +41,7 @@ log = logging.getLogger("headrace.runtime")  # gets texts: a kept record of an e
 LIMIT = 8 << 30  # bytes of all files
 SPARE = 20  # one part in so many of a disk stays free
 IDLE_S = 3600.0  # a file that was used since then stays: several models of one start must not remove each other's
-SUFFIX = ".packed"
+FOLDER, SUFFIX = "packed", ".packed"
 SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 
 
@@ -106,10 +107,10 @@ class Made(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """A program, what its model says of itself, and what must live as long as it."""
+    """A program, what its model says of itself (bytes: as it was kept), and what must live as long as it."""
 
     program: Any
-    facts: Facts
+    facts: Facts | bytes
     shared: Shared | None
 
 
@@ -164,7 +165,7 @@ class Packs:
         try:
             program = made_again(Recipe.read(store, self._archive), threads, packing)
             if packing.fits:
-                return Loaded(program, Facts.decode(facts), shared)
+                return Loaded(program, facts, shared)
             why = "packed constants beside it are of other nodes"
         except ValueError as error:
             why = str(error)
@@ -234,7 +235,7 @@ def _from_file(key: str) -> PackStore | None:
     from headrace.runtime._native import PackStore
 
     try:
-        path = _path(key)
+        path = os.path.join(cache_path(FOLDER), key + SUFFIX)
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
@@ -324,7 +325,7 @@ def _make_room(folder: Path, wanted: int, limit: int) -> None:
 
 
 def _path(key: str) -> Path:
-    folder = cache_folder("packed")
+    folder = cache_folder(FOLDER)
     folder.chmod(0o700)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
@@ -332,6 +333,7 @@ def _path(key: str) -> Path:
     return folder / f"{key}{SUFFIX}"
 
 
+@functools.cache
 def _build() -> str:
     """The build of the kernels; empty where the linker was told to leave that out: then no file can be told from another
     build's."""

@@ -142,7 +142,7 @@ def open_program(source: Any, *, optimized: bool = False, notes: Notes | None = 
     """Read an archive from a path or bytes. Everything in it is checked before anything of it is used. `optimized`: where it
     has what the portable passes of this version made of it, that is answered, and the program itself read when it is needed;
     whether bytes are what was written is then for `Opened.proof()` to say. `notes`: it is noted when they are
-    right, and the weights of a file that nobody has written since are then, for a day, taken without.
+    right, and a file that nobody has written since is then, for a day, known by its note, and its weights taken without proof.
 
     Raises LoadError naming the file, the member and the rule; UnsupportedOperator for a newer file's operators.
     """
@@ -166,19 +166,21 @@ def _told(source: Any, read: Callable[[], T]) -> T:
 def _open(data: memoryview, facts: os.stat_result | None, source: Any, optimized: bool, notes: Notes) -> Opened:
     """`facts`: of the file that `data` is mapped from; `source`: where it comes from; `optimized`: contents are read later, and
     what passes made of a graph is enough."""
+    large = facts is not None and len(data) >= _LARGE
+    note = "" if facts is None else name_of("archive", identity(facts))
+    leave = functools.partial(_leave, data) if large else _nothing
+    known = notes.said(note, DAY_S) if optimized and note else None
+    if known:  # nothing of the file is read before somebody asks for it
+        return Opened(lambda: _told(source, lambda: _read_again(data, source)), known, data, leave=leave)
     members, sums, document = _listed_members(data)
     digest = sha256(members[manifest.NAME]).hexdigest()  # of the list of all other members' digests
-    large = facts is not None and len(data) >= _LARGE
-    note = name_of("archive", digest, identity(facts)) if large and facts is not None else ""
-    noted = bool(note) and notes.has(note, DAY_S)
 
     @functools.cache
     def proof() -> None:
-        _check(members, sums, document, unread=_ARRAYS if noted else ())
-        if note and not noted and facts is not None and settled(facts):
-            notes.add(note)
+        _check(members, sums, document)
+        if facts is not None and settled(facts):
+            notes.add(note, digest)
 
-    leave = functools.partial(_leave, data) if large else _nothing
     if not optimized:
         proof()
         return Opened(_decode(members, document, source, False), digest, data, leave=leave)
@@ -191,6 +193,13 @@ def _open(data: memoryview, facts: os.stat_result | None, source: Any, optimized
             raise
 
     return Opened(lambda: _told(source, read), digest, data, lambda: _told(source, proof), leave)
+
+
+def _read_again(data: memoryview, source: Any) -> Contents:
+    """The contents of a file that is known to be what was written: its large members are not read for that."""
+    members, sums, document = _listed_members(data)
+    _check(members, sums, document, unread=_ARRAYS)
+    return _decode(members, document, source, True)
 
 
 def _nothing() -> None:

@@ -43,6 +43,19 @@ def test_a_note_that_is_not_ours_counts_for_nothing(tmp_path: Path, monkeypatch:
     assert not found.has(NAME)
 
 
+def test_a_note_with_a_word_is_right_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    found = Notes(tmp_path)
+    assert found.said(NAME) is None
+    found.add(NAME)
+    assert found.said(NAME) == ""
+    found.add(NAME, "abc")
+    assert found.said(NAME) == "abc" and found.has(NAME)
+    text = (tmp_path / NAME).read_text()
+    for other in (text[:-1], text + "x", text.replace("abc", "abd"), text.replace("abc ", ""), text + "é"):
+        (tmp_path / NAME).write_text(other)
+        assert found.said(NAME) is None
+
+
 def test_a_note_ages_and_one_from_the_future_is_not_young(tmp_path: Path) -> None:
     found = Notes(tmp_path)
     found.add(NAME)
