@@ -11,11 +11,13 @@ import mmap
 import os
 import re
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from headrace.runtime.errors import LoadError
 from headrace.runtime.spans import inside
+from headrace.serializer.message_scan import TOKEN
 
 _KEYS = frozenset({"location", "offset", "length", "checksum"})
 _NAME_LIMIT = 255
@@ -23,12 +25,18 @@ _OVERLAP = 4  # how often the bytes of a data file may be used, on average
 
 
 class ExternalData:
-    """The data files of one model. `folder` None: the model came as bytes, so there is no place to look."""
+    """The bytes of tensors that do not stand in a model's message: in its data files, and those that were cut out of it, `large`, by
+    their tokens. `folder` None: the model came as bytes, so there is no place to look."""
 
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path | None, large: Mapping[bytes, memoryview] | None = None) -> None:
+        self._folder, self._large = folder, large or {}
         self._files: dict[str, memoryview] = {}
         self._read: dict[str, int] = {}
+
+    def raw(self, data: bytes) -> memoryview:
+        """What a tensor's raw_data stands for: itself, or what was cut out there."""
+        found = self._large.get(data) if len(data) == TOKEN else None
+        return memoryview(data) if found is None else found
 
     def read(self, entries: Any, size: int, where: str) -> memoryview:
         """The `size` bytes that a tensor's external_data entries describe. Raises LoadError naming the tensor."""

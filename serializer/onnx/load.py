@@ -9,22 +9,28 @@ Sources: onnx.proto and IR.md of ONNX 1.23 (IR versions 3 to 14).
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from headrace.runtime.check import check
 from headrace.runtime.errors import HeadraceError, LoadError
 from headrace.runtime.graph import OPSETS, Program
 from headrace.runtime.interface import Contents, Opened
-from headrace.serializer.message_scan import scan
+from headrace.serializer.message_scan import cut
 from headrace.serializer.onnx.external import ExternalData
 from headrace.serializer.onnx.functions import Functions, domain_of
 from headrace.serializer.onnx.reader import read_main
 from headrace.serializer.onnx.support import require_operators
 
 IR_VERSIONS = range(3, 15)
+LARGE = 4096  # bytes; from here on a tensor's are not copied into the message and out of it again
+ALIGNMENT = 8
+CHUNK = 1 << 17  # bytes: moving more by less than a cache line at once takes ten times as long
 FILE_LIMIT = (1 << 31) - 1  # protobuf's own bound on one message
 
 
@@ -50,7 +56,7 @@ def open_program(source: Any) -> Opened:
 
 
 def _open(source: Any) -> Opened:
-    model, folder = _parse(source)
+    model, external = _parse(source)
     if model.ir_version not in IR_VERSIONS:
         raise LoadError(
             f"IR version {model.ir_version} is not supported; allowed: {IR_VERSIONS[0]} to {IR_VERSIONS[-1]}"
@@ -61,38 +67,63 @@ def _open(source: Any) -> Opened:
     functions.expanded_size(model.graph.node)
     opsets = read_opsets(model.opset_import, model.ir_version)
     require_operators(model, functions, opsets)
-    graph = read_main(model, opsets, functions, ExternalData(folder))
+    graph = read_main(model, opsets, functions, external)
     check(graph)
     properties = _metadata(model.metadata_props, "the model")
     graph.metadata = _metadata(model.graph.metadata_props, "the graph")
     return Opened(Contents(Program({graph.name: graph}, dict(properties)), properties))
 
 
-def _parse(source: Any) -> tuple[Any, Path | None]:
-    """The ModelProto and the folder in which external data may lie."""
+def _parse(source: Any) -> tuple[Any, ExternalData]:
+    """The ModelProto, and where the bytes of tensors lie that are not in it."""
     import onnx
     from google.protobuf.message import DecodeError
 
     if isinstance(source, onnx.ModelProto):
-        return source, None
+        return source, ExternalData(None)
     folder = None
     if isinstance(source, str | os.PathLike):
-        path = Path(source)
-        folder = path.parent
-        size = path.stat().st_size
+        folder, data = Path(source).parent, _read(source)
+    elif isinstance(source, bytes | bytearray | memoryview):
+        data = memoryview(bytes(source))
+    else:
+        raise LoadError(f"cannot be read from {type(source).__name__}; allowed: a path, bytes, an onnx.ModelProto")
+    raw_data = onnx.TensorProto.DESCRIPTOR.fields_by_name["raw_data"]
+    message, places = cut(data, onnx.ModelProto.DESCRIPTOR, raw_data, LARGE)
+    try:
+        model = onnx.ModelProto.FromString(message)
+    except DecodeError:
+        raise LoadError("this is no ONNX file: it does not parse as a ModelProto") from None
+    return model, ExternalData(folder, _aligned(data, places))
+
+
+def _read(path: str | os.PathLike[str]) -> memoryview:
+    """A file in memory of our own: mapped, it could change or end under a model that runs."""
+    with open(path, "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
         if size > FILE_LIMIT:
             raise LoadError(
                 f"the file has {size} bytes; an ONNX file may have {FILE_LIMIT}, with weights as external data"
             )
-        source = path.read_bytes()
-    elif not isinstance(source, bytes | bytearray | memoryview):
-        raise LoadError(f"cannot be read from {type(source).__name__}; allowed: a path, bytes, an onnx.ModelProto")
-    data = bytes(source)
-    scan(data, onnx.ModelProto.DESCRIPTOR)
-    try:
-        return onnx.ModelProto.FromString(data), folder
-    except DecodeError:
-        raise LoadError("this is no ONNX file: it does not parse as a ModelProto") from None
+        data, filled = memoryview(mmap.mmap(-1, max(size, 1)))[:size], 0
+        while count := file.readinto(data[filled:]):
+            filled += count
+    return data[:filled]
+
+
+def _aligned(data: memoryview, places: Mapping[bytes, tuple[int, int]]) -> dict[bytes, memoryview]:
+    """Those bytes, moved to where elements lie as kernels read them, over what stands before them and is read no more."""
+    found, free = {}, 0
+    address = np.frombuffer(data, np.uint8).ctypes.data
+    for token, (start, end) in places.items():
+        shift = (address + start) % ALIGNMENT
+        if not data.readonly and start - shift >= free:
+            for at in range(start, end if shift else start, CHUNK):
+                part = bytes(data[at : min(end, at + CHUNK)])
+                data[at - shift : at - shift + len(part)] = part
+            start, end = start - shift, end - shift
+        found[token], free = data[start:end].toreadonly(), end
+    return found
 
 
 def read_opsets(protos: Any, ir_version: int) -> dict[str, int]:

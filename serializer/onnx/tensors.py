@@ -62,7 +62,7 @@ def read_tensor(proto: Any, external: ExternalData, where: str) -> np.ndarray:
         if dtype.kind == "s":
             raise LoadError(f"{where}: strings cannot be raw or external data")
         size = (count * dtype.bits + 7) // 8
-        data = external.read(proto.external_data, size, where) if outside else memoryview(proto.raw_data)
+        data = external.read(proto.external_data, size, where) if outside else external.raw(proto.raw_data)
         return _from_bytes(data, dtype, shape, where)
     field = _FIELDS.get(dtype.name, "int32_data")
     if used and used[0] != field:
