@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 
 SHOWN = 12  # names that a list in an error shows
@@ -10,6 +9,8 @@ SHOWN = 12  # names that a list in an error shows
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """For a name that does not exist: the nearest one that does, or the first few."""
+    import difflib  # loads do without
+
     names = list(known)
     if near := difflib.get_close_matches(name, names, n=1) or [one for one in names if one.lower() == name.lower()]:
         return f"did you mean {near[0]!r}?"

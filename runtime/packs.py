@@ -18,7 +18,6 @@ import functools
 import hashlib
 import logging
 import os
-import shutil
 import stat
 import threading
 import time
@@ -303,6 +302,8 @@ def _note(key: str, found: os.stat_result) -> str:
 
 def _make_room(folder: Path, wanted: int, limit: int) -> None:
     """Remove what nobody used for the longest time until `wanted` more bytes fit. OSError where they do not."""
+    import shutil  # loads do without
+
     notes, disk, now = Notes.of("checked"), shutil.disk_usage(folder), time.time()
     held, idle = 0, []
     for path in folder.iterdir():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import statistics
 from collections.abc import Callable, Sequence
 from typing import Any, TypedDict
 
@@ -64,6 +63,8 @@ _Seen = tuple[int, tuple[int, ...], bool] | None
 
 def profile_nodes(program: Any, run: Callable[[], object], runs: int) -> list[NodeRow]:
     """Time every node of a native program over `runs` calls of `run`, longest first."""
+    import statistics  # loads do without
+
     seen = [program.profile_rows()]
     program.profile(1)
     try:

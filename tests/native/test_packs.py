@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -406,7 +407,7 @@ def test_a_part_of_the_disk_stays_free(
 ) -> None:
     monkeypatch.setattr(packs, "SPARE", 20)
     for free, kept_files in ((108 * MIB - (1 << 16), 0), (109 * MIB, 1)):  # 8 MiB and some bytes of packed weights
-        monkeypatch.setattr(packs.shutil, "disk_usage", lambda _, free=free: mock.Mock(total=2000 * MIB, free=free))
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: mock.Mock(total=2000 * MIB, free=free))
         gc.collect()
         with caplog.at_level(logging.INFO):
             opened(net, cache=True).close()
