@@ -136,6 +136,51 @@ def test_a_product_that_quantizes_its_rows_takes_up_the_residual(
         assert all(next(iter(model.run(feeds).values())).tobytes() == want.tobytes() for _ in range(3))
 
 
+def ranged(rows: int, depth: int, width: int, activation: str, added: bool) -> tuple[Graph, dict[str, np.ndarray]]:
+    """A product whose results are quantized by the range that they have."""
+    graph, feeds = network(Case(rows=rows, depth=depth, width=width, dynamic=True, activation=activation, added=added))
+    graph.block.outputs = list(Builder(graph).node("DynamicQuantizeLinear", [graph.outputs[0]], outputs=3))
+    infer_graph(graph)
+    return graph, feeds
+
+
+@pytest.mark.parametrize(
+    "rows, depth, width", [(7, 33, 70), (64, 96, 128), (1, 5, 3), (0, 4, 9), (300, 40, 31), (25, 16, 1)]
+)
+@pytest.mark.parametrize("activation, added", [("Gelu", False), ("", True), ("LeakyRelu", True), ("", False)])
+def test_levels_of_the_range_of_all_results(
+    tier: str, rows: int, depth: int, width: int, activation: str, added: bool
+) -> None:
+    graph, feeds = ranged(rows, depth, width, activation, added)
+    assert ran(graph) == {"DynamicQuantizeLinear": 1, "headrace.cpu.QGemm": 1}
+    want = load(graph, device="cpu", without=[NAME]).run(feeds)
+    for threads in (1, 2):
+        model = load(graph, device="cpu", threads=threads)
+        for _ in range(2):
+            found = model.run(feeds)
+            assert [a.tobytes() for a in found.values()] == [a.tobytes() for a in want.values()]
+
+
+@pytest.mark.parametrize(
+    "odd", [[np.nan], [np.inf], [-np.inf], [np.inf, -np.inf], [3e38, 3e38, -3e38], [1e-42, -1e-42], [-0.0]]
+)
+def test_a_range_of_odd_results(tier: str, odd: list[float]) -> None:
+    """Sums that tell a NaN may overflow without one."""
+    graph, feeds = ranged(9, 12, 40, "", True)
+    feeds["r"][:] = 0
+    for index, value in enumerate(odd):
+        feeds["r"][1, 2 * index, 7 * index] = value
+    found, want = (load(graph, device="cpu", without=without).run(feeds) for without in ((), [NAME]))
+    assert [a.tobytes() for a in found.values()] == [a.tobytes() for a in want.values()]
+
+
+def test_results_that_are_read_otherwise_too_keep_their_range_apart() -> None:
+    graph, _ = ranged(9, 12, 40, "Gelu", False)
+    graph.outputs.append(graph.block.nodes[-1].inputs[0])
+    infer_graph(graph)
+    assert ran(graph)["DynamicQuantizeLinear"] == 2
+
+
 def test_a_residual_that_is_read_again_stays(tier: str) -> None:
     graph, feeds = network(Case(added=True, rows=20))
     b, r = Builder(graph), graph.block.inputs[1]

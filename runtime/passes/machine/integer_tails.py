@@ -1,5 +1,5 @@
 """What follows an integer product with float32 results goes into it: an Add of a value of the same shape, an activation, and where
-a QuantizeLinear ends it, that and a Mul by a row before it. Transformers have all of these. Other QuantizeLinear take up such a Mul
+a QuantizeLinear ends it, that and a Mul by a row before it, or a DynamicQuantizeLinear. Transformers have all of these. Other QuantizeLinear take up such a Mul
 as well (SmoothQuant's factors, which a graph multiplies activations with before it quantizes them).
 
 The steps stay what they were, each rounded to float32; only no pass over memory lies between them.
@@ -79,10 +79,15 @@ def _with_tail(node: Node, inputs: list[Value | None], scope: Scope) -> Patch | 
     if last:
         ends, output = [factor, *last[-1].inputs[1:3]], made(last[-1])
         nodes += last
+    results: list[Value | None] = [output]
+    if not last and (ranged := scope.user(output, "DynamicQuantizeLinear")) is not None:
+        results = [*ranged.outputs, None, None][:3]
+        nodes.append(ranged)
     weights = scope.array(inputs[3])
     if len(nodes) == 1 or weights is None or weights.ndim != 2:
         return None
-    return Patch(nodes, [scope.node("QGemm", [*inputs, added, *ends], output, form, domain=DOMAIN, like=node)])
+    fused = Node("QGemm", [*inputs, added, *ends], results, form, domain=DOMAIN, name=node.name, path=node.path)
+    return Patch(nodes, [fused])
 
 
 def _fits(other: Value, output: Value) -> bool:

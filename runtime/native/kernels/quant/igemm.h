@@ -41,7 +41,10 @@ struct IntEpilogue {
     bool levels_signed = false;
     bool saturates = false;             // u8, i8: the type's own bounds are lo and hi, and no value leaves 32 bits: no clamp is needed
     Activation act;                     // f32 only
+    float* range = nullptr;             // f32 only: [3, kRangeLanes], of all results the least, the greatest (0 among them), and a sum that a NaN makes one
 };
+
+constexpr int kRangeLanes = 16;         // as many as the widest vector has
 
 struct IntBlock {
     const void* const* rows;

@@ -205,6 +205,21 @@ static void store_levels(const IntEpilogue& e, const float* y, int64_t ld, int64
     }
 }
 
+// What a tile has just written, still in L1, goes into the range of all results.
+static void widen(float* range, const float* c, int64_t ldc, int rows, int64_t width) {
+    vf least = load(range), most = load(range + kRangeLanes), sum = load(range + 2 * kRangeLanes);
+    const auto step = [&](vf x) __attribute__((always_inline)) { least = vmin(x, least), most = vmax(x, most), sum += x; };
+    for (int row = 0; row < rows; row++, c += ldc) {
+        int64_t i = 0;
+        for (; i + kLanes <= width; i += kLanes) step(load(c + i));
+        if (i == width) continue;
+        alignas(64) float last[kLanes] = {};
+        memcpy(last, c + i, size_t(width - i) * 4);
+        step(load(last));
+    }
+    store(range, least), store(range + kRangeLanes, most), store(range + 2 * kRangeLanes, sum);
+}
+
 // Rows [m, m + rows) and `left` columns from n on, at most `panels` panels; answers how many panels it took.
 static int64_t run_int_tile(const IntBlock& g, int64_t m, int rows, int64_t n, int64_t panels, const int8_t* ahead, int64_t step) {
     alignas(64) int32_t sums[kIntRows * kIntCols * 3];
@@ -227,6 +242,7 @@ static int64_t run_int_tile(const IntBlock& g, int64_t m, int rows, int64_t n, i
         finish({sums, panels > 1 ? most : width <= kLanes ? kLanes : kIntCols, rows, width, e, m, n,
                 e.r ? static_cast<const uint8_t*>(e.r) + m * e.ldr + n : nullptr, c, ldc});
     }
+    if (e.range) widen(e.range, reinterpret_cast<const float*>(c), ldc, rows, width);
     if (levels) store_levels(e, floats, ldc, n, rows, width, static_cast<uint8_t*>(g.c) + m * g.ldc + n, g.ldc);
     return panels;
 }

@@ -34,9 +34,15 @@ void prepare_row(const IntTable& t, const float* x, int64_t n, const RowLevels& 
     }
 }
 
-namespace {
-
 constexpr int64_t kGrain = 16384;
+
+void quantize_all(const IntTable& t, ThreadPool& pool, const float* x, int64_t n, const RowLevels& levels, uint8_t* to) {
+    pool.parallel(ceil_div(n, kGrain), 1, [&](int64_t begin, int64_t end) {
+        for (int64_t i = end; i-- > begin;) t.quantize_within(x + i * kGrain, std::min(kGrain, n - i * kGrain), levels.scale, levels.zero, to + i * kGrain);
+    });
+}
+
+namespace {
 
 // Scale and zero point: one for all, or one for each index of an axis.
 struct Axis {
@@ -200,11 +206,7 @@ public:
             hi = highs[i] > hi || highs[i] != highs[i] ? highs[i] : hi;
         }
         const RowLevels levels = levels_of(lo, hi);
-        // From the last piece to the first: L2 holds what was read last.
-        c.pool->parallel(pieces, 1, [&](int64_t begin, int64_t end) {
-            for (int64_t i = end; i-- > begin;)
-                table_.quantize_within(from + i * kGrain, std::min(kGrain, n - i * kGrain), levels.scale, levels.zero, c.out(0).as<uint8_t>() + i * kGrain);
-        });
+        quantize_all(table_, *c.pool, from, n, levels, c.out(0).as<uint8_t>());
         put(0, levels);
     }
 

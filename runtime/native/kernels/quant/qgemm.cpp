@@ -1,7 +1,9 @@
 // Integer products: headrace.QGemm, QLinearMatMul, MatMulInteger, headrace.MatMulIntegerToFloat, headrace.DynamicMatMul, and
 // headrace.cpu.QGemm, those with float results and what comes after: x, x_scale, x_zp, w, w_scale, w_zp, bias (of integers or
-// floats)?, added [m, n]?, then an activation, factor [n]?, y_scale?, y_zp?; headrace.cpu.DynamicMatMul: x, w, w_scale, bias?, added.
+// floats)?, added [m, n]?, then an activation, factor [n]?, y_scale?, y_zp?, or three outputs, the levels that DynamicQuantizeLinear
+// makes of all that; headrace.cpu.DynamicMatMul: x, w, w_scale, bias?, added.
 #include <algorithm>
+#include <mutex>
 
 #include "kernels/quant/params.h"
 #include "kernels/quant/rows.h"
@@ -11,13 +13,37 @@ namespace hr {
 
 namespace {
 
+// The range of all results of a product, from those of its tasks: no order changes it.
+class Range {
+public:
+    explicit Range(const IntTable& t) : table_(t) {}
+
+    // Runs part of a product whose epilogue widens a range of its own.
+    template <class Part> void take(IntProblem p, const Part& part) {
+        alignas(64) float own[3 * kRangeLanes] = {};
+        p.epilogue.range = own;
+        part(p);
+        const std::lock_guard<std::mutex> lock(mutex_);
+        for (int j = 0; j < kRangeLanes; j++)
+            lo_ = std::min(lo_, own[j]), hi_ = std::max(hi_, own[kRangeLanes + j]), maybe_nan_ |= own[2 * kRangeLanes + j] != own[2 * kRangeLanes + j];
+    }
+
+    RowLevels levels(const float* x, int64_t n) const { return maybe_nan_ ? row_levels(table_, x, n) : levels_of(lo_, hi_); }
+
+private:
+    const IntTable& table_;
+    std::mutex mutex_;
+    float lo_ = 0, hi_ = 0;
+    bool maybe_nan_ = false;    // or infinities of both signs
+};
+
 constexpr int64_t kPreparedBytes = 256 << 10;   // of A at a time: half of L2
 
 class QGemmKernel final : public Kernel {
 public:
     QGemmKernel(const NodeInfo& node, const Slots& slots, IntOut out, const Activation& act) : table_(int_table()), slots_(slots), act_(act) {
         dynamic_ = is_dynamic(node);
-        type_ = node.outputs[0];
+        type_ = node.outputs[0], ranged_ = ends_in_range(node, slots);
         rule_.table = &table_, rule_.slots = slots, rule_.out = out;
         rule_.x_signed = node.inputs[slots.x] == DType::i8, rule_.w_signed = node.inputs[slots.w] == DType::i8;
         own_act_ = dynamic_ || node.op == "headrace.MatMulIntegerToFloat" || node.op == "headrace.cpu.QGemm";
@@ -49,6 +75,7 @@ public:
     void shape(ShapeContext& c) const override {
         const Shape out = output(c.in(slots_.x).shape, c.in(slots_.w).shape);
         c.out(0, type_, out);
+        if (ranged_) c.out(1, DType::f32, Shape{}), c.out(2, DType::u8, Shape{});
         Scratch scratch;
         plan(sizes(c.in(slots_.x).shape, c.in(slots_.w).shape), scratch);
         c.scratch = scratch.used();
@@ -56,16 +83,52 @@ public:
 
     void run(RunContext& c) const override {
         const Sizes z = sizes(c.in(slots_.x).shape, c.in(slots_.w).shape);
-        if (z.m == 0 || z.n == 0 || z.batch == 0) return;
+        Range range(table_);
         Scratch scratch(c.scratch);
         const Memory mem = plan(z, scratch);
+        if (z.m && z.n && z.batch) multiply(c, z, mem, range);
+        if (!ranged_) return;
+        const int64_t count = z.batch * z.m * z.n;
+        const RowLevels levels = range.levels(mem.real, count);
+        quantize_all(table_, *c.pool, mem.real, count, levels, c.out(0).as<uint8_t>());
+        if (c.out(1).data) *c.out(1).as<float>() = levels.scale;
+        if (c.out(2).data) *c.out(2).as<uint8_t>() = uint8_t(levels.zero);
+    }
+
+    bool reads_data(int input) const override { return !(input == slots_.w && packed_); }
+    bool in_place(int input) const override { return input == slots_.added && type_ == DType::f32; }     // a tile reads what it is going to write
+    static bool is_dynamic(const NodeInfo& node) { return node.op == "headrace.DynamicMatMul" || node.op == "headrace.cpu.DynamicMatMul"; }
+    size_t packed_bytes() const override { return packed_.bytes() + sums_.bytes(); }
+    std::string variant() const override { return std::string("gemm_int8_") + table_.tier; }
+
+private:
+    struct Sizes {
+        int64_t m, n, k, batch, a_count, b_count;
+        Shape a_batch, b_batch, batch_shape;
+        bool fold;
+    };
+    struct Memory {
+        char* params = nullptr;
+        uint8_t* a = nullptr;
+        int8_t* b = nullptr;
+        int32_t *sums = nullptr, *row_shift = nullptr;
+        float *row_scale = nullptr, *real = nullptr;
+    };
+
+    static bool ends_in_range(const NodeInfo& node, const Slots& s) {
+        if (node.op != "headrace.cpu.QGemm" || node.outputs[0] != DType::u8) return false;
+        return s.level_scale >= int(node.inputs.size()) || node.inputs[size_t(s.level_scale)] == DType::none;
+    }
+
+    void multiply(RunContext& c, const Sizes& z, const Memory& mem, Range& range) const {
         const auto given = [&](int i) { return i >= 0 && c.has(i) ? &c.in(i) : nullptr; };
         const Tensor* x_zero = given(slots_.x_zero);
         const bool row_zeros = x_zero && x_zero->count() > 1;
         if (row_zeros && x_zero->count() != z.m * (z.fold ? 1 : z.batch))
             throw std::invalid_argument("the zero point of A is " + text(x_zero->shape) + "; allowed: one, or one a row");
         const char* x = static_cast<const char*>(c.in(slots_.x).data);
-        const int64_t x_item = dynamic_ ? 4 : 1, y_item = int64_t(item_size(type_));
+        char* y = ranged_ ? reinterpret_cast<char*>(mem.real) : static_cast<char*>(c.out(0).data);
+        const int64_t x_item = dynamic_ ? 4 : 1, y_item = result_bytes();
         for (int64_t i = 0; i < z.batch; i++) {
             const int8_t* b = packed_.get();
             const int32_t* sums = sums_.get();
@@ -93,29 +156,9 @@ public:
             if (level_scale_ != 0) e.level_scale = level_scale_, e.zero = level_zero_, e.factor = factor_.get(), e.levels_signed = type_ == DType::i8;
             const int64_t from = z.a_count == z.batch ? i : broadcast_index(z.a_batch, z.batch_shape, i);
             run_rows(z, x + from * z.m * z.k * x_item, row_zeros ? x_zero : nullptr, from * z.m, params, e, b, sums,
-                     static_cast<char*>(c.out(0).data) + i * z.m * z.n * y_item, mem, *c.pool);
+                     y + i * z.m * z.n * y_item, mem, *c.pool, range);
         }
     }
-
-    bool reads_data(int input) const override { return !(input == slots_.w && packed_); }
-    bool in_place(int input) const override { return input == slots_.added && type_ == DType::f32; }     // a tile reads what it is going to write
-    static bool is_dynamic(const NodeInfo& node) { return node.op == "headrace.DynamicMatMul" || node.op == "headrace.cpu.DynamicMatMul"; }
-    size_t packed_bytes() const override { return packed_.bytes() + sums_.bytes(); }
-    std::string variant() const override { return std::string("gemm_int8_") + table_.tier; }
-
-private:
-    struct Sizes {
-        int64_t m, n, k, batch, a_count, b_count;
-        Shape a_batch, b_batch, batch_shape;
-        bool fold;
-    };
-    struct Memory {
-        char* params = nullptr;
-        uint8_t* a = nullptr;
-        int8_t* b = nullptr;
-        int32_t *sums = nullptr, *row_shift = nullptr;
-        float* row_scale = nullptr;
-    };
 
     static Shape leading(const Shape& s) {
         Shape out;
@@ -158,6 +201,7 @@ private:
         pack_int(table_, w, 0, n, 1, !rule_.w_signed, 1, k, n, out, sums);
     }
 
+    int64_t result_bytes() const { return ranged_ ? 4 : int64_t(item_size(type_)); }     // of what a tile writes
     int64_t row_bytes(int64_t k) const { return round_up(k, table_.unit) * table_.item; }
     int64_t rows_at_once(const Sizes& z) const {
         const int64_t most = std::max<int64_t>(kPreparedBytes / std::max<int64_t>(1, row_bytes(z.k)), 96);
@@ -169,13 +213,14 @@ private:
         mem.a = s.take<uint8_t>(rows_at_once(z) * row_bytes(z.k));
         mem.row_shift = s.take<int32_t>(rows_at_once(z)), mem.row_scale = s.take<float>(rows_at_once(z));
         if (!packed_) mem.b = s.take<int8_t>(int_packed(table_, 1, z.k, z.n)), mem.sums = s.take<int32_t>(round_up(z.n, table_.nr));
+        if (ranged_) mem.real = s.take<float>(z.batch * z.m * z.n);
         if (!fixed_) mem.params = s.take<char>(int64_t(rule(z.n).scratch_bytes()));
         return mem;
     }
 
     void run_rows(const Sizes& z, const char* x, const Tensor* x_zero, int64_t zero_at, const Params& params, const IntEpilogue& e, const int8_t* b,
-                  const int32_t* sums, char* y, const Memory& mem, ThreadPool& pool) const {
-        const int64_t stride = row_bytes(z.k), step = rows_at_once(z), y_item = int64_t(item_size(type_));
+                  const int32_t* sums, char* y, const Memory& mem, ThreadPool& pool, Range& range) const {
+        const int64_t stride = row_bytes(z.k), step = rows_at_once(z), y_item = result_bytes();
         const bool bytes = table_.item == 1;
         // Unsigned bytes in whole units are what the product reads: nothing to prepare.
         const bool as_it_lies = bytes && !dynamic_ && !rule_.x_signed && z.k % table_.unit == 0;
@@ -207,7 +252,10 @@ private:
             }
             const GemmPlan plan = plan_int(table_, p, pool.threads());
             pool.parallel(plan.tasks(), 1, [&](int64_t begin, int64_t end) {
-                for (int64_t task = begin; task < end; task++) run_int_task(table_, p, plan, task);
+                const auto tasks = [&](const IntProblem& own) {
+                    for (int64_t task = begin; task < end; task++) run_int_task(table_, own, plan, task);
+                };
+                ranged_ ? range.take(p, tasks) : tasks(p);
             });
         }
     }
@@ -215,7 +263,8 @@ private:
     const IntTable& table_;
     Slots slots_;
     Activation act_;
-    bool dynamic_ = false, own_act_ = false, fixed_ = false, r_signed_ = false;    // own_act_: any activation, of a float result
+    bool dynamic_ = false, own_act_ = false, fixed_ = false, r_signed_ = false, ranged_ = false;
+    // own_act_: any activation, of a float result; ranged_: results become levels of the range that all of them have
     DType type_;
     float level_scale_ = 0;     // 0: results are what comes out of the product
     int32_t level_zero_ = 0;
