@@ -40,6 +40,11 @@ class Notes:
             log.debug("nothing is noted: %s", error)
             return cls(None)
 
+    @property
+    def anywhere(self) -> bool:
+        """Whether notes can be kept at all."""
+        return self._folder is not None
+
     def has(self, name: str, within_s: float | None = None) -> bool:
         """Whether it was noted, `within_s` seconds. That it was asked for is remembered: see `used`."""
         return self.said(name, within_s) is not None

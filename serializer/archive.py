@@ -167,9 +167,9 @@ def _open(data: memoryview, facts: os.stat_result | None, source: Any, optimized
     """`facts`: of the file that `data` is mapped from; `source`: where it comes from; `optimized`: contents are read later, and
     what passes made of a graph is enough."""
     large = facts is not None and len(data) >= _LARGE
-    note = "" if facts is None else name_of("archive", identity(facts))
+    note = name_of("archive", identity(facts)) if notes.anywhere and facts is not None else ""
     leave = functools.partial(_leave, data) if large else _nothing
-    known = notes.said(note, DAY_S) if optimized and note else None
+    known = notes.said(note, DAY_S) if note and optimized else None
     if known:  # nothing of the file is read before somebody asks for it
         return Opened(lambda: _told(source, lambda: _read_again(data, source)), known, data, leave=leave)
     members, sums, document = _listed_members(data)
@@ -178,7 +178,7 @@ def _open(data: memoryview, facts: os.stat_result | None, source: Any, optimized
     @functools.cache
     def proof() -> None:
         _check(members, sums, document)
-        if facts is not None and settled(facts):
+        if note and facts is not None and settled(facts):
             notes.add(note, digest)
 
     if not optimized:
