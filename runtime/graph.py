@@ -50,11 +50,10 @@ class Node:
     `inputs` may hold None for an absent optional input. `outputs` may hold None for an output that nobody asked for.
     `path` is the module path of the layer that the node came from ("encoder.0.linear"), for profiling and messages.
     `version` is the operator-set version of the definition that the node follows. `blocks` are those among the attributes that
-    it is made with, and `kind` is the operator's full name ("Conv", "headrace.QConv", "ai.onnx.ml.Scaler"): every walk over a
-    graph asks for them.
+    it is made with: every walk over a graph asks for them.
     """
 
-    __slots__ = ("attributes", "blocks", "domain", "inputs", "kind", "name", "operator", "outputs", "path", "version")
+    __slots__ = ("attributes", "blocks", "domain", "inputs", "name", "operator", "outputs", "path", "version")
 
     def __init__(
         self,
@@ -69,11 +68,15 @@ class Node:
         version: int | None = None,
     ) -> None:
         self.operator, self.domain, self.name, self.path = operator, domain, name, path
-        self.kind = f"{domain}.{operator}" if domain else operator
         self.inputs, self.outputs = list(inputs), list(outputs)
         self.attributes = dict(attributes) if attributes else {}
         self.blocks = {key: value for key, value in self.attributes.items() if isinstance(value, Block)}
         self.version = OPSETS.get(domain, 1) if version is None else version
+
+    @property
+    def kind(self) -> str:
+        """The operator's full name: "Conv", "headrace.QConv", "ai.onnx.ml.Scaler"."""
+        return f"{self.domain}.{self.operator}" if self.domain else self.operator
 
     def label(self) -> str:
         """What error messages call this node."""
