@@ -59,6 +59,12 @@ def test_importing_headrace_imports_almost_nothing() -> None:
     assert loaded.strip() == ""
 
 
+def test_the_runtime_and_its_operators_import_nothing_that_only_errors_or_profiles_need() -> None:
+    rare = ("difflib", "statistics", "fractions", "decimal", "secrets", "random")
+    code = f"import sys, numpy; before = set(sys.modules); import headrace.runtime, headrace.serializer.archive, headrace.runtime.feeds, headrace.runtime.profile, headrace.runtime.ops as ops; ops.registry(); print(*set({rare}) & (set(sys.modules) - before))"
+    assert run(code).strip() == ""
+
+
 def test_a_server_needs_no_training_core_and_no_onnx() -> None:
     loaded = run(
         "import sys, headrace.serve.server, headrace.serve.dataplane, headrace.serve.fronts, headrace.runtime.lower; print(*sys.modules)"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -192,6 +191,8 @@ def scaled(size: Dim, scale: float, context: Context) -> Dim:
     """floor(size * scale), exact where the scale is a small fraction."""
     if isinstance(size, int):
         return int(np.floor(size * scale))
+    from fractions import Fraction  # with decimal: too much for each load of another graph
+
     ratio = Fraction(scale)
     return size * ratio.numerator // ratio.denominator if ratio.denominator <= 1024 else context.fresh("resized")
 

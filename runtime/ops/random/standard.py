@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -20,7 +20,7 @@ FLOATS = dtypes.FLOAT
 
 def seed_of(seed: float | int | None) -> int:
     """The generator's seed behind an attribute: its bits as float64, or fresh ones where there is none."""
-    return secrets.randbits(63) if seed is None else int(np.float64(seed).view(np.uint64))
+    return int.from_bytes(os.urandom(8)) >> 1 if seed is None else int(np.float64(seed).view(np.uint64))
 
 
 class _Random(Operator):

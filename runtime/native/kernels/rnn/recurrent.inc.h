@@ -31,10 +31,10 @@ constexpr const char* kFactors = "_bf16_";
 constexpr int64_t kPair = 1;
 constexpr const char* kFactors = "_f32_";
 #endif
-// A constant matrix [gates * hidden, k], transposed: [k, columns] in elements, columns padded gate by gate.
-struct Transposed {
-    int64_t k, columns;     // columns: a multiple of kPanel
-    std::vector<float> data;
+// A constant matrix [gates * hidden, depth], to be transposed: [k, columns] in elements, columns padded gate by gate.
+struct Gates {
+    const float* w;
+    int64_t gates, hidden, depth, k, columns;     // columns: a multiple of kPanel
 
     static float element(const float* row, int64_t i, [[maybe_unused]] int64_t depth) {
 #ifdef HR_BF16
@@ -46,12 +46,17 @@ struct Transposed {
         return row[i];
 #endif
     }
-    Transposed(const float* w, int64_t gates, int64_t hidden, int64_t depth) : k((depth + kPair - 1) / kPair), columns(round_up(gates * round_up(hidden, kLanes), kPanel)), data(size_t(columns * k)) {
+    Gates(const float* matrix, int64_t count, int64_t size, int64_t factors)
+        : w(matrix), gates(count), hidden(size), depth(factors), k((factors + kPair - 1) / kPair), columns(round_up(count * round_up(size, kLanes), kPanel)) {}
+
+    std::vector<float> transposed() const {
+        std::vector<float> data(size_t(columns * k), 0.0f);
         const int64_t padded = round_up(hidden, kLanes);
         for (int64_t g = 0; g < gates; g++)
             for (int64_t h0 = 0; h0 < hidden; h0 += kLanes)     // whole lines of what is written
                 for (int64_t i = 0; i < k; i++)
                     for (int64_t h = h0; h < std::min(hidden, h0 + kLanes); h++) data[size_t(i * columns + g * padded + h)] = element(w + (g * hidden + h) * depth, i, depth);
+        return data;
     }
 };
 
@@ -61,10 +66,11 @@ struct Panels {
     Packed<float> data;
 
     Panels() = default;
-    explicit Panels(const Transposed& w) : k(w.k), columns(w.columns) {
+    explicit Panels(const Gates& w) : k(w.k), columns(w.columns) {
         const auto fill = [&] {
+            const std::vector<float> from = w.transposed();
             for (int64_t p = 0; p < columns / kPanel; p++)
-                for (int64_t i = 0; i < k; i++) std::copy_n(w.data.data() + i * columns + p * kPanel, kPanel, data.get() + (p * k + i) * kPanel);
+                for (int64_t i = 0; i < k; i++) std::copy_n(from.data() + i * columns + p * kPanel, kPanel, data.get() + (p * k + i) * kPanel);
         };
         pack_once(fill, Part<float>{data, columns * k});
     }
@@ -76,8 +82,8 @@ struct Matrix {
     Packed<float> data;
 
     Matrix() = default;
-    Matrix(const GemmTable& t, const Transposed& w) : k(w.k), columns(w.columns) {
-        const auto fill = [&] { pack_matrix(t, Ranges(t, 1, k), w.data.data(), columns, 1, columns, data.get(), 0, columns / t.nr); };
+    Matrix(const GemmTable& t, const Gates& w) : k(w.k), columns(w.columns) {
+        const auto fill = [&] { pack_matrix(t, Ranges(t, 1, k), w.transposed().data(), columns, 1, columns, data.get(), 0, columns / t.nr); };
         pack_once(fill, Part<float>{data, packed_floats(t, 1, k, columns)});
     }
 };
@@ -178,10 +184,10 @@ public:
         for (int64_t d = 0; d < directions_; d++) {
             Direction one;
             const float* rd = pr + d * gates_ * hidden_ * hidden_;
-            one.w = Matrix(products(), Transposed(pw + d * gates_ * hidden_ * input_, gates_, hidden_, input_));
+            one.w = Matrix(products(), Gates(pw + d * gates_ * hidden_ * input_, gates_, hidden_, input_));
             const int64_t together = cell == Cell::gru && reset_first_ ? 2 : gates_;
-            one.r = Panels(Transposed(rd, together, hidden_, hidden_));
-            if (together < gates_) one.candidate = Panels(Transposed(rd + together * hidden_ * hidden_, 1, hidden_, hidden_));
+            one.r = Panels(Gates(rd, together, hidden_, hidden_));
+            if (together < gates_) one.candidate = Panels(Gates(rd + together * hidden_ * hidden_, 1, hidden_, hidden_));
             one.bias.assign(static_cast<size_t>(one.w.columns), 0.0f);
             one.inner.assign(static_cast<size_t>(one.r.columns), 0.0f);
             for (int64_t g = 0; pb && g < gates_; g++)
