@@ -1,13 +1,12 @@
-# Two stages: the compiler stays in the first; the second holds Python, the environment, and nothing else. Of bytecode it has
-# what a server imports, since it can write none: compiling at each start would take longer than the start.
+# Two stages: the compiler stays in the first; the second holds Python, the environment, and nothing else. pip's bytecode stays: a
+# read-only image can write none, and compiling at each start would take longer than the start.
 FROM debian:bookworm-slim AS build
 RUN apt-get update && apt-get install -y --no-install-recommends g++ python3-dev python3-venv libnghttp2-dev libssl-dev zlib1g-dev
 RUN python3 -m venv /opt/headrace
 COPY . /src
 RUN /opt/headrace/bin/pip install --no-cache-dir --disable-pip-version-check /src \
     && /opt/headrace/bin/pip uninstall -y --disable-pip-version-check pip setuptools \
-    && find /opt/headrace -name __pycache__ -o -name tests -path '*/numpy/*' -o -name test -path '*/onnx/backend/*' | xargs rm -rf \
-    && /opt/headrace/bin/python -c "import headrace.runtime.ops as ops, headrace.cli.serve, headrace.serve.server, headrace.serializer.onnx.load; ops.registry()"
+    && find /opt/headrace -name tests -path '*/numpy/*' -o -name test -path '*/onnx/backend/*' | xargs rm -rf
 
 FROM debian:bookworm-slim
 RUN apt-get update && apt-get install -y --no-install-recommends python3 libnghttp2-14 \
