@@ -31,6 +31,8 @@ IR_VERSIONS = range(3, 15)
 LARGE = 4096  # bytes; from here on a tensor's are not copied into the message and out of it again
 ALIGNMENT = 8
 CHUNK = 1 << 17  # bytes: moving more by less than a cache line at once takes ten times as long
+# Private memory with all pages at once: as many faults take longer than the copy, those of shared memory longer still.
+_OWN = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_POPULATE", 0)
 FILE_LIMIT = (1 << 31) - 1  # protobuf's own bound on one message
 
 
@@ -105,7 +107,7 @@ def _read(path: str | os.PathLike[str]) -> memoryview:
             raise LoadError(
                 f"the file has {size} bytes; an ONNX file may have {FILE_LIMIT}, with weights as external data"
             )
-        data, filled = memoryview(mmap.mmap(-1, max(size, 1)))[:size], 0
+        data, filled = memoryview(mmap.mmap(-1, max(size, 1), flags=_OWN))[:size], 0
         while count := file.readinto(data[filled:]):
             filled += count
     return data[:filled]

@@ -155,3 +155,14 @@ def test_a_file_that_is_written_later_does_not_change_a_model(tmp_path: Path) ->
     (y,) = model.run({"x": np.ones(5000, np.float32)}).values()
     np.testing.assert_array_equal(y, np.full(5000, 2, np.float32))
     model.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_what_is_read_is_private_memory(tmp_path: Path) -> None:
+    def shared() -> str:
+        return next(row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith("RssShmem"))
+
+    (tmp_path / "net.onnx").write_bytes(bytes(4 << 20))
+    before = shared()
+    data = reading._read(tmp_path / "net.onnx")
+    assert len(data) == 4 << 20 and shared() == before
