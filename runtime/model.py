@@ -93,7 +93,12 @@ class Model:
 
     @functools.cached_property
     def _facts(self) -> Facts:
-        return Facts.decode(self._said) if isinstance(self._said, bytes) else self._said
+        if not isinstance(self._said, bytes):
+            return self._said
+        try:
+            return Facts.decode(self._said)
+        except ValueError:  # what was kept costs reading the file when it is wrong, nothing else
+            return Facts.of(self._opened, self._entry)
 
     @property
     def _name(self) -> str:

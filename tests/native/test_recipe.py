@@ -368,6 +368,15 @@ def test_facts_are_what_they_were(tmp_path: Path) -> None:
             Facts.decode(wrong)
 
 
+@pytest.mark.parametrize("wrong", [b"", b"[]", b'{"inputs": []}'])
+def test_kept_facts_that_do_not_parse_cost_reading_the_file(wrong: bytes, folder: Path, tmp_path: Path) -> None:
+    path = saved(dense(), tmp_path / "net.hr")
+    with opened(path) as first, opened(path) as again:
+        assert isinstance(again._said, bytes)
+        again._said = wrong
+        assert again.inputs == first.inputs and again.properties == first.properties
+
+
 def test_a_recipe_makes_as_many_programs_as_it_is_asked_for() -> None:
     graph = blocks()
     one = lower.lowered(graph, 1)
