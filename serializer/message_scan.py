@@ -100,11 +100,11 @@ class _Scan:
             if inner is not None:
                 less = self.message(position, position + length, inner, depth + 1)
                 if less:
-                    gone += less + self._edit(start, position, _number(length - less))
+                    gone += less + self._edit(start, position, varint(length - less))
             elif number and tag >> 3 == number and length >= self.least:
                 token = self.token + len(self.large).to_bytes(8, "little")
                 self.large[token] = position, position + length
-                gone += self._edit(start, position + length, _number(TOKEN) + token)
+                gone += self._edit(start, position + length, varint(TOKEN) + token)
             position += length
         return gone
 
@@ -121,8 +121,8 @@ def _check_text(data: Bytes) -> None:
         raise LoadError("a text in it is not UTF-8") from None
 
 
-def _number(value: int) -> bytes:
-    """As a varint."""
+def varint(value: int) -> bytes:
+    """A number as protobuf writes it."""
     found = bytearray()
     while value >= 128:
         found.append(value & 127 | 128)

@@ -11,6 +11,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from headrace.protos import inference_pb2 as pb
+from headrace.serializer.message_scan import varint
 from headrace.serve.datatypes import Buffer, to_wire
 from headrace.serve.errors import Meaning, ServeError, bad_argument, quoted
 from headrace.serve.request import (
@@ -260,15 +261,6 @@ def _read_varint(data: memoryview, at: int, end: int) -> tuple[int, int]:
             return value, at
         shift += 7
     raise bad_argument("the message holds a broken number")
-
-
-def varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
 
 
 def _too_many(what: str) -> ServeError:

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from headrace.runtime import load
 from headrace.runtime.errors import LoadError
-from headrace.serializer.message_scan import TOKEN, cut, scan
+from headrace.serializer.message_scan import TOKEN, cut, scan, varint
 from headrace.serializer.onnx import load as reading
 
 RAW = TensorProto.DESCRIPTOR.fields_by_name["raw_data"]
@@ -139,11 +139,7 @@ def test_tensors_that_touch_are_not_moved_over_each_other(tmp_path: Path) -> Non
 
 
 def _sized(data: bytes) -> bytes:
-    size, out = len(data), bytearray()
-    while size >= 128:
-        out.append(size & 127 | 128)
-        size >>= 7
-    return bytes([*out, size]) + data
+    return varint(len(data)) + data
 
 
 def test_a_file_that_is_written_later_does_not_change_a_model(tmp_path: Path) -> None:
