@@ -58,15 +58,16 @@ class Notes:
         except OSError:
             return None
         try:
-            found, now = os.fstat(descriptor), time.time()
-            if not is_ours(found) or not (within_s is None or 0 <= now - found.st_mtime < within_s):
+            found = os.fstat(descriptor)
+            age = time.time() - found.st_mtime
+            if not is_ours(found) or not (within_s is None or 0 <= age < within_s):
                 return None
             text = os.read(descriptor, TEXT_LIMIT)
             said = text[len(_text(name)) :].partition(b" ")[0].decode("ascii", "replace")
             if text != _text(name, said):
                 return None
             with contextlib.suppress(OSError):
-                os.utime(descriptor, (now, found.st_mtime))
+                os.utime(descriptor, ns=(time.time_ns(), found.st_mtime_ns))
             return said
         finally:
             os.close(descriptor)

@@ -166,9 +166,8 @@ def _told(source: Any, read: Callable[[], T]) -> T:
 def _open(data: memoryview, facts: os.stat_result | None, source: Any, optimized: bool, notes: Notes) -> Opened:
     """`facts`: of the file that `data` is mapped from; `source`: where it comes from; `optimized`: contents are read later, and
     what passes made of a graph is enough."""
-    large = facts is not None and len(data) >= _LARGE
     note = name_of("archive", identity(facts)) if notes.anywhere and facts is not None else ""
-    leave = functools.partial(_leave, data) if large else _nothing
+    leave = functools.partial(_leave, data) if facts is not None and len(data) >= _LARGE else _nothing
     known = notes.said(note, DAY_S) if note and optimized else None
     if known:  # nothing of the file is read before somebody asks for it
         return Opened(lambda: _told(source, lambda: _read_again(data, source)), known, data, leave=leave)

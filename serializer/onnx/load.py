@@ -119,8 +119,8 @@ def _aligned(data: memoryview, places: Mapping[bytes, tuple[int, int]]) -> dict[
     address = np.frombuffer(data, np.uint8).ctypes.data
     for token, (start, end) in places.items():
         shift = (address + start) % ALIGNMENT
-        if not data.readonly and start - shift >= free:
-            for at in range(start, end if shift else start, CHUNK):
+        if shift and not data.readonly and start - shift >= free:
+            for at in range(start, end, CHUNK):
                 part = bytes(data[at : min(end, at + CHUNK)])
                 data[at - shift : at - shift + len(part)] = part
             start, end = start - shift, end - shift
