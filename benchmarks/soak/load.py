@@ -119,13 +119,13 @@ class Load:
         if closed:
             self._slots.release()
 
-    def open_loop(self, rate, seconds, stop=None):
-        """Send `rate` calls a second for `seconds`, then wait for the outcomes. What the sender itself is late by is made up
-        for in the next tick."""
+    def open_loop(self, rate, seconds, stop=None, burst=0):
+        """Send `burst` calls at once and `rate` calls a second for `seconds`, then wait for the outcomes. What the sender itself
+        is late by is made up for in the next tick."""
         began = time.monotonic()
         first = self.sent
         while (now := time.monotonic()) < began + seconds and not (stop is not None and stop.is_set()):
-            for _ in range(int((now - began) * rate) - (self.sent - first)):
+            for _ in range(burst + int((now - began) * rate) - (self.sent - first)):
                 self._send()
                 if time.monotonic() > began + seconds:  # the sender cannot keep that pace: the time ends it, too
                     break
