@@ -17,7 +17,8 @@ from headrace.runtime.types import TensorType
 @dataclass(frozen=True)
 class Facts:
     """Of one entry point of a file: its name and those of all, its interface, whether it has states, the element type that most
-    of its weights have ("": it has none), and the file's free properties."""
+    of its weights have ("": it has none), the file's free properties, and what a walk over the graph found out (Learnt.encode;
+    None: nobody walked)."""
 
     entry: str
     entries: tuple[str, ...]
@@ -26,6 +27,7 @@ class Facts:
     stateful: bool
     precision: str
     properties: dict[str, str]
+    learnt: dict[str, Any] | None = None
 
     @staticmethod
     def of(opened: Opened, entry: str) -> Facts:

@@ -171,6 +171,11 @@ class Graph:
             return None
         return self.constants[value.name]
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all constants."""
+        return sum(array.nbytes for array in self.constants.values())
+
     def names(self) -> set[str]:
         """Every name in use."""
         used = set(self.constants) | {value.name for value in self.inputs}

@@ -10,6 +10,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from headrace.runtime import devices
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from headrace.runtime._native import Packing, Recipe
     from headrace.runtime.cuda.interface import Device
     from headrace.runtime.devices import Placed
+    from headrace.runtime.learnt import Learnt
     from headrace.runtime.rows import RowProof
     from headrace.runtime.session import Session
 
@@ -68,18 +70,24 @@ class Model:
             "threads": threads, "optimize": optimize, "placed": placed, "precision": precision, "without": without,
             "checked": checked, "packs": packs,
         }  # fmt: skip
-        self._rows: RowProof | None = None
         self._lock = threading.Lock()
         on_device = placed is not None and placed.device is not None
 
         def make(packing: Packing | None) -> Made:
             facts = Facts.of(self._opened, entry)
             prepared = facts.entry in self._opened.optimized
+            learnt: list[dict[str, Any]] = []
+
+            def meanwhile() -> None:
+                self._opened.proof()
+                if packs is not None and packs.keeps:
+                    learnt.append(_learn(self._opened.program.entries[facts.entry]).encode())
+
             program, recipe = _program(
                 self._opened.runs(facts.entry), threads, optimize and not prepared, placed, precision, without, checked,
-                packing, self._opened.proof,
+                packing, meanwhile,
             )  # fmt: skip
-            return Made(program, recipe, facts)
+            return Made(program, recipe, replace(facts, learnt=learnt[0]) if learnt else facts)
 
         if packs is None or on_device:
             program, _, facts = make(None)
@@ -89,7 +97,7 @@ class Model:
         self._program, self._said, self._shared = found
         if hasattr(self._program, "set_rows"):
             alive = weakref.ref(self)
-            self._program.set_rows(lambda: (model := alive()) is not None and _rows_apart(model.graph))
+            self._program.set_rows(lambda: (model := alive()) is not None and model._learnt.apart)
 
     @functools.cached_property
     def _facts(self) -> Facts:
@@ -99,6 +107,14 @@ class Model:
             return Facts.decode(self._said)
         except ValueError:  # what was kept costs reading the file when it is wrong, nothing else
             return Facts.of(self._opened, self._entry)
+
+    @functools.cached_property
+    def _learnt(self) -> Learnt:
+        return self._kept_learnt() or _learn(self.graph)
+
+    def _kept_learnt(self) -> Learnt | None:
+        said = self._facts.learnt
+        return None if said is None else importlib.import_module("headrace.runtime.learnt").Learnt.decode(said)
 
     @property
     def _name(self) -> str:
@@ -166,10 +182,7 @@ class Model:
     @property
     def rows(self) -> RowProof:
         """Whether row i of every output depends on row i of the inputs only, and if not, why."""
-        with self._lock:
-            if self._rows is None:
-                self._rows = importlib.import_module("headrace.runtime.rows").prove_rows(self.graph)
-            return self._rows
+        return self._learnt.rows
 
     @property
     def states(self) -> tuple[State, ...]:
@@ -179,10 +192,7 @@ class Model:
     @property
     def fed_rows(self) -> RowProof:
         """`rows` for a caller that gives every row its own states."""
-        if not self._facts.stateful:
-            return self.rows
-        proof: RowProof = importlib.import_module("headrace.runtime.rows").prove_rows(self.graph, fed=True)
-        return proof
+        return self._learnt.fed
 
     @property
     def properties(self) -> dict[str, str]:
@@ -219,7 +229,8 @@ class Model:
     @property
     def weight_bytes(self) -> int:
         """Bytes of the model's constants, mapped from its file or in memory."""
-        return sum(array.nbytes for array in self.graph.constants.values())
+        learnt = self._kept_learnt()
+        return self.graph.weight_bytes if learnt is None else learnt.weight_bytes
 
     @property
     def arena_bytes(self) -> int:
@@ -294,9 +305,9 @@ def _counted(names: list[str]) -> str:
     return ", ".join(name if count == 1 else f"{name} x{count}" for name, count in counts.items())
 
 
-def _rows_apart(graph: Graph) -> bool:
-    apart: bool = importlib.import_module("headrace.runtime.rows").rows_apart(graph)
-    return apart
+def _learn(graph: Graph) -> Learnt:
+    learnt: Learnt = importlib.import_module("headrace.runtime.learnt").Learnt.of(graph)  # loads do without
+    return learnt
 
 
 class _Reference:

@@ -129,6 +129,11 @@ class Packs:
         self._identity, self._proof, self._archive = identity, proof, archive
         self._limit = limit if _build() else 0
 
+    @property
+    def keeps(self) -> bool:
+        """Whether something is kept for the next start."""
+        return self._limit > 0
+
     def load(self, entry: str, threads: int, make: Callable[[Packing | None], Made]) -> Loaded:
         """The program of an entry point as it was kept; else the one that `make` makes, with constants that were packed before
         where there are any."""

@@ -51,9 +51,12 @@ def prove_rows(graph: Graph, *, fed: bool = False) -> RowProof:
 def rows_apart(graph: Graph) -> bool:
     """Whether a batch may as well run in parts, some rows after others: they are independent, and nothing goes through its
     weights so often that rows had better share them."""
-    if any(getattr(find(node.operator, node.domain), "steps", False) for node in graph.nodes):
-        return False
-    return prove_rows(graph, fed=True).independent
+    return not steps(graph) and prove_rows(graph, fed=True).independent
+
+
+def steps(graph: Graph) -> bool:
+    """Whether something goes through its weights once a step of a sequence."""
+    return any(getattr(find(node.operator, node.domain), "steps", False) for node in graph.nodes)
 
 
 def _batch_symbol(graph: Graph) -> Expr | RowProof:

@@ -33,7 +33,7 @@ def prepare_loading() -> None:
     from headrace.runtime.shapes import symbol
     from headrace.runtime.types import TensorType
 
-    for name in ("runtime.rows", "serializer.archive"):
+    for name in ("runtime.learnt", "serializer.archive"):
         importlib.import_module(f"headrace.{name}")
     graph = Graph(Block([], [], []))
     build = Builder(graph)

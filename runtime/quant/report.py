@@ -67,11 +67,6 @@ def accuracy(outputs: Mapping[str, Any], labels: np.ndarray) -> float:
     raise HeadraceError(f"no output can be compared with {labels.size} labels; outputs: {shapes}")
 
 
-def constant_bytes(graph: Graph) -> int:
-    """Bytes of all constants."""
-    return sum(array.nbytes for array in graph.constants.values())
-
-
 def weight_rows(before: Graph, layers: Sequence[Any], quantized: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
     """One row for each layer: kind, shape of the weights, and their quantization error. `quantized` holds the
     dequantized weights of the layers that were quantized, by layer name."""

@@ -41,10 +41,9 @@ def to_model(source: Program | Graph, *, opset: int | None = None, functions: bo
     """
     program = Program({source.name: source}) if isinstance(source, Graph) else source
     graph = decompose(program.main, opset, functions=functions)
-    size = sum(array.nbytes for array in graph.constants.values())
-    if size > SIZE_LIMIT:
+    if graph.weight_bytes > SIZE_LIMIT:
         raise HeadraceError(
-            f"the weights have {size} bytes; one ONNX file holds {SIZE_LIMIT}: use save(..., external_data=True)"
+            f"the weights have {graph.weight_bytes} bytes; one ONNX file holds {SIZE_LIMIT}: use save(..., external_data=True)"
         )
     return _Writer(graph, program.metadata, _versions(graph, opset)).model()
 

@@ -242,7 +242,7 @@ class _Work:
             "compared_on": {"batches": len(self.compared), "data": "calibration" if self.data else "random"},
             "layers": report.weight_rows(self.prepared, self.layers, quantized),
             "kept_float": list(outcome.kept),
-            "bytes": {"float": report.constant_bytes(self.graph), "quantized": report.constant_bytes(outcome.graph)},
+            "bytes": {"float": self.graph.weight_bytes, "quantized": outcome.graph.weight_bytes},
         }
         if outcome.sensitivity:
             found["sensitivity_db"] = outcome.sensitivity

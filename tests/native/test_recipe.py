@@ -13,13 +13,15 @@ import numpy as np
 import pytest
 from test_control_flow import block, ints, number, start
 
-from headrace.runtime import _native, load, lower, packs
+from headrace.runtime import _native, learnt, load, lower, packs
 from headrace.runtime.builder import Builder
 from headrace.runtime.errors import LoadError
 from headrace.runtime.facts import Facts
 from headrace.runtime.graph import Graph, Program, State, Value
 from headrace.runtime.interface import Golden
+from headrace.runtime.learnt import Learnt
 from headrace.runtime.model import Model
+from headrace.runtime.rows import prove_rows, rows_apart
 from headrace.runtime.shapes import symbol
 from headrace.runtime.types import TensorType
 from headrace.serializer import archive
@@ -357,6 +359,34 @@ def test_a_block_captures_what_its_node_reads(captured: list[int], what: str) ->
     node = ("If", "", {}, [0, 1], [2], 14, True, [], [(inner, captured)])
     with pytest.raises(ValueError, match=what):
         recipe.add_block([9, 7, 1], [-1] * 3, [("c", []), ("x", None)], [node], [("y", 2)])
+
+
+@pytest.mark.parametrize("made", [dense, convolution, blocks])
+def test_what_was_learnt_of_a_graph_is_kept(made: Callable[[], Graph], folder: Path, tmp_path: Path) -> None:
+    path, graph = saved(made(), tmp_path / "net.hr"), made()
+    with opened(path), opened(path) as again:
+        assert (again.rows, again.fed_rows) == (prove_rows(graph), prove_rows(graph, fed=True))
+        assert again.weight_bytes == graph.weight_bytes
+        assert again._learnt.apart == rows_apart(graph)
+        assert read_no_graph(again)
+
+
+def test_what_other_sources_learnt_is_learnt_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved(convolution(), tmp_path / "net.hr")
+    with monkeypatch.context() as patch:
+        patch.setattr(learnt, "sources", lambda: "earlier")
+        opened(path).close()
+    with opened(path) as again:
+        assert again.rows.independent and not read_no_graph(again)
+
+
+def test_learnt_is_what_it_was() -> None:
+    said = Learnt.of(dense()).encode()
+    assert Learnt.decode(said) == Learnt.of(dense())
+    for wrong in None, {}, {**said, "rows": []}, {**said, "fed": {"other": 1}}, {**said, "weight_bytes": "many"}:
+        assert Learnt.decode(wrong) is None
 
 
 def test_facts_are_what_they_were(tmp_path: Path) -> None:
