@@ -8,7 +8,7 @@ FOLDER holds `.onnx` files; archives are packed into a temporary folder. By defa
 as a server does that has been started on this host before, with packed weights mapped from the file which that start left.
 Memory is what a fresh process holds above its imports after one load, with --run after a run as well, on inputs of
 FOLDER/meta.json: anonymous (its own, and shared memory that no file is behind) and resident (with pages of mapped files, which
-processes share and the system can drop).
+processes share and the system can drop). `asked` is how long a model then takes to say what a server asks first, milliseconds.
 """
 
 from __future__ import annotations
@@ -70,10 +70,20 @@ def runner(subject: str, inputs: list[Any]) -> Callable[[Any], object]:
     return lambda model: model.run(None, feeds) if subject == "onnxruntime" else model.run(feeds)
 
 
+def asked(model: Any) -> Sample:
+    """Milliseconds that a model takes to say what a server asks it next: whether rows of requests may be merged, and its size."""
+    wall = time.perf_counter()
+    _ = model.rows, model.fed_rows, model.weight_bytes
+    return {"asked": 1e3 * (time.perf_counter() - wall)}
+
+
 def alone(subject: str, path: str, warm: str, inputs: str = "") -> Sample:
     """The first load of `path` in this process, after one of a small model that imports what loading needs."""
     load = loader(subject)
-    load(warm)
+    ours = subject != "onnxruntime"
+    first = load(warm)
+    if ours:
+        asked(first)
     run = runner(subject, json.loads(inputs)) if inputs else None
     before = memory()
     sample, model = timed(load, path)
@@ -83,6 +93,8 @@ def alone(subject: str, path: str, warm: str, inputs: str = "") -> Sample:
         run(model)
         after = memory()
         sample |= {f"{key} ran": after[key] - before[key] for key in after}
+    if ours:
+        sample |= asked(model)
     del model
     return sample
 
@@ -178,7 +190,7 @@ def main() -> None:
     keys = [
         "cpu",
         "wall",
-        *(["anonymous", "rss"] if options.fresh else []),
+        *(["asked", "anonymous", "rss"] if options.fresh else []),
         *(["anonymous ran", "rss ran"] if meta else []),
     ]
     ours = subjects[:-2]
