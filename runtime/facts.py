@@ -17,8 +17,8 @@ from headrace.runtime.types import TensorType
 @dataclass(frozen=True)
 class Facts:
     """Of one entry point of a file: its name and those of all, its interface, whether it has states, the element type that most
-    of its weights have ("": it has none), the file's free properties, and what a walk over the graph found out (Learnt.encode;
-    None: nobody walked)."""
+    of its weights have ("": it has none), the file's free properties, whether it has golden data, and what a walk over the graph
+    found out (Learnt.encode; None: nobody walked)."""
 
     entry: str
     entries: tuple[str, ...]
@@ -27,6 +27,7 @@ class Facts:
     stateful: bool
     precision: str
     properties: dict[str, str]
+    golden: bool
     learnt: dict[str, Any] | None = None
 
     @staticmethod
@@ -40,7 +41,8 @@ class Facts:
         else:
             inputs, outputs = interface.inputs, interface.outputs
         stateful, properties = bool(graph.states), dict(opened.properties)
-        return Facts(entry, opened.entries, inputs, outputs, stateful, _precision(graph), properties)
+        golden = opened.golden is not None
+        return Facts(entry, opened.entries, inputs, outputs, stateful, _precision(graph), properties, golden)
 
     def encode(self) -> bytes:
         sides = {key: [[spec.name, str(spec.type)] for spec in getattr(self, key)] for key in ("inputs", "outputs")}

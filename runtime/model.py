@@ -136,7 +136,7 @@ class Model:
     @property
     def golden(self) -> Golden | None:
         """The recorded answers in the file, those of its main entry point."""
-        return None if self._entry else self._opened.golden
+        return None if self._entry or not self._facts.golden else self._opened.golden
 
     @property
     def graph(self) -> Graph:

@@ -1,8 +1,8 @@
 """Packed constants by key: one copy for all loads of an archive in this process, for other processes by descriptor, and in a
 file for the next start, with the program itself where nothing of it needs Python.
 
-What decides about them is in their key: the archive's digest, the entry point, passes, precision, the CPU's tier and
-the build, which is the linker's digest of all code: no other layout can have the same. Whatever does not fit is told in one line
+What decides about them is in their key: the archive's digest, the entry point, passes, precision, the CPU's tier, the
+version and the build, which is the linker's digest of all native code: no other layout can have the same. Whatever does not fit is told in one line
 of the log and not used: constants are then packed as always.
 
 A file is read in full and its checksums compared before it is used, unless it was within a day and nobody has written it since
@@ -27,6 +27,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from headrace import __version__
 from headrace.runtime import atomic
 from headrace.runtime.caches import cache_folder, cache_path
 from headrace.runtime.facts import Facts
@@ -353,4 +354,4 @@ def _machine() -> tuple[str, ...]:
     from headrace.runtime import _native
     from headrace.runtime.passes import fingerprint
 
-    return _native.cpu_tier(), _build(), fingerprint(machine=True)
+    return _native.cpu_tier(), _build(), fingerprint(machine=True), __version__

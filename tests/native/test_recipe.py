@@ -368,6 +368,7 @@ def test_what_was_learnt_of_a_graph_is_kept(made: Callable[[], Graph], folder: P
         assert (again.rows, again.fed_rows) == (prove_rows(graph), prove_rows(graph, fed=True))
         assert again.weight_bytes == graph.weight_bytes
         assert again._learnt.apart == rows_apart(graph)
+        assert again.golden is None and again.verify().ok
         assert read_no_graph(again)
 
 
