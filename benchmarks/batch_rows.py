@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from models import feeds_of
+from feeds import feeds_of
 
 import headrace.runtime as runtime
 

@@ -64,7 +64,7 @@ def memory() -> Sample:
 
 def runner(subject: str, inputs: list[Any]) -> Callable[[Any], object]:
     """One run of what was loaded."""
-    from models import feeds_of
+    from feeds import feeds_of
 
     feeds = feeds_of(inputs, 1)
     return lambda model: model.run(None, feeds) if subject == "onnxruntime" else model.run(feeds)

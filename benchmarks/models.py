@@ -33,6 +33,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from feeds import feeds_of
 
 import headrace.runtime as runtime
 from headrace.runtime import _native
@@ -41,18 +42,6 @@ from headrace.verbs import peers
 TURN = 0.02  # seconds that one engine runs before the other takes its turn, at least one call
 PAUSE = 0.1  # seconds between turns on several threads
 COLORS = {"float32": "#8fb8c6", "bf16": "#4d93ab", "int8": "#1f5d74", "nncf": "#6b8f71"}
-
-
-def feeds_of(inputs: list[Any], batch: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Inputs, the same every time; a maximum of 2 means a mask, which is all ones."""
-    rng, feeds = np.random.default_rng(seed), {}
-    for name, shape, dtype, high in inputs:
-        whole = (batch, *shape)
-        if dtype == "int64":
-            feeds[name] = np.ones(whole, np.int64) if high == 2 else rng.integers(0, high, whole)
-        else:
-            feeds[name] = rng.standard_normal(whole, np.float32)
-    return feeds
 
 
 def fixed(path: Path, batch: int, folder: str) -> Path:

@@ -15,7 +15,7 @@ import json
 from pathlib import Path
 
 import onnx
-from models import feeds_of
+from feeds import feeds_of
 
 try:
     import nncf
