@@ -3,6 +3,7 @@ leave nothing behind."""
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import subprocess
@@ -39,6 +40,19 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), re
 kept = pytest.mark.skipif(
     "HEADRACE_NATIVE_DIR" in os.environ, reason="a build with sanitizers keeps freed memory for a while"
 )
+
+
+def alone(test: Callable[[Path], None]) -> Callable[[Path], None]:
+    """The test in a process of its own: what others left in this one may go, and their models be alive, while it measures."""
+
+    @functools.wraps(test)
+    def in_child(tmp_path: Path) -> None:
+        code = f"import sys, pathlib, test_memory; test_memory.{test.__name__}.__wrapped__(pathlib.Path(sys.argv[1]))"
+        command = [sys.executable, "-c", code, str(tmp_path)]
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    return in_child
 
 
 def network(size: int, layers: int = 1) -> Graph:
@@ -80,6 +94,7 @@ def growth(cycle: Callable[[], object], cycles: int = CYCLES) -> int:
 
 
 @kept
+@alone
 def test_200_loads_leave_nothing(tmp_path: Path) -> None:
     path, x = saved(network(256, 2), tmp_path / "net.hr"), np.ones((4, 256), np.float32)
 
@@ -91,6 +106,7 @@ def test_200_loads_leave_nothing(tmp_path: Path) -> None:
     assert growth(cycle) < ALLOWED
 
 
+@alone
 def test_a_leak_is_seen(tmp_path: Path) -> None:
     """The measure itself: a cycle that keeps each program, and so its packed weights, is caught."""
     path, kept = saved(network(256, 2), tmp_path / "net.hr"), []
@@ -102,6 +118,7 @@ def test_a_leak_is_seen(tmp_path: Path) -> None:
     assert growth(cycle) > ALLOWED
 
 
+@alone
 def test_weights_that_no_kernel_packs_stay_in_the_file(tmp_path: Path) -> None:
     path = saved(table(4096, 1024), tmp_path / "table.hr")  # 16 MiB
     load(path, device="cpu", threads=1).close()  # imports, tables
@@ -143,6 +160,7 @@ def test_the_file_leaves_memory_when_it_is_proven_and_packed(tmp_path: Path, wit
 
 
 @kept
+@alone
 def test_packed_weights_go_with_the_model(tmp_path: Path) -> None:
     path, x = saved(network(1024, 4), tmp_path / "net.hr"), np.ones((4, 1024), np.float32)
     load(path, device="cpu", threads=1).close()
@@ -157,15 +175,9 @@ def test_packed_weights_go_with_the_model(tmp_path: Path) -> None:
 
 
 @kept
-def test_idle_blocks_go_with_the_last_model() -> None:
-    """Large results come from a pool of blocks, which keeps none once no program is left that would want it. In a process
-    of its own: other tests' models may be alive in this one."""
-    code = "import test_memory; test_memory.check_idle_blocks()"
-    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-def check_idle_blocks() -> None:
+@alone
+def test_idle_blocks_go_with_the_last_model(tmp_path: Path) -> None:
+    """Large results come from a pool of blocks, which keeps none once no program is left that would want it."""
     graph = Graph(Block([Value("x", TensorType("float32", (symbol("n"),)))], [], []))
     graph.outputs.extend(Builder(graph).node("NonZero", [graph.inputs[0]]))
     x = np.ones(4 * MIB, np.float32)
