@@ -37,8 +37,8 @@ class Learnt:
         try:
             if said is None or said["sources"] != sources():
                 return None
-            rows, fed = (RowProof(**said[key]) for key in ("rows", "fed"))
-            return Learnt(rows, fed, bool(said["apart"]), int(said["weight_bytes"]))
+            rows, fed = (RowProof(said[key]["independent"] is True, said[key]["reason"]) for key in ("rows", "fed"))
+            return Learnt(rows, fed, said["apart"] is True, int(said["weight_bytes"]))
         except (TypeError, KeyError, ValueError):
             return None
 
