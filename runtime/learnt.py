@@ -14,8 +14,9 @@ from headrace.runtime.rows import RowProof, prove_rows, steps
 
 @dataclass(frozen=True)
 class Learnt:
-    """Of a graph as it was before passes: what is proven of its rows, as it is and with states fed a row each; whether a batch may
-    as well run in parts, some rows after others; and the bytes of its constants."""
+    """Of a graph as it was before passes: what is proven of its rows, as it is and with states fed a row each; `apart`, whether a
+    batch may as well run in parts, some rows after others: they are independent, and nothing goes through its weights so often that
+    rows had better share them; and the bytes of its constants."""
 
     rows: RowProof
     fed: RowProof

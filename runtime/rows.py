@@ -48,12 +48,6 @@ def prove_rows(graph: Graph, *, fed: bool = False) -> RowProof:
     return walk.verdict()
 
 
-def rows_apart(graph: Graph) -> bool:
-    """Whether a batch may as well run in parts, some rows after others: they are independent, and nothing goes through its
-    weights so often that rows had better share them."""
-    return not steps(graph) and prove_rows(graph, fed=True).independent
-
-
 def steps(graph: Graph) -> bool:
     """Whether something goes through its weights once a step of a sequence."""
     return any(getattr(find(node.operator, node.domain), "steps", False) for node in graph.nodes)

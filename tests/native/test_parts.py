@@ -9,8 +9,8 @@ import pytest
 
 from headrace.runtime.builder import Builder
 from headrace.runtime.graph import Block, Graph, Value
+from headrace.runtime.learnt import Learnt
 from headrace.runtime.model import Model
-from headrace.runtime.rows import rows_apart
 from headrace.runtime.shapes import symbol
 from headrace.runtime.types import TensorType
 
@@ -77,6 +77,6 @@ def test_recurrent_weights_are_shared_by_the_rows_of_a_batch() -> None:
     b = Builder(graph)
     weights = [b.constant(rng.standard_normal(shape, np.float32)) for shape in ((1, 16, 3), (1, 16, 4))]
     graph.outputs.extend(b.node("LSTM", [graph.inputs[0], *weights], {"hidden_size": 4, "layout": 1}))
-    assert not rows_apart(graph)
-    assert rows_apart(network())
-    assert not rows_apart(network("mean"))
+    assert not Learnt.of(graph).apart
+    assert Learnt.of(network()).apart
+    assert not Learnt.of(network("mean")).apart

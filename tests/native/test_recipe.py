@@ -21,7 +21,7 @@ from headrace.runtime.graph import Graph, Program, State, Value
 from headrace.runtime.interface import Golden
 from headrace.runtime.learnt import Learnt
 from headrace.runtime.model import Model
-from headrace.runtime.rows import prove_rows, rows_apart
+from headrace.runtime.rows import prove_rows
 from headrace.runtime.shapes import symbol
 from headrace.runtime.types import TensorType
 from headrace.serializer import archive
@@ -367,7 +367,7 @@ def test_what_was_learnt_of_a_graph_is_kept(made: Callable[[], Graph], folder: P
     with opened(path), opened(path) as again:
         assert (again.rows, again.fed_rows) == (prove_rows(graph), prove_rows(graph, fed=True))
         assert again.weight_bytes == graph.weight_bytes
-        assert again._learnt.apart == rows_apart(graph)
+        assert again._learnt == Learnt.of(graph)
         assert again.golden is None and again.verify().ok
         assert read_no_graph(again)
 
